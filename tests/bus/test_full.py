@@ -19,7 +19,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permission_table import CredentialName
 from linestop.bus.stream_definitions import MIB, StreamSizes, streams
-from linestop.cli.doctor_streams import space
+from linestop.cli.doctor_streams import check_space
 from linestop.client import Client
 from linestop.client.result_types import Submitted
 from linestop.errors import LinestopError, Refused
@@ -204,7 +204,7 @@ async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_e
                 await _fill(connection, (message(n) for n in count()), messages_max=messages_max)
         async with await connect(line.server.credential("bootstrap"), name="look") as reader:
             with pytest.raises(LinestopError) as found:
-                await space(reader)
+                await check_space(reader)
         async with await connect(line.server.credential("recorder"), name="look") as recorder:
             # The recorder sees the same, and calls a person for it.
             fills = {fill.stream: fill.used for fill in await (await JetStream.open(recorder)).log().fills()}

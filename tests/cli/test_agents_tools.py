@@ -17,7 +17,7 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.cli.agents_tools import AgentLine, open_runs_with_changed_contracts
 from linestop.cli.main import run
-from linestop.cli.wiring import agents_of, deploy_at_start, load_tools
+from linestop.cli.wiring import deploy_at_start, load_project_agents, load_tools
 from linestop.config.project_file import load_project
 from linestop.schemas.agents import AgentVersion
 
@@ -106,7 +106,7 @@ def test_without_a_broker_agents_shows_the_files(capsys: pytest.CaptureFixture[s
 
 def _changed(text: Path) -> AgentVersion:
     text.write_text(f"{text.read_text()} Changed.")
-    (found,) = agents_of(load_project(), load_tools(load_project()))
+    (found,) = load_project_agents(load_project(), load_tools(load_project()))
     return found
 
 

@@ -16,8 +16,8 @@ from linestop.bus.create_streams import set_up
 from linestop.bus.credentials import credential_path, ensure_credentials
 from linestop.bus.permission_table import CREDENTIALS
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.cli.doctor import BEAT_LATE_S, check_worker
-from linestop.cli.doctor_streams import replicas
+from linestop.cli.doctor import LOCK_UNTOUCHED_MAX_S, check_worker
+from linestop.cli.doctor_streams import check_replicas
 from linestop.cli.main import run
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
 from linestop.runtime.workers.worker_names import lock_name
@@ -119,7 +119,7 @@ def test_a_worker_is_well_while_it_holds_its_name_and_beats(tmp_path: Path) -> N
         check_worker(tmp_path, "planner")
     with lock_name(tmp_path, "planner") as lock:
         assert check_worker(tmp_path, "planner") == "The worker planner is alive."
-        then = lock.path.stat().st_mtime - BEAT_LATE_S - 1
+        then = lock.path.stat().st_mtime - LOCK_UNTOUCHED_MAX_S - 1
         os.utime(lock.path, (then, then))
         with pytest.raises(RetryableError, match="has not moved"):
             check_worker(tmp_path, "planner")
@@ -242,7 +242,7 @@ class _Broker:
 async def test_a_missing_or_lagging_replica_is_named(broker: _Broker, sentence: str) -> None:
     """A dead node's copy, which the server still calls current; one behind; one missing; a stream without a leader."""
     with pytest.raises(LinestopError, match=f"^{sentence}.*stop no node until all are current"):
-        await replicas(cast("Connection", broker))
+        await check_replicas(cast("Connection", broker))
 
 
 def test_an_untrusted_folder_can_be_checked_without_running_its_code(

@@ -5,17 +5,17 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from linestop.cli.wiring import _check  # pyright: ignore[reportPrivateUsage]
+from linestop.cli.wiring import _result_check  # pyright: ignore[reportPrivateUsage]
 from linestop.sandbox.tools.decorator import Context, tool
 
 
-def lacks(value: object) -> list[str]:
+def find_faults(value: object) -> list[str]:
     """Find fault with everything but a text that begins with a bracket."""
     return [] if isinstance(value, str) and value.startswith("[") else [f"got {type(value).__name__}"]
 
 
-@tool(tier="read", check=lacks)
-async def look(ctx: Context, what: str) -> str:
+@tool(tier="read", check=find_faults)
+async def lookup(ctx: Context, what: str) -> str:
     """Look something up.
 
     Args:
@@ -35,7 +35,7 @@ async def look(ctx: Context, what: str) -> str:
 )
 def test_a_check_gets_every_result_or_says_why_not(result: str, found: tuple[str, ...]) -> None:
     """JSON as the value it is, a plain text as it stands, and what is nested too deeply as a finding."""
-    assert _check(look)(result) == found
+    assert _result_check(lookup)(result) == found
 
 
 def test_a_nested_result_is_what_the_decoder_gives_up_on() -> None:

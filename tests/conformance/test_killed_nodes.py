@@ -17,7 +17,7 @@ from linestop.bus.interfaces import Append, Blobs, Log
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.stream_definitions import MIB, StreamSizes
-from linestop.cli.doctor_streams import replicas
+from linestop.cli.doctor_streams import check_replicas
 from linestop.errors import LinestopError, Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.subjects import RunId, TenantId
@@ -127,7 +127,7 @@ async def all_current(cluster: Cluster, bootstrap: Connection) -> None:
     with anyio.move_on_after(WITHIN_S):
         while True:
             try:
-                assert await replicas(bootstrap) == "3 copies of each stream, all current"
+                assert await check_replicas(bootstrap) == "3 copies of each stream, all current"
             except LinestopError as error:
                 failure = error
                 await anyio.sleep(POLL_S)

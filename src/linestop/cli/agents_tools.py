@@ -15,7 +15,7 @@ from linestop.bus.connection import connect
 from linestop.bus.interfaces import Bucket
 from linestop.bus.jetstream import JetStream
 from linestop.cli import output
-from linestop.cli.wiring import agents_of, load_tools, stored_credentials
+from linestop.cli.wiring import load_project_agents, load_tools, stored_credentials
 from linestop.config.agent_files import AgentTooLargeError
 from linestop.config.project_file import Project, load_project
 from linestop.errors import LinestopError, NotFound
@@ -63,16 +63,18 @@ def agents(nats: str | None, as_json: bool) -> None:
     """List agents: those in files, and those that new runs get. Without a broker only the files are shown."""
     project = load_project().with_broker(nats)
     too_large: list[AgentTooLargeError] = []
-    in_files = {agent.name: agent for agent in agents_of(project, load_tools(project), on_left_out=too_large.append)}
+    in_files = {
+        agent.name: agent for agent in load_project_agents(project, load_tools(project), on_left_out=too_large.append)
+    }
     for error in too_large:
         output.note(str(error))
     deployed: dict[str, AgentVersion] = {}
     marks: dict[str, Mark] = {}
     broker_was_asked = True
 
-    async def read_deployed(shared: Bucket) -> tuple[dict[str, AgentVersion], dict[str, Mark]]:
-        present = await _deployed(shared)
-        return present, {name: await AgentStore(shared).mark(name) for name in {*in_files, *present}}
+    async def read_deployed(bucket: Bucket) -> tuple[dict[str, AgentVersion], dict[str, Mark]]:
+        current = await _deployed(bucket)
+        return current, {name: await AgentStore(bucket).mark(name) for name in {*in_files, *current}}
 
     try:
         deployed, marks = with_store(project, read_deployed)
@@ -101,7 +103,7 @@ def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
     project = load_project().with_broker(nats)
     too_large: list[AgentTooLargeError] = []
     agents_in_files = {
-        agent.name: agent for agent in agents_of(project, load_tools(project), on_left_out=too_large.append)
+        agent.name: agent for agent in load_project_agents(project, load_tools(project), on_left_out=too_large.append)
     }
     if requested_error := next((error for error in too_large if error.agent in names), None):
         raise requested_error
@@ -155,7 +157,10 @@ def open_runs_with_changed_contracts(runs: Sequence[Run], agents: Sequence[Agent
                 else "and what they began with counts"
             )
             runs_by_change.setdefault((grant.name, consequence), []).append(run.run)
-    return [_changed_contract_sentence(tool, what, of) for (tool, what), of in sorted(runs_by_change.items())]
+    return [
+        _changed_contract_sentence(tool, consequence, affected)
+        for (tool, consequence), affected in sorted(runs_by_change.items())
+    ]
 
 
 def _changed_contract_sentence(tool: str, consequence: str, runs: list[str]) -> str:
@@ -167,8 +172,8 @@ def undeploy(name: str, *, nats: str | None, as_json: bool) -> None:
     """Let AGENT have no new runs."""
     project = load_project().with_broker(nats)
 
-    async def work(shared: Bucket) -> None:
-        await AgentStore(shared).undeploy(name)
+    async def work(bucket: Bucket) -> None:
+        await AgentStore(bucket).undeploy(name)
 
     with_store(project, work)
     if as_json:
@@ -184,12 +189,12 @@ def rollback(name: str, digest: str | None, *, nats: str | None, as_json: bool) 
     """Let new runs of AGENT use an earlier version again."""
     project = load_project().with_broker(nats)
 
-    async def work(shared: Bucket) -> AgentVersion:
-        store = AgentStore(shared)
+    async def work(bucket: Bucket) -> AgentVersion:
+        store = AgentStore(bucket)
         deployed = await store.current(name)
         if deployed is None:
             raise NotFound(f"There is no agent {name!r} deployed; `linestop agents` lists them.")
-        version = _earlier_version(await _versions(shared, name), deployed.digest(), digest)
+        version = _earlier_version(await _versions(bucket, name), deployed.digest(), digest)
         if version is None:
             missing = f"version {digest}" if digest else "earlier version"
             raise NotFound(f"The agent {name!r} has no {missing} to go back to.")
@@ -265,17 +270,17 @@ def _with_stream(project: Project, work: Callable[[JetStream], Awaitable[T]]) ->
     return anyio.run(connected)
 
 
-async def _deployed(shared: Bucket) -> dict[str, AgentVersion]:
-    store = AgentStore(shared)
+async def _deployed(bucket: Bucket) -> dict[str, AgentVersion]:
+    store = AgentStore(bucket)
     found = {name: await store.current(name) for name in await store.names()}
     return {name: agent for name, agent in found.items() if agent is not None}
 
 
-async def _versions(shared: Bucket, name: str) -> list[AgentVersion]:
+async def _versions(bucket: Bucket, name: str) -> list[AgentVersion]:
     """All stored versions of an agent, in the order in which they were first deployed."""
     found: list[tuple[int, AgentVersion]] = []
-    for key in await shared.keys("version."):
-        value = await shared.get(key)
+    for key in await bucket.keys("version."):
+        value = await bucket.get(key)
         if value is not None and value.value:
             agent = msgspec.json.decode(value.value, type=AgentVersion)
             if agent.name == name:
@@ -283,12 +288,12 @@ async def _versions(shared: Bucket, name: str) -> list[AgentVersion]:
     return [agent for _, agent in sorted(found, key=lambda pair: pair[0])]
 
 
-def _earlier_version(versions: list[AgentVersion], present: str, digest: str | None) -> AgentVersion | None:
-    """The version that ``wanted`` begins, or the one first deployed before the present one."""
+def _earlier_version(versions: list[AgentVersion], current: str, digest: str | None) -> AgentVersion | None:
+    """The version that ``wanted`` begins, or the one first deployed before the current one."""
     if digest is not None:
         matches = [version for version in versions if digest and version.digest().startswith(digest)]
         return matches[0] if len(matches) == 1 else None
-    positions = [place for place, version in enumerate(versions) if version.digest() == present]
+    positions = [place for place, version in enumerate(versions) if version.digest() == current]
     return versions[positions[0] - 1] if positions and positions[0] > 0 else None
 
 

@@ -37,14 +37,14 @@ def approve(run: str, call: str, *, edit: str | None, **options: Any) -> None:  
     confirmation = "Approve this?" if args is None else f"Approve it with {edit} instead?"
     options = _with_shown_digest(options, run, call, verb="approve", confirmation=confirmation)
     if args is None:
-        _decide(options, lambda client, said: client.approve(run, call, **said))
+        _decide(options, lambda client, control: client.approve(run, call, **control))
     else:
-        _decide(options, lambda client, said: client.edit(run, args, call=call, **said))
+        _decide(options, lambda client, control: client.edit(run, args, call=call, **control))
 
 
 def deny(run: str, call: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Refuse CALL of RUN; the model is told why."""
-    _decide(options, lambda client, said: client.deny(run, call, **said))
+    _decide(options, lambda client, control: client.deny(run, call, **control))
 
 
 def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -54,13 +54,13 @@ def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **o
         raise InputError("Give one answer: put it in quotes if it has spaces.")
     call, text = arguments[0] if len(arguments) == 2 else "", arguments[-1]
     value: object = output.json_argument(text, "The answer") if json_answer else text
-    _decide(options, lambda client, said: client.answer(run, value, call=call, **said))
+    _decide(options, lambda client, control: client.answer(run, value, call=call, **control))
 
 
 def event(run: str, name: str, *, data: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Report the event NAME to RUN, which waits for it."""
     value: object = None if data is None else output.json_argument(data, "--data")
-    _decide({"shown": "", **options}, lambda client, said: client.event(run, name, value, **said))
+    _decide({"shown": "", **options}, lambda client, control: client.event(run, name, value, **control))
 
 
 def resolve(run: str, call: str, *, action: str | None, result: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -70,9 +70,9 @@ def resolve(run: str, call: str, *, action: str | None, result: str | None, **op
     if result is not None and action != "done":
         raise InputError("--result goes with --done.")
     value: object = None if result is None else output.json_argument(result, "The result")
-    chosen = cast("Resolution", action)
+    resolution = cast("Resolution", action)
     options = _with_shown_digest(options, run, call, verb="resolve", confirmation=f"Is it so ({action})?")
-    _decide(options, lambda client, said: client.resolve(run, chosen, call=call, result=value, **said))
+    _decide(options, lambda client, control: client.resolve(run, resolution, call=call, result=value, **control))
 
 
 def _new_args(text: str) -> dict[str, Any]:
@@ -129,11 +129,9 @@ def _require_verb(question: OpenQuestion, verb: str) -> None:
 
 
 def _decide(options: dict[str, Any], decide: Callable[[Client, DecisionOptions], Awaitable[Reply]]) -> None:
-    control_options = DecisionOptions(
-        by=options["by"], why=options["why"], tenant=options["tenant"], shown=options["shown"]
-    )
+    control = DecisionOptions(by=options["by"], why=options["why"], tenant=options["tenant"], shown=options["shown"])
 
     async def work(client: Client) -> Reply:
-        return await decide(client, control_options)
+        return await decide(client, control)
 
     output.print_reply(output.with_client(options["directory"], work), as_json=options["as_json"])

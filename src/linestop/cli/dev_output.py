@@ -71,28 +71,28 @@ class RunLines:
     async def _agent_of(self, subject: RunSubject) -> str:
         """The run's agent, read from its log where it began before this process did; empty if it was never opened."""
         if subject.run not in self._agents and self._log is not None:
-            run = await self._read(subject)
+            run = await self._load_run(subject)
             self._remember_agent(subject.run, run.opened.agent.name if run and run.opened else "")
         return self._agents.get(subject.run, "")
 
-    async def _waits_for_event(self, where: RunSubject, event: AnyEvent) -> str:
+    async def _waits_for_event(self, subject: RunSubject, event: AnyEvent) -> str:
         """What is said of a run that a service ends the waiting of; nothing where a person is asked."""
         if not isinstance(event, Asked) or event.question is None:
             return ""
-        run = await self._read(where)
+        run = await self._load_run(subject)
         call = run.calls.get(event.question.call) if run else None
         if call is None or call.tool != EVENT_WAIT:
             return ""
         name = output.short(event.question.text, TEXT_CHARS_SHOWN)
-        return f"waits for the event '{name}' (`linestop event {where.run} {name}` reports it)"
+        return f"waits for the event '{name}' (`linestop event {subject.run} {name}` reports it)"
 
-    async def _read(self, where: RunSubject) -> Run | None:
+    async def _load_run(self, subject: RunSubject) -> Run | None:
         """The run from its log, if the broker gives it."""
         with contextlib.suppress(LinestopError):
             if self._log is not None:
-                found = await self._log.load(where.tenant, where.run)
+                found = await self._log.load(subject.tenant, subject.run)
                 return fold_messages(
-                    where.tenant, where.run, [(each.subject, each.payload, each.seq) for each in found]
+                    subject.tenant, subject.run, [(each.subject, each.payload, each.seq) for each in found]
                 )
         return None
 
@@ -134,11 +134,13 @@ async def report_changed_files(project: Project, write_line: Callable[[str], Non
     while True:
         await anyio.sleep(FILES_POLL_S)
         times_now = await anyio.to_thread.run_sync(lambda: dict(_modification_times(project)))
-        imported = {path for path, _ in _stamped(project, _imported(project))}
+        imported = {path for path, _ in _with_modification_times(project, _imported_files(project))}
         # What a run imports only now is new, but is used as it is.
-        late = imported - times_before.keys()
+        imported_late = imported - times_before.keys()
         changed = sorted(
-            path for path in {*times_before, *times_now} - late if times_before.get(path) != times_now.get(path)
+            path
+            for path in {*times_before, *times_now} - imported_late
+            if times_before.get(path) != times_now.get(path)
         )
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
@@ -150,11 +152,11 @@ async def report_changed_files(project: Project, write_line: Callable[[str], Non
 
 def _modification_times(project: Project) -> Iterator[tuple[str, int]]:
     """The files that an agent is made of, with when each was written."""
-    yield from _stamped(project, _files(project))
-    yield from _stamped(project, _imported(project))
+    yield from _with_modification_times(project, _project_files(project))
+    yield from _with_modification_times(project, _imported_files(project))
 
 
-def _stamped(project: Project, paths: Iterable[Path]) -> Iterator[tuple[str, int]]:
+def _with_modification_times(project: Project, paths: Iterable[Path]) -> Iterator[tuple[str, int]]:
     for path in paths:
         try:
             yield str(path.relative_to(project.root)), path.stat().st_mtime_ns
@@ -162,7 +164,7 @@ def _stamped(project: Project, paths: Iterable[Path]) -> Iterator[tuple[str, int
             continue
 
 
-def _imported(project: Project) -> list[Path]:
+def _imported_files(project: Project) -> list[Path]:
     """The folder's own files that are imported here: tools, planner functions, and what these import."""
     root, found = project.root.resolve(), list[Path]()
     for module in list(sys.modules.values()):
@@ -173,7 +175,7 @@ def _imported(project: Project) -> list[Path]:
     return found[:FILES_MAX]
 
 
-def _files(project: Project) -> Iterator[Path]:
+def _project_files(project: Project) -> Iterator[Path]:
     if project.file is not None:
         yield project.file
     yield from _first_files((project.root / AGENTS_FOLDER).rglob("*"))

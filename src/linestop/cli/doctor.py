@@ -28,11 +28,18 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.server.process import server_program
 from linestop.cli import output
-from linestop.cli.doctor_streams import CheckWarning, broker_log_hint, disk, log, replicas, space
-from linestop.cli.doctor_workers import roles
+from linestop.cli.doctor_streams import (
+    CheckWarning,
+    broker_log_hint,
+    check_disk,
+    check_log,
+    check_replicas,
+    check_space,
+)
+from linestop.cli.doctor_workers import check_roles
 from linestop.cli.stop import closed_sentence
 from linestop.cli.terminal_escape import wrap_for
-from linestop.cli.wiring import agents_of, load_tools, missing_keys, missing_playbooks, stored_credentials
+from linestop.cli.wiring import load_project_agents, load_tools, missing_keys, missing_playbooks, stored_credentials
 from linestop.client.kill_switches import KillSwitchClient
 from linestop.config.project_file import ENVIRONMENT, Project, load_project
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
@@ -44,11 +51,11 @@ PYTHON_MIN: Final = (3, 11)
 CLOCK_OFF_MAX_S: Final = 1.0
 """Deadlines of a run are moments; a clock that is further off than this shifts them noticeably."""
 
-BEAT_LATE_S: Final = 30.0
+LOCK_UNTOUCHED_MAX_S: Final = 30.0
 DIFFERENCES_SHOWN: Final = 3
 LEVEL_WIDTH: Final = 9
 SANDBOXES: Final = ("docker", "bwrap", "runsc")
-SEES_STREAMS: Final[tuple[CredentialName, ...]] = ("bootstrap", "operator")
+STREAM_READERS: Final[tuple[CredentialName, ...]] = ("bootstrap", "operator")
 """Whose credentials may read how the streams and their replicas are; see the permission table."""
 Level = Literal["ok", "warning", "error"]
 
@@ -64,7 +71,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 def doctor(nats: str | None, as_json: bool, no_code: bool) -> None:
     """Check this machine and this project: one line a check."""
-    findings = [*_machine(), *_project_findings(nats, code=not no_code)]
+    findings = [*_machine_findings(), *_project_findings(nats, code=not no_code)]
     if as_json:
         output.print_json(findings)
     else:
@@ -107,17 +114,17 @@ def check_worker(directory: Path, name: str) -> str:
     """
     if not is_locked(directory, name):
         raise NotFound(f"No worker called {name} runs with the state folder {directory}: start it.")
-    beat_age_s = time.time() - lock_path(directory, name).stat().st_mtime
-    if beat_age_s > BEAT_LATE_S:
-        raise RetryableError(f"The worker {name} has not moved for {beat_age_s:.0f} s; restart it.")
+    untouched_s = time.time() - lock_path(directory, name).stat().st_mtime
+    if untouched_s > LOCK_UNTOUCHED_MAX_S:
+        raise RetryableError(f"The worker {name} has not moved for {untouched_s:.0f} s; restart it.")
     return f"The worker {name} is alive."
 
 
-def _machine() -> Iterator[Finding]:
-    yield _finding("python", _python)
+def _machine_findings() -> Iterator[Finding]:
+    yield _finding("python", _check_python)
     yield _finding("nats-server", lambda: f"{server_program()}")
-    yield _finding("sandboxes", _sandboxes)
-    yield _finding("traces", _traces)
+    yield _finding("sandboxes", _check_sandboxes)
+    yield _finding("traces", _check_traces)
 
 
 def _project_findings(nats: str | None, *, code: bool) -> Iterator[Finding]:
@@ -125,25 +132,25 @@ def _project_findings(nats: str | None, *, code: bool) -> Iterator[Finding]:
     try:
         project = load_project().with_broker(nats)
     except LinestopError as error:
-        yield _failed("project", error)
+        yield _error_finding("project", error)
         return
     where = project.file or "defaults, there is no linestop.toml"
     yield Finding(check="project", level="ok", sentence=f"{where} ({project.config.profile})")
-    yield _finding("environment", _environment)
-    yield _finding("secrets", lambda: _secrets(project))
+    yield _finding("environment", _check_environment)
+    yield _finding("secrets", lambda: _check_secrets(project))
     registry: list[Registry] = []
     if code:
-        yield _finding("tools", lambda: _tools(project, registry))
+        yield _finding("tools", lambda: _check_tools(project, registry))
     if registry:
-        yield _finding("agents", lambda: _agents(project, registry[0]))
-        yield _finding("playbooks", lambda: _playbooks(project, registry[0]))
-        yield _finding("model keys", lambda: _keys(project, registry[0]))
-    yield _finding("credentials", lambda: _credentials(project))
-    yield _finding("disk", lambda: disk(project.directory))
-    yield from anyio.run(_broker, project)
+        yield _finding("agents", lambda: _check_agents(project, registry[0]))
+        yield _finding("playbooks", lambda: _check_playbooks(project, registry[0]))
+        yield _finding("model keys", lambda: _check_keys(project, registry[0]))
+    yield _finding("credentials", lambda: _check_credentials(project))
+    yield _finding("disk", lambda: check_disk(project.directory))
+    yield from anyio.run(_broker_findings, project)
 
 
-def _failed(check: str, error: LinestopError) -> Finding:
+def _error_finding(check: str, error: LinestopError) -> Finding:
     return Finding(check=check, level="error", sentence=str(error), code=error.code)
 
 
@@ -155,25 +162,25 @@ def _finding(check: str, run_check: Callable[[], str]) -> Finding:
     except CheckWarning as warning:
         return Finding(check=check, level="warning", sentence=str(warning))
     except LinestopError as error:
-        return _failed(check, error)
+        return _error_finding(check, error)
     if caught:
         return Finding(check=check, level="warning", sentence=f"{sentence}; deprecated: {caught[0].message}")
     return Finding(check=check, level="ok", sentence=sentence)
 
 
-def _python() -> str:
+def _check_python() -> str:
     version = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info < PYTHON_MIN:
         raise LinestopError(f"{version} is too old: linestop needs at least {PYTHON_MIN[0]}.{PYTHON_MIN[1]}.")
     return f"{version} in {sys.prefix}"
 
 
-def _sandboxes() -> str:
+def _check_sandboxes() -> str:
     found = [name for name in SANDBOXES if shutil.which(name)]
     return f"{', '.join(found) or 'none'} on PATH; tools in Python need none, and code that a model wrote is not run"
 
 
-def _traces() -> str:
+def _check_traces() -> str:
     if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
         return "no OTLP endpoint is set, so no spans are sent"
     from linestop.runtime.tracing import spans_from_environment  # noqa: PLC0415 - the SDK is loaded only where it is wanted
@@ -185,7 +192,7 @@ def _traces() -> str:
     return "spans are sent to the OTLP endpoint of the environment"
 
 
-def _environment() -> str:
+def _check_environment() -> str:
     unknown = sorted(name for name in os.environ if name.startswith("LINESTOP_") and name not in ENVIRONMENT)
     if unknown:
         raise CheckWarning(f"{unknown[0]} is no variable of linestop; there is {', '.join(ENVIRONMENT)}")
@@ -193,12 +200,12 @@ def _environment() -> str:
     return f"{', '.join(used)} set" if used else "nothing is overridden"
 
 
-def _secrets(project: Project) -> str:
+def _check_secrets(project: Project) -> str:
     found = project.secret_values()
     return f"{len(found)} known; taken out of tool results and of what models say"
 
 
-def _tools(project: Project, registry: list[Registry]) -> str:
+def _check_tools(project: Project, registry: list[Registry]) -> str:
     registry.append(load_tools(project))
     registered = registry[0]
     findings = [
@@ -211,25 +218,25 @@ def _tools(project: Project, registry: list[Registry]) -> str:
     return f"{len(registered)} known"
 
 
-def _agents(project: Project, registry: Registry) -> str:
+def _check_agents(project: Project, registry: Registry) -> str:
     """Loading an agent finds the price of each of its models, or says that there is none."""
-    agents = agents_of(project, registry)
+    agents = load_project_agents(project, registry)
     return f"{', '.join(agent.name for agent in agents)}; every model has a price"
 
 
-def _playbooks(project: Project, registry: Registry) -> str:
-    if missing := missing_playbooks(project, agents_of(project, registry)):
+def _check_playbooks(project: Project, registry: Registry) -> str:
+    if missing := missing_playbooks(project, load_project_agents(project, registry)):
         raise CheckWarning(" ".join(missing))
     return "every scripted model that an agent names is there"
 
 
-def _keys(project: Project, registry: Registry) -> str:
-    if missing := missing_keys(agents_of(project, registry)):
+def _check_keys(project: Project, registry: Registry) -> str:
+    if missing := missing_keys(load_project_agents(project, registry)):
         raise CheckWarning(" ".join(missing))
     return "all that the agents' models need"
 
 
-def _credentials(project: Project) -> str:
+def _check_credentials(project: Project) -> str:
     paths = [credential_path(project.directory, name) for name in CREDENTIALS]
     found = [path for path in paths if path.exists()]
     for path in found:
@@ -239,9 +246,9 @@ def _credentials(project: Project) -> str:
     return f"{len(found)} of {len(paths)} in {project.directory}, readable by nobody else"
 
 
-async def _broker(project: Project) -> list[Finding]:
+async def _broker_findings(project: Project) -> list[Finding]:
     """Look at the broker as far as a credential of this machine may: those of an operator and of the set-up see all."""
-    name = _first_credential(project, (*SEES_STREAMS, *CREDENTIALS))
+    name = _first_credential(project, (*STREAM_READERS, *CREDENTIALS))
     if name is None:
         return []
     findings: list[Finding] = []
@@ -250,49 +257,49 @@ async def _broker(project: Project) -> list[Finding]:
         credential = stored_credentials(project, [name])[name]
         async with await connect(credential, name="linestop doctor") as connection:
             findings.append(Finding(check="broker", level="ok", sentence=f"answers at {credential.url}{logs}"))
-            findings.append(_finding("messages", lambda: _messages(connection)))
-            findings.append(await _awaited_finding("log", lambda: _log(project)))
-            findings += await _look_at_streams(connection, name)
+            findings.append(_finding("messages", lambda: _check_messages(connection)))
+            findings.append(await _async_finding("log", lambda: _check_log(project)))
+            findings += await _stream_findings(connection, name)
             # Without the streams, or with a broker that does not store, no worker can show that it lives.
             if all(each.level != "error" for each in findings if each.check in {"streams", "log"}):
-                findings.append(await _awaited_finding("workers", lambda: roles(connection)))
+                findings.append(await _async_finding("workers", lambda: check_roles(connection)))
         if all(each.level != "error" for each in findings if each.check == "streams"):
-            findings.append(await _awaited_finding("kill switches", lambda: _switches(project)))
+            findings.append(await _async_finding("kill switches", lambda: _check_switches(project)))
     except LinestopError as error:
-        findings.append(_failed("broker", error))
+        findings.append(_error_finding("broker", error))
     return findings
 
 
-async def _look_at_streams(connection: Connection, name: CredentialName) -> list[Finding]:
-    if name not in SEES_STREAMS:
+async def _stream_findings(connection: Connection, name: CredentialName) -> list[Finding]:
+    if name not in STREAM_READERS:
         sentence = (
             f"the streams, their replicas and the broker's clock were not checked: the credential '{name}' may not see "
-            f"them. Run `linestop doctor` where the credential '{SEES_STREAMS[1]}' is."
+            f"them. Run `linestop doctor` where the credential '{STREAM_READERS[1]}' is."
         )
         return [Finding(check="streams", level="warning", sentence=sentence)]
     return [
-        await _awaited_finding("streams", lambda: _streams(connection)),
-        await _awaited_finding("space", lambda: space(connection)),
-        await _awaited_finding("replicas", lambda: replicas(connection)),
-        await _awaited_finding("clock", lambda: _clock(connection)),
+        await _async_finding("streams", lambda: _check_streams(connection)),
+        await _async_finding("space", lambda: check_space(connection)),
+        await _async_finding("replicas", lambda: check_replicas(connection)),
+        await _async_finding("clock", lambda: _check_clock(connection)),
     ]
 
 
-async def _awaited_finding(check: str, run_check: Callable[[], Awaitable[str]]) -> Finding:
+async def _async_finding(check: str, run_check: Callable[[], Awaitable[str]]) -> Finding:
     try:
         return Finding(check=check, level="ok", sentence=await run_check())
     except CheckWarning as warning:
         return Finding(check=check, level="warning", sentence=str(warning))
     except LinestopError as error:
-        return _failed(check, error)
+        return _error_finding(check, error)
 
 
-def _messages(connection: Connection) -> str:
+def _check_messages(connection: Connection) -> str:
     connection.require_payload()
     return f"of up to {connection.nc.max_payload:,} bytes are taken"
 
 
-async def _streams(connection: Connection) -> str:
+async def _check_streams(connection: Connection) -> str:
     """Compare what is there with what must be. What is missing is named and not made: this only looks."""
     differences = await compare(connection)
     if differences:
@@ -301,7 +308,7 @@ async def _streams(connection: Connection) -> str:
     return "as linestop needs them"
 
 
-async def _switches(project: Project) -> str:
+async def _check_switches(project: Project) -> str:
     """Say which kill switches are closed: whoever wonders why nothing starts looks here."""
     if not credential_path(project.directory, "operator").exists():
         raise CheckWarning("there is no operator's credential to read them with")
@@ -313,7 +320,7 @@ async def _switches(project: Project) -> str:
     return "none is closed"
 
 
-async def _clock(connection: Connection) -> str:
+async def _check_clock(connection: Connection) -> str:
     """Compare with the broker's clock, by the time at which it says that it answered."""
     before = datetime.now(UTC)
     reply = await connection.api_request(jetstream_api.stream_info(stream_names.RUNS))
@@ -325,12 +332,12 @@ async def _clock(connection: Connection) -> str:
     return "agrees with the broker's"
 
 
-async def _log(project: Project) -> str:
+async def _check_log(project: Project) -> str:
     """Write and read back, as a role where there is one's credential: it can look at RUNS, too."""
     name = _any_credential(project)
     credential = stored_credentials(project, [name])[name]
     async with await connect(credential, name="linestop doctor") as connection:
-        return await log(connection, project.directory)
+        return await check_log(connection, project.directory)
 
 
 async def _broker_sentence(project: Project) -> str:
@@ -338,7 +345,7 @@ async def _broker_sentence(project: Project) -> str:
     credential = stored_credentials(project, [name])[name]
     async with await connect(credential, name="linestop health") as connection:
         try:
-            stores = await log(connection, project.directory)
+            stores = await check_log(connection, project.directory)
         except CheckWarning as warning:
             stores = str(warning)
         return f"The broker at {credential.url} answers: it {stores}."
@@ -349,7 +356,7 @@ async def _workers_sentence(project: Project) -> str:
     credential = stored_credentials(project, [name])[name]
     async with await connect(credential, name="linestop health") as connection:
         try:
-            sentence = await roles(connection)
+            sentence = await check_roles(connection)
         except CheckWarning as warning:
             sentence = str(warning)
     return f"Workers: {sentence}."

@@ -76,7 +76,7 @@ def broker_log_hint(directory: Path) -> str:
     return f"; its log is {directory / LOG_FILE}" if is_broker_directory(directory) else ""
 
 
-def disk(directory: Path) -> str:
+def check_disk(directory: Path) -> str:
     """Say how much is free on the disk of the state folder.
 
     Raises:
@@ -94,7 +94,7 @@ def disk(directory: Path) -> str:
     return free
 
 
-async def log(connection: Connection, directory: Path) -> str:
+async def check_log(connection: Connection, directory: Path) -> str:
     """Say that the broker stores, having seen it.
 
     Raises:
@@ -116,7 +116,7 @@ async def log(connection: Connection, directory: Path) -> str:
     return f"stores what it is given{free}"
 
 
-async def space(connection: Connection) -> str:
+async def check_space(connection: Connection) -> str:
     """Say how full each stream is, the fullest first.
 
     Raises:
@@ -140,7 +140,7 @@ async def _fill(connection: Connection, stream: str) -> Fill:
     return Fill(stream=stream, used=reply.state.bytes / limit if limit > 0 else 0.0)
 
 
-async def replicas(connection: Connection) -> str:
+async def check_replicas(connection: Connection) -> str:
     """Say whether every copy of every stream has all that its leader has.
 
     Raises:
@@ -148,7 +148,7 @@ async def replicas(connection: Connection) -> str:
     """
     streams_checked = await asyncio.gather(*(_replica_faults(connection, spec.name) for spec in streams()))
     copies = max(count for count, _ in streams_checked)
-    faults = [lack for _, lacks in streams_checked for lack in lacks]
+    faults = [fault for _, of_stream in streams_checked for fault in of_stream]
     if faults:
         more = f" (and {len(faults) - FAULTS_NAMED_MAX} more)" if len(faults) > FAULTS_NAMED_MAX else ""
         raise LinestopError(
@@ -163,12 +163,12 @@ async def _replica_faults(connection: Connection, stream: str) -> tuple[int, lis
         reply = await _info(connection, stream)
     except Unreachable:
         return 1, [f"{stream} gives no answer"]
-    replicas_wanted, cluster = reply.config.num_replicas, reply.cluster or _Cluster()
-    faults = [f"{stream} has no leader"] if replicas_wanted > 1 and not cluster.leader else []
-    if len(cluster.replicas) < replicas_wanted - 1:
-        faults.append(f"{stream} has {len(cluster.replicas) + 1} of {replicas_wanted} copies")
-    faults += [f"{stream} on {peer.name} {lack}" for peer in cluster.replicas if (lack := _replica_fault(peer))]
-    return replicas_wanted, faults
+    copies_configured, cluster = reply.config.num_replicas, reply.cluster or _Cluster()
+    faults = [f"{stream} has no leader"] if copies_configured > 1 and not cluster.leader else []
+    if len(cluster.replicas) < copies_configured - 1:
+        faults.append(f"{stream} has {len(cluster.replicas) + 1} of {copies_configured} copies")
+    faults += [f"{stream} on {peer.name} {fault}" for peer in cluster.replicas if (fault := _peer_fault(peer))]
+    return copies_configured, faults
 
 
 async def _info(connection: Connection, stream: str) -> _StreamInfo:
@@ -181,7 +181,7 @@ async def _info(connection: Connection, stream: str) -> _StreamInfo:
     return msgspec.convert(reply, _StreamInfo)
 
 
-def _replica_fault(peer: _Peer) -> str:
+def _peer_fault(peer: _Peer) -> str:
     """What keeps a copy from being as good as the leader's; nothing if it is."""
     silent_s = peer.active / 1e9
     # The server calls a copy current for some seconds after its node died, and calls no node offline that it knew.

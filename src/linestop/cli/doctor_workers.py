@@ -20,8 +20,8 @@ CLOCK_TO_WARN_S: Final = 1.0
 WORKERS_NAMED_MAX: Final = 3
 
 
-async def roles(connection: Connection) -> str:
-    """Say that every role has a living worker.
+async def check_roles(connection: Connection) -> str:
+    """Say that every role has a alive worker.
 
     Raises:
         LinestopError: a role has none.
@@ -37,10 +37,10 @@ async def roles(connection: Connection) -> str:
 
 
 def workers_sentence(workers: Sequence[WorkerStatus]) -> str:
-    """Say in one sentence how the workers are; raises as ``roles`` does."""
-    living = [worker for worker in workers if worker.alive]
-    warnings = [*_clocks(living), *_overload(living)]
-    roles_done = {worker.beat.role for worker in living if worker.is_working}
+    """Say in one sentence how the workers are; raises as ``check_roles`` does."""
+    alive = [worker for worker in workers if worker.alive]
+    warnings = [*_clock_sentences(alive), *_overload_sentences(alive)]
+    roles_done = {worker.beat.role for worker in alive if worker.is_working}
     if missing := [role for role in ACTORS if role not in roles_done]:
         plural = "these roles" if len(missing) > 1 else "this role"
         missing_sentence = (
@@ -49,39 +49,41 @@ def workers_sentence(workers: Sequence[WorkerStatus]) -> str:
         raise LinestopError("; ".join([missing_sentence, *warnings]))
     if warnings:
         raise CheckWarning("; ".join(warnings))
-    names = {worker.beat.worker for worker in living if worker.is_working}
+    names = {worker.beat.worker for worker in alive if worker.is_working}
     return f"every role is done ({_named(sorted(names))}), and their clocks agree with the broker's"
 
 
-def overload(worker: WorkerStatus) -> str:
+def overload_text(worker: WorkerStatus) -> str:
     """The part of a sentence that names a worker's overload; empty if it has the time."""
     load = worker.beat.load
     return f"overloaded: {load.sentence}" if worker.alive and load is not None and load.is_overloaded else ""
 
 
-def clock(worker: WorkerStatus) -> str:
+def clock_text(worker: WorkerStatus) -> str:
     """How far a worker's clock is from the broker's, if one can see it at all."""
     off_s = worker.beat.clock_offset_s
     return f"{off_s:+.1f} s" if abs(off_s) >= CLOCK_SHOWN_FROM_S else ""
 
 
-def _clocks(living: Sequence[WorkerStatus]) -> list[str]:
+def _clock_sentences(alive: Sequence[WorkerStatus]) -> list[str]:
     """Each process whose clock is off, once: all its roles have the same clock."""
     sentences: dict[str, str] = {}
-    for worker in living:
+    for worker in alive:
         beat = worker.beat
         if beat.why:
             sentences[beat.worker] = f"{beat.worker} decides nothing: {beat.why.rstrip('.')}"
         elif abs(beat.clock_offset_s) >= CLOCK_TO_WARN_S:
             sentences[beat.worker] = (
-                f"the clock of {beat.worker} is {clock(worker)} from the broker's: synchronise it (NTP)"
+                f"the clock of {beat.worker} is {clock_text(worker)} from the broker's: synchronise it (NTP)"
             )
     return _first_few(list(sentences.values()))
 
 
-def _overload(living: Sequence[WorkerStatus]) -> list[str]:
+def _overload_sentences(alive: Sequence[WorkerStatus]) -> list[str]:
     sentences = {
-        worker.beat.worker: f"{worker.beat.worker} is {sentence}" for worker in living if (sentence := overload(worker))
+        worker.beat.worker: f"{worker.beat.worker} is {sentence}"
+        for worker in alive
+        if (sentence := overload_text(worker))
     }
     return _first_few(list(sentences.values()))
 

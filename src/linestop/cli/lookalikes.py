@@ -24,10 +24,10 @@ _DIGITS: Final = "\uff10-\uff19\U0001d7ce-\U0001d7ff"
 """Full-width and mathematical ones."""
 
 _WORD: Final = re.compile(rf"(?:[^\W\d_]|[{_ENCLOSED}{_DIGITS}])(?:(?:[\w.@:/-]|[{_ENCLOSED}])*(?:\w|[{_ENCLOSED}]))?")
-_TOGETHER: Final = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
+_MIXED_SCRIPTS: Final = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
 """Scripts that honest words mix, with each other and with Latin."""
 
-_NO_ALPHABET: Final = frozenset({
+_NOT_ALPHABETS: Final = frozenset({
     "MODIFIER", "COMBINING", "FULLWIDTH", "HALFWIDTH", "MATHEMATICAL", "ROMAN", "SMALL", "DOUBLE-STRUCK", "SCRIPT",
     "BLACK-LETTER", "FEMININE", "MASCULINE", "KELVIN", "ANGSTROM", "OHM", "MICRO", "SUPERSCRIPT", "SUBSCRIPT",
     "PLANCK", "EULER", "TURNED", "ALEF", "INFORMATION", "IDEOGRAPHIC", "VERTICAL", "PROLONGED",
@@ -35,7 +35,7 @@ _NO_ALPHABET: Final = frozenset({
 """First words of the names of letters that belong to no alphabet of their own."""
 
 _FORMS: Final = ("CIRCLED", "SQUARED", "LETTER SMALL CAPITAL")
-_HONEST: Final = frozenset("\u0131")
+_LIVING_LETTERS: Final = frozenset("\u0131")
 """Letters of living languages that are drawn like another: named only where they stand in an address."""
 
 
@@ -66,35 +66,35 @@ def _lookalike_sentence(word: str) -> str:
     if letters and "LATIN" not in alphabets and all(char in CONFUSABLES for char in letters):
         return f"'{shown}' has no Latin letter, although it looks like it: {next(iter(alphabets), 'other')} throughout"
     address = "@" in word or "." in word
-    read = "".join(_read(char, address=address) for char in word)
+    read = "".join(_read_as(char, address=address) for char in word)
     if read != word and "LATIN" in alphabets.keys() | {"LATIN" if _is_styled(char) else "" for char in word}:
-        char = next(char for char in word if _read(char, address=address) != char)
-        plain = escape_controls(read[:80])
-        return f"'{shown}' is written with other characters than '{plain}': {char} (U+{ord(char):04X})"
+        char = next(char for char in word if _read_as(char, address=address) != char)
+        ascii_form = escape_controls(read[:80])
+        return f"'{shown}' is written with other characters than '{ascii_form}': {char} (U+{ord(char):04X})"
     return ""
 
 
-def _read(char: str, *, address: bool) -> str:
+def _read_as(char: str, *, address: bool) -> str:
     """What a letter is read as: itself, or the ASCII letter that it is drawn like."""
-    if char.isascii() or (char in _HONEST and not address):
+    if char.isascii() or (char in _LIVING_LETTERS and not address):
         return char
-    return _plain(char) or CONFUSABLES.get(char, char)
+    return _ascii_form(char) or CONFUSABLES.get(char, char)
 
 
 def _is_styled(char: str) -> bool:
-    return not char.isascii() and bool(_plain(char))
+    return not char.isascii() and bool(_ascii_form(char))
 
 
-def _plain(char: str) -> str:
+def _ascii_form(char: str) -> str:
     """The ASCII letters or digits of which a character is a form: full-width, mathematical, Roman, in a circle."""
     if unicodedata.category(char) == "No" or char in "\u00aa\u00ba":
         # Raised digits, fractions and ordinals have a meaning of their own.
-        return _of_circle(char)
-    plain = unicodedata.normalize("NFKC", char)
-    return plain if plain.isascii() and plain.isalnum() else _of_circle(char)
+        return _enclosed_letter(char)
+    ascii_form = unicodedata.normalize("NFKC", char)
+    return ascii_form if ascii_form.isascii() and ascii_form.isalnum() else _enclosed_letter(char)
 
 
-def _of_circle(char: str) -> str:
+def _enclosed_letter(char: str) -> str:
     """The letter in a circle or square, or as a small capital, which some have in their names only."""
     name = unicodedata.name(char, "")
     letter = name.rpartition(" ")[2]
@@ -105,7 +105,7 @@ def _alphabet(char: str) -> str:
     """The alphabet of a letter, as the first word of its name; '' for what belongs to none or to any."""
     if char.isascii():
         return "LATIN" if char.isalpha() else ""
-    if not char.isalpha() or _plain(char):
+    if not char.isalpha() or _ascii_form(char):
         return ""
     name = unicodedata.name(char, "").partition(" ")[0]
-    return "" if name in _NO_ALPHABET or name in _TOGETHER else name
+    return "" if name in _NOT_ALPHABETS or name in _MIXED_SCRIPTS else name

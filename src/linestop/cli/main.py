@@ -124,9 +124,9 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            if self.get_command(ctx, args[0]) is None and near:
-                raise click.UsageError(f"No such command '{args[0]}'. Did you mean '{near[0]}'?", ctx) from error
+            nearest = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if self.get_command(ctx, args[0]) is None and nearest:
+                raise click.UsageError(f"No such command '{args[0]}'. Did you mean '{nearest[0]}'?", ctx) from error
             raise
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - what the command returns

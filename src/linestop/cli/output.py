@@ -197,7 +197,7 @@ def dollars(micros: int) -> str:
     return f"${micros / 1_000_000:.4f}"
 
 
-def ago(moment: datetime | None) -> str:
+def age(moment: datetime | None) -> str:
     """How long ago something was, in one unit."""
     if moment is None:
         return ""
@@ -208,7 +208,7 @@ def ago(moment: datetime | None) -> str:
     return f"{seconds} s"
 
 
-def until(moment: datetime) -> str:
+def time_left(moment: datetime) -> str:
     """How long there is until something happens."""
     seconds = int((moment - datetime.now(UTC)).total_seconds())
     if seconds <= 0:
@@ -330,7 +330,7 @@ def commands_for(question: OpenQuestion) -> list[str]:
             commands = [f"event {question.run} {question.text} --data JSON"]
         case "doubt":
             commands = [f"resolve {target} --{action}" for action in ("retry", "done", "stop")]
-    return [f"linestop {word}{tenant}" for word in commands]
+    return [f"linestop {command}{tenant}" for command in commands]
 
 
 def discard_typed_ahead() -> None:
@@ -359,10 +359,10 @@ def _shortened_args(question: OpenQuestion) -> str:
 def question_text(question: OpenQuestion) -> str:
     """A question as a person must see it before deciding: the call with its exact arguments."""
     kind = "what became of a call whose fate is unknown" if question.kind == "doubt" else question.kind
-    time_left = until(question.expires_at)
-    time_left += " left" if time_left[0].isdigit() else ""
+    remaining = time_left(question.expires_at)
+    remaining += " left" if remaining[0].isdigit() else ""
     what = f"an event: {question.text}" if question.kind == "event" else f"a person: {kind}"
-    lines = [f"Run {question.run} ({question.agent}) waits for {what}, {time_left}."]
+    lines = [f"Run {question.run} ({question.agent}) waits for {what}, {remaining}."]
     fields = {
         "task": short(question.task),
         "call": f"{question.call}: {question.tool}({_shortened_args(question)})" if question.tool else "",

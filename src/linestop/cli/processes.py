@@ -33,8 +33,8 @@ from linestop.cli.dev_output import RunLines, report_changed_files
 from linestop.cli.enduring_loop import enduring_loop
 from linestop.cli.wiring import (
     Credentials,
-    agents_of,
     deploy_at_start,
+    load_project_agents,
     load_tools,
     missing_keys,
     missing_playbooks,
@@ -71,11 +71,6 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     profile: str
     agents: tuple[str, ...] = ()
-
-
-def note_progress(text: str = "") -> None:
-    """Tell a person how it goes; on stderr, because stdout is for data."""
-    output.note(text)
 
 
 def run_process(work: Callable[[anyio.Event], Awaitable[None]]) -> None:
@@ -117,18 +112,18 @@ def configure_logs() -> None:
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=True) if is_terminal else structlog.processors.JSONRenderer()
     )
-    shared: list[structlog.typing.Processor] = [
+    shared_processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *([] if is_terminal else [structlog.processors.format_exc_info]),
     ]
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared_processors))
     tools = logging.getLogger("linestop")
     tools.handlers, tools.propagate = [handler], False
     tools.setLevel(level)
     structlog.configure(
-        processors=[*shared, *([_print_sentence] if is_terminal else []), renderer],
+        processors=[*shared_processors, *([_print_sentence] if is_terminal else []), renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
@@ -139,7 +134,7 @@ def _print_sentence(_logger: object, _method: str, event: structlog.typing.Event
     """Say what has a sentence for people as that sentence, and nothing else of it."""
     if "sentence" not in event:
         return event
-    note_progress(event["sentence"])
+    output.note(event["sentence"])
     raise structlog.DropEvent
 
 
@@ -149,13 +144,13 @@ def dev(port: int | None, name: str, *, as_json: bool) -> None:
     chosen = project.config.nats.port if port is None else port
     with output.reserve_stdout_for_data() as out:
         data = out if as_json else None
-        run_process(lambda told: _serve_dev(project, told, port=chosen, name=name, data=data))
+        run_process(lambda stop_requested: _serve_dev(project, stop_requested, port=chosen, name=name, data=data))
 
 
 async def _serve_dev(
     project: Project, stop_requested: anyio.Event, *, port: int, name: str, data: TextIO | None
 ) -> None:
-    """Serve everything from one process until ``told``.
+    """Serve everything from one process until ``stop_requested``.
 
     Raises:
         ConfigError: if the project cannot be used, or another process uses its state folder.
@@ -163,13 +158,13 @@ async def _serve_dev(
     """
     began = time.monotonic()
     registry = load_tools(project)
-    agents = agents_of(project, registry, on_left_out=_note_left_out)
+    agents = load_project_agents(project, registry, on_left_out=_note_left_out)
     broker_failed = anyio.Event()
     reader_is_gone = anyio.Event()
 
     def on_event(event: ServerEvent) -> None:
         if event.kind in {"recovering", "crashed", "stuck", "restarted", "gave_up"}:
-            note_progress(event.sentence)
+            output.note(event.sentence)
         if event.kind == "gave_up":
             broker_failed.set()
             stop_requested.set()
@@ -184,23 +179,23 @@ async def _serve_dev(
             credentials: Credentials = {who: server.credential(who) for who in CREDENTIALS}
             _note_updated(await prepare(credentials["bootstrap"], (), space=space, administrator=server.administrator))
             for sentence in await deploy_at_start(credentials["operator"], agents):
-                note_progress(sentence)
-            async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as host:
+                output.note(sentence)
+            async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as process:
                 location = f"{server.url}, log and streams in {project.directory}"
                 _note_ready(project, agents, registry, location=location, seconds=time.monotonic() - began)
                 if data is not None:
-                    ready = _ready_message(project, host, server.url, agents=agents, broker_pid=server.pid)
+                    ready = _ready_message(project, process, server.url, agents=agents, broker_pid=server.pid)
                     output.print_json(ready, file=data)
                 async with anyio.create_task_group() as watching:
                     watching.start_soon(repeat_until_done, partial(_show_runs, server))
-                    watching.start_soon(report_changed_files, project, note_progress)
+                    watching.start_soon(report_changed_files, project, output.note)
                     watching.start_soon(_stop_when_reader_is_gone, stop_requested, reader_is_gone)
-                    watching.start_soon(repeat_until_done, partial(_rotate, project, server, host))
+                    watching.start_soon(repeat_until_done, partial(_rotate, project, server, process))
                     await stop_requested.wait()
                     watching.cancel_scope.cancel()
                 if reader_is_gone.is_set():
                     raise BrokenPipeError
-                note_progress("Ending: nothing new starts, what runs may finish.")
+                output.note("Ending: nothing new starts, what runs may finish.")
     if broker_failed.is_set():
         raise Unreachable(f"The broker does not stay up; its log is {project.directory / 'nats.log'}.")
 
@@ -221,15 +216,15 @@ async def repeat_until_done(work: Callable[[], Awaitable[None]]) -> None:
 async def _show_runs(server: EmbeddedServer) -> None:
     """Say what becomes of each run."""
     async with await connect(server.credential("watcher"), name="linestop dev") as connection:
-        await RunLines(note_progress).listen(connection)
+        await RunLines(output.note).listen(connection)
         await anyio.sleep_forever()
 
 
-async def _rotate(project: Project, server: EmbeddedServer, host: ActorProcess) -> None:
+async def _rotate(project: Project, server: EmbeddedServer, process: ActorProcess) -> None:
     """Let sealed and archived runs leave the log as early as the project says."""
     days = project.config.keep.runs_days
-    if days < RUNS_DAYS_MAX and host.archive is not None:
-        rotation = Rotation(server.administrator, host.archive, days=days, say=note_progress)
+    if days < RUNS_DAYS_MAX and process.archive is not None:
+        rotation = Rotation(server.administrator, process.archive, days=days, say=output.note)
         async with await connect(server.credential("operator"), name="linestop rotation") as connection:
             await rotation.run_for_ever(await JetStream.open(connection))
 
@@ -245,7 +240,7 @@ def up(nats: str | None, name: str | None, *, no_deploy: bool, as_json: bool) ->
     project = load_project().with_broker(nats)
     with output.reserve_stdout_for_data() as out:
         data = out if as_json else None
-        run_process(lambda told: _serve_up(project, told, name, deploying=not no_deploy, data=data))
+        run_process(lambda stop_requested: _serve_up(project, stop_requested, name, deploying=not no_deploy, data=data))
 
 
 async def _serve_up(
@@ -253,7 +248,7 @@ async def _serve_up(
 ) -> None:
     began = time.monotonic()
     registry = load_tools(project)
-    agents = agents_of(project, registry, on_left_out=_note_left_out)
+    agents = load_project_agents(project, registry, on_left_out=_note_left_out)
     with _worker_lock(project, name, host_name()) as lock:
         credentials = stored_credentials(project, ACTORS)
         if not await _prepare_if_able(project, (), stop_requested):
@@ -261,13 +256,13 @@ async def _serve_up(
         if deploying:
             operator = stored_credentials(project, ["operator"])["operator"]
             for sentence in await deploy_at_start(operator, agents):
-                note_progress(sentence)
-        async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as host:
+                output.note(sentence)
+        async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as process:
             url = credentials["planner"].url
             location = f"{url}, credentials in {project.directory}"
             _note_ready(project, agents, registry, location=location, seconds=time.monotonic() - began)
             if data is not None:
-                output.print_json(_ready_message(project, host, url, agents=agents), file=data)
+                output.print_json(_ready_message(project, process, url, agents=agents), file=data)
             await stop_requested.wait()
 
 
@@ -276,7 +271,7 @@ def actor(role: RoleName, nats: str | None, *, name: str | None, as_json: bool) 
     project = load_project().with_broker(nats)
     with output.reserve_stdout_for_data() as out:
         data = out if as_json else None
-        run_process(lambda told: _serve_actor(project, told, role, name=name, data=data))
+        run_process(lambda stop_requested: _serve_actor(project, stop_requested, role, name=name, data=data))
 
 
 async def _serve_actor(
@@ -286,10 +281,10 @@ async def _serve_actor(
         credentials = stored_credentials(project, [role])
         if not await _prepare_if_able(project, [role], stop_requested):
             return
-        async with serve(project, [role], credentials, lock=lock) as host:
-            note_progress(f"The {role} works as {host.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
+        async with serve(project, [role], credentials, lock=lock) as process:
+            output.note(f"The {role} works as {process.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
             if data is not None:
-                output.print_json(_ready_message(project, host, credentials[role].url), file=data)
+                output.print_json(_ready_message(project, process, credentials[role].url), file=data)
             await stop_requested.wait()
 
 
@@ -311,18 +306,18 @@ async def _prepare_if_able(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(give_up)
         space = stored_sizes(project.directory) or DEFAULT_SIZES
-        _note_updated(await prepare(bootstrap, roles, space=space, on_wait=note_progress))
+        _note_updated(await prepare(bootstrap, roles, space=space, on_wait=output.note))
         tasks.cancel_scope.cancel()
     return not stop_requested.is_set()
 
 
 def _note_left_out(error: AgentTooLargeError) -> None:
-    note_progress(f"  warning  The agent '{error.agent}' is left out: {error}")
+    output.note(f"  warning  The agent '{error.agent}' is left out: {error}")
 
 
 def _note_updated(updated: Sequence[str]) -> None:
     if updated:
-        note_progress(f"Made by an older linestop and brought up to date: {', '.join(updated)}.")
+        output.note(f"Made by an older linestop and brought up to date: {', '.join(updated)}.")
 
 
 def _worker_lock(project: Project, name: str | None, kind: str) -> AbstractContextManager[WorkerLock]:
@@ -330,11 +325,11 @@ def _worker_lock(project: Project, name: str | None, kind: str) -> AbstractConte
 
 
 def _ready_message(
-    project: Project, host: ActorProcess, url: str, *, agents: tuple[AgentVersion, ...] = (), broker_pid: int = 0
+    project: Project, process: ActorProcess, url: str, *, agents: tuple[AgentVersion, ...] = (), broker_pid: int = 0
 ) -> Ready:
     return Ready(
-        worker=host.config.worker,
-        roles=tuple(role.name for role in host.roles),
+        worker=process.config.worker,
+        roles=tuple(role.name for role in process.roles),
         pid=os.getpid(),
         broker_pid=broker_pid,
         url=url,
@@ -348,19 +343,19 @@ def _note_ready(
     project: Project, agents: tuple[AgentVersion, ...], registry: Registry, *, location: str, seconds: float
 ) -> None:
     first = agents[0].name if agents else "AGENT"
-    note_progress(f"linestop is ready after {seconds:.1f} s ({project.config.profile}).")
-    note_progress(f"  broker   {location}")
-    note_progress(f"  actors   {', '.join(ACTORS)}, all in process {os.getpid()}")
+    output.note(f"linestop is ready after {seconds:.1f} s ({project.config.profile}).")
+    output.note(f"  broker   {location}")
+    output.note(f"  actors   {', '.join(ACTORS)}, all in process {os.getpid()}")
     for agent in agents:
         tools = ", ".join(tool.name for tool in agent.tools) or "no tools"
-        note_progress(f"  agent    {agent.name} on {agent.model.model}: {tools}")
+        output.note(f"  agent    {agent.name} on {agent.model.model}: {tools}")
     for sentence in (*missing_playbooks(project, agents), *missing_keys(agents)):
-        note_progress(f"  warning  {sentence}")
-    note_progress(f"  tools    {len(registry)} known, see `linestop tools ls`")
+        output.note(f"  warning  {sentence}")
+    output.note(f"  tools    {len(registry)} known, see `linestop tools ls`")
     if project.describes_effects:
-        note_progress("  staging  effects above `read` are described, not done")
-    note_progress("Next, in another terminal:")
+        output.note("  staging  effects above `read` are described, not done")
+    output.note("Next, in another terminal:")
     question = "What time is it?" if first == "hello" else "..."
-    note_progress(f'  linestop run {first} "{question}"')
-    note_progress("  linestop runs            linestop approvals            linestop stop RUN")
-    note_progress("Ctrl-C ends it; state is kept.")
+    output.note(f'  linestop run {first} "{question}"')
+    output.note("  linestop runs            linestop approvals            linestop stop RUN")
+    output.note("Ctrl-C ends it; state is kept.")

@@ -185,8 +185,8 @@ class _RunFollower:
 
     async def _until_over(self, run: str) -> int | None:
         """Follow the run; the exit code if it waits for somebody who is not there, None when it is sealed."""
-        watched = self._client.watch(run, tenant=self._tenant)
-        async with output.note_lost_connection(self._client), contextlib.aclosing(watched) as states:
+        entries = self._client.watch(run, tenant=self._tenant)
+        async with output.note_lost_connection(self._client), contextlib.aclosing(entries) as states:
             async for state, entry in states:
                 output.note(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
                 if entry.name == "asked" and not entry.ignored and await self._show_questions(state.run):
@@ -222,15 +222,15 @@ class _RunFollower:
         if typed == LATER:
             output.note(REPORT_ELSEWHERE if question.kind == "event" else DECIDE_ELSEWHERE)
             return
-        control_options = DecisionOptions(tenant=self._tenant, shown=question.shown)
+        control = DecisionOptions(tenant=self._tenant, shown=question.shown)
         try:
             async with output.client_of(self._directory, as_="operator") as client:
                 if verbs == ("answer",):
                     reply = await client.answer(question.run, typed, call=question.call, tenant=self._tenant)
                 elif typed == "approve":
-                    reply = await client.approve(question.run, question.call, **control_options)
+                    reply = await client.approve(question.run, question.call, **control)
                 else:
-                    reply = await client.deny(question.run, question.call, **control_options)
+                    reply = await client.deny(question.run, question.call, **control)
         except LinestopError as error:
             output.note(str(error))
         else:
@@ -269,7 +269,7 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
             [
                 (
                     line.run, line.agent, line.status, str(line.turns), str(line.calls),
-                    output.dollars(line.cost_micros), output.ago(line.opened_at or line.last_at),
+                    output.dollars(line.cost_micros), output.age(line.opened_at or line.last_at),
                     _task_cell(line),
                 )
                 for line in lines

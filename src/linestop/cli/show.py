@@ -80,8 +80,8 @@ def wait_text(wait: Wait) -> str:
     """What a run waits for, since when and until when."""
     until = ""
     if wait.until is not None:
-        until = f", until {wait.until:%Y-%m-%d %H:%M:%S} UTC at most ({output.until(wait.until)})"
-    return f"{wait.sentence}; since {output.ago(wait.since)}{until}"
+        until = f", until {wait.until:%Y-%m-%d %H:%M:%S} UTC at most ({output.time_left(wait.until)})"
+    return f"{wait.sentence}; since {output.age(wait.since)}{until}"
 
 
 def _document(state: Run, questions: list[OpenQuestion]) -> dict[str, Any]:

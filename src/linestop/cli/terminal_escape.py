@@ -89,11 +89,11 @@ def _wrap_line(line: str, columns: int, hang: int) -> str:
 
 def wrap_for(stream: IO[str], text: str, *, hang: int = 0) -> str:
     """The text as ``fit`` breaks it if the stream is a terminal, else unchanged: programs read whole lines."""
-    columns = _columns(stream)
+    columns = _terminal_columns(stream)
     return wrap_lines(text, columns, hang=hang) if columns >= COLUMNS_MIN else text
 
 
-def _columns(stream: IO[str]) -> int:
+def _terminal_columns(stream: IO[str]) -> int:
     """How wide the terminal is, 0 if it is none or does not say."""
     if not stream.isatty():
         return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import assert_never
 
+from linestop.cli.output import dollars
 from linestop.schemas.events import (
     Accepted,
     Amended,
@@ -82,17 +83,17 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
     """What an event means, in a few words."""
     match event:
         case Opened() | Refused() | Judged() | Checked() | Accepted() | Returned():
-            return _of_validator(event, calls)
+            return _describe_validator_event(event, calls)
         case Cleared() | Asked() | Granted() | Denied() | Edited() | Answered() | Resolved():
-            return _of_approver(event, calls)
+            return _describe_approver_event(event, calls)
         case Paused() | Resumed():
             return f"by {event.by}" + (f": {event.why}" if event.why else "")
         case Held():
-            return f"may spend {_dollars(event.amount_micros)} ({event.hold})"
+            return f"may spend {dollars(event.amount_micros)} ({event.hold})"
         case Queued():
             return f"waits for money: {event.why}"
         case Settled():
-            return f"spent {_dollars(sum(hold.spent_micros for hold in event.holds))}"
+            return f"spent {dollars(sum(hold.spent_micros for hold in event.holds))}"
         case Warned():
             return f"{event.limit}: {event.value} of {event.max_value}"
         case ModelStarted():
@@ -129,7 +130,9 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
             assert_never(event)
 
 
-def _of_validator(event: Opened | Refused | Judged | Checked | Accepted | Returned, calls: CallNames) -> str:
+def _describe_validator_event(
+    event: Opened | Refused | Judged | Checked | Accepted | Returned, calls: CallNames
+) -> str:
     match event:
         case Opened():
             return f"{event.agent.name} on {event.model.model}: {_text(event.task.text)}"
@@ -151,16 +154,18 @@ def _of_validator(event: Opened | Refused | Judged | Checked | Accepted | Return
             assert_never(event)
 
 
-def _of_approver(event: Cleared | Asked | Granted | Denied | Edited | Answered | Resolved, calls: CallNames) -> str:
+def _describe_approver_event(
+    event: Cleared | Asked | Granted | Denied | Edited | Answered | Resolved, calls: CallNames
+) -> str:
     match event:
         case Cleared():
             return ", ".join(f"{calls(call.call)} ({call.rule})" for call in event.calls)
         case Asked():
-            parts = [f"{_asks(call, calls)} ({call.rule})" for call in event.calls]
+            parts = [f"{_question_text(call, calls)} ({call.rule})" for call in event.calls]
             if event.question:
                 parts.append(f"{event.question.text} ({calls(event.question.call)})")
             if event.spend:
-                parts.append(f"may it spend more than {_dollars(event.spend.limit_micros)}?")
+                parts.append(f"may it spend more than {dollars(event.spend.limit_micros)}?")
             return ", ".join(parts)
         case Granted() | Denied():
             what = calls(event.call) if event.call else "spending"
@@ -175,7 +180,7 @@ def _of_approver(event: Cleared | Asked | Granted | Denied | Edited | Answered |
             assert_never(event)
 
 
-def _asks(call: AskedCall, calls: CallNames) -> str:
+def _question_text(call: AskedCall, calls: CallNames) -> str:
     name = calls(call.call, call.tool)
     if call.wider and call.rule != "unknown":
         return f"may {name} be done? {call.wider}"
@@ -186,7 +191,3 @@ def _text(text: Text) -> str:
     if isinstance(text, BlobRef):
         return f"[{text.bytes} bytes]"
     return text if len(text) <= TEXT_CHARS_MAX else text[: TEXT_CHARS_MAX - 1] + "…"
-
-
-def _dollars(micros: int) -> str:
-    return f"${micros / 1_000_000:.4f}"

@@ -1,4 +1,4 @@
-"""A process of linestop, put together from a project: credentials, models, tools, roles, one host.
+"""A process of linestop, put together from a project: credentials, models, tools, roles, one process.
 
 ``serve`` is what ``dev``, ``up`` and ``actor`` have in common; they differ in which roles run, and in whether
 the broker is their own.
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from linestop.runtime.tracing import Spans
 
 LOG = structlog.get_logger("linestop.setup")
-BEAT_EVERY_S: Final = 5.0
+LOCK_TOUCH_EVERY_S: Final = 5.0
 READY_WITHIN_S: Final = 30.0
 RETRY_S: Final = 0.25
 PLAYBOOK: Final = "playbook"
@@ -218,7 +218,7 @@ async def serve(
             backend.bucket(roles[0], each) for each in (stream_names.WORKERS_BUCKET, stream_names.SHARED_BUCKET)
         )
         config = ProcessSettings(
-            spans=_spans(stack),
+            spans=_make_spans(stack),
             worker=await next_incarnation(workers, lock.name, older=older),
             build=project.build,
             account_limits=project.config.accounts,
@@ -226,7 +226,7 @@ async def serve(
             people={name: Person(name=name, public_key=key) for name, key in project.config.people.items()},
             secrets=secrets,
             tools=tools.contracts() if tools is not None and "executor" in roles else (),
-            checks=_checks(load_tools(project) if tools is None and "validator" in roles else tools),
+            checks=_result_checks(load_tools(project) if tools is None and "validator" in roles else tools),
             signer=load_checkpoint_signer(project.directory / "credentials", utc_now) if "recorder" in roles else None,
             directory=project.directory,
         )
@@ -237,24 +237,24 @@ async def serve(
             await anyio.to_thread.run_sync(_import_providers, project)
             caller = Requester(on_delta=publish_deltas(backend.publisher("planner")), base_urls={PLAYBOOK: url})
             stack.push_async_callback(caller.aclose)
-        runner = _runner(project, tools, secrets) if tools is not None and "executor" in roles else None
-        archive = _archive(project) if "recorder" in roles else None
+        runner = _make_runner(project, tools, secrets) if tools is not None and "executor" in roles else None
+        archive = _make_archive(project) if "recorder" in roles else None
         role_actors = [make_role(role, requester=caller, runner=runner) for role in roles]
-        host = ActorProcess(backend, role_actors, config, archive=archive)
-        beats = await stack.enter_async_context(anyio.create_task_group())
-        beats.start_soon(_beat_for_ever, lock)
-        stack.callback(beats.cancel_scope.cancel)
-        yield await stack.enter_async_context(host.running())
+        process = ActorProcess(backend, role_actors, config, archive=archive)
+        lock_task = await stack.enter_async_context(anyio.create_task_group())
+        lock_task.start_soon(_touch_lock_forever, lock)
+        stack.callback(lock_task.cancel_scope.cancel)
+        yield await stack.enter_async_context(process.running())
 
 
-def _archive(project: Project) -> Archive:
+def _make_archive(project: Project) -> Archive:
     # Imported here: it loads a database, which only a recorder needs.
     from linestop.archive.writer import ARCHIVE_FILE, Archive  # noqa: PLC0415
 
     return Archive(project.directory / ARCHIVE_FILE, database_days=project.config.keep.archive_days)
 
 
-def agents_of(
+def load_project_agents(
     project: Project, registry: Registry, *, on_left_out: Callable[[AgentTooLargeError], None] | None = None
 ) -> tuple[AgentVersion, ...]:
     """The project's agents with the contracts of its tools; ``left_out`` is told of those that are too large.
@@ -284,7 +284,7 @@ def missing_playbooks(project: Project, agents: Sequence[AgentVersion]) -> tuple
     known = {f"{PLAYBOOK}/{load_playbook(file).name}" for file in project.playbook_files()}
     return tuple(
         f"The agent {agent.name} is on {model}, and no playbook is called so; there is {', '.join(sorted(known))}."
-        for agent, choice in _models(agents)
+        for agent, choice in _model_choices(agents)
         if (model := choice.model).startswith(f"{PLAYBOOK}/") and not choice.base_url and model not in known
     )
 
@@ -293,13 +293,13 @@ def missing_keys(agents: Sequence[AgentVersion]) -> tuple[str, ...]:
     """A sentence for each agent's model that wants a key which the environment does not have."""
     return tuple(
         f"The agent {agent.name} is on {choice.model}: {choice.model} needs {variable}, which is not set."
-        for agent, choice in _models(agents)
+        for agent, choice in _model_choices(agents)
         if (variable := key_variable(choice.model, choice.base_url, choice.api_key_env))
         and not os.environ.get(variable)
     )
 
 
-def _models(agents: Sequence[AgentVersion]) -> Iterator[tuple[AgentVersion, ModelChoice]]:
+def _model_choices(agents: Sequence[AgentVersion]) -> Iterator[tuple[AgentVersion, ModelChoice]]:
     """What each agent may ask."""
     for agent in agents:
         if agent.planner == "model":
@@ -311,7 +311,7 @@ def workspaces(project: Project) -> Path:
     return project.directory / "workspaces"
 
 
-def _runner(project: Project, registry: Registry, secrets: tuple[str, ...]) -> ToolRunner:
+def _make_runner(project: Project, registry: Registry, secrets: tuple[str, ...]) -> ToolRunner:
     folder = workspaces(project)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     runner = RegistryRunner(
@@ -333,12 +333,12 @@ def publish_deltas(publisher: Publisher) -> OnModelDelta:
     return on_delta
 
 
-def _checks(registry: Registry | None) -> dict[str, ResultCheck]:
+def _result_checks(registry: Registry | None) -> dict[str, ResultCheck]:
     tools = registry.tools() if registry else ()
-    return {tool.name: _check(tool) for tool in tools if tool.check is not None}
+    return {tool.name: _result_check(tool) for tool in tools if tool.check is not None}
 
 
-def _check(tool: AnyTool) -> ResultCheck:
+def _result_check(tool: AnyTool) -> ResultCheck:
     def check(result: str) -> tuple[str, ...]:
         try:
             value = msgspec.json.decode(result)
@@ -376,13 +376,13 @@ def _model_tables(project: Project) -> Iterator[dict[str, Any]]:
             yield entry if isinstance(entry, dict) else {"model": entry}
 
 
-async def _beat_for_ever(lock: WorkerLock) -> None:
+async def _touch_lock_forever(lock: WorkerLock) -> None:
     while True:
         lock.touch()
-        await anyio.sleep(BEAT_EVERY_S)
+        await anyio.sleep(LOCK_TOUCH_EVERY_S)
 
 
-def _spans(stack: AsyncExitStack) -> Spans | None:
+def _make_spans(stack: AsyncExitStack) -> Spans | None:
     """Spans to the OTLP endpoint of the environment, closed with the process; the SDK is loaded only for that."""
     if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
         return None

@@ -6,7 +6,7 @@ from typing import Any
 
 from linestop.bus.worker_heartbeats import WorkerStatus
 from linestop.cli import output
-from linestop.cli.doctor_workers import clock, overload
+from linestop.cli.doctor_workers import clock_text, overload_text
 from linestop.client import Client
 from linestop.schemas.subjects import ACTORS
 
@@ -35,8 +35,8 @@ def row(worker: WorkerStatus) -> tuple[str, ...]:
     state: str = beat.state if worker.alive or beat.state == "ended" else "dead"
     if beat.why and worker.alive:
         state += f": {output.short(beat.why)}"
-    if busy := overload(worker):
-        state += f", {busy}"
+    if overload := overload_text(worker):
+        state += f", {overload}"
     holds = f"{output.counted(beat.runs, 'run')}, {output.counted(beat.starts, 'start')}"
-    last = f"{output.ago(worker.last_beat)} ago"
-    return (beat.role, beat.worker, state, beat.host, beat.version, last, clock(worker) or "right", holds)
+    last = f"{output.age(worker.last_beat)} ago"
+    return (beat.role, beat.worker, state, beat.host, beat.version, last, clock_text(worker) or "right", holds)

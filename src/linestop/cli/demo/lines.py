@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from linestop.cli.output import counted
+from linestop.cli.output import counted, dollars
 from linestop.schemas.events import (
     Accepted,
     AnyEvent,
@@ -26,13 +26,6 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.run.state import Run
 
-MICROS_PER_DOLLAR = 1_000_000
-
-
-def money(micros: int) -> str:
-    """Micro-dollars as dollars; small sums with the digits they need."""
-    return f"${micros / MICROS_PER_DOLLAR:.4f}"
-
 
 def cost_micros(event: AnyEvent) -> int:
     """What the event added to the run's cost."""
@@ -45,13 +38,13 @@ def cost_micros(event: AnyEvent) -> int:
             return 0
 
 
-def detail(event: AnyEvent, run: Run) -> str:
+def describe(event: AnyEvent, run: Run) -> str:
     """What the event says, without its role and name; nothing for events that say it all by their name."""
     match event:
         case Opened() | Held() | Settled() | Sealed():
-            return _of_the_run(event)
+            return _describe_run_event(event)
         case Proposed() | ModelStarted() | ModelFailedEvent() | Accepted():
-            return _of_the_model(event)
+            return _describe_model_event(event)
         case Judged():
             return ", ".join(f"{c.tool}: {c.verdict}" for c in event.calls)
         case Cleared():
@@ -71,28 +64,28 @@ def detail(event: AnyEvent, run: Run) -> str:
             return ""
 
 
-def _of_the_run(event: Opened | Held | Settled | Sealed) -> str:
+def _describe_run_event(event: Opened | Held | Settled | Sealed) -> str:
     match event:
         case Opened():
             return f'"{_text(event.task.text)}"'
         case Held():
-            return f"may spend {money(event.amount_micros)} more"
+            return f"may spend {dollars(event.amount_micros)} more"
         case Settled():
-            return f"spent {money(sum(hold.spent_micros for hold in event.holds))}, the rest is given back"
+            return f"spent {dollars(sum(hold.spent_micros for hold in event.holds))}, the rest is given back"
         case Sealed():
             totals = event.totals
             counts = (counted(totals.turns, "turn"), counted(totals.calls, "call"), counted(totals.tokens, "token"))
             return f"{event.status}; {', '.join(counts)}"
 
 
-def _of_the_model(event: Proposed | ModelStarted | ModelFailedEvent | Accepted) -> str:
+def _describe_model_event(event: Proposed | ModelStarted | ModelFailedEvent | Accepted) -> str:
     match event:
         case Proposed() if event.calls:
             return ", ".join(f"{call.tool} {_text(call.args)}" for call in event.calls)
         case Proposed():
             return f'"{_text(event.text)}"'
         case ModelStarted():
-            return f"{event.model}, turn {event.turn}, at most {money(event.cost_max_micros)}"
+            return f"{event.model}, turn {event.turn}, at most {dollars(event.cost_max_micros)}"
         case ModelFailedEvent():
             return f"{event.kind}: {event.message}"
         case Accepted():

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from linestop.cli import output
-from linestop.cli.demo.lines import cost_micros, detail, money
+from linestop.cli.demo.lines import cost_micros, describe
 from linestop.cli.rich_console import PipeConsole
 from linestop.cli.show import entry_document
 from linestop.schemas.run.state import Entry, Run
@@ -61,9 +61,9 @@ class Screen:
 
     def entry(self, entry: Entry, run: Run) -> None:
         """Show one event: n, role, event, detail, cost."""
-        text = detail(entry.event, run) if entry.event is not None else f"ignored: {entry.ignored}"
+        text = describe(entry.event, run) if entry.event is not None else f"ignored: {entry.ignored}"
         cost = cost_micros(entry.event) if entry.event is not None else 0
-        price = money(cost) if cost else ""
+        price = output.dollars(cost) if cost else ""
         text_width = self.width - (4 + 11 + 11 + COST_WIDTH + 1)
         text = text.replace("\n", " ")
         text = text if len(text) <= text_width else text[: text_width - 1] + "…"

@@ -26,7 +26,7 @@ from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.stream_definitions import MIB, StreamSizes
 from linestop.bus.stream_sizes import store_sizes
 from linestop.cli.demo.shop import Shop
-from linestop.cli.wiring import Credentials, agents_of, deploy_at_start, load_tools, prepare, serve
+from linestop.cli.wiring import Credentials, deploy_at_start, load_project_agents, load_tools, prepare, serve
 from linestop.client import Client
 from linestop.config.project_file import CONFIG_FILE, Project, load_project
 from linestop.errors import LinestopError, Unreachable
@@ -129,7 +129,7 @@ async def set_stage(folder: Path) -> AsyncGenerator[Stage]:
             with lock_name(project.directory, WORKER) as lock:
                 try:
                     await prepare(credentials["bootstrap"], ACTORS, space=SPACE)
-                    await deploy_at_start(credentials["operator"], agents_of(project, registry))
+                    await deploy_at_start(credentials["operator"], load_project_agents(project, registry))
                     async with serve(project, ROLES_IN_THIS_PROCESS, credentials, lock=lock, registry=registry):
                         await starting
                         async with Client.connect(project.directory, as_="operator") as client:

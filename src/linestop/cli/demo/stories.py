@@ -10,11 +10,10 @@ from typing import Final, TypeVar
 
 import anyio
 
-from linestop.cli.demo.lines import money
 from linestop.cli.demo.screen import ASK_WITHIN_S, Screen
 from linestop.cli.demo.shop import SLOW_BATCH_NUMBER
 from linestop.cli.demo.stage import Stage, wait_for_shop
-from linestop.cli.output import reason_of_model
+from linestop.cli.output import dollars, reason_of_model
 from linestop.client import Client
 from linestop.errors import Defect
 from linestop.schemas.events import AnyEvent, Asked, EffectStarted, Finished, Granted, Sealed
@@ -77,7 +76,7 @@ async def loop(stage: Stage, screen: Screen) -> None:
     require(requests == run.limits.equal_calls_max, "no further call was made")
     screen.result(
         f"The same question {requests} times with the same answer was enough: stopped by the validator "
-        f"after {money(sealed.totals.cost_micros)}, with {money(run.limits.cost_max_micros)} allowed."
+        f"after {dollars(sealed.totals.cost_micros)}, with {dollars(run.limits.cost_max_micros)} allowed."
     )
 
 
@@ -112,7 +111,7 @@ async def follow(client: Client, screen: Screen, name: str, on_entry: OnEntry | 
             if on_entry is not None:
                 await on_entry(run, entry)
             if run.sealed is not None:
-                screen.note(f"    {name}: {run.sealed.status}, {money(run.spent_micros)} in all")
+                screen.note(f"    {name}: {run.sealed.status}, {dollars(run.spent_micros)} in all")
                 return run
     raise StoryFailed(f"The run {name} did not end within {STORY_WITHIN_S:g} s.")
 
