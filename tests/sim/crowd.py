@@ -58,7 +58,7 @@ TOPOLOGY: tuple[tuple[RoleName, ...], ...] = (
 class Plain(Script):
     """A script in which every model call takes half a second to three, costs the same and ends its run."""
 
-    def turn(self, work: ModelWork) -> ModelBehavior:
+    def model_behavior(self, work: ModelWork) -> ModelBehavior:
         """An answer of ``OUTPUT_TOKENS / 2`` tokens."""
         draw = self.chance("turn", work.run, work.attempt)
         return ModelBehavior(
