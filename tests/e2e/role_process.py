@@ -109,7 +109,7 @@ class SweepingHost(ActorProcess):
 
     takes_tasks_and_control = True
 
-    def _start(self, pumps: anyio.abc.TaskGroup) -> None:
+    def _start_pumps(self, pumps: anyio.abc.TaskGroup) -> None:
         """Start no listening, no consumer of events and no alarm."""
         if self.takes_tasks_and_control:
             super()._start_pumps(_OnlyThese(pumps))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
