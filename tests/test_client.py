@@ -514,7 +514,7 @@ async def test_a_run_is_stopped_with_no_actor_alive(tmp_path: Path, monkeypatch:
             waiting_run = await client.submit("desk", "pay 6")
             await until(client, waiting_run.run, waits)
         receipt = await operator.stop(submitted.run, why="fire drill")
-        with pytest.raises(TimedOut, match="it is kept"):
+        with pytest.raises(TimedOut, match="it is stored"):
             await client.stop(waiting_run.run, why="drill")
         assert (await client.run(submitted.run)).stopped is not None
         async with idle.actors():

@@ -95,7 +95,7 @@ async def test_setting_up_twice_changes_nothing_and_a_difference_is_reported(tmp
         await bootstrap.api_request(
             jetstream_api.stream_create("RUNS"), {**loose, "allow_direct": True, "num_replicas": 1}
         )
-        assert "stream TASKS is missing: `linestop dev` or `linestop bus init` makes it." in await compare(bootstrap)
+        assert "stream TASKS is missing: `linestop dev` or `linestop bus init` creates it." in await compare(bootstrap)
         first = await set_up(bootstrap)
         assert "stream TASKS" in first.created
         assert "stream RUNS" not in first.created
@@ -104,7 +104,7 @@ async def test_setting_up_twice_changes_nothing_and_a_difference_is_reported(tmp
             assert f"stream RUNS has {field} " in sentences
         assert "max_bytes" not in sentences
         assert (
-            'stream RUNS has discard "old" where linestop needs "new": look who changed it, '
+            'stream RUNS has discard "old" where linestop needs "new": find out who changed it, '
             "then have the broker's administrator set it back or delete it (docs/operations.md)."
         ) in first.differences
         with pytest.raises(ConfigError, match="stream RUNS has deny_purge"):

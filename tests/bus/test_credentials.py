@@ -60,7 +60,7 @@ def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
 def test_a_path_that_is_not_a_regular_file_is_not_read(tmp_path: Path) -> None:
     """A pipe in the place of a credential is not waited for."""
     os.mkfifo(tmp_path / "planner.json", 0o600)
-    with pytest.raises(ConfigError, match=r"planner\.json cannot be read: it is no regular file"):
+    with pytest.raises(ConfigError, match=r"planner\.json cannot be read: it is not a regular file"):
         load_credential(tmp_path / "planner.json")
 
 
@@ -73,7 +73,9 @@ def test_an_invalid_address_is_refused_without_showing_its_password(tmp_path: Pa
     """The sentence names the file and the form, and shows no secret."""
     path = credential_path(tmp_path, "planner")
     write_credential(path, Credential(url=url, user="planner", password="secret-word"))
-    with pytest.raises(ConfigError, match=r"planner\.json, url: .* is no address of a broker: write nats://") as caught:
+    with pytest.raises(
+        ConfigError, match=r"planner\.json, url: .* is not the address of a broker: write nats://"
+    ) as caught:
         load_credential(path)
     assert "hunter2" not in str(caught.value)
 

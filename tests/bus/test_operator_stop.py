@@ -188,7 +188,7 @@ def test_a_stop_is_never_reported_before_it_is_stored() -> None:
         assert STOP_WITHIN_S <= (virtual_now() - began).total_seconds() < STOP_WITHIN_S + 1
         assert (await scene.run_from_log()).stopped is None
 
-    run_virtual(lambda: main(nothing, "it is kept"))
+    run_virtual(lambda: main(nothing, "it is stored"))
     run_virtual(lambda: main(None, "stop it again"))
 
 

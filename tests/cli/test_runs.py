@@ -476,7 +476,7 @@ def test_another_broker_may_be_named_in_the_environment(system: Stack, monkeypat
     monkeypatch.setenv("LINESTOP_NATS", "garbage")
     bad = command(system.directory, "runs")
     assert (bad.code, bad.out) == (2, "")
-    assert "LINESTOP_NATS: 'garbage' is no address of a broker" in bad.err
+    assert "LINESTOP_NATS: 'garbage' is not the address of a broker" in bad.err
     monkeypatch.setenv("LINESTOP_NATS", system.server.url)
     assert command(system.directory, "runs", "--json").code == 0
 

@@ -158,7 +158,7 @@ def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> No
 def test_a_special_file_is_not_read(tmp_path: Path) -> None:
     """A pipe would be waited for, and a device may never end."""
     os.mkfifo(tmp_path / "linestop.toml")
-    with pytest.raises(ConfigError, match=r"linestop\.toml cannot be read \(it is no regular file\)"):
+    with pytest.raises(ConfigError, match=r"linestop\.toml cannot be read \(it is not a regular file\)"):
         load_project(tmp_path, environ={})
 
 

@@ -55,7 +55,7 @@ def test_a_script_that_is_not_there_says_so(tmp_path: Path) -> None:
 def test_a_special_file_is_not_read(tmp_path: Path) -> None:
     """A pipe would be waited for, and a device may never end."""
     os.mkfifo(tmp_path / "pipe.toml")
-    with pytest.raises(ConfigError, match=r"pipe\.toml cannot be read \(it is no regular file\)"):
+    with pytest.raises(ConfigError, match=r"pipe\.toml cannot be read \(it is not a regular file\)"):
         load_playbook(tmp_path / "pipe.toml")
 
 

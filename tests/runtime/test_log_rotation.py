@@ -263,7 +263,7 @@ async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start
             await admin.api_request(jetstream_api.server_subject(jetstream_api.stream_update(stream_names.RUNS)), short)
         done = await set_up(bootstrap, BusLayout(sizes=SMALL))
         assert [sentence.split(":")[0] for sentence in done.outdated] == [
-            "stream RUNS is as an older linestop made it (max_age); it takes the broker's administrator"
+            "stream RUNS is as an older linestop made it (max_age); the broker's administrator has to run"
         ]
         assert "--max-age=7776000s" in done.outdated[0]
         await set_up(bootstrap, BusLayout(sizes=SMALL), administrator=line.server.administrator)

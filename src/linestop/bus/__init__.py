@@ -1,8 +1,5 @@
-"""How it is said: the log, and everything around it.
+"""The transport: interfaces to the broker, streams, permissions, credentials, connections and set-up.
 
-Append, load and wake, streams, permissions, timers, blobs, shared facts, the embedded server, and the shell
-that drives the roles.
-
-Start with ``ports`` (what the shell needs), then ``shell`` (the one loop), then ``jetstream`` (how NATS
-gives it). ``permissions`` is the table that says which credential may say what.
+Start with ``interfaces`` (the protocols that the shell uses), then ``jetstream`` (their implementation on NATS) and
+``server`` (the embedded broker). ``permission_table`` says which credential may publish and subscribe to what.
 """

@@ -1,8 +1,8 @@
-"""The store of agent versions: written once under their digest, with a pointer to the present one a name.
+"""The store of agent versions: each is written once under its digest, and each name points to its current version.
 
-A person who rolls an agent back or undeploys it leaves a mark, so that a process that starts with other files does not
-undo it. The mark is written before the pointer moves and read after the pointer was, and the pointer is moved by its
-revision: whoever starts in between finds the mark, or has the pointer moved again after it.
+Rolling an agent back or undeploying it leaves a mark, so that a process that starts with other files does not undo it.
+The mark is written before the pointer moves, and a starting process reads it after the pointer. The pointer is moved
+by its revision. So a process that starts in between finds the mark, or the pointer is moved again afterwards.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ VERSIONS_MAX = 256
 TRIES_MAX = 10
 
 Mark = Literal["", "rolled back", "undeployed"]
-"""What a person did to an agent that only a person undoes."""
+"""A person's change to an agent that only a person reverts."""
 
 _MARKS: Final[dict[bytes, Mark]] = {b"rolled back": "rolled back", b"undeployed": "undeployed"}
 
 
 class AgentStore:
-    """Reads and deploys agent versions. Versions are immutable, so they are cached for ever (bounded)."""
+    """Reads and deploys agent versions. Versions are immutable, so the cache is never refreshed, only bounded."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._versions: OrderedDict[str, AgentVersion] = OrderedDict()
 
     async def version(self, digest: str) -> AgentVersion | None:
-        """The version with that digest, or None if the store does not have it."""
+        """Return the version with that digest, None if it is not stored."""
         if digest in self._versions:
             return self._versions[digest]
         found = await self._bucket.get(f"version.{digest}")
         if found is None:
             return None
         if hashlib.sha256(found.value).hexdigest() != digest:
-            raise Defect(f"The stored agent version {digest} has another content than its digest says.")
+            raise Defect(f"The content of the stored agent version {digest} does not match its digest.")
         agent = msgspec.json.decode(found.value, type=AgentVersion)
         self._versions[digest] = agent
         if len(self._versions) > VERSIONS_MAX:
@@ -50,34 +50,34 @@ class AgentStore:
         return agent
 
     async def current(self, name: str) -> AgentVersion | None:
-        """The version that new runs of ``name`` get, or None if there is no such agent."""
+        """Return the version that new runs of ``name`` get, None if the agent is not deployed."""
         digest = await self.current_digest(name)
         return await self.version(digest) if digest else None
 
     async def current_digest(self, name: str) -> str:
-        """The digest of that version, empty if there is no such agent.
+        """Return the digest of that version, empty if the agent is not deployed.
 
         Raises:
-            InputError: that is no name of an agent.
+            InputError: ``name`` is not a valid agent name.
         """
         check_name("agent", name)
         found = await self._bucket.get(f"current.{name}")
         return found.value.decode() if found else ""
 
     async def names(self) -> list[str]:
-        """All deployed agents, sorted."""
+        """Return the names of all deployed agents, sorted."""
         return sorted(key.removeprefix("current.") for key in await self._bucket.keys("current."))
 
     async def mark(self, name: str) -> Mark:
-        """What a person did to the agent last, if only `linestop deploy` undoes it."""
+        """Return the mark of the agent, which only `linestop deploy` removes; empty if it has none."""
         found = await self._bucket.get(f"mark.{name}")
         return _MARKS.get(found.value, "rolled back") if found else ""
 
     async def deploy(self, agent: AgentVersion) -> str:
-        """Store ``agent`` and let new runs use it; return its digest. Runs under way keep theirs.
+        """Store ``agent`` and let new runs use it; return its digest. Open runs keep their version.
 
         Raises:
-            InputError: one of its limits is beyond what any may be.
+            InputError: one of its limits is over the maximum.
         """
         digest = await self._store(agent)
         await self._set_current(agent.name, digest)
@@ -86,21 +86,21 @@ class AgentStore:
         return digest
 
     async def deploy_at_start(self, agent: AgentVersion) -> Mark:
-        """Deploy what a process finds in its files, unless a person decided otherwise: then return what they did."""
+        """Deploy the version in a starting process's files; if the agent has a mark, only return the mark."""
         digest = await self._store(agent)
         return await self._set_current(agent.name, digest, unless_marked=True)
 
     async def roll_back(self, version: AgentVersion) -> None:
-        """Let new runs use this version of its agent until a person deploys another."""
+        """Let new runs use this version until a person deploys another one."""
         digest = await self._store(version)
         await self._set_mark(version.name, "rolled back")
         await self._set_current(version.name, digest)
 
     async def undeploy(self, name: str) -> None:
-        """Let the agent have no new runs until a person deploys it. Runs under way keep their version.
+        """Refuse new runs of the agent until a person deploys it. Open runs keep their version.
 
         Raises:
-            NotFound: it is not deployed.
+            NotFound: the agent is not deployed.
         """
         for _ in range(TRIES_MAX):
             current = await self._bucket.get(f"current.{check_name('agent', name)}")
@@ -158,4 +158,4 @@ class AgentStore:
 
 
 def _contended_error(name: str) -> LinestopError:
-    return LinestopError(f"The agent '{name}' is being deployed by somebody else; try again.")
+    return LinestopError(f"The agent '{name}' is being deployed by another process; try again.")

@@ -1,4 +1,4 @@
-"""Where a process gets its ports from: one credential a role, on JetStream or in memory."""
+"""The interfaces to the broker that a process uses, with one credential for each role; on JetStream or in memory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ HINTS_MAX = 4_096
 
 
 class Backend(Protocol):
-    """The ports of every role in this process."""
+    """The interfaces of every role in this process."""
 
     def log(self, role: RoleName) -> Log:
         """The run log as ``role`` sees it."""
         ...
 
     def publisher(self, role: RoleName) -> Publisher:
-        """What ``role`` may send."""
+        """The publisher of ``role``."""
         ...
 
     def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue:
@@ -50,7 +50,7 @@ class Backend(Protocol):
 
 
 class JetStreamBackend:
-    """One connection a role, each with that role's own credential, also when all run in one process."""
+    """One connection for each role with that role's credential, also if all roles run in one process."""
 
     def __init__(self, streams: Mapping[RoleName, JetStream], connections: Mapping[RoleName, Connection]) -> None:
         self._streams = dict(streams)
@@ -61,7 +61,7 @@ class JetStreamBackend:
         """Connect every role.
 
         Raises:
-            ConfigError: the broker takes no message as large as a role may have to send.
+            ConfigError: the broker refuses messages as large as a role may have to send.
             Unreachable: the broker does not answer.
         """
         connections: dict[RoleName, Connection] = {}
@@ -82,7 +82,7 @@ class JetStreamBackend:
         return self._streams[role].log()
 
     def publisher(self, role: RoleName) -> Publisher:
-        """What ``role`` may send."""
+        """The publisher of ``role``."""
         return self._streams[role].publisher()
 
     def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue:
@@ -94,7 +94,7 @@ class JetStreamBackend:
         return self._streams[role].blobs()
 
     def bucket(self, role: RoleName, bucket: str) -> Bucket:
-        """A bucket as ``role``, which decides by it."""
+        """A bucket as ``role``, read from the leader because the role decides by it."""
         return self._streams[role].bucket(bucket, leader=True)
 
     def timers(self, role: RoleName) -> Timers:
@@ -102,7 +102,7 @@ class JetStreamBackend:
         return self._streams[role].timers()
 
     async def hints(self, role: RoleName, subject: str) -> AsyncIterator[str]:
-        """Subjects of core messages; a full buffer drops them, as the sweep makes lost hints good."""
+        """The subjects of core messages. A full buffer drops them; the sweep makes up for lost hints."""
         send, receive = anyio.create_memory_object_stream[str](HINTS_MAX)
 
         async def on_message(message: object) -> None:

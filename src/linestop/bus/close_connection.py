@@ -1,9 +1,9 @@
-"""Closing a client of the library for good, whatever state it is in.
+"""Closes a client of the library for good, whatever its state.
 
-Where the server is gone, the library's ``close`` (2.16) fails halfway: over what it cannot send any more, or with the
-``CancelledError`` of its own reconnection, which it cancels while that waits for the same transport. What it then
-leaves behind (tasks, a socket) is ended here. This module and ``jetstream/publish.py`` are the only ones that touch the
-inside of ``nats.aio.client.Client``.
+Without a server the library's ``close`` (2.16) fails halfway: over messages that it cannot send any more, or with the
+``CancelledError`` of its own reconnection, which it cancels while that waits for the same transport. This module ends
+the tasks and the socket that are then left. Only it and ``jetstream/wire.py`` use the internals of
+``nats.aio.client.Client``.
 """
 
 # ruff: noqa: SLF001 - see above
@@ -18,19 +18,19 @@ import anyio
 from nats.aio.client import Client
 
 CLOSE_WITHIN_S: Final = 2.0
-"""How long to send what is waiting: a server that takes nothing holds nobody up."""
+"""How long to send the buffered messages: a server that accepts nothing must not delay the close."""
 
 CANCEL_AGAIN_S: Final = 0.05
 CANCELS_MAX: Final = 100
 
 
 async def close(nc: Client) -> None:
-    """Send what is waiting, if the server is there, and close. Raises nothing but its caller's own cancellation."""
+    """Send the buffered messages if the server can be reached, and close. Raises only the caller's cancellation."""
     if nc.is_closed:
         return
-    internals: Any = nc  # its inside has no types
+    internals: Any = nc  # its internals have no types
     if not nc.is_connected:
-        # Nobody takes it, and the library would fail over it.
+        # These messages cannot be sent, and the library would fail over them.
         internals._pending, internals._pending_data_size = [], 0
     tasks: list[asyncio.Task[Any] | None] = [each._wait_for_msgs_task for each in internals._subs.values()]
     closing = asyncio.ensure_future(nc.close())
@@ -50,7 +50,7 @@ async def close(nc: Client) -> None:
                     await cancel_until_done(task)
         if internals._transport is not None:
             internals._transport.close()
-        # A reconnection that was under way says otherwise at its end.
+        # A reconnection that was in progress sets another status when it ends.
         internals._status = Client.CLOSED
 
 
@@ -62,5 +62,5 @@ async def cancel_until_done(task: asyncio.Future[Any]) -> None:
         task.cancel()
         await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
     if task.done() and not task.cancelled():
-        # Looked at, so that nobody is told of an exception that was never retrieved.
+        # Retrieved, so that asyncio does not warn about an exception that was never retrieved.
         task.exception()

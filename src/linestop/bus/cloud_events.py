@@ -1,4 +1,4 @@
-"""CloudEvents 1.0: the headers of what linestop publishes, and what a task brings that was sent as one.
+"""CloudEvents 1.0: the headers of the messages that linestop publishes, and reading tasks sent as CloudEvents.
 
 Sources: the specification's bindings for NATS (`nats-protocol-binding.md`, binary and structured mode) and HTTP, whose
 headers the SDKs read, and its JSON format (`json-format.md`: `data`, `data_base64`).
@@ -31,7 +31,7 @@ HEADER_NAMES = (
 
 
 class _Structured(msgspec.Struct, frozen=True):
-    """What a task needs of an event in structured mode."""
+    """The fields of an event in structured mode that a task needs."""
 
     data: msgspec.Raw = msgspec.Raw()
     data_base64: str | None = None
@@ -41,10 +41,10 @@ class _Structured(msgspec.Struct, frozen=True):
 def event_headers(  # noqa: PLR0913 - the attributes of an event
     trace: str, *, event_id: str, role: str, kind: str, subject: str, at: datetime
 ) -> dict[str, str]:
-    """The headers of a message that others read: the trace context ``trace``, and an event's attributes.
+    """Build the headers of a published message: the trace context ``trace`` and the attributes of an event.
 
-    ``kind`` ends the type, ``subject`` is what the event is about, ``at`` when it happened. The binding for NATS names
-    the type of the data ``ce-datacontenttype``, the one for HTTP ``Content-Type``.
+    ``kind`` is the last part of the type, ``subject`` the event's own subject, ``at`` the time of the event. The
+    binding for NATS names the type of the data ``ce-datacontenttype``, the one for HTTP ``Content-Type``.
     """
     return {
         "traceparent": trace,
@@ -60,12 +60,12 @@ def event_headers(  # noqa: PLR0913 - the attributes of an event
 
 
 def timestamp(at: datetime) -> str:
-    """A moment as RFC 3339 writes it in UTC."""
+    """Format a time as RFC 3339 in UTC."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def dead_letter_headers(role: RoleName, tenant: str, run: str, payload: bytes, *, at: datetime) -> dict[str, str]:
-    """The headers of a dead letter; the same letter again has the same message id."""
+    """Build the headers of a dead letter; the same dead letter always has the same message id."""
     digest = hashlib.sha256(f"{role}.{tenant}.{run}".encode() + b"\0" + payload).hexdigest()
     trace = own_trace(tenant, run).traceparent()
     headers = event_headers(trace, event_id=digest, role=role, kind="dead", subject=run, at=at)
@@ -73,12 +73,12 @@ def dead_letter_headers(role: RoleName, tenant: str, run: str, payload: bytes, *
 
 
 def unwrap(headers: Mapping[str, str], payload: bytes) -> tuple[bytes, str]:
-    """The data of a message and its ``traceparent``, whether it is an event in structured mode or not.
+    """Return the data of a message and its ``traceparent``, for an event in structured mode or any other message.
 
     Header names and media types are compared without regard to case. In binary mode the payload is the data.
 
     Raises:
-        InputError: it says that it is an event in structured mode, and is not one that can be read.
+        InputError: its content type names an event in structured mode, but the payload cannot be read as one.
     """
     lowered = {name.lower(): value for name, value in headers.items()}
     trace = lowered.get("traceparent") or lowered.get("ce-traceparent", "")
@@ -96,7 +96,7 @@ def unwrap(headers: Mapping[str, str], payload: bytes) -> tuple[bytes, str]:
 
 
 def _data(event: _Structured) -> bytes:
-    """The data of an event in structured mode: JSON, or JSON text, or the bytes of one in base64."""
+    """Return the data of an event in structured mode: JSON, JSON in a string, or bytes in base64."""
     if event.data_base64 is not None:
         try:
             return base64.b64decode(event.data_base64, validate=True)
@@ -105,5 +105,5 @@ def _data(event: _Structured) -> bytes:
     if not event.data:
         raise InputError("it is a CloudEvent without 'data'; put the task there")
     value = msgspec.json.decode(event.data)
-    # An SDK that was handed text instead of an object sends a JSON string that holds the object.
+    # An SDK that received text instead of an object sends a JSON string with the object in it.
     return value.encode() if isinstance(value, str) else bytes(event.data)

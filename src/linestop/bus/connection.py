@@ -1,7 +1,7 @@
-"""A connection to the bus that says clearly what went wrong.
+"""A connection to the bus with clear errors.
 
-The client library reports a refused publish long after the fact and to nobody in particular: the publisher
-sees a timeout. Here whoever waits for that subject gets ``PermissionDenied``, naming subject and credential.
+The client library reports a refused publish late and only to a general callback, so the publisher sees a timeout.
+Here the caller that waits for that subject gets ``PermissionDenied``, which names the subject and the credential.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONNECT_TIMEOUT_S: Final = 5.0
 REQUEST_TIMEOUT_S: Final = 5.0
 RECONNECT_WAIT_S: Final = 0.25
 PENDING_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Outgoing bytes kept while the server is away; more is refused."""
+"""Outgoing bytes buffered while the server is away; more is refused."""
 
 PAYLOAD_BYTES_MIN: Final = MESSAGE_BYTES_MAX + HEADER_BYTES_MAX
 """The largest message that linestop sends, with its headers."""
@@ -46,7 +46,7 @@ PING_INTERVAL_S: Final = 20
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]+)"', re.IGNORECASE)
 
 FAILURES: Final = (nats_errors.Error, OSError)
-"""What the library raises when it cannot do what it was asked to."""
+"""The exceptions that the library raises when a request fails."""
 
 Hook = Callable[[], None]
 """Called inside the connection's own loop: it must be quick and must not raise."""
@@ -60,17 +60,17 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SigningClient(Client):
-    """The library's client, which signs with the package ``nkeys``, signing with what is installed here."""
+    """The library's client, but signing with ``linestop.bus.nkeys`` instead of the package ``nkeys``."""
 
     def _setup_nkeys_seed_connect(self) -> None:
-        """Take the seed of ``nkeys_seed_str``; the library calls this while it prepares to connect."""
+        """Use the seed in ``nkeys_seed_str``; the library calls this method before it connects."""
         seed = self._nkeys_seed_str or ""
         self._public_nkey = public_key(seed)
         self._signature_cb = functools.partial(sign, seed)
 
 
 class Connection:
-    """One credential's connection: made by ``connect``, closed by ``close`` or by an ``async with``."""
+    """One credential's connection, opened by ``connect`` and closed by ``close`` or ``async with``."""
 
     def __init__(self, credential: Credential, nc: Client) -> None:
         self.credential = credential
@@ -85,36 +85,36 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed for good; a connection that is being restored is not."""
+        """Whether the connection is closed for good; one that is being restored is not."""
         return self.nc.is_closed
 
     @property
     def unreachable_reason(self) -> str:
-        """Why the server cannot be reached, in a sentence."""
+        """The reason why the server cannot be reached, in a sentence."""
         return f"The broker at {self.credential.url} cannot be reached ({self._last_error}); try again later."
 
     @property
     def connected(self) -> bool:
-        """Whether the server can be reached at this moment."""
+        """Whether the server can be reached now."""
         return self.nc.is_connected
 
     def on_reconnect(self, hook: Hook) -> None:
-        """Call ``hook`` after each restored connection: pulls that were in flight must be sent again."""
+        """Call ``hook`` after each restored connection: pending pulls must be sent again."""
         self._on_reconnect.append(hook)
 
     def on_disconnect(self, hook: Hook) -> None:
-        """Call ``hook`` after each lost connection: what was under way is not going to be answered."""
+        """Call ``hook`` after each lost connection: pending requests get no reply any more."""
         self._on_disconnect.append(hook)
 
     def on_denied(self, hook: Callable[[str], None]) -> None:
-        """Call ``hook`` with each subject (in small letters) that the broker refused a publish to."""
+        """Call ``hook`` with each subject (in lower case) on which the broker refused a publish."""
         self._on_denied.append(hook)
 
     def require_payload(self) -> None:
-        """Refuse to work with a broker that does not take the largest message that a role may have to send.
+        """Require a broker that accepts the largest message a role may have to send.
 
         Raises:
-            ConfigError: its ``max_payload`` is too small. A result could be lost.
+            ConfigError: the broker's ``max_payload`` is too small, so a result could be lost.
         """
         if self.nc.max_payload < PAYLOAD_BYTES_MIN:
             raise ConfigError(
@@ -133,8 +133,8 @@ class Connection:
         """Send a request and return the first reply.
 
         Raises:
-            PermissionDenied: if this credential may not publish there; at once, not after the timeout.
-            Unreachable: if no reply comes in time. Whether the request arrived is not known.
+            PermissionDenied: if this credential may not publish there; raised at once, not after the timeout.
+            Unreachable: if no reply arrives in time. It is unknown whether the request arrived.
             TooLarge: if the server takes no message of that size.
         """
         with self.watch_refusal(subject) as refused:
@@ -146,7 +146,7 @@ class Connection:
                 if refused.done():
                     raise self.denied("publish to", subject)
                 if reply.cancelled():
-                    # Not by the caller: the library gave up what was under way.
+                    # Cancelled by the library, not by the caller: the connection was lost.
                     raise Unreachable(f"the connection was lost before {subject!r} was answered.")
                 return reply.result()
             except FAILURES as error:
@@ -157,10 +157,10 @@ class Connection:
     async def publish(
         self, subject: str, payload: bytes = b"", *, reply_to: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        """Send a message and do not wait; a refusal shows in ``violations`` only.
+        """Send a message and do not wait; a refusal appears in ``violations`` only.
 
         Raises:
-            Unreachable: if the connection is closed, or too much is waiting to be sent.
+            Unreachable: if the connection is closed, or its send buffer is full.
             TooLarge: if the server takes no message of that size.
         """
         try:
@@ -176,7 +176,7 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
-        """Send a message and return when the server has taken it; nothing says who has heard it.
+        """Send a message and return when the server has accepted it; whether any subscriber received it is unknown.
 
         Raises:
             PermissionDenied: if this credential may not publish there.
@@ -229,9 +229,9 @@ class Connection:
 
     @contextlib.contextmanager
     def watch_refusal(self, subject: str, *, action: str = "publish") -> Generator[asyncio.Future[None]]:
-        """Give a future that is done as soon as the broker refuses ``act`` on ``subject``.
+        """Give a future that is done as soon as the broker refuses ``action`` on ``subject``.
 
-        For callers with a faster way to publish: wait for it beside the acknowledgement.
+        Callers that publish without ``request`` wait for it together with the acknowledgement.
         """
         refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         key = (action, subject.lower())
@@ -252,7 +252,7 @@ class Connection:
         )
 
     async def close(self) -> None:
-        """Send what is waiting, if the server is there, and close for good; it fails with nothing."""
+        """Send the buffered messages if the server can be reached, and close for good; never raises."""
         await close_connection.close(self.nc)
 
     async def __aenter__(self) -> Self:
@@ -264,11 +264,11 @@ class Connection:
         await self.close()
 
     async def open(self, *, name: str, timeout_s: float) -> None:
-        """Connect the first time; ``connect`` calls this."""
+        """Open the connection; ``connect`` calls this method."""
         attempt = asyncio.ensure_future(
             self.nc.connect(
                 servers=self.credential.servers,
-                # Never both: a server that offers nothing to sign would be told the password.
+                # Never both: a server that sends no nonce to sign would receive the password.
                 nkeys_seed_str=self.credential.seed or None,
                 user=self.credential.user if not self.credential.seed else None,
                 password=self.credential.password if not self.credential.seed else None,
@@ -294,7 +294,7 @@ class Connection:
             await close_connection.cancel_until_done(attempt)
 
     def _open_failure(self, attempt: asyncio.Task[None], timeout_s: float) -> LinestopError | None:
-        """Why there is no connection after the first attempt."""
+        """The reason why the first attempt failed, None if it succeeded."""
         if self._credential_refused.is_set():
             return PermissionDenied(
                 f"the broker at {self.credential.url} refuses credential {self.credential.user!r}: "
@@ -306,7 +306,7 @@ class Connection:
                 f"no broker answers at {self.credential.url} within {timeout_s:g} s "
                 f"({self._last_error}): start it (here: `linestop dev`), or correct the address."
             )
-        # Whatever answers there may be no broker at all, and the library fails over that in many ways.
+        # The other side may not be a broker at all, and the library fails over that in many ways.
         error = asyncio.CancelledError("closed") if attempt.cancelled() else attempt.exception()
         if error is None or isinstance(error, LinestopError):
             return error
@@ -314,7 +314,7 @@ class Connection:
 
     async def _flush(self, subject: str, timeout_s: float) -> None:
         try:
-            # The library's ping overtakes what it has not written yet; a second one cannot.
+            # The library's ping overtakes messages that it has not written yet; a second ping cannot.
             for _ in range(2):
                 await self.nc.flush(timeout=timeout_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         except FAILURES as error:
@@ -325,17 +325,19 @@ class Connection:
             case nats_errors.MaxPayloadError():
                 return TooLarge(f"message to {subject!r} is over the {self.nc.max_payload} bytes the broker takes.")
             case nats_errors.NoRespondersError():
-                return Unreachable(f"nobody serves {subject!r} at {self.credential.url}: its stream or leader is away.")
+                return Unreachable(
+                    f"no server answers {subject!r} at {self.credential.url}: its stream or leader is away."
+                )
             case nats_errors.TimeoutError():
                 return Unreachable(
                     f"no answer on {subject!r} from {self.credential.url} within {timeout_s:g} s; "
-                    "whether it arrived is not known."
+                    "it is unknown whether the message arrived."
                 )
             case _:
                 return Unreachable(f"{subject!r} cannot be sent to {self.credential.url}: {error}.")
 
     async def _on_error(self, error: Exception) -> None:
-        """Take what the library reports on the side; without this it prints tracebacks to stderr."""
+        """Handle an error that the library reports to its callback; without one it prints tracebacks to stderr."""
         self._last_error = _reason(error)
         violation = _VIOLATION.search(self._last_error)
         if violation is not None:
@@ -360,9 +362,9 @@ class Connection:
 
 
 def _reason(error: BaseException) -> str:
-    """Why a try failed, in words: the event loop adds numbers and addresses to what the system says."""
+    """The reason of a failed attempt as text, without the numbers and addresses that the event loop adds."""
     if isinstance(error, OSError) and error.errno:
-        # A failed look-up of a name has numbers of its own, below zero.
+        # A failed name look-up has its own error numbers, below zero.
         return os.strerror(error.errno) if error.errno > 0 else error.strerror or str(error)
     return str(error) or type(error).__name__
 
@@ -370,19 +372,19 @@ def _reason(error: BaseException) -> str:
 async def connect(credential: Credential, *, name: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:
     """Connect to the bus as ``credential``.
 
-    The connection restores itself for ever after; only the first try is bounded.
+    The connection later restores itself without a limit; only the first attempt is bounded.
 
     Args:
-        credential: Who connects, and where.
+        credential: The credential, which names the servers too.
         name: Shown in the server's monitoring, e.g. ``planner@host``.
-        timeout_s: How long to wait for a server that does not answer yet.
+        timeout_s: How long to wait for a server that does not answer.
 
     Raises:
         Unreachable: if no server answers in time.
-        PermissionDenied: if the server refuses the credential; at once.
+        PermissionDenied: if the server refuses the credential; raised at once.
     """
     if credential.seed and credential.password:
-        # An older linestop made it, and the server may not know its new key yet.
+        # A credential of an older linestop, whose new key the server may not know yet.
         with contextlib.suppress(PermissionDenied):
             return await _connect(msgspec.structs.replace(credential, password=""), name=name, timeout_s=timeout_s)
         return await _connect(msgspec.structs.replace(credential, seed=""), name=name, timeout_s=timeout_s)

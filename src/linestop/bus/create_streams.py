@@ -1,10 +1,10 @@
-"""Setting a bus up: streams and consumers, created if missing, checked if there.
+"""Sets up a bus: creates missing streams and consumers, and checks the existing ones.
 
-A stream that exists with other settings is somebody's decision, or an attack on the rules that the log
-stands on. Either way a person must look: it is reported in a sentence and left as it is. A stream that is exactly as an
-older linestop made it is brought up to date by the broker's administrator (see ``migrate``). A durable consumer is
-linestop's own tool: an older linestop made it as that needed it, so what the server lets be changed is brought
-up to date. Nothing is lost by that: what was delivered and acknowledged stays so.
+A stream with other settings is somebody's choice, or an attack on the rules of the log. Either way a person must
+decide, so the difference is reported in a sentence and the stream stays as it is. A stream with exactly the settings
+of an older linestop is updated by the broker's administrator (see ``migrate_streams``). A durable consumer belongs to
+linestop alone, so the fields that the server lets be changed are updated at once. Nothing is lost: the consumer keeps
+its position and its acknowledgements.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from linestop.schemas.subjects import RoleName
 
 CREATE_TIMEOUT_S: Final = 10.0
 _LEFT_TO_OPERATORS: Final = frozenset({"max_bytes", "num_replicas"})
-"""How much space and how many copies: a matter of the installation, not of correctness."""
+"""Space and replicas: the installation chooses them, correctness does not depend on them."""
 
 _OLDER_BUCKETS: Final = frozenset({bucket_stream(AGENTS_BUCKET), bucket_stream(SHARED_BUCKET)})
 _OLDER_RULES: Final = frozenset({"deny_purge", "allow_rollup_hdrs"})
-"""What two buckets of an older linestop do not refuse. No credential may change a stream, so they stay as they are:
-``budget`` could erase doors there, and ``operator`` accounts."""
+"""Operations that two buckets of an older linestop do not refuse. No credential may change a stream, so they stay
+as they are: ``budget`` could erase kill switches there, and ``operator`` accounts."""
 
 _MUST_BE_ABSENT: Final = (
     "mirror",
@@ -42,17 +42,17 @@ _MUST_BE_ABSENT: Final = (
     "allow_batched",
     "no_ack",
     "persist_mode",
-    # Of a consumer: the server would deliver to that subject instead of waiting to be asked.
+    # Of a consumer: the server would push messages to that subject instead of waiting for pulls.
     "deliver_subject",
 )
 
 _MISSING: Final = frozenset({jetstream_api.STREAM_NOT_FOUND, jetstream_api.CONSUMER_NOT_FOUND})
 _UPDATABLE: Final = frozenset({"ack_wait", "backoff", "filter_subjects", "max_ack_pending", "max_deliver"})
-"""What the server changes in a durable consumer that is there."""
+"""The fields of an existing durable consumer that the server lets be changed."""
 
 
 class BusLayout(msgspec.Struct, frozen=True, kw_only=True):
-    """What to create: how large, how many copies, and which roles run alone with which wakes."""
+    """The streams to create: their sizes and replicas, and the wakes of each role that runs in its own process."""
 
     sizes: StreamSizes = DEFAULT_SIZES
     replicas: int = 1
@@ -60,9 +60,9 @@ class BusLayout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SetUpResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done: names created and brought up to date, and a sentence for each difference left.
+    """The names that were created and updated, and a sentence for each remaining difference.
 
-    ``outdated`` says of each stream that is as an older linestop made it what the broker's administrator has to do.
+    ``outdated`` tells the broker's administrator what to do about each stream with the settings of an older linestop.
     """
 
     created: tuple[str, ...]
@@ -80,7 +80,7 @@ DEFAULT_LAYOUT: Final = BusLayout()
 
 
 class _Definition(msgspec.Struct, frozen=True, kw_only=True):
-    """One stream or consumer: what it must be, and how the server is asked about it."""
+    """One stream or consumer: its required settings and the API requests about it."""
 
     label: str
     config: Config
@@ -94,9 +94,9 @@ class _Definition(msgspec.Struct, frozen=True, kw_only=True):
 async def set_up(
     connection: Connection, layout: BusLayout = DEFAULT_LAYOUT, *, administrator: Administrator | None = None
 ) -> SetUpResult:
-    """Create what is missing, bring consumers up to date, compare the rest. Needs the credential ``bootstrap``.
+    """Create missing streams and consumers, update consumers, compare the rest. Needs the credential ``bootstrap``.
 
-    With an ``administrator`` it also brings up to date what streams an older linestop made.
+    With an ``administrator`` the streams of an older linestop are updated too.
 
     Raises:
         ConfigError: if something cannot be created or updated, for instance for lack of space.
@@ -133,16 +133,16 @@ async def set_up(
 
 
 async def compare(connection: Connection, layout: BusLayout = DEFAULT_LAYOUT) -> tuple[str, ...]:
-    """Say in a sentence each what is missing, older or different, and change nothing.
+    """Return a sentence for each missing, outdated or different stream or consumer; change nothing.
 
     Raises:
-        PermissionDenied: if the connection may not look; ``Unreachable`` if the server does not answer.
+        PermissionDenied: if the credential may not read them; ``Unreachable`` if the server does not answer.
     """
     sentences: list[str] = []
     for definition in _definitions(layout):
         existing = await _existing(connection, definition)
         if existing is None:
-            sentences.append(f"{definition.label} is missing: `linestop dev` or `linestop bus init` makes it.")
+            sentences.append(f"{definition.label} is missing: `linestop dev` or `linestop bus init` creates it.")
         elif fields := _older_fields(definition, existing):
             sentences.append(how_to_update(definition.config["name"], fields, definition.config))
         elif fields := _updatable_fields(definition, existing):
@@ -188,10 +188,12 @@ async def _create_or_read(connection: Connection, definition: _Definition) -> di
         existing = await _existing(connection, definition)
         if existing is not None:
             return existing
-        # Another process may have been faster: then look again.
+        # If another process was faster, read it again.
         if await _request(connection, definition, "created", definition.body):
             return None
-    raise ConfigError(f"{definition.label} comes and goes: let only one process set up the bus.")
+    raise ConfigError(
+        f"{definition.label} is created and deleted at the same time: let only one process set up the bus."
+    )
 
 
 async def _existing(connection: Connection, definition: _Definition) -> dict[str, Any] | None:
@@ -205,7 +207,7 @@ async def _existing(connection: Connection, definition: _Definition) -> dict[str
 
 
 async def _request(connection: Connection, definition: _Definition, verb: str, body: Mapping[str, Any]) -> bool:
-    """Create or update it; return whether that was done, False if there is another one by now."""
+    """Create or update it; return False if another one was created in the meantime."""
     try:
         await connection.api_request(definition.create_subject, body, timeout_s=CREATE_TIMEOUT_S)
     except ApiError as error:
@@ -216,13 +218,13 @@ async def _request(connection: Connection, definition: _Definition, verb: str, b
 
 
 def _updatable_fields(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
-    """Name the fields that can be brought up to date, if nothing else differs."""
+    """Return the fields that can be updated, if nothing else differs."""
     fields = _differing(definition, existing)
     return fields if definition.updatable.issuperset(fields) and not _forbidden(definition, existing) else []
 
 
 def _older_fields(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
-    """Name the fields of a stream that are as an older linestop made them, if nothing else differs."""
+    """Return the fields of a stream that have the values of an older linestop, if nothing else differs."""
     fields = _differing(definition, existing)
     return (
         fields
@@ -239,11 +241,11 @@ async def _update(admin: Connection, definition: _Definition, existing: Mapping[
 
 
 def _compare(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
-    """Say in a sentence each what differs."""
+    """Return a sentence for each difference."""
     differences = [
         f"{definition.label} has {field} {_shown_value(existing.get(field))} where linestop needs "
         f"{_shown_value(definition.config[field])}: "
-        "look who changed it, then have the broker's administrator set it back or delete it (docs/operations.md)."
+        "find out who changed it, then have the broker's administrator set it back or delete it (docs/operations.md)."
         for field in _differing(definition, existing)
     ]
     differences += [
@@ -255,7 +257,7 @@ def _compare(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
 
 
 def _differing(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
-    """Name what is not as it must be; a field the server leaves out has its zero value."""
+    """Return the fields that do not have the required value; a field that the server omits has its zero value."""
     return [
         field
         for field, value in definition.config.items()
@@ -267,7 +269,7 @@ def _differing(definition: _Definition, existing: Mapping[str, Any]) -> list[str
 
 def _forbidden(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
     fields = [field for field in _MUST_BE_ABSENT if existing.get(field)]
-    # To ``live.`` an older linestop republished more. Elsewhere it would have the server say what roles may not.
+    # An older linestop republished more to ``live.``. To another subject the server would publish what roles may not.
     republish = msgspec.convert(existing.get("republish") or {}, dict[str, Any])
     if "republish" not in definition.config and not republish.get("dest", "live.").startswith("live."):
         fields.append("republish")

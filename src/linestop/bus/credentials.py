@@ -1,4 +1,4 @@
-"""Credential files, ``<dir>/credentials/<name>.json``: who a process is on the bus."""
+"""Credential files, ``<dir>/credentials/<name>.json``: the identity of a process on the bus."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _OTHERS_MODE: Final = stat.S_IRWXG | stat.S_IRWXO
 class Credential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A name and its key at one bus. ``url`` may list several servers, separated by commas.
 
-    ``seed`` signs what the server makes up; it never leaves this machine. ``password`` is how an older linestop did it:
-    with both, the server is offered the key first, and gets the password only if it does not know the key yet.
+    ``seed`` signs the server's nonces; it never leaves this machine. An older linestop used ``password``: with both,
+    the key is offered first, and the password is sent only if the server does not know the key yet.
     """
 
     url: str
@@ -36,7 +36,7 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     seed: str = ""
 
     def __repr__(self) -> str:
-        """Leave the secrets out: representations end up in logs and tracebacks."""
+        """Leave out the secrets, because representations appear in logs and tracebacks."""
         return f"Credential(url={self.url!r}, user={self.user!r})"
 
     @property
@@ -46,7 +46,7 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def credential_path(directory: Path, name: CredentialName) -> Path:
-    """Name the file of a credential below the bus's directory."""
+    """Return the file of a credential in the state folder ``directory``."""
     return directory / "credentials" / f"{name}.json"
 
 
@@ -55,11 +55,11 @@ def load_credential(path: Path, *, check_mode: bool = True) -> Credential:
 
     Args:
         path: The file.
-        check_mode: Refuse a file that others may read. Off for secrets mounted by a container runtime,
-            which are readable by all inside a container that has no others.
+        check_mode: Refuse a file that other users may read. Off for secrets that a container runtime mounts:
+            every user of the container may read them, and it has only one.
 
     Raises:
-        ConfigError: if it is missing, may be read by others, or is not a credential.
+        ConfigError: if the file is missing, may be read by others, or is not a credential.
     """
     try:
         text, file_stat = read_regular(path, FILE_BYTES_MAX)
@@ -84,7 +84,7 @@ def load_credential(path: Path, *, check_mode: bool = True) -> Credential:
     if not credential.servers or not (credential.seed or credential.password):
         raise ConfigError(
             f"credential file {path} has an empty url or no seed: delete it, and `linestop dev` or `linestop bus init` "
-            "makes another."
+            "creates another."
         )
     if credential.seed:
         require_seed(credential.seed, f"credential file {path} is not a credential: seed")
@@ -96,7 +96,7 @@ def require_seed(seed: str, where: str) -> None:
     """Require the seed of a user's key.
 
     Raises:
-        ConfigError: it is none; ``where`` says in which file and key.
+        ConfigError: ``seed`` is not one; ``where`` names the file and the key.
     """
     try:
         public_key(seed)
@@ -107,10 +107,10 @@ def require_seed(seed: str, where: str) -> None:
 def require_urls(text: str, where: str) -> None:
     """Require addresses of servers, separated by commas, as ``nats://host:port``.
 
-    A user and a password in them are refused: they belong into credentials, and would show in messages.
+    A user and a password in them are refused: they belong in credentials, and would appear in messages.
 
     Raises:
-        ConfigError: one is no such address; ``where`` says in which file and key.
+        ConfigError: one of them is not such an address; ``where`` names the file and the key.
     """
     for url in filter(str.strip, text.split(",")):
         try:
@@ -122,13 +122,13 @@ def require_urls(text: str, where: str) -> None:
         if not is_valid:
             shown = url.strip().rpartition("@")[2]
             raise ConfigError(
-                f"{where}: {shown[:URL_CHARS_SHOWN]!r} is no address of a broker: write nats://host:port, "
+                f"{where}: {shown[:URL_CHARS_SHOWN]!r} is not the address of a broker: write nats://host:port, "
                 "without a user and a password."
             )
 
 
 def write_credential(path: Path, credential: Credential) -> None:
-    """Write a credential file, mode 0600 in a directory 0700, whole or not at all."""
+    """Write a credential file atomically, mode 0600 in a directory with mode 0700."""
     path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.mkdir(exist_ok=True)
     path.parent.chmod(0o700)
@@ -136,7 +136,7 @@ def write_credential(path: Path, credential: Credential) -> None:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
+    """Write a file that only its owner may read, atomically."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -172,7 +172,7 @@ def ensure_credentials(directory: Path, url: str, *, keep_passwords: bool = Fals
 
 
 def remove_passwords(directory: Path, credentials: Mapping[CredentialName, Credential]) -> None:
-    """Write these credentials without their passwords: the server knows their keys.
+    """Write these credentials without their passwords, once the server knows their keys.
 
     Raises:
         ConfigError: if a file cannot be written.
@@ -188,12 +188,12 @@ def remove_passwords(directory: Path, credentials: Mapping[CredentialName, Crede
 def logins_by_credential(
     credentials: Mapping[CredentialName, Credential],
 ) -> dict[CredentialName, list[dict[str, str]]]:
-    """Return how a server's configuration names each user: by public key, and by password as long as there is one."""
+    """Return the entries of each user in a server's configuration: the public key, and the password if there is one."""
     return {name: logins(credential) for name, credential in credentials.items()}
 
 
 def logins(credential: Credential) -> list[dict[str, str]]:
-    """Return how a server's configuration names one user."""
+    """Return the entries of one user in a server's configuration."""
     entries: list[dict[str, str]] = []
     if credential.seed:
         entries.append({"nkey": public_key(credential.seed)})

@@ -38,17 +38,17 @@ from linestop.schemas.trace_context import event_traceparent
 
 LOG = structlog.get_logger("linestop.stamp")
 STORE_FULL_RESULT_WITHIN_S = 1.5
-"""How long a result may wait for the whole of it to be stored: less than the 2 s after which others speak for it."""
+"""How long a result may wait until its full text is stored: less than the 2 s until another process takes over."""
 
 EVENT_BYTES_MAX = MESSAGE_BYTES_MAX - 1_024
-"""What an event may take without its envelope."""
+"""The maximum size of an event without its envelope."""
 
 CROWDED_BYTES_MAX = 256
-"""A text longer than this is stored as a blob where an event has too many texts to hold them."""
+"""The longest text that stays in an event whose texts together are too long for it."""
 
 
 def uuid7(now: datetime, random_bits: int) -> str:
-    """A UUIDv7 from a moment and 74 random bits."""
+    """Build a UUIDv7 from a time and 74 random bits."""
     millis = int(now.timestamp() * 1_000) & ((1 << 48) - 1)
     high, low = (random_bits >> 62) & 0xFFF, random_bits & ((1 << 62) - 1)
     digits = f"{(millis << 80) | (0x7 << 76) | (high << 64) | (0b10 << 62) | low:032x}"
@@ -56,7 +56,7 @@ def uuid7(now: datetime, random_bits: int) -> str:
 
 
 class EventEncoder:
-    """Stamps events for one process. ``sampled`` says whether the spans of a run are recorded, if they are here."""
+    """Builds the appends of one process. ``sampled`` says whether the spans of a run are recorded, if tracing is on."""
 
     def __init__(
         self,
@@ -76,27 +76,27 @@ class EventEncoder:
     async def encode(
         self, run: Run, role: RoleName, event: AnyEvent, cue: Cue, *, at: datetime | None = None
     ) -> Append:
-        """The append that says ``event`` as the next of ``run``; long texts are stored as blobs first.
+        """Build the append of ``event`` as the next event of ``run``; long texts are stored as blobs first.
 
-        ``at`` is when it was decided, now if nobody decided it: a replay decides it again at that very moment.
+        ``at`` is the time of the decision, the present if none was taken. A replay decides again at that same time.
         """
         if self.is_short(event):
             return self.encode_short(run, role, event, cue, at=at)
         spilled = await self._spill(run.tenant, event, INLINE_BYTES_MAX)
         if isinstance(event, Proposed | Judged) and len(encode(spilled)) > EVENT_BYTES_MAX:
-            # Each of its texts would fit, all of them together do not.
+            # Each text fits by itself, but all of them together do not.
             spilled = await self._spill(run.tenant, event, CROWDED_BYTES_MAX)
         return self.encode_short(run, role, spilled, cue, at=at)
 
     @staticmethod
     def is_short(event: AnyEvent) -> bool:
-        """Whether its texts, all together, surely need no blob."""
+        """Whether the texts of the event together certainly need no blob."""
         return sum(len(text) for text in _texts(event) if isinstance(text, str)) * 4 <= INLINE_BYTES_MAX
 
     def encode_short(
         self, run: Run, role: RoleName, event: AnyEvent, cue: Cue, *, at: datetime | None = None
     ) -> Append:
-        """The same for an event that is short, or whose long texts are stored already."""
+        """Build the append of an event that is short, or whose long texts are already stored as blobs."""
         now = at or self._now()
         event_id = uuid7(now, self._random_source.getrandbits(74))
         trace = event_traceparent(run, event, sampled=self._sampled(run, event) if self._sampled else None)
@@ -114,15 +114,15 @@ class EventEncoder:
         )  # fmt: skip
 
     async def store_full_result(self, tenant: TenantId, result: LongResult) -> AnyEvent:
-        """The event of a result that was cut; the whole of it is stored first, and named in the event.
+        """Build the event of a truncated result; the full text is stored first, and the event refers to it.
 
-        A result matters more than the whole of it: where that cannot be stored, the event names none.
+        The result matters more than its full text: if that cannot be stored, the event has no reference.
         """
         data = await off_loop(result.event.result_bytes, result.full_text.encode)
         try:
             with anyio.fail_after(STORE_FULL_RESULT_WITHIN_S):
                 sha256 = await self._blobs.put(tenant, data)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the result itself must be told
+        except Exception as error:  # noqa: BLE001 - the result itself must be appended in any case
             LOG.warning("result_not_kept", tenant=tenant, call=result.event.call, bytes=len(data), error=repr(error))
             return result.event
         return msgspec.structs.replace(
@@ -130,7 +130,7 @@ class EventEncoder:
         )
 
     async def _spill(self, tenant: TenantId, event: AnyEvent, bytes_max: int) -> AnyEvent:
-        """Replace texts over ``most`` bytes by blob references."""
+        """Replace texts over ``bytes_max`` bytes by blob references."""
 
         async def text(value: Text, kind: str = "application/json") -> Text:
             return await self._text_or_blob(tenant, value, bytes_max, kind=kind)

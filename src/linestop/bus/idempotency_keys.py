@@ -1,8 +1,8 @@
-"""The bucket ``ids``: which run an idempotency key stands for.
+"""The bucket ``ids``: the run of each idempotency key.
 
-A key is taken when its task is about to open a run, so what is refused at the door takes none. It is moved on, by
-compare-and-set, only when its run gave it back: refused after all, or over before anything of it had started
-(``Run.gave_key_back``). The bucket keeps a key as long as RUNS keeps the run (decision 019).
+A key is taken when its task is about to open a run, so a task that the intake refuses takes none. Compare-and-set
+gives a key to another run only after its run released it: the run was refused later, or ended before anything of it
+had started (``Run.has_released_key``). The bucket stores a key as long as RUNS stores the run (decision 019).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from linestop.errors import Conflict
 from linestop.schemas.subjects import RunId
 
 MOVES_MAX: Final = 3
-"""Rivals that a key is lost to before its task is tried again later."""
+"""How often another run may be faster before the task is tried again later."""
 
 
 _COMPUTED_RUN_ID: Final = re.compile(r"[kr]-[0-9a-f]{40}")
-"""The run ids that are computed: of a key, and of the refusal of a task whose key or run another task has."""
+"""The computed run ids: that of a key, and that of the refusal of a task whose key or run belongs to another task."""
 
 
 class KeyOwner(msgspec.Struct, frozen=True):
-    """The run of a key, the digest of its task, and the revision to name when the key is moved on."""
+    """The run of a key, the digest of its task, and the revision to name when the key gets another run."""
 
     run: RunId
     sha256: str
@@ -34,15 +34,15 @@ class KeyOwner(msgspec.Struct, frozen=True):
 
 
 def run_of_key(tenant: str, key: str) -> RunId:
-    """The run that a key stands for at first: any client can compute it."""
+    """Return the first run of a key, which any client can compute."""
     return RunId("k-" + hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:40])
 
 
 def run_id_rejection_reason(tenant: str, run: str, key: str) -> str:
-    """Why a task with this key may not choose this run id: it stands for another key, or for a refusal; or nothing.
+    """Return why a task with this key may not choose this run id, or an empty string if it may.
 
-    A run id of such a form is bound to one key of one tenant, so that no other task can take it first. Not even the
-    refusal may be written there.
+    A run id of the computed form belongs to one key of one tenant, or to a refusal, so that no other task can take it
+    first. Not even the refusal of such a task may be written there.
     """
     if _COMPUTED_RUN_ID.fullmatch(run) is None or (key and run == run_of_key(tenant, key)):
         return ""
@@ -56,7 +56,7 @@ class IdempotencyKeys:
         self._bucket = bucket
 
     async def owner(self, tenant: str, key: str) -> KeyOwner | None:
-        """Whose the key is, None if no run has it."""
+        """Return the owner of the key, None if no run has it."""
         found = await self._bucket.get(_bucket_key(tenant, key))
         if found is None:
             return None
@@ -64,10 +64,10 @@ class IdempotencyKeys:
         return KeyOwner(RunId(run), sha256, found.revision)
 
     async def take(self, tenant: str, key: str, *, run: RunId, sha256: str, previous_owner: KeyOwner | None) -> bool:
-        """Give the key to ``run``, in place of ``before``; return False if another run was faster.
+        """Give the key to ``run``, in place of ``previous_owner``; return False if another run was faster.
 
         Raises:
-            TooLarge: the bucket has no room for another key.
+            TooLarge: the bucket has no space for another key.
         """
         value = msgspec.json.encode([run, sha256])
         try:

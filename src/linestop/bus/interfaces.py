@@ -1,10 +1,10 @@
-"""What the shell needs from the outside world, as small protocols.
+"""The shell's interfaces to the broker, as small protocols.
 
-Two implementations exist of each: ``linestop.bus.jetstream`` on the real server and
-``linestop.testing.memory`` in this process, under virtual time. One conformance suite runs on both.
+Each has two implementations: ``linestop.bus.jetstream`` on the real server and ``linestop.testing.memory`` in this
+process, under virtual time. One conformance suite runs on both.
 
-Nothing here decides anything. The run log is the only truth; everything else is a hint (wakes), a copy
-(blobs, outcomes) or a shared figure that is checked again by compare-and-set (shared facts).
+Nothing here decides anything. The run log is the only truth. Everything else is a hint (wakes), a copy (blobs,
+outcomes) or a shared figure that compare-and-set checks again (values of buckets).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from linestop.schemas.subjects import DeltaSubject, RoleName, RunId, TenantId, r
 
 
 class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """One message of the run log as the stream holds it: ``seq`` is the stream's, ``payload`` is untouched."""
+    """One message of the run log as it is stored: ``seq`` is its sequence in the stream, ``payload`` is unchanged."""
 
     subject: str
     payload: bytes
@@ -29,7 +29,7 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeadMoved(Conflict):
-    """Raised when another event came first. ``head_seq`` is the run's real last message, 0 if not told."""
+    """Raised when another event came first. ``head_seq`` is the sequence of the run's last message, 0 if unknown."""
 
     def __init__(self, message: str, *, head_seq: int = 0) -> None:
         super().__init__(message)
@@ -39,8 +39,8 @@ class HeadMoved(Conflict):
 class Append(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One compare-and-append.
 
-    ``head_seq`` is the stream sequence of the run's last message (void ones included), 0 for none.
-    ``event_id`` makes a repeated append recognisable. ``headers`` are extra (trace, CloudEvents).
+    ``head_seq`` is the stream sequence of the run's last message, events without effect included; 0 for a new run.
+    ``event_id`` identifies a repeated append. ``headers`` are additional ones (trace, CloudEvents).
     """
 
     tenant: TenantId
@@ -55,16 +55,16 @@ class Append(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def subject(self) -> str:
-        """Where it is stored: ``runs.<tenant>.<run>.<role>.<event>.<n>``."""
+        """The subject of the event: ``runs.<tenant>.<run>.<role>.<event>.<n>``."""
         return run_event(self.tenant, self.run, role=self.role, event=self.event, n=self.n)
 
 
 OnSent = Callable[[], None]
-"""What to do in the time that an append takes; what it raises, the append raises."""
+"""Called while an append is in flight; an exception it raises is raised by the append."""
 
 
 class Fill(msgspec.Struct, frozen=True, kw_only=True):
-    """How full a stream is, 0.0 to 1.0 (0.0 where no limit is set), of how many bytes (0 where that is not told)."""
+    """How full a stream is, from 0.0 to 1.0 (0.0 without a limit), and its limit in bytes (0 if unknown)."""
 
     stream: str
     used: float
@@ -72,7 +72,10 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
-    """What the outcome says of a run whose log, or its beginning, has left; in an old one nothing of its key."""
+    """The facts that an outcome holds about a run whose log, or its beginning, was removed from RUNS.
+
+    An outcome of an older linestop says nothing about the key.
+    """
 
     status: str = ""
     why: str = ""
@@ -81,17 +84,17 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key_is_free(self) -> bool:
-        """Whether the key of its task may stand for another run."""
+        """Whether the key of its task may name another run."""
         return self.gave_key_back or self.status == "refused"
 
     @property
     def stopped_beforehand(self) -> bool:
-        """Whether it was stopped before its task came."""
+        """Whether the run was stopped before its task arrived."""
         return self.gave_key_back and self.asked_at is None and self.status != "refused"
 
 
 def left_of(outcome: bytes) -> Left:
-    """What a stored outcome says how its run ended; it did end, whatever stands there."""
+    """Read how a run ended from its stored outcome; a run with an unreadable outcome has ended too."""
     try:
         return msgspec.json.decode(outcome, type=Left)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -104,132 +107,132 @@ class Log(Protocol):
     async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
         """Store the event if the run's head is still ``append.head_seq``; return its stream sequence.
 
-        ``meanwhile`` is called, at least once, when the event is on its way and before its answer is there.
+        ``on_sent`` is called at least once after the event was sent and before the reply arrives.
 
-        A repeated append of the same event returns the sequence of the first. An answer that never comes is
-        looked up (by reading the event's own subject) before it is called anything.
+        A repeated append of the same event returns the sequence of the first. If no reply arrives, the event's
+        own subject is read to learn whether the event is stored.
 
         Raises:
             HeadMoved: another event came first.
-            Unreachable: the broker did not answer; whether the event is stored is not known. Appending the
-                very same ``Append`` again is safe.
+            Unreachable: the broker did not answer, so it is unknown whether the event is stored. Appending the
+                same ``Append`` again is safe.
             TooLarge: the payload is over ``MESSAGE_BYTES_MAX``, or the stream is full.
-            PermissionDenied: this credential may not say that.
+            PermissionDenied: this credential may not append that event.
         """
         ...
 
     async def load(
         self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False
     ) -> list[StoredMessage]:
-        """All messages of the run with a sequence above ``after_seq``, in order, any number (pages itself).
+        """Return all messages of the run above the sequence ``after_seq``, in order, however many there are.
 
-        ``leader`` asks the stream's leader instead of any replica: for a reader that knows of an event that
-        the answer does not contain.
+        ``leader`` reads from the stream's leader instead of any replica. A reader that knows of an event which
+        was missing in a replica's reply uses it.
         """
         ...
 
     async def message_at(self, seq: int) -> StoredMessage | None:
-        """The message at this stream sequence, from the leader."""
+        """Return the message at this stream sequence, from the leader."""
         ...
 
     async def head(self, tenant: TenantId, run: RunId) -> StoredMessage | None:
-        """The run's last message, from the leader; None for a run without messages."""
+        """Return the run's last message, from the leader; None for a run without messages."""
         ...
 
     async def left(self, tenant: TenantId, run: RunId) -> Left | None:
-        """What is known of a run that is over and whose log, or its beginning, has left; None for every other run."""
+        """Describe an ended run whose log, or its beginning, was removed from RUNS; None for every other run."""
         ...
 
     async def page(self, *, after_seq: int) -> list[StoredMessage]:
-        """The next messages of all runs above ``after_seq``, in order, a bounded number; none at the end."""
+        """Return a bounded number of messages of all runs above ``after_seq``, in order; an empty list at the end."""
         ...
 
     async def open_runs(self) -> list[tuple[TenantId, RunId]]:
-        """All runs that have a first event and no ``recorder.sealed`` one: for the sweep and for boot."""
+        """Return all runs with a first event and without a ``recorder.sealed`` one, for the sweep and for start-up."""
         ...
 
     async def replicated(self) -> bool:
-        """Whether the log has more than one replica: then an acknowledgement does not prove the head."""
+        """Whether the log has several replicas: an acknowledgement then does not prove which event is the head."""
         ...
 
     async def fills(self) -> list[Fill]:
-        """How full each stream is that this credential may look at."""
+        """Return how full each stream is whose state this credential may read."""
         ...
 
     async def fullest(self) -> Fill:
-        """Which of the streams that a run needs has the least room: the log, or its long texts, outcomes, timers."""
+        """Return the fullest of the streams that a run needs: the log, the blobs, the outcomes and the timers."""
         ...
 
 
 class Delivery(Protocol):
-    """A message of a work queue (a task, a control message, a fired timer, a role's wake)."""
+    """A message of a work queue: a task, a control message, a fired timer, a role's wake."""
 
     @property
     def subject(self) -> str:
-        """Where it was published."""
+        """The subject it was published on."""
         ...
 
     @property
     def payload(self) -> bytes:
-        """What was published."""
+        """The payload as it was published."""
         ...
 
     @property
     def headers(self) -> dict[str, str]:
-        """Its headers, as they were sent."""
+        """The headers as they were sent."""
         ...
 
     @property
     def seq(self) -> int:
-        """Its sequence in its stream: stable over redeliveries."""
+        """The sequence in its stream, the same in every redelivery."""
         ...
 
     @property
     def stored_at(self) -> datetime:
-        """When the stream stored it."""
+        """The time at which the stream stored it."""
         ...
 
     @property
     def attempt(self) -> int:
-        """1 for the first delivery."""
+        """The number of this delivery; 1 for the first."""
         ...
 
     async def ack(self) -> None:
-        """Done: do not deliver again."""
+        """Confirm that the message is handled: the broker does not deliver it again."""
         ...
 
     async def in_progress(self) -> None:
-        """Still at it: count the time until it is delivered again from now."""
+        """Report progress: the time until the next delivery starts again."""
         ...
 
     async def nak(self, delay_s: float) -> None:
-        """Our own failure: deliver again after this long."""
+        """Report a failure of this process: the broker delivers the message again after ``delay_s``."""
         ...
 
     async def term(self, reason: str) -> None:
-        """Never deliver again; the caller has written a dead letter."""
+        """Stop all further deliveries; the caller has stored a dead letter."""
         ...
 
 
 class PullCapacity(Protocol):
-    """How many more messages may be asked for."""
+    """The number of further messages that may be requested."""
 
     def free(self) -> int:
-        """As many as this, now, those that are handled already included."""
+        """Return the number of messages that may be in flight now, those being handled included."""
         ...
 
     def watch(self, on_freed: Callable[[], None]) -> Callable[[], None]:
-        """Call ``grown`` when it may be more; return what ends that."""
+        """Call ``on_freed`` when the number may have grown; return a function that ends the watch."""
         ...
 
 
 class Queue(Protocol):
-    """One durable consumer, pulled in a loop of our own with heartbeats; survives reconnects."""
+    """One durable consumer, pulled in linestop's own loop with heartbeats; survives reconnects."""
 
     def deliveries(self, *, in_flight_max: int = 64, capacity: PullCapacity | None = None) -> AsyncIterator[Delivery]:
-        """Yield messages as they come, for ever; at most ``in_flight_max`` un-acknowledged at once.
+        """Yield messages as they arrive, without end; at most ``in_flight_max`` unacknowledged at once.
 
-        With ``room``, no more are asked for than it has free; the others stay where they are.
+        With ``capacity``, no more messages are requested than it has free; the others stay in the stream.
         """
         ...
 
@@ -249,30 +252,30 @@ class Blobs(Protocol):
         """Return the bytes, checked against the digest.
 
         Raises:
-            NotFound: no such blob, a part is missing, or the bytes do not match the digest.
+            NotFound: the blob or a part of it is missing, or the bytes do not match the digest.
         """
         ...
 
 
 class BucketValue(msgspec.Struct, frozen=True, kw_only=True):
-    """A shared fact and the revision to name when changing it."""
+    """A stored value and the revision to name when changing it."""
 
     key: str
     value: bytes
     revision: int
     stored_at: datetime | None = None
-    """By the broker's clock; told by ``values`` alone."""
+    """By the broker's clock; set by ``values`` only."""
 
 
 class Bucket(Protocol):
-    """Small facts that all processes agree on by compare-and-set: accounts, doors, agents."""
+    """Small values that all processes agree on by compare-and-set: accounts, kill switches, agents."""
 
     async def get(self, key: str) -> BucketValue | None:
-        """The present value of ``key``, None if it has none."""
+        """Return the current value of ``key``, None if it has none."""
         ...
 
     async def create(self, key: str, value: bytes, *, ttl_s: int | None = None) -> int:
-        """Store a new key and return its revision. With ``ttl_s`` the key ends after so many seconds.
+        """Store a new key and return its revision. With ``ttl_s`` the key expires after that time.
 
         Raises:
             Conflict: the key exists.
@@ -283,7 +286,7 @@ class Bucket(Protocol):
         """Replace the value if its revision is still the given one; return the new revision. ``ttl_s`` as above.
 
         Raises:
-            Conflict: somebody else was first.
+            Conflict: another process changed it first.
         """
         ...
 
@@ -292,16 +295,16 @@ class Bucket(Protocol):
         ...
 
     async def values(self, prefix: str) -> list[BucketValue]:
-        """All keys that begin with ``prefix`` (whole tokens, e.g. ``account.``) with their values, unordered."""
+        """Return all keys that begin with ``prefix`` (whole tokens, e.g. ``account.``) with their values, unordered."""
         ...
 
     async def keys(self, prefix: str) -> list[str]:
-        """All keys that begin with ``prefix`` (whole tokens, e.g. ``account.``), unordered."""
+        """Return all keys that begin with ``prefix`` (whole tokens, e.g. ``account.``), unordered."""
         ...
 
 
 class Timers(Protocol):
-    """Durable timers: they outlive every process. They fire at least once, late rather than early."""
+    """Durable timers, which outlive every process. They fire at least once, never early."""
 
     async def set(self, tenant: TenantId, run: RunId, name: str, at: datetime) -> None:
         """(Re)set the run's timer ``name`` (``[a-z0-9-]+``) to ``at``."""
@@ -313,18 +316,18 @@ class Timers(Protocol):
 
 
 class Publisher(Protocol):
-    """Everything else that goes out."""
+    """Publishes every message that is not an event of the run log."""
 
     async def outcome(self, tenant: TenantId, agent: str, run: RunId, payload: bytes, headers: dict[str, str]) -> None:
-        """Publish the run's outcome once; a second one for the same run is silently the same (10077, 10071)."""
+        """Publish the run's outcome once; a second one for the same run is ignored (server errors 10077, 10071)."""
         ...
 
     async def alert(self, tenant: TenantId, kind: str, payload: bytes, headers: dict[str, str]) -> None:
-        """Call a person: store an alert of this kind, once for each ``Nats-Msg-Id`` within the stream's window."""
+        """Store an alert of this kind for a person, once for each ``Nats-Msg-Id`` within the stream's window."""
         ...
 
     async def dead_letter(self, role: RoleName, tenant: str, run: str, payload: bytes) -> None:
-        """Store a dead letter: what could not be handled, and why."""
+        """Store a dead letter: the message that could not be handled, and the reason."""
         ...
 
     async def delta(self, place: DeltaSubject, text: str, *, offset: int) -> None:
@@ -332,9 +335,9 @@ class Publisher(Protocol):
         ...
 
     async def reply(self, inbox: str, payload: bytes) -> None:
-        """Answer to the inbox a message named in ``Linestop-Reply``; lossy, never fails."""
+        """Reply to the inbox that a message named in ``Linestop-Reply``; lossy, never fails."""
         ...
 
     async def wake(self, role: RoleName, tenant: TenantId, run: RunId) -> None:
-        """Send a hint to look at a run; lossy."""
+        """Send the hint that a run may need ``role``; lossy."""
         ...

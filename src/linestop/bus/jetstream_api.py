@@ -1,8 +1,8 @@
 """The subjects of the JetStream API, and reading its replies.
 
-They begin with ``PREFIX`` instead of ``$JS.API``. Every account of a server has an import of its own for
-``$JS.API``, which answers that JetStream is not enabled there before the account with the streams can; the
-server's configuration maps the prefix to that account (see ``server_config``).
+They begin with ``PREFIX`` instead of ``$JS.API``. Every account of a server has its own import for ``$JS.API``,
+which replies that JetStream is not enabled there before the account with the streams can reply. The server's
+configuration maps the prefix to that account (see ``server/nats_config.py``).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def stream_create(stream: str) -> str:
 
 
 def stream_info(stream: str) -> str:
-    """Build the subject that tells a stream's configuration and state."""
+    """Build the subject that returns a stream's configuration and state."""
     return f"{PREFIX}.STREAM.INFO.{stream}"
 
 
@@ -108,7 +108,7 @@ def consumer_create(stream: str, consumer: str) -> str:
 
 
 def consumer_info(stream: str, consumer: str) -> str:
-    """Build the subject that tells a consumer's configuration and state."""
+    """Build the subject that returns a consumer's configuration and state."""
     return f"{PREFIX}.CONSUMER.INFO.{stream}.{consumer}"
 
 
@@ -128,7 +128,7 @@ def consumer_ack(stream: str, consumer: str) -> str:
 
 
 def server_subject(subject: str) -> str:
-    """Return the subject as the server itself knows it: with its own prefix if it is one of the API's."""
+    """Return the subject as the server knows it: subjects of the API get the server's own prefix."""
     if subject.startswith(f"{PREFIX}."):
         return SERVER_PREFIX + subject[len(PREFIX) :]
     return subject

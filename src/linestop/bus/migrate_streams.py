@@ -1,8 +1,8 @@
-"""Streams as an older linestop made them, and how they are brought up to date.
+"""Updates the streams that an older linestop created.
 
-No credential may change a stream, ``bootstrap`` included: it takes the broker's administrator. The embedded server
-makes itself one for as long as that takes (``EmbeddedServer.administrator``). For an outside broker the sentence says
-what its administrator has to do; meanwhile everything works as it did before.
+No credential may change a stream, ``bootstrap`` included; only the broker's administrator may. The embedded server
+adds such a user for the time of the update (``EmbeddedServer.administrator``). For an outside broker a sentence tells
+its administrator what to do; until then everything works as before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import ACTORS
 
 Administrator = Callable[[], AbstractAsyncContextManager[Connection]]
-"""Connects as a user who may change streams."""
+"""Opens a connection as a user who may change streams."""
 
 _COMPRESSED: Final[Config] = {"compression": "s2"}
 _OLDER: Final[Mapping[str, Config]] = {
@@ -31,7 +31,7 @@ _OLDER: Final[Mapping[str, Config]] = {
     stream_names.DEAD: {"discard": "new", "max_msgs_per_subject": -1},
     stream_names.bucket_stream(stream_names.IDS_BUCKET): {"discard_new_per_subject": True, "max_age": 0},
 }
-"""The settings that an older linestop gave its streams, where they were others."""
+"""The settings of an older linestop's streams that differ from today's."""
 
 _FLAGS: Final = {
     "compression": "--compression=none",
@@ -45,14 +45,14 @@ _FLAGS: Final = {
 }
 _DURATIONS: Final = frozenset({"max_age", "duplicate_window"})
 _STALE_CONSUMERS: Final = tuple(f"control_{role}" for role in ACTORS if role != "approver")
-"""Durables on CONTROL that nobody pulls any more: they would keep every stop."""
+"""Durables on CONTROL that no process pulls any more: because of them every stop would stay stored."""
 
 
 def is_older(stream: str, fields: list[str], existing: Mapping[str, Any]) -> bool:
-    """Whether an older linestop made the stream so: ``fields`` are those that differ, each as it was then."""
+    """Whether ``fields``, which differ in the stream, all have the values of an older linestop."""
     older = _OLDER.get(stream, {})
     if stream == stream_names.RUNS and "max_age" in fields:
-        # Or a rotation was interrupted: it lets RUNS keep less for some milliseconds (``rotation``).
+        # Or a rotation was interrupted: it shortens the retention of RUNS for some milliseconds.
         older = {**older, **{field: existing.get(field) for field in ("max_age", "duplicate_window")}}
     return bool(fields) and all(
         field in older and (existing.get(field) or None) == (older[field] or None) for field in fields
@@ -60,7 +60,7 @@ def is_older(stream: str, fields: list[str], existing: Mapping[str, Any]) -> boo
 
 
 def how_to_update(stream: str, fields: list[str], config: Config) -> str:
-    """Say what the administrator of an outside broker has to do, in one sentence."""
+    """Tell the administrator of an outside broker what to do, in one sentence."""
     values = {field: config[field] // SECOND_NS if field in _DURATIONS else config[field] for field in fields}
     flags = " ".join(_FLAGS[field].format(values[field]) for field in fields)
     stale = (
@@ -69,16 +69,16 @@ def how_to_update(stream: str, fields: list[str], config: Config) -> str:
         else ""
     )
     return (
-        f"stream {stream} is as an older linestop made it ({', '.join(fields)}); it takes the broker's administrator: "
+        f"stream {stream} is as an older linestop made it ({', '.join(fields)}); the broker's administrator has to run "
         f"`nats stream edit {stream} -f {flags}{stale}` (docs/operations.md)."
     )
 
 
 async def update(admin: Connection, config: Config, existing: Mapping[str, Any]) -> None:
-    """Bring one stream up to date; its size and its copies stay as they are.
+    """Update one stream; its size and its replicas stay as they are.
 
     Raises:
-        ApiError: the server refuses; the stream is as it was.
+        ApiError: the server refuses; the stream is unchanged.
     """
     stream = config["name"]
     unchanged = {field: existing[field] for field in ("max_bytes", "num_replicas") if field in existing}

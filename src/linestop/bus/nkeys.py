@@ -1,8 +1,8 @@
-"""NATS's own key pairs (nkeys): a server knows the public half, a client signs what the server makes up each time.
+"""NATS's key pairs (nkeys): the server knows the public half, and a client signs a new nonce of the server each time.
 
-Nothing secret travels that way. A seed is the Ed25519 private key, written as NATS writes it, so that every NATS client
-can use it: ``S``, the kind of the key, 32 bytes and a checksum, in base32. The package ``nkeys`` does the same with
-PyNaCl and comes as source only; ``cryptography`` is here already (docs/decisions/035).
+No secret is sent that way. A seed is the Ed25519 private key in NATS's notation, so that every NATS client can use it:
+``S``, the kind of the key, 32 bytes and a checksum, in base32. The package ``nkeys`` does the same with PyNaCl but
+comes as source only; ``cryptography`` is a dependency anyway (docs/decisions/035).
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ CHECKSUM_BYTES: Final = 2
 _SEED: Final = 18 << 3
 _USER: Final = 20 << 3
 _SEED_OF_USER: Final = bytes((_SEED | _USER >> 5, (_USER & 0b11111) << 3))
-"""What the seed of a user begins with: the kind of the key lies across the border of two bytes."""
+"""The first two bytes of a user's seed: the kind of the key spans both."""
 
 
 def new_seed() -> str:
-    """Make a user's seed; it begins with ``SU``."""
+    """Generate a user's seed; it begins with ``SU``."""
     return _encoded(_SEED_OF_USER + secrets.token_bytes(KEY_BYTES))
 
 
 def public_key(seed: str) -> str:
-    """Return the public half of a user's seed as a server's configuration names it; it begins with ``U``.
+    """Return the public key of a user's seed as a server's configuration contains it; it begins with ``U``.
 
     Raises:
-        ValueError: it is not a user's seed. The error does not repeat it.
+        ValueError: ``seed`` is not a user's seed. The error does not repeat it.
     """
     return _encoded(bytes((_USER,)) + _private_key(seed).public_key().public_bytes_raw())
 
 
 def sign(seed: str, nonce: str) -> bytes:
-    """Sign what a server sent, in base64 as it wants it.
+    """Sign a server's nonce; return the signature in base64, as the server expects it.
 
     Raises:
-        ValueError: it is not a user's seed.
+        ValueError: ``seed`` is not a user's seed.
     """
     return base64.b64encode(_private_key(seed).sign(nonce.encode()))
 

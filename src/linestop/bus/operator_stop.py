@@ -1,9 +1,9 @@
-"""Catching up with a run's head, and stopping a run from wherever one stands.
+"""Catches up with a run's head, and stops a run from any process.
 
-A stop retries at once from the head that the server's refusal names: it reads that one message, and only if that
-does not continue the chain, whatever else is missing. So a stop among many results that come in at the same time
-needs a few tries and no luck. One that still loses asks the process that works on the run, which holds its lock and
-so says it next.
+A stop retries at once at the head that the server's refusal names. It reads that one message, and the other missing
+ones only if that message does not continue the chain. So a stop among many results that arrive at the same time
+succeeds within a few attempts. A stop that still fails asks the process that works on the run, which holds the run's
+lock and therefore appends the stop next.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from linestop.schemas.subjects import run_event
 
 LOG = structlog.get_logger("linestop.shell")
 STOP_WITHIN_S: Final = 10.0
-"""How long a stop is tried, against a run that moves all the time."""
+"""How long a stop is tried against a run that moves all the time."""
 
 TRIES_BEFORE_HELP: Final = 3
-"""Heads that a stop loses to before it asks for help: a run that waits for models loses to none or one."""
+"""Failed attempts after which a stop asks for help: a run that waits for models causes none or one."""
 
 HELP_WITHIN_S: Final = 2.0
 
 
 async def catch_up(log: Log, run: Run, *, head_seq: int = 0, leader: bool = False) -> None:
-    """Fold what the log has beyond ``run``. ``head_seq`` is the head a refusal named, 0 if none did."""
+    """Fold the events that ``run`` lacks. ``head_seq`` is the head that a refusal named, 0 if none did."""
     if head_seq > run.head_seq:
         message = await log.message_at(head_seq)
         if message is not None and _is_next(run, message):
@@ -46,7 +46,7 @@ async def catch_up(log: Log, run: Run, *, head_seq: int = 0, leader: bool = Fals
 
 
 async def catch_up_to(log: Log, run: Run, *, n_min: int, head_seq: int, leader: bool) -> None:
-    """Fold what the log has beyond ``run``; one that then is not at event ``n_least``, or this head, asks the leader.
+    """Fold the events that ``run`` lacks; ask the leader if event ``n_min`` or ``head_seq`` is still missing then.
 
     Raises:
         Defect: an event cannot be folded.
@@ -63,7 +63,7 @@ async def catch_up_to(log: Log, run: Run, *, n_min: int, head_seq: int, leader: 
 
 
 def _is_next(run: Run, message: StoredMessage) -> bool:
-    """Whether this head is the next of the chain: if not, what lies between must be read before it."""
+    """Whether this head is the next event of the chain: if not, the events before it must be read first."""
     if not message.subject.endswith(f".{run.n + 1}"):
         return False
     try:
@@ -80,17 +80,17 @@ async def stop_run(
     *,
     request_help: Callable[[], Awaitable[object]] | None = None,
 ) -> int:
-    """See to it that the run is stopped; return the number of the event that did it, 0 if the run was over before.
+    """Stop the run; return the number of the event that stopped it, 0 if the run had ended before.
 
-    It appends ``stop(run)`` as the operator, at the head that the last refusal named. Against a run that works
-    without pause every such head is old when the append arrives, so after ``TRIES_ALONE`` lost tries it also calls
-    ``ask``, which is to ask the process that works on the run (by a word on ``control``) and goes on trying itself.
-    Whichever is in the log first ends it: nothing but a stored ``stopped`` is taken for one.
+    Appends ``make_stop(run)`` as the operator, at the head that the last refusal named. Against a run that works
+    without pause every such head is old when the append arrives. So after ``TRIES_BEFORE_HELP`` failed attempts this
+    also calls ``request_help``, which asks the process that works on the run (by a message on ``control``), and
+    continues to try. The first stop in the log ends the attempts: only a stored ``stopped`` counts.
 
-    A run that is stopped or sealed already is left alone, unless it drains and ``stop`` is to end that.
+    A run that is already stopped or sealed stays as it is, unless it drains and ``make_stop`` cancels its calls.
 
     Raises:
-        TimedOut: neither is in the log after ``STOP_WITHIN_S``; if it could be asked for, the stop is kept.
+        TimedOut: no stop is in the log after ``STOP_WITHIN_S``; if help could be requested, the stop is stored.
         Unreachable: the broker did not answer; stopping again is safe.
         PermissionDenied: the credential may not stop runs.
     """
@@ -117,7 +117,7 @@ async def stop_run(
 
 
 async def _request_help(request_help: Callable[[], Awaitable[object]]) -> bool:
-    """Ask for help, but do not wait long for it, nor fail over it."""
+    """Request help, for at most ``HELP_WITHIN_S`` and without failing; return whether that succeeded."""
     with anyio.move_on_after(HELP_WITHIN_S), contextlib.suppress(LinestopError):
         await request_help()
         return True
@@ -125,16 +125,16 @@ async def _request_help(request_help: Callable[[], Awaitable[object]]) -> bool:
 
 
 def _timed_out_error(run: Run, conflicts: int, *, is_stored: bool) -> TimedOut:
-    rest = "it is kept, and counts as soon as an actor takes it up" if is_stored else "stop it again"
+    rest = "it is stored, and takes effect as soon as an actor handles it" if is_stored else "stop it again"
     return TimedOut(f"Run '{run.run}' moved {conflicts} times in the {STOP_WITHIN_S:g} s it was being stopped; {rest}.")
 
 
 def stop_number(run: Run) -> int:
-    """The number of the event that stopped the run, 0 if nothing did."""
+    """Return the number of the event that stopped the run, 0 if none did."""
     return next((e.n for e in run.entries if isinstance(e.event, Stopped) and not e.ignored), 0)
 
 
 def fence_number(run: Run) -> int:
-    """The number of the event that cancelled what the run's stop let end, 0 if nothing did."""
+    """Return the number of the event that cancelled the calls which the first stop had let finish, 0 if none did."""
     stops = [(e.n, e.event) for e in run.entries if isinstance(e.event, Stopped) and not e.ignored]
     return next((n for n, event in stops if event.overrides(stops[0][1])), 0)

@@ -1,4 +1,4 @@
-"""What goes out after an event was stored: outcomes and alerts. Pure; the shell publishes them."""
+"""The outcomes and alerts that follow a stored event. Pure; the shell publishes them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from linestop.schemas.trace_context import own_trace, run_trace
 from linestop.schemas.verify.checkpoint_signature import Checkpoint
 
 SYSTEM_TENANT: Final = TenantId("system")
-"""The tenant in the subject of what belongs to no run."""
+"""The tenant in the subject of an alert that belongs to no run."""
 
 EVENT_ALERT_KINDS: Final[tuple[str, ...]] = (
     "approval-asked",
@@ -40,11 +40,11 @@ EVENT_ALERT_KINDS: Final[tuple[str, ...]] = (
     "wider-contract",
     "over-reservation",
 )
-"""The kinds of alerts that an event of a run gives rise to."""
+"""The kinds of alerts that events of a run cause."""
 
 
 def alert_kind(event: AnyEvent | None) -> str:
-    """The kind of the alert that calls a person because of this event, or nothing."""
+    """Return the kind of the alert that this event causes, empty if it causes none."""
     match event:
         case Asked():
             return "approval-asked"
@@ -59,7 +59,7 @@ def alert_kind(event: AnyEvent | None) -> str:
 
 
 class AlertMessage(msgspec.Struct, frozen=True):
-    """What calls a person: the last token of its subject, its JSON, its headers."""
+    """An alert: the last token of its subject, its JSON, its headers."""
 
     kind: str
     payload: bytes
@@ -67,10 +67,11 @@ class AlertMessage(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a client gets when a run is over, published once on ``outcomes.<tenant>.<agent>.<run>``.
+    """The message about an ended run, published once on ``outcomes.<tenant>.<agent>.<run>``.
 
-    ``user``, ``submitter`` and ``labels`` are the task's. ``model`` gave the last answer. ``answer_is`` is ``json``
-    where the agent has an output schema, else ``text``; empty, as the times are None, in one from before this was told.
+    ``user``, ``submitter`` and ``labels`` are the task's. ``model`` is the model of the last turn. ``answer_is`` is
+    ``json`` if the agent has an output schema, else ``text``. An outcome of an older linestop has an empty
+    ``answer_is``, and None for the times.
     """
 
     run: str
@@ -82,12 +83,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: Text | None = msgspec.field(default=None, name="answer")
     partial: str = ""
     partial_is: str = ""
-    """``summary`` (of the run's closing turn), ``results`` (they are listed) or ``words`` (the model's last)."""
+    """``summary`` (of the run's closing turn), ``results`` (a list of them) or ``words`` (the model's last text)."""
 
     answer_is: str = ""
     key: str = ""
     gave_key_back: bool = False
-    """Whether the key may stand for another run: then nothing of this one had started. One from before says no."""
+    """Whether the key may name another run, because nothing of this one had started; False in old outcomes."""
 
     user: str = ""
     submitter: str = ""
@@ -105,13 +106,13 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     n: int = 0
     head_sha256: str = ""
     checkpoint: Checkpoint | None = None
-    """The recorder's signature over the run's log, where it has a key: what ``linestop verify`` takes as proof."""
+    """The recorder's signature over the run's log, if it has a key; ``linestop verify`` accepts it as proof."""
 
 
 def agent_of(run: Run) -> str:
-    """The agent an outcome goes to: the run's, else the one that was asked for, else ``none``.
+    """Return the agent in the subject of a run's outcome: the run's, else the requested one, else ``none``.
 
-    A run that was stopped before it was opened has none, also if its task came before it was sealed.
+    A run that was stopped before it was opened has none, even if its task arrived before it was sealed.
     """
     if run.opened:
         return run.opened.agent.name
@@ -120,9 +121,9 @@ def agent_of(run: Run) -> str:
 
 
 def encode_outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = None) -> bytes:
-    """The outcome of a sealed run as JSON."""
+    """Encode the outcome of a sealed run as JSON."""
     totals, opened = sealed.totals, run.opened
-    # Of a refused task the log has whose it was, so far as it could be read.
+    # The log of a refused task names its user and submitter, as far as they could be read.
     asked = opened.task if opened else run.refused.asked if run.refused else None
     answer_is = "" if sealed.answer is None else "json" if opened and opened.output_schema_digest else "text"
     return msgspec.json.encode(
@@ -143,7 +144,7 @@ def encode_outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = Non
 
 
 def outcome_headers(run: Run, sealed: Sealed) -> dict[str, str]:
-    """The headers of its outcome."""
+    """Build the headers of the run's outcome."""
     outcome_id = f"{run.tenant}/{run.run}/{run.sealed_n}"
     return event_headers(
         sealed.trace or run_trace(run).traceparent(), event_id=outcome_id, role="recorder", kind="outcome",
@@ -153,15 +154,15 @@ def outcome_headers(run: Run, sealed: Sealed) -> dict[str, str]:
 
 
 def alert_for_event(run: Run, entry: Entry) -> AlertMessage | None:
-    """The alert that an event of the run gives rise to, or None.
+    """Build the alert that an event of the run causes, or return None.
 
-    It has the event as it is stored, and so has its message id: whoever says it again changes nothing, and nobody
-    can take the id before the event is known.
+    The alert and its message id contain the stored event. So publishing it again changes nothing, and no process can
+    use the id before the event is known.
     """
     event = entry.event
     over = _over_reservation(run, entry)
     kind = "over-reservation" if over else alert_kind(event)
-    if event is None or not kind or entry.ignored or _asks_no_person(run, event):
+    if event is None or not kind or entry.ignored or _waits_for_service(run, event):
         return None
     alert_id = f"{run.tenant}/{run.run}/{entry.n}"
     headers = event_headers(
@@ -173,7 +174,7 @@ def alert_for_event(run: Run, entry: Entry) -> AlertMessage | None:
 
 
 def _over_reservation(run: Run, entry: Entry) -> dict[str, Any]:
-    """What to say of a provider that reported more than the call could use by its limits; nothing if it did not."""
+    """Describe a provider's report of more usage than the limits of the request allow; empty if it reported less."""
     if not isinstance(entry.event, Proposed | ModelFailedEvent | Compacted):
         return {}
     attempts = (attempt for attempts in run.attempts.values() for attempt in attempts if attempt.closed_n == entry.n)
@@ -189,8 +190,8 @@ def _over_reservation(run: Run, entry: Entry) -> dict[str, Any]:
     return {"model": attempt.model, "base_url": attempt.base_url, "why": why}
 
 
-def _asks_no_person(run: Run, event: AnyEvent) -> bool:
-    """Whether it is a wait for an event, which a service reports: no person is called for it."""
+def _waits_for_service(run: Run, event: AnyEvent) -> bool:
+    """Whether the question is a wait for an event, which a service reports and no person answers."""
     call = run.calls.get(event.question.call) if isinstance(event, Asked) and event.question else None
     return call is not None and call.tool == "wait.for_event"
 
@@ -202,7 +203,7 @@ def event_alerts(
     kinds: frozenset[str] = frozenset(EVENT_ALERT_KINDS),
     asked_after: int | None = None,
 ) -> Iterator[AlertMessage]:
-    """The alerts of all of a run's events since then, and of questions after event ``asked_after`` that are open."""
+    """Yield the alerts of the run's events from ``since`` on, and of open questions after event ``asked_after``."""
     for entry in run.entries:
         if entry.event is None:
             continue
@@ -214,7 +215,7 @@ def event_alerts(
 
 
 def _is_open_question(run: Run, event: AnyEvent) -> bool:
-    """Whether it asks a person something that nobody has answered yet."""
+    """Whether the event asks a person a question that is still open."""
     if not isinstance(event, Asked) or run.done:
         return False
     if event.spend is not None and run.spend_asked is event.spend:
@@ -224,9 +225,9 @@ def _is_open_question(run: Run, event: AnyEvent) -> bool:
 
 
 def no_worker_alert(run: Run, role: RoleName, *, nonce: str) -> AlertMessage:
-    """The alert that nobody does the work of ``role``, with a run that waits for it.
+    """Build the alert that no worker has ``role``, with a run that waits for it.
 
-    There is one a tenant and role from whoever keeps ``nonce`` to himself, so that nobody else can name it.
+    The process that knows the secret ``nonce`` publishes one for each tenant and role; no other can guess its id.
     """
     alert_id = f"no-worker/{run.tenant}/{role}"
     headers = _headers(run, alert_id=alert_id, kind="no-worker")
@@ -236,7 +237,7 @@ def no_worker_alert(run: Run, role: RoleName, *, nonce: str) -> AlertMessage:
 
 
 def clock_off_alert(worker: str, role: RoleName, why: str, *, at: datetime) -> AlertMessage:
-    """The alert that a worker decides nothing because its clock is wrong; it belongs to no run."""
+    """Build the alert that a worker decides nothing because its clock is wrong; it belongs to no run."""
     alert_id = f"clock-off/{worker}/{at.isoformat()}"
     trace = own_trace(SYSTEM_TENANT, worker).traceparent()
     headers = event_headers(trace, event_id=alert_id, role=role, kind="alert.clock-off", subject=worker, at=at)
@@ -245,7 +246,7 @@ def clock_off_alert(worker: str, role: RoleName, why: str, *, at: datetime) -> A
 
 
 def space_alert(what: str, used_percent: int, why: str, *, at: datetime) -> AlertMessage:
-    """The alert that a stream or a disk is nearly full; it belongs to no run. All recorders say it with one id."""
+    """Build the alert that a stream or a disk is nearly full; it belongs to no run, and all recorders use one id."""
     alert_id = f"space/{what}/{used_percent}"
     trace = own_trace(SYSTEM_TENANT, what).traceparent()
     headers = event_headers(trace, event_id=alert_id, role="recorder", kind="alert.space", subject=what, at=at)
@@ -254,7 +255,7 @@ def space_alert(what: str, used_percent: int, why: str, *, at: datetime) -> Aler
 
 
 def fold_failure_alert(run: Run) -> AlertMessage:
-    """The alert that a run is lost: so many of its events broke the fold that nothing more is said in it."""
+    """Build the alert that the fold of a run failed too often, so that no more events are appended to it."""
     payload = _payload(
         run, run.n, why=f"{len(run.fold_failures)} of its events cannot be folded: {run.fold_failures[-1].kind}"
     )
@@ -264,7 +265,7 @@ def fold_failure_alert(run: Run) -> AlertMessage:
 
 
 def _headers(run: Run, *, alert_id: str, kind: str) -> dict[str, str]:
-    """The headers of an alert about a run that no event of it gives rise to."""
+    """Build the headers of an alert about a run that none of its events causes."""
     trace = run_trace(run).traceparent()
     return event_headers(trace, event_id=alert_id, role="recorder", kind=f"alert.{kind}", subject=run.run, at=run.at)
 

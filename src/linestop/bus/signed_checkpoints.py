@@ -1,7 +1,8 @@
-"""The key that signs checkpoints: made at set-up, held by the recorder, its public half beside it.
+"""The key that signs checkpoints: created at set-up and used by the recorder.
 
-``<dir>/credentials/checkpoint.key`` signs (mode 0600), ``checkpoint.pub`` is what ``linestop verify`` trusts. Keep a
-copy of the public half where whoever may write to the state folder cannot: it is what shows that a log was made anew.
+``<dir>/credentials/checkpoint.key`` (mode 0600) signs; ``linestop verify`` trusts ``checkpoint.pub``. Keep a copy of
+the public key outside the reach of everyone who may write to the state folder: only that copy shows that a whole log
+was rewritten.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ID_DIGITS: Final = 16
 
 
 class CheckpointSigner:
-    """Vouches for runs. ``now`` says when."""
+    """Signs checkpoints of runs. ``now`` returns their time."""
 
     def __init__(self, key: Ed25519PrivateKey, now: Callable[[], datetime]) -> None:
         self._key = key
@@ -37,7 +38,7 @@ class CheckpointSigner:
         self._now = now
 
     def checkpoint(self, run: Run) -> Checkpoint:
-        """Vouch for ``run`` as far as it is folded."""
+        """Sign a checkpoint of ``run`` at its last folded event."""
         unsigned = Checkpoint(
             tenant=run.tenant, run=run.run, n=run.n, head_sha256=run.head, at=self._now(), key_id=self._key_id,
             signature="",
@@ -46,15 +47,15 @@ class CheckpointSigner:
 
 
 def key_id(public_key: str) -> str:
-    """The name of a checkpoint key, from its public half in hex: two keys never have one name."""
+    """Return the id of a checkpoint key, from its public key in hex."""
     return f"checkpoint-{public_key[:_ID_DIGITS]}"
 
 
 def ensure_checkpoint_key(credentials: Path) -> None:
-    """Make the key in this folder if there is none, and write its public half if that is missing.
+    """Create the key in this folder if there is none, and write its public key if that is missing.
 
     Raises:
-        ConfigError: the key is damaged, or others may read it.
+        ConfigError: the key is damaged, or other users may read it.
     """
     key = load_checkpoint_key(credentials)
     if key is None:
@@ -67,10 +68,10 @@ def ensure_checkpoint_key(credentials: Path) -> None:
 
 
 def load_checkpoint_key(credentials: Path) -> Ed25519PrivateKey | None:
-    """The signing key in this folder; None if there is none.
+    """Return the signing key in this folder; None if there is none.
 
     Raises:
-        ConfigError: it is no Ed25519 key in hex, or others may read it.
+        ConfigError: the file is not an Ed25519 key in hex, or other users may read it.
     """
     path = credentials / KEY_FILE
     try:
@@ -86,13 +87,13 @@ def load_checkpoint_key(credentials: Path) -> Ed25519PrivateKey | None:
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text.strip()))
     except ValueError:
         raise ConfigError(
-            f"checkpoint key {path} is no Ed25519 key in hex: restore it, or delete it together with {PUBLIC_FILE} "
-            "to have another made."
+            f"checkpoint key {path} is not an Ed25519 key in hex: restore it, or delete it together with {PUBLIC_FILE} "
+            "to have another one created."
         ) from None
 
 
 def load_checkpoint_signer(credentials: Path, now: Callable[[], datetime]) -> CheckpointSigner | None:
-    """The signer with the key in this folder; None, and a line in the log, where set-up left none.
+    """Return the signer with the key in this folder; None, and a warning in the log, if there is no key.
 
     Raises:
         ConfigError: as ``load_checkpoint_key``.
@@ -105,16 +106,16 @@ def load_checkpoint_signer(credentials: Path, now: Callable[[], datetime]) -> Ch
 
 
 def copy_checkpoint_key(credentials: Path, folder: Path, *, signs: bool) -> None:
-    """Give a process of its own what it needs: the recorder both halves, whoever checks the public one."""
+    """Copy the keys that a process needs: both for the recorder, the public one for a process that verifies."""
     for name in (KEY_FILE, PUBLIC_FILE) if signs else (PUBLIC_FILE,):
         write_private(folder / name, (credentials / name).read_bytes())
 
 
 def trusted_checkpoint_key(credentials: Path) -> dict[str, TrustedKey]:
-    """The public half in this folder by its id; nothing if there is none.
+    """Return the public key in this folder by its id; an empty dict if there is none.
 
     Raises:
-        ConfigError: it is no Ed25519 public key in hex.
+        ConfigError: the file is not an Ed25519 public key in hex.
     """
     path = credentials / PUBLIC_FILE
     try:
@@ -123,5 +124,5 @@ def trusted_checkpoint_key(credentials: Path) -> dict[str, TrustedKey]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):
-        raise ConfigError(f"{path} is no Ed25519 public key in hex: copy it again from the recorder.") from None
+        raise ConfigError(f"{path} is not an Ed25519 public key in hex: copy it again from the recorder.") from None
     return {key_id(text): TrustedKey(public_key=text, purpose="checkpoint")}

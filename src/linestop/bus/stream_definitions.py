@@ -1,28 +1,27 @@
 """Every stream, bucket and durable consumer of linestop, as data, exactly as the server gets it.
 
-The definitions are raw JSON: the client library's classes lack newer fields. Durations are nanoseconds, as
+The definitions are raw JSON, because the client library's classes lack newer fields. Durations are nanoseconds, as
 on the wire.
 
-Why what is as it is:
+The reasons for the settings:
 
-- RUNS, FORKS, OUTCOMES and BLOBS are write-once per subject: without it a role could overwrite its own old
-  event. Nobody can delete or purge in them, ``bootstrap`` included.
-- RUNS refuses when full (``discard: new``) rather than dropping the oldest: history is never the price.
-- TIMERS carries schedules, which turn purging on and refuse ``discard: new``; so they have their own stream.
-- TASKS and RUNS's ``feed`` are delivered without limit: a task or the archive is not given up because a
-  process was killed five times. A wake of a role is only a hint, so it is given up after five deliveries,
-  recorded in ADVISORIES, and the sweep looks at the run instead.
-- CONTROL and CLIENTS keep a message only until it is acknowledged (``interest``), so what was handled takes no
-  space. The broker stores under ``clients.`` what the credential ``client`` sends on ``control.``: a service that
-  floods its stream keeps no person from theirs. Stops have a durable of their own in each, which every process
-  pulls; the other verbs go to the approver alone, the door for people. No two durables share a message, so none
-  keeps one that another has handled.
-- DEAD drops the oldest letters when full, and one subject has a bounded number: whoever sends nonsense pushes out
-  nonsense only.
-- PROBES is for nothing but seeing whether the broker stores: a probe that a full disk refuses breaks its stream until
-  the broker starts again, and must break no other.
-- The server republishes what RUNS, OUTCOMES and ALERTS have stored under ``live.>``: watching needs no consumer, and
-  nobody may create one.
+- RUNS, FORKS, OUTCOMES and BLOBS are write-once per subject, so that a role cannot overwrite its own old event. No
+  credential can delete or purge in them, ``bootstrap`` included.
+- A full RUNS refuses new messages (``discard: new``) instead of dropping the oldest, so that history is never lost.
+- TIMERS holds schedules, which require purging and exclude ``discard: new``; so timers have their own stream.
+- TASKS and RUNS's ``feed`` are delivered without a limit: a task or the archive must not be dropped because a process
+  was killed five times. A wake of a role is only a hint. After five deliveries it is dropped and recorded in
+  ADVISORIES, and the sweep advances the run instead.
+- CONTROL and CLIENTS store a message only until it is acknowledged (``interest``), so handled messages take no space.
+  Messages that the credential ``client`` sends on ``control.`` are stored under ``clients.``, so that a service that
+  floods its stream does not block people. In each stream, stops have a separate durable, which every process pulls;
+  the other verbs go only to the approver. No two durables share a message, so none retains one that another handled.
+- A full DEAD drops the oldest dead letters, and the number for each subject is bounded: a sender of malformed
+  messages displaces only its own dead letters.
+- PROBES only serves to check that the broker stores. A probe that a full disk refuses breaks its stream until the
+  broker starts again, and must not break another one.
+- The server republishes messages stored in RUNS, OUTCOMES and ALERTS under ``live.>``: following them needs no
+  consumer, and no credential may create one.
 """
 
 from __future__ import annotations
@@ -51,15 +50,15 @@ HEADER_BYTES_MAX: Final = 8 * 1024
 RUNS_RETENTION_NS: Final = RUNS_DAYS_MAX * DAY_NS
 
 DEAD_LETTERS_PER_SUBJECT_MAX: Final = 64
-"""Dead letters of one run and role, or of all that a role could not address."""
+"""Dead letters of one run and role, or of all messages of a role that name no run."""
 
 PROBE_BYTES: Final = 8 * 1024
-"""More than fits into what a file system has left of a block that is in use: a full disk cannot take it."""
+"""More than the unused part of a file system's block: a full disk cannot store it."""
 
 PROBES_BYTES: Final = 1024 * 1024
 
 SWITCHES_BYTES: Final = 2 * MIB
-"""Space for the longest list of closed kill switches, twice: the next value is stored before the last one goes."""
+"""Space for the longest list of closed kill switches, twice: a value is removed only after the next is stored."""
 
 DUPLICATE_WINDOW_NS: Final = 120 * SECOND_NS
 DELIVERIES_MAX: Final = 5
@@ -67,31 +66,31 @@ WAKE_BACKOFF_NS: Final = tuple(s * SECOND_NS for s in (2, 5, 30, 120))
 ACK_WAIT_NS: Final = 30 * SECOND_NS
 HEARTBEAT_BYTES_MAX: Final = 16 * 1024
 HEARTBEATS_BYTES: Final = 8 * MIB
-"""Space for what workers say of themselves: about 10,000 names."""
+"""Space for heartbeats of workers: about 10,000 names."""
 
 POSITIONS_BYTES: Final = 8 * MIB
-"""Space for how far named listeners have come: some 30,000 names."""
+"""Space for the positions of named listeners: about 30,000 names."""
 
 POSITION_BYTES_MAX: Final = 1024
 
 Config = Mapping[str, Any]
-"""A configuration as the server's JSON API takes it: an open format."""
+"""A configuration as the server's JSON API expects it: an open format."""
 
 
 FIXED_BYTES: Final = HEARTBEATS_BYTES + PROBES_BYTES + POSITIONS_BYTES + SWITCHES_BYTES
 SMALL_STREAMS: Final = 12
-"""Streams and buckets of the size ``Space.small``, and some to spare."""
+"""Streams and buckets of the size ``StreamSizes.small``, and some in reserve."""
 
 
 class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream and what it must look like."""
+    """A stream and its required configuration."""
 
     name: str
     config: Config
 
 
 class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A durable pull consumer of a stream and what it must look like."""
+    """A durable pull consumer of a stream and its required configuration."""
 
     stream: str
     name: str
@@ -99,7 +98,7 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamSizes(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes on disk for each kind of stream; ``small`` for every other one. Reserved when it is created."""
+    """Bytes on disk for each kind of stream; ``small`` for every other one. The space is reserved at creation."""
 
     runs: int = 2048 * MIB
     forks: int = 512 * MIB
@@ -111,7 +110,7 @@ class StreamSizes(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total(self) -> int:
-        """What a single server must be allowed to store, with some room for its own bookkeeping."""
+        """The bytes that a single server must be allowed to store, with some reserve for its own data."""
         kinds = self.runs + self.forks + self.blobs + self.tasks + self.outcomes + self.ids
         return kinds + SMALL_STREAMS * self.small + FIXED_BYTES
 
@@ -136,12 +135,12 @@ def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[Co
     """Return all durable consumers.
 
     Args:
-        wakes: For each role that runs in a process of its own, the filters of the events that wake it (see
-            ``subjects.wakes_on``). In a process that runs every role they wake each other, and it needs
-            none: each consumer costs the server work for every event.
+        wakes: For each role that runs in its own process, the filters of the events that wake it. A process with
+            every role needs none, because its roles wake each other: each consumer costs the server work for every
+            event.
     """
     feed = _pull_consumer(stream_names.RUNS, stream_names.FEED, ["runs.>"], max_ack_pending=5_000)
-    # What a killed process held comes again soon: a task, a timer, and the outcome that somebody waits for.
+    # Messages of a killed process are delivered again soon: a task, a timer, and an outcome that a client waits for.
     ack_wait_ns = int(ACK_WAIT_S * SECOND_NS)
     sealed = _pull_consumer(
         stream_names.RUNS,
@@ -159,15 +158,15 @@ def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[Co
 
 
 def consumer_spec(name: str) -> ConsumerSpec:
-    """The durable consumer of that name."""
+    """Return the durable consumer of that name."""
     return next(spec for spec in consumers() if spec.name == name)
 
 
 def role_wake_consumer(role: RoleName, filters: Iterable[str]) -> ConsumerSpec:
-    """Return the durable on RUNS that wakes ``role`` in a process of its own.
+    """Return the durable on RUNS that wakes ``role`` in its own process.
 
-    It begins with what is stored after its creation: a shell that starts sweeps its role anyway, and 90 days
-    of old wakes help nobody.
+    It begins with events that are stored after its creation: a starting shell sweeps its role anyway, so 90 days of
+    old wakes are of no use.
     """
     return _pull_consumer(
         stream_names.RUNS,
@@ -300,14 +299,14 @@ def _buckets(sizes: StreamSizes) -> tuple[StreamSpec, ...]:
     """Return the key-value buckets, laid out as every NATS client expects them."""
     return (
         _bucket_stream(stream_names.AGENTS_BUCKET, sizes, history=64),
-        # A key lasts as long as the log of its run: after that, nothing says what the run did (decision 019).
+        # A key is stored as long as the log of its run: without the log, the run is unknown (decision 019).
         _bucket_stream(stream_names.IDS_BUCKET, sizes, history=1, max_age=RUNS_RETENTION_NS, max_bytes=sizes.ids),
         _bucket_stream(stream_names.SHARED_BUCKET, sizes, history=1, allow_msg_ttl=True),
-        # Whatever it holds is replaced by the next value, so a switch can be closed while there is disk.
+        # The next value replaces the stored one, so a switch can be closed as long as the disk has space.
         _bucket_stream(stream_names.SWITCHES_BUCKET, sizes, history=1, discard="old", max_bytes=SWITCHES_BYTES),
-        # Every role writes there, and who may write one key of a bucket may fill all of it: so it has its own.
+        # Every role writes there, and a credential that may write one key of a bucket may fill all of it.
         _bucket_stream(stream_names.WORKERS_BUCKET, sizes, history=1),
-        # Not in memory: such a stream is gone with a restart of its server, and no role may make it again.
+        # Not in memory: a restart of the server deletes such a stream, and no role may create it again.
         _bucket_stream(
             stream_names.BEATS_BUCKET,
             sizes,
@@ -317,7 +316,7 @@ def _buckets(sizes: StreamSizes) -> tuple[StreamSpec, ...]:
             max_age=DAY_NS,
             max_msg_size=HEARTBEAT_BYTES_MAX,
         ),
-        # A position that nobody has moved for so long is before the oldest outcome that is kept.
+        # A position that has not moved for so long is before the oldest stored outcome.
         _bucket_stream(
             stream_names.POSITIONS_BUCKET,
             sizes,
@@ -340,7 +339,7 @@ def _bucket_stream(name: str, sizes: StreamSizes, *, history: int, **more: Any) 
         "max_age": 0,
         "deny_delete": True,
         "deny_purge": True,
-        # Rollup is a header: who may write one key could erase all of them, with doors and accounts.
+        # Roll-up is a header: a credential that may write one key could erase all keys, kill switches and accounts too.
         "allow_rollup_hdrs": False,
         "allow_msg_ttl": False,
         "allow_msg_schedules": False,
@@ -351,7 +350,7 @@ def _bucket_stream(name: str, sizes: StreamSizes, *, history: int, **more: Any) 
 
 
 def _control_consumers() -> Iterable[ConsumerSpec]:
-    """Return the durables through which stops, and everything else that people and clients want, are seen."""
+    """Return the durables for stops, and those for all other control messages of people and clients."""
     stops = subjects.control_filter("stop")
     others = [subjects.control_filter(verb) for verb in VERBS if verb != "stop"]
     for filters, ack_wait_s, durables in (

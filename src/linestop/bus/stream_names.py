@@ -1,4 +1,4 @@
-"""The names of streams, buckets and durable consumers: what permissions, streams and readers agree on."""
+"""The names of streams, buckets and durable consumers, shared by permissions, definitions and readers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FORKS: Final = "FORKS"
 TASKS: Final = "TASKS"
 CONTROL: Final = "CONTROL"
 CLIENTS: Final = "CLIENTS"
-"""Control messages from the credential ``client``: a limit of their own, so that no service can keep people out."""
+"""Control messages from the credential ``client``, with a separate limit, so that no service can block people."""
 
 OUTCOMES: Final = "OUTCOMES"
 ALERTS: Final = "ALERTS"
@@ -18,7 +18,7 @@ DEAD: Final = "DEAD"
 BLOBS: Final = "BLOBS"
 ADVISORIES: Final = "ADVISORIES"
 PROBES: Final = "PROBES"
-"""Where `health` and `doctor` see that the broker stores: one message of each credential, replaced by its next."""
+"""The stream with which `health` and `doctor` check that the broker stores: one message of each credential."""
 
 AGENTS_BUCKET: Final = "agents"
 IDS_BUCKET: Final = "ids"
@@ -28,16 +28,16 @@ SWITCHES_BUCKET: Final = "switches"
 
 WORKERS_BUCKET: Final = "workers"
 BEATS_BUCKET: Final = "beats"
-"""What every worker says of itself every two seconds, a key a role and name: see ``bus.worker_heartbeats``."""
+"""The heartbeat of every worker, every two seconds; one key for each role and name (``bus.worker_heartbeats``)."""
 
 POSITIONS_BUCKET: Final = "positions"
-"""How far each listener that has a name has come in OUTCOMES or ALERTS: a key a credential, stream and name."""
+"""The position of each named listener in OUTCOMES or ALERTS; one key for each credential, stream and name."""
 
 FEED: Final = "feed"
-"""All of RUNS, for the recorder's archive and nobody else."""
+"""All of RUNS, only for the recorder's archive."""
 
 SEALED_CONSUMER: Final = "sealed"
-"""The seals of RUNS, for whoever publishes outcomes: an outcome must come although its recorder died."""
+"""The ``sealed`` events of RUNS, from which recorders publish outcomes even if another recorder died."""
 
 TASKS_CONSUMER: Final = "tasks"
 TIMERS_CONSUMER: Final = "timers"
@@ -45,7 +45,7 @@ ADVISORIES_CONSUMER: Final = "advisories"
 
 
 def role_consumer(role: str) -> str:
-    """Name the durable on RUNS that wakes a role running in a process of its own."""
+    """Name the durable on RUNS that wakes a role in its own process."""
     return f"role_{role}"
 
 
@@ -72,14 +72,14 @@ def bucket_key(bucket: str, key: str) -> str:
 
 
 def inbox_prefix(credential: str) -> str:
-    """Build the prefix of everything that is answered to a credential, and to no other."""
+    """Build the prefix of the inboxes that receive replies to a credential, and to no other."""
     return f"_INBOX.{credential}"
 
 
 def reply_inbox(credential: str, token: str) -> str:
     """Build the inbox to name in ``Linestop-Reply``.
 
-    It lies inside the credential's own inbox, apart from where its requests are answered: a role may send
-    answers, but no false acknowledgements.
+    It is inside the credential's own inbox, but apart from the replies of the broker: a role may send replies, but no
+    false acknowledgements.
     """
     return f"{inbox_prefix(credential)}.answers.{token}"

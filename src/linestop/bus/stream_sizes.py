@@ -1,8 +1,8 @@
-"""How large the streams are: from the disk at set-up, and what a number of runs a day needs.
+"""The sizes of the streams: chosen from the disk at set-up, and needed for a number of runs a day.
 
 The figures of a run were measured with ``bench/sizes.py`` (nats-server 2.15.1, 2026-12-01): 150 runs of 1, 3, 10 and 20
-turns, one tool call a turn, with arguments and results of 100 and of 900 bytes. No run needed more than they say, and
-those of three turns and more at most a tenth less.
+turns, one tool call a turn, with arguments and results of 100 and of 900 bytes. No run needed more than these figures,
+and runs of three or more turns needed at most a tenth less.
 """
 
 from __future__ import annotations
@@ -30,25 +30,24 @@ from linestop.errors import ConfigError
 from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
 
 SIZES_FILE: Final = Path("credentials") / "space.json"
-"""The sizes that were chosen at set-up, below the state folder: with the credentials, which a process that
-creates streams has."""
+"""The sizes chosen at set-up, in the state folder, beside the credentials that a process needs to create streams."""
 
 DISK_SHARE: Final = 0.5
-"""Of what is free, for the streams: the archive, workspaces and whatever else lives there need the rest."""
+"""The share of the free space for the streams: the archive, workspaces and other files need the rest."""
 
 TOTAL_MIN_BYTES: Final = 192 * MIB
 SMALL_MIN_BYTES: Final = 4 * MIB
 _SHARES: Final[Mapping[str, float]] = {
     "runs": 0.58, "blobs": 0.20, "outcomes": 0.09, "tasks": 0.05, "forks": 0.04, "ids": 0.04,
 }  # fmt: skip
-"""How the streams that grow with the number of runs share the space."""
+"""The shares of the streams that grow with the number of runs."""
 
 RETENTION_DAYS: Final = RUNS_RETENTION_NS // DAY_NS
 RUN_BYTES: Final = 1_700
-"""Of a run in RUNS, whatever it does: opened, held, settled, sealed."""
+"""Bytes of every run in RUNS: opened, held, settled, sealed."""
 
 TURN_BYTES: Final = 6_900
-"""Of a turn with one call in RUNS, without its texts."""
+"""Bytes of a turn with one call in RUNS, without its texts."""
 
 TEXT_COPIES: Final = 3
 """How often RUNS stores each byte of arguments and results: proposed, judged, finished."""
@@ -57,14 +56,15 @@ OUTCOME_BYTES: Final = 530
 OUTCOME_TURN_BYTES: Final = 140
 KEY_BYTES: Final = 326
 ARCHIVE_SHARE: Final = 0.8
-"""Bytes in the archive for each byte in RUNS; half of that once DuckDB has compressed them."""
+"""Bytes in the archive for each byte in RUNS; half of that after DuckDB has compressed them."""
 
 
 class ExpectedLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """What an installation is to bear.
+    """The load that an installation should handle.
 
-    ``text_bytes`` have the arguments of a call, its result, and the answer of a run, each. ``long_bytes`` a run are in
-    texts of more than 16 KiB, which BLOBS holds. RUNS keeps runs for ``runs_days``, the other streams for ``days``.
+    ``text_bytes`` is the size of the arguments of a call, of its result, and of the answer of a run. ``long_bytes`` is
+    the total of a run's texts over 16 KiB, which are stored in BLOBS. RUNS stores runs for ``runs_days``, the other
+    streams for ``days``.
     """
 
     runs_per_day: int
@@ -74,13 +74,13 @@ class ExpectedLoad(msgspec.Struct, frozen=True, kw_only=True):
     days: int = RETENTION_DAYS
     runs_days: int = RETENTION_DAYS
 
-    def kept_days(self, stream: str) -> int:
-        """For how many days this stream keeps what a run leaves there."""
+    def retention_days(self, stream: str) -> int:
+        """Return the number of days for which this stream stores a run's messages."""
         return min(self.days, self.runs_days) if stream == stream_names.RUNS else self.days
 
 
 class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one stream needs for a load, what it has, and for how many days that suffices."""
+    """The space that one stream needs for a load, the space it has, and the number of days for which that suffices."""
 
     stream: str
     run_bytes: int
@@ -91,15 +91,15 @@ class StreamPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fits(self) -> bool:
-        """Whether it has what it needs."""
+        """Whether the stream has the space it needs."""
         return self.needed_bytes <= self.space_bytes
 
 
 class SizePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a load needs.
+    """The needs of a load.
 
-    ``runs_per_day_max`` is what the sizes bear for as long; ``memory_bytes`` is that of the broker, ``disk_bytes`` what
-    must be free at set-up for the streams to be large enough.
+    ``runs_per_day_max`` is the load that the present sizes can store for those days. ``memory_bytes`` is the broker's
+    memory, ``disk_bytes`` the free disk space at set-up from which the streams become large enough.
     """
 
     load: ExpectedLoad
@@ -112,7 +112,7 @@ class SizePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fits(self) -> bool:
-        """Whether every stream has what it needs."""
+        """Whether every stream has the space it needs."""
         return all(stream.fits for stream in self.streams)
 
 
@@ -120,9 +120,9 @@ def sizes_for(free: int, *, memory: int = 0) -> StreamSizes:
     """Choose the sizes of new streams.
 
     Args:
-        free: Bytes that are free on the disk which is to hold them.
-        memory: Bytes of memory of the machine that stores them, 0 if that is not known. A broker keeps an index in
-            memory, so with little of it a large disk is of no use.
+        free: Free bytes on the disk that will hold them.
+        memory: Bytes of memory of the broker's machine, 0 if unknown. A broker has an index in memory, so with little
+            memory a large disk is of no use.
     """
     total = int(free * DISK_SHARE)
     if memory:
@@ -134,10 +134,10 @@ def sizes_for(free: int, *, memory: int = 0) -> StreamSizes:
 
 
 def stored_sizes(directory: Path) -> StreamSizes | None:
-    """The sizes that were chosen for this state folder; None if none were.
+    """Return the sizes chosen for this state folder; None if none were.
 
     Raises:
-        ConfigError: the file that says so cannot be read.
+        ConfigError: the file with the sizes cannot be read.
     """
     path = directory / SIZES_FILE
     try:
@@ -149,20 +149,20 @@ def stored_sizes(directory: Path) -> StreamSizes | None:
 
 
 def store_sizes(directory: Path, sizes: StreamSizes) -> None:
-    """Keep the chosen sizes, so that every later start takes the same."""
+    """Store the chosen sizes, so that every later start uses the same."""
     (directory / SIZES_FILE).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(directory / SIZES_FILE, msgspec.json.format(msgspec.json.encode(sizes)))
 
 
 def local_sizes(directory: Path) -> StreamSizes:
-    """The sizes for a broker that is to store on this machine, on the disk of ``directory``."""
+    """Return the sizes for a broker that stores on the disk of ``directory`` on this machine."""
     return sizes_for(free_bytes(directory), memory=machine_bytes())
 
 
 def embedded_sizes(directory: Path) -> tuple[StreamSizes, bool]:
-    """The sizes of the streams of a broker of one's own, and whether they are chosen only now.
+    """Return the sizes of an embedded broker's streams, and whether they were chosen just now.
 
-    A state folder that has streams and no sizes was made by an older linestop, which had one size for all.
+    A state folder with streams and without sizes comes from an older linestop, which used fixed sizes.
     """
     if (stored := stored_sizes(directory)) is not None:
         return stored, False
@@ -172,7 +172,7 @@ def embedded_sizes(directory: Path) -> tuple[StreamSizes, bool]:
 
 
 def plan_sizes(load: ExpectedLoad, sizes: StreamSizes) -> SizePlan:
-    """Say what a load needs in streams of these sizes. New work is refused at 90 %, so a tenth is added."""
+    """Compute the needs of a load in streams of these sizes. New work is refused at 90 %, so a tenth is added."""
     run_bytes = {
         stream_names.RUNS: RUN_BYTES + load.turns * TURN_BYTES + TEXT_COPIES * load.turns * load.text_bytes,
         stream_names.OUTCOMES: OUTCOME_BYTES + load.turns * OUTCOME_TURN_BYTES + load.text_bytes,
@@ -189,9 +189,11 @@ def plan_sizes(load: ExpectedLoad, sizes: StreamSizes) -> SizePlan:
         _stream_plan(name, size, available_bytes[name], load) for name, size in run_bytes.items() if size
     )
     growing_bytes = sum(line.needed_bytes for line in stream_plans)
-    kept = {name: size * load.kept_days(name) for name, size in run_bytes.items() if size}
-    runs_per_day_max = min(int(available_bytes[name] * SPACE_FOR_NEW_WORK / stored) for name, stored in kept.items())
-    # Tasks, control messages, alerts and the like do not grow with the days that runs are kept.
+    retained = {name: size * load.retention_days(name) for name, size in run_bytes.items() if size}
+    runs_per_day_max = min(
+        int(available_bytes[name] * SPACE_FOR_NEW_WORK / stored) for name, stored in retained.items()
+    )
+    # Tasks, control messages, alerts and other small streams do not grow with the retention of runs.
     fixed_bytes = (
         DEFAULT_SIZES.total - DEFAULT_SIZES.runs - DEFAULT_SIZES.outcomes - DEFAULT_SIZES.blobs - DEFAULT_SIZES.ids
     )
@@ -207,7 +209,7 @@ def plan_sizes(load: ExpectedLoad, sizes: StreamSizes) -> SizePlan:
 
 
 def _disk_for(needed: Mapping[str, int]) -> int:
-    """The smallest disk from which ``space_for`` takes as much for each of these streams."""
+    """Return the smallest disk for which ``sizes_for`` gives each of these streams the needed bytes."""
     shares = {
         stream_names.RUNS: "runs",
         stream_names.OUTCOMES: "outcomes",
@@ -223,6 +225,6 @@ def _stream_plan(name: str, run_bytes: int, available_bytes: int, load: Expected
     day_bytes = run_bytes * load.runs_per_day
     return StreamPlan(
         stream=name, run_bytes=run_bytes, day_bytes=day_bytes,
-        needed_bytes=int(day_bytes * load.kept_days(name) / SPACE_FOR_NEW_WORK),
+        needed_bytes=int(day_bytes * load.retention_days(name) / SPACE_FOR_NEW_WORK),
         space_bytes=available_bytes, days=round(available_bytes * SPACE_FOR_NEW_WORK / day_bytes, 1),
     )  # fmt: skip

@@ -1,10 +1,9 @@
-"""How a worker shows that it lives: a beat every two seconds, one a role, and a goodbye when it ends in good order.
+"""Heartbeats of workers: one every two seconds for each role, and a last one with state ``ended`` on an orderly end.
 
-A beat is one key of a bucket, ``<role>.<name>``, which only that role's credential may write.
-Others count the rounds in which a key did not change while their own beats were stored. So neither an outage of the
-broker nor anybody's clock makes a living worker look dead; three beats missed in a row do, and that is no proof: a
-worker that only lost its connection may still perform. What follows from it is therefore limited to what is safe to
-repeat.
+A heartbeat is one key of a bucket, ``<role>.<name>``, which only that role's credential may write. Other workers count
+the rounds in which a key did not change while their own heartbeats were stored. So neither an outage of the broker nor
+a wrong clock makes a living worker look dead. Three heartbeats missed in a row do, but they are not a proof: a worker
+that only lost its connection may still perform calls. Therefore only calls that are safe to repeat are taken over.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from linestop.schemas.subjects import RoleName
 LOG = structlog.get_logger("linestop.workers")
 HEARTBEAT_EVERY_S: Final = 2.0
 MISSED_MAX: Final = 3
-"""Beats missed in a row after which a worker is presumed dead."""
+"""Heartbeats missed in a row after which a worker is presumed dead."""
 
 FORGET_AFTER_ROUNDS: Final = 1_800
-"""Rounds after which a worker is forgotten whose key is gone: an hour."""
+"""Rounds after which a worker whose key expired is forgotten: an hour."""
 
 WorkerState = Literal["working", "refusing", "ending", "ended"]
 
 
 LAG_MAX_S = 0.25
-"""While steps of a process begin later than this after they were due, it takes no new tasks."""
+"""The longest delay of a process's steps with which it still takes new tasks."""
 
 
 class ProcessLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process works on now. ``waiting`` runs wait for a free place; ``lag_s`` is how late its steps begin."""
+    """The present load of a process. ``waiting`` runs wait for a free place; ``lag_s`` is the delay of its steps."""
 
     runs: int
     runs_max: int
@@ -48,12 +47,12 @@ class ProcessLoad(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_overloaded(self) -> bool:
-        """Whether something waits for this process to get less busy."""
+        """Whether work waits because this process is busy."""
         return self.waiting > 0 or self.runs >= self.runs_max or self.lag_s > LAG_MAX_S
 
     @property
     def sentence(self) -> str:
-        """The part of a sentence that says how busy the process is."""
+        """The load as part of a sentence."""
         parts = [f"{self.runs} of {self.runs_max} runs", f"{self.starts} of {self.starts_max} starts"]
         if self.waiting:
             parts.append(f"{self.waiting} waiting for a place")
@@ -63,11 +62,11 @@ class ProcessLoad(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a worker says of itself. ``worker`` is ``<name>#<incarnation>``, ``why`` the reason of a refusal.
+    """A worker's report. ``worker`` is ``<name>#<incarnation>``, ``why`` the reason of a refusal.
 
-    ``runs`` are those it has in memory and that are not over, ``starts`` what it performs for this role.
-    ``clock_offset_s`` is how far its machine's clock is ahead of the broker's. ``load`` is how busy its process is;
-    workers of an older linestop do not say.
+    ``runs`` counts the open runs in its memory, ``starts`` those calls or requests that it performs for this role.
+    ``clock_offset_s`` is how far its machine's clock is ahead of the broker's. ``load`` is the load of its process;
+    workers of an older linestop do not report it.
     """
 
     role: RoleName
@@ -84,12 +83,12 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def is_overloaded(self) -> bool:
-        """Whether something waits for its process to get less busy."""
+        """Whether work waits because the process is busy."""
         return self.load is not None and self.load.is_overloaded
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A beat with when the broker stored it, and whether its worker lives, as far as one can tell from it."""
+    """A heartbeat, the time at which the broker stored it, and whether the worker seems to be alive."""
 
     beat: Heartbeat
     last_beat: datetime
@@ -97,17 +96,17 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def is_working(self) -> bool:
-        """Whether it does its role now: it lives, is not ending, and its clock lets it decide."""
+        """Whether the worker performs its role now: it is alive, is not ending, and its clock lets it decide."""
         return self.alive and self.beat.state == "working"
 
 
 def heartbeat_key(role: RoleName, worker: str) -> str:
-    """Build the key of a worker's beats for one role."""
+    """Build the key of a worker's heartbeats for one role."""
     return f"{role}.{worker.partition('#')[0]}"
 
 
 def read_heartbeat(value: BucketValue) -> Heartbeat | None:
-    """Read a beat; None for what is none, or stands under another's key."""
+    """Read a heartbeat; None if the value is not one, or is stored under another worker's key."""
     try:
         beat = msgspec.json.decode(value.value, type=Heartbeat)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -127,16 +126,16 @@ class _KnownWorker:
 
 
 class Roster:
-    """The workers that one process knows of, judged by its own rounds."""
+    """The workers known to one process, judged by its own rounds."""
 
     def __init__(self) -> None:
         self._known: dict[str, _KnownWorker] = {}
         self._rounds = 0
 
     def update(self, values: Iterable[BucketValue]) -> list[Heartbeat]:
-        """Take note of all beats as they are stored now, after one's own; return whose worker has died since.
+        """Compare all stored heartbeats, after storing this process's own; return those of newly dead workers.
 
-        A worker that was replaced by a later one of its name is among them.
+        A worker that a later one of the same name has replaced is among them.
         """
         self._rounds += 1
         died: list[Heartbeat] = []
@@ -170,11 +169,11 @@ class Roster:
         return beat if beat.state == "ended" and not known.is_dead else None
 
     def dead_workers(self, attempts: Iterable[Attempt]) -> frozenset[str]:
-        """The workers of these open attempts that are known to be dead: by goodbye, by name or by silence."""
+        """Return the workers of these open attempts known to be dead: ended, replaced under their name, or silent."""
         return frozenset(a.worker for a in attempts if self.is_dead("executor" if a.call else "planner", a.worker))
 
     def is_dead(self, role: RoleName, worker: str) -> bool:
-        """Whether this very worker is known to be dead; one that never showed itself is not."""
+        """Whether this incarnation is known to be dead; a worker without any heartbeat is not."""
         known = self._known.get(heartbeat_key(role, worker))
         if known is None:
             return False
@@ -183,7 +182,7 @@ class Roster:
         return incarnation_of(worker) < incarnation_of(known.beat.worker)
 
     def is_missing(self, role: RoleName) -> bool:
-        """Whether surely no worker does this role now; False until this process has looked often enough to know."""
+        """Whether certainly no worker has this role now; False until this process has seen enough rounds to know."""
         return self._rounds > MISSED_MAX and not any(
             known.beat.role == role and known.beat.state == "working" and known.missed < MISSED_MAX
             for known in self._known.values()
@@ -191,7 +190,7 @@ class Roster:
 
 
 def workers(values: Iterable[BucketValue], now: datetime) -> list[WorkerStatus]:
-    """All workers from their last beats; ``now`` is the broker's time, that of its newest message at least."""
+    """Return all workers from their last heartbeats; ``now`` is a lower bound of the broker's time."""
     stored = [
         (beat, v.stored_at) for v in values if (beat := read_heartbeat(v)) is not None and v.stored_at is not None
     ]

@@ -144,7 +144,7 @@ def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click g
 
 def _days_need(load: ExpectedLoad) -> str:
     """The head of a column: RUNS may keep what it has for less long."""
-    runs = load.kept_days(stream_names.RUNS)
+    runs = load.retention_days(stream_names.RUNS)
     return f"{load.days} days need" if runs == load.days else f"{load.days} days need, {stream_names.RUNS} {runs}"
 
 

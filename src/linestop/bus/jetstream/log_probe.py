@@ -60,7 +60,7 @@ async def _publish_and_read_ack(
         return read_ack((await wire.request(subject, payload, headers=headers)).data)
     except NoResponders:
         raise Unreachable(
-            f"The stream {stream} is missing or has no leader: `linestop dev` or `linestop bus init` makes it."
+            f"The stream {stream} is missing or has no leader: `linestop dev` or `linestop bus init` creates it."
         ) from None
     except NoReply:
         if not await wire.is_responding():
