@@ -251,7 +251,9 @@ def test_a_run_whose_fold_failed_too_often_raises_one_alert_and_a_readable_stop_
             [why] = [
                 dead_letter["reason"] for dead_letter in dead_letters(broker) if "is lost" in dead_letter["reason"]
             ]
-            assert why.startswith(f"it is lost: {FOLD_FAILURES_MAX + 1} of its events cannot be folded, the last one")
+            assert why.startswith(
+                f"its fold failed too often: {FOLD_FAILURES_MAX + 1} of its events cannot be folded, the last one"
+            )
             assert why.endswith("ZeroDivisionError: it broke")
             await broker.publish(f"control.{TENANT}.{RUN}.stop", b'{"by":"ann"}')
             await anyio.sleep(10)

@@ -87,7 +87,7 @@ async def _left(turns: Rotation, bus: JetStream, *runs: RunId) -> None:
     with anyio.fail_after(WITHIN_S):
         while any([await bus.log().load(TENANT, run, leader=True) for run in runs]):
             await anyio.sleep(0.2)
-            await turns.turn(bus)
+            await turns.rotate_once(bus)
 
 
 async def _config(stream: JetStream) -> dict[str, Any]:
@@ -104,7 +104,7 @@ async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_sta
         Client.connect(tmp_path, as_="operator") as operator,
         Client.connect(tmp_path) as client,
     ):
-        turns = Rotation(line.server.administrator, archive, days=1, say=said.append)
+        turns = Rotation(line.server.administrator, archive, days=1, report=said.append)
         turns._days = SECONDS / 2  # type: ignore[assignment]
         first, named = await _done(client, "say hello", key="k"), await _done(client, "say hello", run="mine")
         before = [(entry.n, entry.name) async for entry in client.events(first)]
@@ -122,7 +122,7 @@ async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_sta
             whole[await _waiting(client)] = 0
             await _done(client, "say hello")
             await anyio.sleep(0.3)
-            await turns.turn(bus)
+            await turns.rotate_once(bus)
             for run in whole:
                 numbers = [int(m.subject.rpartition(".")[2]) for m in await bus.log().load(TENANT, run, leader=True)]
                 assert numbers == list(range(1, len(numbers) + 1)), run
@@ -164,7 +164,7 @@ async def test_a_run_that_has_left_still_gives_its_key_back(tmp_path: Path) -> N
         archived(line) as (archive, bus),
         Client.connect(tmp_path, as_="operator") as client,
     ):
-        turns = Rotation(line.server.administrator, archive, days=1, say=lambda _: None)
+        turns = Rotation(line.server.administrator, archive, days=1, report=lambda _: None)
         turns._days = SECONDS / 2  # type: ignore[assignment]
         squatted = run_of_key("default", "stopped")
         await client.stop(squatted, why="not today")

@@ -224,7 +224,7 @@ async def _rotate(project: Project, server: EmbeddedServer, process: ActorProces
     """Let sealed and archived runs leave the log as early as the project says."""
     days = project.config.keep.runs_days
     if days < RUNS_DAYS_MAX and process.archive is not None:
-        rotation = Rotation(server.administrator, process.archive, days=days, say=output.note)
+        rotation = Rotation(server.administrator, process.archive, days=days, report=output.note)
         async with await connect(server.credential("operator"), name="linestop rotation") as connection:
             await rotation.run_for_ever(await JetStream.open(connection))
 

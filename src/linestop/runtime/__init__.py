@@ -1,1 +1,1 @@
-"""The shell around the actors: it wakes them, folds runs, appends what they decide, performs what they start."""
+"""The shell around the actors: it wakes them, folds runs, appends their decisions, and performs their starts."""

@@ -1,8 +1,8 @@
-"""Keeping hold of deliveries that take long.
+"""Extends the acknowledgement time of deliveries that take long.
 
-What a killed process held comes to another after ``ack_wait``, so that is short. A process that is alive and still at
-work says so in time; otherwise a message that takes long would be handled by several at once, all waiting for the
-same run.
+The deliveries of a killed process go to another one after ``ack_wait``, so that is short. A process that is still
+handling a delivery tells the broker in time; otherwise several processes would handle the same message at once, all
+waiting for the same run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import anyio
 from linestop.bus.interfaces import Delivery
 
 HANDLING_MAX_S: Final = 30.0
-"""How long a delivery is kept at most: a handler that hangs must not keep it from everybody else."""
+"""Longest time for which a delivery is extended: a handler that hangs must not keep it from other processes."""
 
 
 class AckExtender:
@@ -30,7 +30,7 @@ class AckExtender:
 
     @contextlib.contextmanager
     def extending(self, delivery: Delivery) -> Generator[None]:
-        """Keep this delivery while the block runs."""
+        """Extend this delivery while the block runs."""
         own = self._deliveries[delivery.seq] = (delivery, asyncio.get_running_loop().time())
         self._has_deliveries.set()
         try:
@@ -40,7 +40,7 @@ class AckExtender:
                 del self._deliveries[delivery.seq]
 
     async def run(self) -> None:
-        """Say again and again which deliveries are being handled."""
+        """Tell the broker, at intervals, which deliveries are still being handled."""
         while True:
             if not self._deliveries:
                 self._has_deliveries.clear()

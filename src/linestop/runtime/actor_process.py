@@ -1,8 +1,8 @@
 """A process of linestop: some roles, one shell, and the pumps that feed it.
 
-With all six roles in one process the roles wake each other through the shell itself; only what others say
-comes from the broker (tasks, control, timers, stops). A role in a process of its own is woken by its durable
-consumer on the run log. Whatever is lost on these ways, the sweep finds.
+With all six roles in one process the roles wake each other through the shell; only messages from outside come from
+the broker (tasks, control messages, timers, stops). A role in a process of its own is woken by its durable
+consumer on the run log. The sweep finds every run whose wake was lost on the way.
 """
 
 from __future__ import annotations
@@ -59,34 +59,34 @@ from linestop.schemas.subjects import (
 )
 
 if TYPE_CHECKING:
-    # Only a recorder has an archive; nobody else shall load a database.
+    # Only a recorder has an archive; no other process shall load a database.
     from linestop.archive.writer import Archive
 
-LOG = structlog.get_logger("linestop.host")
+LOG = structlog.get_logger("linestop.process")
 REFRESH_FACTS_EVERY_S = 2.0
-"""How soon a closed kill switch holds in every process."""
+"""Seconds within which a closed kill switch takes effect in every process."""
 
 RESTART_PAUSE_S = 0.5
 OUTCOME_RETRY_S = 60.0
-"""How long an outcome that found no room waits until it is tried again."""
+"""Seconds until an outcome that found no space is published again."""
 
 RELEASE_EVERY_S = 60.0
 DEAD_WORKER_HOLD_AFTER_S = 0.0
-"""How old a hold is that a dead worker may have left. A living one loses nothing: its run's log says what it needs."""
+"""Age from which a hold may be orphaned by a dead worker. A live one loses nothing: the run's log shows its holds."""
 
 IN_FLIGHT_MAX = 64
 WRONG_CLOCK_RETRY_S = 2.0
-"""When what a person said comes again to a process whose clock was wrong."""
+"""Seconds until a control message is delivered again after a process with a wrong clock returned it."""
 
 LIVE_STOPS_SUBJECT = "live.runs.*.*.*.stopped.*"
 STOP_ALERT_KINDS = frozenset({"stopped"})
 
 ROLE_ORDER: tuple[RoleName, ...] = ("validator", "approver", "executor", "planner", "budget", "recorder", "operator")
-"""In which order the roles of a process are asked: limits and gates before starts, the rare ones last."""
+"""The order in which the roles of a process are asked: limits and gates before starts, the rare ones last."""
 
 
 class ActorProcess:
-    """One process: ``roles`` over ``backend``. Use ``async with Host.open(...) as host``."""
+    """One process: ``roles`` over ``backend``. Use ``async with process.running():``."""
 
     def __init__(
         self, backend: Backend, roles: Sequence[Role], config: ProcessSettings, *, archive: Archive | None = None
@@ -155,8 +155,8 @@ class ActorProcess:
         async with self.shell, anyio.create_task_group() as pumps:
             log = self.shell.bindings[0].log
             self.shell.config.replicated = await log.replicated()
-            # Nothing is decided before it is known which kill switches are closed.
-            while not await self.facts.refresh(log):  # noqa: ASYNC110 - the broker is asked, nobody tells
+            # No role decides before it is known which kill switches are closed.
+            while not await self.facts.refresh(log):  # noqa: ASYNC110 - the broker gives no signal
                 await anyio.sleep(RESTART_PAUSE_S)
             self._pumps = pumps
             self.presence.callbacks = PresenceCallbacks(on_deaths=self._on_deaths, on_clock=self._on_clock)
@@ -178,7 +178,7 @@ class ActorProcess:
         return not self.clock.refusal
 
     async def _on_clock(self, refusal: str) -> None:
-        """Call a person for a clock that is wrong; when it is right again, look at what was left lying."""
+        """Alert a person to a clock that is wrong; when it is right again, sweep the runs that had to wait."""
         if refusal:
             binding = self.shell.bindings[0]
             alert = clock_off_alert(self.config.worker, binding.role.name, refusal, at=self.clock.now())
@@ -187,11 +187,11 @@ class ActorProcess:
             await self.sweep.once_with_retries()
 
     def _on_deaths(self, died: list[Heartbeat]) -> None:
-        """Look at what these workers left, if their role is done here; a recorder looks who waits for them."""
-        ours = any(beat.role in self._role_names for beat in died)
-        if self._pumps is not None and (ours or "recorder" in self._role_names):
-            self._pumps.start_soon(self._sweep_after_deaths, ours)
-        if any(beat.role == "budget" for beat in died):
+        """Sweep all runs if these workers had a role of this process; else a recorder sweeps those that are due."""
+        shares_role = any(heartbeat.role in self._role_names for heartbeat in died)
+        if self._pumps is not None and (shares_role or "recorder" in self._role_names):
+            self._pumps.start_soon(self._sweep_after_deaths, shares_role)
+        if any(heartbeat.role == "budget" for heartbeat in died):
             self._budget_died.set()
 
     async def _sweep_after_deaths(self, all_runs: bool) -> None:
@@ -250,7 +250,7 @@ class ActorProcess:
         handle: Callable[[Delivery], Awaitable[None]],
         capacity: PullCapacity | None = None,
     ) -> None:
-        """Pull a queue for ever, handling a bounded number of messages at once, and no more than there is room for."""
+        """Pull a queue until cancelled, handling at most ``IN_FLIGHT_MAX`` messages at once, and no more than fit."""
         limiter = anyio.Semaphore(IN_FLIGHT_MAX)
         extender = AckExtender(spec.config["ack_wait"] / SECOND_NS)
 
@@ -261,7 +261,7 @@ class ActorProcess:
             except LinestopError as error:
                 LOG.warning("delivery_failed", subject=delivery.subject, error=str(error))
             except Exception:
-                # One bad message must not take the others down; unacknowledged, it comes again, or is given up.
+                # One bad message must not fail the others; unacknowledged, it is delivered again, or given up.
                 LOG.exception("delivery_failed", subject=delivery.subject)
             finally:
                 limiter.release()
@@ -281,7 +281,7 @@ class ActorProcess:
     async def _deliveries(
         self, role: RoleName, spec: ConsumerSpec, capacity: PullCapacity | None
     ) -> AsyncGenerator[Delivery]:
-        """What is delivered, as long as this process may decide; stops always, for no clock decides them."""
+        """Yield what is delivered while this process may decide; stops always, since they need no clock."""
         is_control = spec.stream in {stream_names.CONTROL, stream_names.CLIENTS}
         while not (self._may_decide() or is_control):  # noqa: ASYNC110 - a clock has no signal of its own
             await anyio.sleep(RESTART_PAUSE_S)
@@ -291,7 +291,7 @@ class ActorProcess:
                 continue
             await delivery.nak(WRONG_CLOCK_RETRY_S)
             if not is_control:
-                # Nothing more is pulled, so that it goes to a process whose clock is right.
+                # No more is pulled, so that messages go to a process whose clock is right.
                 return
 
     async def _listen(self, role: RoleName, subject: str, handle: Callable[[str], None]) -> None:
@@ -304,7 +304,7 @@ class ActorProcess:
             await anyio.sleep(RESTART_PAUSE_S)
 
     async def _on_timer(self, delivery: Delivery) -> None:
-        """A durable timer fired: look, or tell the role that lives elsewhere."""
+        """Handle a durable timer: advance the run, or wake the role that lives elsewhere."""
         subject = parse_timer(delivery.subject)
         role = subject.name.partition("-")[0]
         if role in self._role_names:
@@ -314,31 +314,31 @@ class ActorProcess:
         await delivery.ack()
 
     async def _on_wake(self, delivery: Delivery) -> None:
-        """An event of the log, for a role in a process of its own."""
+        """Handle an event of the log, for a role in a process of its own."""
         subject = parse_run_event(delivery.subject)
         await self.shell.advance(subject.tenant, subject.run, Cue(kind="event", n=subject.n))
         await delivery.ack()
 
     async def _on_seal(self, delivery: Delivery) -> None:
-        """A run was sealed: its outcome goes out, also if whoever sealed it died before it could say so."""
+        """Publish the outcome of a sealed run, also if the process that sealed it died before it could."""
         subject = parse_run_event(delivery.subject)
         entry = await self.shell.advance(subject.tenant, subject.run, Cue(kind="event", n=subject.n))
         if entry.run.sealed is not None:
             try:
                 await self.shell.outbox.publish_outcome(entry.run)
             except TooLarge as error:
-                # OUTCOMES is full: the outcome waits where it is, in the log, and does not hold up the next.
+                # OUTCOMES is full: the outcome stays in the log and does not hold up the next one.
                 LOG.warning("outcome_waits", run=entry.run.run, error=str(error))
                 await delivery.nak(OUTCOME_RETRY_S)
                 return
-            # Also those of an operator's stop, for which no actor was needed.
+            # Also the alerts of an operator's stop, for which no actor was needed.
             await self.shell.outbox.publish_alerts(
                 entry.run, event_alerts(entry.run, since=NEVER, kinds=STOP_ALERT_KINDS)
             )
         await delivery.ack()
 
     async def _release_orphaned_holds(self) -> None:
-        """Give back what forgotten holds hold: now and then, at the start, and when a worker of the budget has died."""
+        """Release orphaned holds: at the start, every ``RELEASE_EVERY_S``, and when a worker of budget has died."""
         binding = next(s for s in self.shell.bindings if s.role.name == "budget")
         accounts_removed, older_than_s = False, DEAD_WORKER_HOLD_AFTER_S
         while self.ledger is not None:
@@ -350,7 +350,7 @@ class ActorProcess:
             except LinestopError as error:
                 LOG.warning("release_failed", error=str(error))
             except Exception:
-                # A value of the accounts that nobody can read ends no process.
+                # An unreadable value of the accounts never ends the process.
                 LOG.exception("release_failed")
             self._budget_died, older_than_s = anyio.Event(), ORPHANED_AFTER_S
             with anyio.move_on_after(RELEASE_EVERY_S):
@@ -358,7 +358,7 @@ class ActorProcess:
                 older_than_s = DEAD_WORKER_HOLD_AFTER_S
 
     def _on_funds_freed(self, tenant: str, run: str) -> None:
-        """A run that waited for money has room now: whichever worker of the budget is there looks at it."""
+        """Advance a run that waited for money and has room now, here and in any other process with budget."""
         self.shell.schedule(TenantId(tenant), RunId(run), Cue(kind="sweep"), fresh=True)
         if self._pumps is not None:
             self._pumps.start_soon(self.backend.publisher("budget").wake, "budget", TenantId(tenant), RunId(run))
@@ -366,9 +366,9 @@ class ActorProcess:
     def _on_stop(self, subject: str) -> None:
         event = parse_run_event(stored_subject(subject))
         entry = self.shell.cache.peek(event.tenant, event.run)
-        # An event of ours that is on its way has this number, too, and the stop may be why it is never stored.
+        # An event of this process that is on its way has this number, too; the stop may be why it is never stored.
         if entry is not None and entry.run.n <= event.n:
-            # At once: reading the log has to wait for whoever appends just now, and the first byte must not leave.
+            # At once: reading the log has to wait for the task that appends now, and no call may begin meanwhile.
             entry.stop_announced = True
             self.shell.schedule(event.tenant, event.run, Cue(kind="event", n=event.n))
 
@@ -394,5 +394,5 @@ class ActorProcess:
         if "recorder" in self._role_names and self.config.sweeping:
             await self.sweep.run_for_ever()
         else:
-            # Also without sweeping: what this process has to do, and which alarms to set, stands in the open runs.
+            # Also without sweeping: the open runs show what this process has to do and which alarms to set.
             await self.sweep.once_with_retries()

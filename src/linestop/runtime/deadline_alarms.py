@@ -1,15 +1,15 @@
-"""Alarms: looking at a run again when one of its deadlines comes, although nothing happens to it.
+"""Alarms: advancing a run when one of its deadlines comes, although nothing else happens to it.
 
-Every deadline of ``schemas.run.deadlines`` gets its alarm at the end of each look at its run, whatever else is set or
-being performed. Near ones (``TIMER_NEAR_S``) live in the process, the soonest of each run; far ones are durable
-timers, which the broker keeps and fires to any process. The sweep finds what is lost; it is not the clock.
+Every deadline of ``schemas.run.deadlines`` gets its alarm at the end of each pass over its run, whatever else is set or
+being performed. Near ones (``TIMER_IN_PROCESS_MAX_S``) live in the process, the soonest of each run; far ones are
+durable timers, which the broker stores and fires to any process. The sweep finds lost alarms; it is not the clock.
 
-Who has the alarm, and what remains of it when that process ends:
+Which process sets the alarm, and what remains of it when that process ends:
 
 ==================  =========  ==========================================  ====================================
 deadline            role       set by the process that                     after its end
 ==================  =========  ==========================================  ====================================
-retry, queued       planner    recorded the failure                        near: the first look of its next start
+retry, queued       planner    recorded the failure                        near: the first pass of its next start
 retry, probe        executor   recorded the result                         the same
 wait                executor   was woken by ``cleared`` or ``granted``     the same
 expiry              approver   asked                                       the same
@@ -18,15 +18,15 @@ done-by             executor   performs                                    the n
 done-by             budget     (hinted by the two above when it comes)
 wall                executor   performs: only its work makes it come       no work, no deadline
                     planner
-run-max             validator  looked last, if the run rests until then    far as a rule: the broker has it
+run-max             validator  advanced it last, if it rests until then    far as a rule: the broker has it
 ==================  =========  ==========================================  ====================================
 
-Far ones (any role): the broker fires them to whatever process is there, which looks or hints to the role's.
+Far ones (any role): the broker fires them to any running process, which advances the run or hints to the role.
 
-A process with some of the roles also sets the alarms of roles elsewhere, as long as it is nobody's turn: an event
-that brings a deadline need not wake the role that it is for. When such an alarm rings, the process reads the run and
-hints to the role. The first look of a process at every open run (``runtime.housekeeping.stalled_run_sweep``) sets
-what its predecessor had set.
+A process with some of the roles also sets the alarms of roles elsewhere, as long as no role has a turn: an event
+that brings a deadline need not wake the role that the deadline is for. When such an alarm rings, the process reads the
+run and hints to the role. The first pass of a process over every open run
+(``runtime.housekeeping.stalled_run_sweep``) sets the alarms that its predecessor had set.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ from linestop.schemas.run.whose_turn import whose_turn
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 
 OVERDUE_S = 1.0
-"""When to look again at a deadline that has passed without its role acting on it; doubled each time."""
+"""Seconds until the next pass when a deadline has passed without its role acting on it; doubled each time."""
 
 OVERDUE_MAX_S = 60.0
 
 LAST_DEADLINES = frozenset({"run-max"})
-"""Deadlines that others come before as a rule: durable only where none does, or every run would have such a timer."""
+"""Deadlines that usually come after others: set only if no other comes first, or every run would have such a timer."""
 
 MOVED_MIN_S = 0.001
-"""By how little a durable timer may be off: what moves by rounding alone is not set again."""
+"""Smallest change for which a durable timer is set again: a change by rounding alone is ignored."""
 
 
 class ScheduleRun(Protocol):
-    """Looks at a run in the background, and hands it on to the role whose deadline has come."""
+    """Advances a run in the background, or hints to the role whose deadline has come."""
 
     def __call__(self, tenant: TenantId, run: RunId, cue: Cue, *, fresh: bool) -> None:
         """``fresh`` reads the log first."""
@@ -91,7 +91,7 @@ class Alarms:
                 delay_s = min(OVERDUE_S * 2 ** min(entry.overdue_rings, 10), OVERDUE_MAX_S)
                 self._ring_in(entry, delay_s, deadline.name, overdue=True)
             elif wait_s <= TIMER_IN_PROCESS_MAX_S or deadline.name == "wall":
-                # Of the wall only this process knows, as long as it performs.
+                # Only this process knows of the wall deadline, as long as it performs.
                 self._ring_in(entry, wait_s + 0.001, deadline.name)
             else:
                 far.append(deadline)
@@ -101,13 +101,13 @@ class Alarms:
             await self._cancel_durable(entry)
 
     def retry_soon(self, entry: CachedRun) -> None:
-        """Look at the run again soon: a look at it failed, or did not come to its end."""
+        """Advance the run again soon: a pass failed, or did not come to its end."""
         self._ring_in(entry, OVERDUE_S, "again")
 
     def _deadlines_to_set(self, entry: CachedRun, now: datetime) -> Iterator[Deadline]:
-        """The deadlines that this process sets the alarms for, soonest first; of one name only the soonest.
+        """Yield the deadlines for which this process sets alarms, soonest first; of one name only the soonest.
 
-        A timer has one moment, after which the run is looked at again. Of the roles elsewhere only what comes first.
+        A timer has one moment, after which the run gets another pass. For roles elsewhere only the first one is set.
         """
         seen: set[tuple[RoleName, str]] = set()
         is_idle = whose_turn(entry.run, now) is None
@@ -127,7 +127,7 @@ class Alarms:
             entry.near_alarm = None
 
     def _ring_in(self, entry: CachedRun, delay_s: float, name: str, *, overdue: bool = False) -> None:
-        """Look at the run in ``delay_s``, unless that is done sooner anyway."""
+        """Advance the run in ``delay_s`` seconds, unless an earlier alarm is set."""
         loop = asyncio.get_running_loop()
         if entry.near_alarm is not None and entry.near_alarm.when() <= loop.time() + delay_s:
             return
@@ -141,9 +141,9 @@ class Alarms:
             entry.durable_timers[name] = at
 
     async def _cancel_durable(self, entry: CachedRun) -> None:
-        """Leave no timer of a run that is over: the broker would keep it, and fire it, for up to 30 days.
+        """Cancel the timers of a run that is over: the broker would store them for up to 30 days and then fire them.
 
-        The recorder, which is there when a run is sealed, cancels what processes of other roles have set, too.
+        The recorder, which seals the run, also cancels the timers that processes of other roles have set.
         """
         now = self._now()
         names = {name for name, at in entry.durable_timers.items() if at > now}
@@ -162,5 +162,5 @@ class Alarms:
         ring.add_done_callback(self._rings.discard)
 
     async def _ring(self, entry: CachedRun, cue: Cue) -> None:
-        # Fresh: what brought the deadline nearer, or made it void, may have been said in another process.
+        # Fresh: another process may have appended an event that moved or removed the deadline.
         self._schedule(entry.run.tenant, entry.run.run, cue, fresh=True)

@@ -1,7 +1,7 @@
-"""Asking the roles of a process what comes next in a run.
+"""Asking the roles of a process for the next event of a run.
 
-Nothing here waits, so it can be done while the event before is still on its way to the broker. What is decided
-then is sent only when that event is stored; if it was not, the decision is forgotten with it.
+A decision for which all facts are at hand needs no waiting, so it can be made while the previous event is still on its
+way to the broker. It is sent only when that event is stored; if the event is not stored, the decision is discarded.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ NO_DECISIONS: Mapping[RoleName, AnyEvent | None] = {}
 
 @dataclass(slots=True)
 class Draft:
-    """What a role says next. ``at`` is when it decided; ``append`` is made where that needs no waiting.
+    """The next event of a role. ``at`` is the moment of the decision; ``append`` is set if encoding needed no waiting.
 
-    ``letter`` is what is to be kept as a dead letter once it is said: why this had to be.
+    ``dead_letter_reason`` is the reason to publish as a dead letter once the event is appended.
     """
 
     binding: RoleBinding
@@ -54,13 +54,13 @@ class Draft:
 
     @property
     def is_start(self) -> bool:
-        """Whether it is the start of a model call or of tool calls."""
+        """Whether it is the start of a model request or of tool calls."""
         return isinstance(self.event, ModelStarted | EffectStarted)
 
 
 @dataclass(slots=True)
 class Speculation:
-    """What was decided while the event before was on its way, and when (seconds of the loop's clock)."""
+    """The decision made while the previous event was on its way, and when (seconds of the loop's clock)."""
 
     draft: Draft | None
     at_s: float
@@ -68,7 +68,7 @@ class Speculation:
 
 @dataclass(slots=True)
 class Pass:
-    """One look at a run, under its lock: what woke it, what that brought along, and who is still to be asked."""
+    """One pass over a run, under its lock: its cue, the facts that came with it, and the roles still to be asked."""
 
     entry: CachedRun
     cue: Cue
@@ -78,15 +78,15 @@ class Pass:
 
     @property
     def brings_stop(self) -> bool:
-        """Whether it brings a stop: that gives way to nobody, and tries again at once as often as there are steps."""
+        """Whether the pass brings a stop: a stop is appended again at once after every conflict."""
         return has_stop_message(self.extra_facts)
 
 
 class Decider:
     """The roles of one process, asked in their order.
 
-    ``starts`` False means that nothing may be started; ``capacity`` says whether there is a place for a start. Where
-    ``may_decide`` says no, the process's clock is wrong: then only a stop is said, which no clock decides.
+    ``may_start`` False means that nothing may be started; ``capacity`` tells whether there is a place for a start. If
+    ``may_decide`` returns False, the process's clock is wrong: then only a stop is appended, which needs no clock.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Decider:
         self._roles_woken: dict[str, frozenset[RoleName]] = {}
 
     def woken_by(self, role: RoleName, event: AnyEvent) -> frozenset[RoleName]:
-        """The roles here that look at a run when ``role`` has said ``event``."""
+        """Return the roles of this process that are asked after ``event`` of ``role``."""
         name = EVENT_NAMES[type(event)]
         wake = name if isinstance(event, Stopped) else f"{role}.{name}"
         roles = self._roles_woken.get(wake)
@@ -111,7 +111,7 @@ class Decider:
         return roles
 
     async def next_draft(self, run_pass: Pass, now: datetime) -> Draft | None:
-        """What comes next, fetching the facts that it takes; None if no role has anything to say."""
+        """Return the next draft, fetching the facts that it needs; None if no role decides anything."""
         fetched: dict[RoleName, Facts] = {}
         decided: dict[RoleName, AnyEvent | None] = {}
         run = run_pass.entry.run
@@ -120,7 +120,7 @@ class Decider:
             try:
                 if role.name != "validator":
                     fetched[role.name] = await self._facts.gather(run, role, now, run_pass.extra_facts)
-                elif not await self._think(run_pass, role, now, fetched, decided):
+                elif not await self._decide_validator(run_pass, role, now, fetched, decided):
                     return None
             except LinestopError:
                 raise
@@ -130,29 +130,29 @@ class Decider:
                 run_pass.roles_to_ask.discard(draft_or_binding.role.name)
         return draft_or_binding
 
-    async def _think(
+    async def _decide_validator(
         self,
-        look: Pass,
+        run_pass: Pass,
         role: Role,
         now: datetime,
         fetched: dict[RoleName, Facts],
-        thought: dict[RoleName, AnyEvent | None],
+        decided: dict[RoleName, AnyEvent | None],
     ) -> bool:
-        """Let the validator read what outsiders wrote, beside the loop if it is much; False if a stop came meanwhile.
+        """Let the validator decide, in a thread if it must read much outside data; False if a stop came meanwhile.
 
-        It changes nothing, so it can be abandoned at any time; and a change of the run needs its lock, which this
-        look holds. An abandoned decision may still read the run as it was, so the run is loaded again.
+        Deciding changes nothing, so it can be abandoned at any time; and a change of the run needs its lock, which this
+        pass holds. An abandoned decision may still be reading the run, so the run is loaded again.
         """
-        entry, run = look.entry, look.entry.run
+        entry, run = run_pass.entry, run_pass.entry.run
         try:
-            with anyio.CancelScope() as entry.thinking:
-                facts = fetched[role.name] = await self._facts.gather(run, role, now, look.extra_facts)
-                if (size := _decision_bytes(role, run, look.extra_facts)) > OFF_LOOP_BYTES:
-                    work = partial(role.decide, run, look.cue, facts, now)
-                    thought[role.name] = await off_loop(size, work, give_up=True)
+            with anyio.CancelScope() as entry.deciding:
+                facts = fetched[role.name] = await self._facts.gather(run, role, now, run_pass.extra_facts)
+                if (size := _decision_bytes(role, run, run_pass.extra_facts)) > OFF_LOOP_BYTES:
+                    work = partial(role.decide, run, run_pass.cue, facts, now)
+                    decided[role.name] = await off_loop(size, work, give_up=True)
                 return True
         finally:
-            entry.thinking = None
+            entry.deciding = None
         entry.reset()
         return False
 
@@ -163,9 +163,9 @@ class Decider:
         fetched: Mapping[RoleName, Facts],
         decided: Mapping[RoleName, AnyEvent | None] = NO_DECISIONS,
     ) -> Draft | RoleBinding | None:
-        """What comes next, or the station whose facts must be fetched, or which must think, before it can be said.
+        """Return the next draft, or the binding whose facts must be fetched or whose decision takes long.
 
-        Roles that have nothing to say are taken out of ``look.asked``.
+        Roles that decide nothing are removed from ``run_pass.roles_to_ask``.
         """
         run, extra_facts = run_pass.entry.run, run_pass.extra_facts
         if extra_facts:
@@ -199,9 +199,9 @@ class Decider:
         return not draft.is_start or (self.may_start and self._capacity.reserve(run, draft.event))
 
     def speculate(self, run_pass: Pass, now: datetime, encoder: EventEncoder) -> Speculation | None:
-        """Decide what comes next as if the event on its way were stored, and make it ready to be sent.
+        """Decide the next event as if the one on its way were stored, and encode it for sending.
 
-        None where that needs waiting (a fact, a blob), or goes wrong: it is decided again when the event is stored.
+        None if that needs waiting (for a fact, a blob) or fails: then the roles decide again when the event is stored.
         """
         if run_pass.extra_facts:
             return None
@@ -215,14 +215,14 @@ class Decider:
                 role = draft.binding.role.name
                 draft.append = encoder.encode_short(run_pass.entry.run, role, draft.event, run_pass.cue, at=draft.at)
         except Exception:
-            LOG.exception("thinking_ahead_failed", run=run_pass.entry.run.run)
+            LOG.exception("speculation_failed", run=run_pass.entry.run.run)
             return None
         return Speculation(draft, asyncio.get_running_loop().time())
 
     def _decide(
         self, binding: RoleBinding, run_pass: Pass, facts: Facts | None, *, now: datetime
     ) -> Draft | RoleBinding | None:
-        """What this role says to the run, or the station itself if its facts must be fetched first."""
+        """Return this role's draft, or the binding itself if its facts must be fetched first."""
         run, role = run_pass.entry.run, binding.role
         if run.has_unknown_events and not run.done:
             return None
@@ -244,9 +244,9 @@ class Decider:
 
     @staticmethod
     def _stop_after_failure(binding: RoleBinding, run: Run, error: Exception, now: datetime) -> Draft | None:
-        """The stop of a run that a role broke on; None for a run that is over, which is left as it is.
+        """Return the stop of a run on which a role failed; None for a run that is over, which is left as it is.
 
-        One that does not exist yet cannot be stopped: whoever brought it hears the error.
+        A run that does not exist yet cannot be stopped: then the error is raised to the caller.
         """
         LOG.error("decide_failed", role=binding.role.name, run=run.run, exc_info=error)
         if run.done:
@@ -257,14 +257,14 @@ class Decider:
 
     @staticmethod
     def _stop_after_fold_failure(binding: RoleBinding, run: Run, now: datetime) -> Draft:
-        """The stop of a run with an event that the fold broke on."""
+        """Return the stop of a run with an event on which the fold failed."""
         last = run.fold_failures[-1]
-        LOG.error("fold_broken", role=binding.role.name, run=run.run, error=f"{last.kind}: {last.text}", at=last.where)
+        LOG.error("fold_failed", role=binding.role.name, run=run.run, error=f"{last.kind}: {last.text}", at=last.where)
         return _defect_stop(binding, run, now, kind=last.kind, text=last.text)
 
 
 def _decision_bytes(role: Role, run: Run, extra_facts: tuple[Any, ...]) -> int:
-    """How many bytes of outside data a decision of this role goes through; only the validator goes through many."""
+    """Return how many bytes of outside data a decision of this role reads; only the validator reads many."""
     if role.name != "validator":
         return 0
     incoming_tasks = (fact.task for fact in extra_facts if isinstance(fact, IncomingTask) and fact.task is not None)
@@ -278,11 +278,11 @@ def _defect_stop(binding: RoleBinding, run: Run, now: datetime, *, kind: str, te
 
 
 def stop_if_subject_taken(run: Run, role: RoleName, event: AnyEvent) -> AnyEvent:
-    """The event, or a stop where its place was taken beforehand: what follows a stop has another number."""
+    """Return the event, or a stop if its subject is already taken: after the stop, the event has another number."""
     if not run.taken_subjects or run.sealed or isinstance(event, Stopped):
         return event
     subject = run_event(run.tenant, run.run, role=role, event=EVENT_NAMES[type(event)], n=run.n + 1)
     if subject not in run.taken_subjects:
         return event
-    why = f"Somebody with the credential of the {role} has written {subject} before its time, so it cannot be said."
+    why = f"A process with the credential of the {role} wrote {subject} too early, so the event cannot be appended."
     return stop_event(run, by=role, why=why, code="squatted")

@@ -1,4 +1,4 @@
-"""Where the facts come from that a role may know besides the log."""
+"""Fetches the facts that a role may know besides the log."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ from linestop.schemas.tool_contracts import Contract
 
 LOG = structlog.get_logger("linestop.facts")
 ResultCheck = Callable[[str], tuple[str, ...]]
-"""A tool's own check of its result (JSON text): what is wrong with it, or nothing."""
+"""A tool's own check of its result (JSON text): returns the errors, or nothing."""
 
 
 class FactSource:
-    """Fetches what a role needs, and only that. The cheap facts are kept; the log stays the truth."""
+    """Fetches only the facts that a role needs. Facts that rarely change are cached; the log stays the truth."""
 
     def __init__(  # noqa: PLR0913 - the ports it reads from
         self,
@@ -82,7 +82,7 @@ class FactSource:
         self._rebuild()
 
     def facts_at_hand(self, run: Run, role: Role, now: datetime, extra_facts: tuple[Any, ...]) -> Facts | None:
-        """The facts for a decision if nothing must be fetched for it, which is the rule."""
+        """Return the facts for a decision if none must be fetched, which is the usual case; otherwise None."""
         if extra_facts or run.opened is None or self._dead_workers(run, role):
             return None
         base, needs = self._agent_facts_by_digest.get(run.opened.agent.digest), role.needs
@@ -93,7 +93,7 @@ class FactSource:
         return None if CheckFindings in needs and self._checks and Stage.CHECK in run.stages() else base
 
     async def gather(self, run: Run, role: Role, now: datetime, extra_facts: tuple[Any, ...]) -> Facts:
-        """The facts for one decision of ``role`` about ``run``."""
+        """Return the facts for one decision of ``role`` about ``run``."""
         needs = role.needs
         base = await self._agent_facts(run)
         facts: list[Any] = list(extra_facts)
@@ -112,13 +112,13 @@ class FactSource:
         return base.with_facts(*facts) if facts else base
 
     def _dead_workers(self, run: Run, role: Role) -> frozenset[str]:
-        """The workers of this run's open starts that are known to be dead, where the role asks for that."""
+        """Return the workers of this run's open starts that are known to be dead, if the role needs that fact."""
         if DeadWorkers not in role.needs or not run.open_attempts:
             return frozenset()
         return self._roster.dead_workers(run.open_attempts) - {self._worker}
 
     async def _agent_facts(self, run: Run) -> Facts:
-        """What is the same for every decision about runs of one agent version, until a door or the space changes."""
+        """Return the facts shared by all decisions about one agent version, until a switch or the space changes."""
         if run.opened is None:
             return self._common_facts
         digest = run.opened.agent.digest
@@ -131,7 +131,7 @@ class FactSource:
         return base
 
     async def pinned_agent(self, run: Run) -> AgentVersion | None:
-        """The agent's version that this run was opened with, if the store has it."""
+        """Return the agent's version that this run was opened with, if the store has it."""
         pinned = (await self._agent_facts(run)).get(PinnedAgent)
         return pinned.version if pinned else None
 
@@ -140,7 +140,7 @@ class FactSource:
         self._agent_facts_by_digest: dict[str, Facts] = {}
 
     async def settle_accounts(self, run: Run, event: AnyEvent) -> None:
-        """Tell the accounts what a run has spent and gives back, if that is what the event says."""
+        """Charge and release a run's holds in the accounts, if the event settles any."""
         if self._ledger is None or not isinstance(event, Settled | Queued):
             return
         held = {
@@ -151,7 +151,7 @@ class FactSource:
         await self._ledger.settle(event.holds, held)
 
     async def refresh(self, log: Log) -> bool:
-        """Read the slow facts again: kill switches and space. Called now and then; a failure keeps the old ones.
+        """Read kill switches and space again. Called at intervals; after a failure the old facts stay.
 
         Returns whether it succeeded. A stored value that is not a list of kill switches closes all of them.
         """
@@ -166,14 +166,14 @@ class FactSource:
         return True
 
     async def read_space(self, log: Log) -> Space:
-        """Read how much room there is; the facts have it from now on.
+        """Read how much space there is; the facts contain it from now on.
 
-        ``space_bytes`` is the size of the stream with the least room, 0 if it is not known.
+        ``space_bytes`` is the size of the stream with the least space left, 0 if it is not known.
         """
         asked_at = asyncio.get_running_loop().time()
         fill = await log.fullest()
         if asked_at >= self._space_at:
-            # An answer that took longer than that to a later question tells an older fill.
+            # A reply that arrives after that of a later request is skipped: its figure is older.
             self._space, self.space_bytes = Space(used=fill.used, stream=fill.stream), fill.bytes_max
             self._space_at = asked_at
             self._rebuild()
@@ -181,12 +181,12 @@ class FactSource:
 
     @property
     def space(self) -> Space:
-        """How much room there was when it was read last."""
+        """The space as it was read last."""
         return self._space
 
     @property
     def space_age_s(self) -> float:
-        """How long ago that was."""
+        """Seconds since the space was read last."""
         return asyncio.get_running_loop().time() - self._space_at
 
     async def _current_agent(self, name: str) -> CurrentAgent:
@@ -213,7 +213,7 @@ class FactSource:
 
     @staticmethod
     def _must_ask_ledger(run: Run, now: datetime, ledger: AccountLedger) -> bool:
-        """Whether the accounts are to be asked, or told of a hold or a place in the line that is of no use any more."""
+        """Whether the accounts must be asked for a hold, or be given back a hold or a place in line."""
         if ledger.own_holds.is_obsolete(run):
             return True
         return ledger.is_waiting(run.tenant, run.run) if run.done else bool(next_hold(run, now)[1])
@@ -233,16 +233,16 @@ class FactSource:
 
 
 def _read_kill_switches(value: BucketValue) -> KillSwitches:
-    """The closed kill switches; all of them where nobody knows which ones were."""
+    """Return the closed kill switches; all of them if the stored value is unreadable."""
     try:
         return KillSwitches(revision=value.revision, closed=closed_switches(value.value))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        LOG.error("kill_switches_unreadable", key=KEY, revision=value.revision, error=str(error))  # noqa: TRY400 - one line says it
+        LOG.error("kill_switches_unreadable", key=KEY, revision=value.revision, error=str(error))  # noqa: TRY400 - the message is enough
         return KillSwitches(revision=value.revision, closed=frozenset({UNREADABLE}))
 
 
 def _long_texts(run: Run) -> list[BlobRef]:
-    """Long arguments of calls that are to be judged or performed now."""
+    """Return the long arguments of calls that are to be judged or performed now."""
     texts: list[Text] = []
     for call in run.proposal.calls if run.proposal else ():
         if call.stage is Stage.PENDING:

@@ -1,4 +1,4 @@
-"""Reading the heads of runs that are being performed for, now and then: a stop that was not heard is found so."""
+"""Reading the heads of runs with work in progress at intervals, which finds a stop whose hint did not arrive."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LOG = structlog.get_logger("linestop.shell")
 
 
 async def watch_heads(cache: RunCache, every_s: float, refresh: Callable[[CachedRun], Awaitable[None]]) -> None:
-    """Refresh for ever, every so many seconds, the runs that are being performed for; ``live`` only is faster."""
+    """Refresh all runs with work in progress every ``every_s`` seconds, until cancelled; the live hint is faster."""
     while True:
         await anyio.sleep(every_s)
         for entry in cache.entries():
             if not entry.performing or entry.lock.locked():
-                # Whoever holds the lock appends or reads, and so learns of the head himself.
+                # The task that holds the lock appends or reads, and so learns of the head itself.
                 continue
             try:
                 async with entry.lock:

@@ -1,8 +1,8 @@
-"""The doors: how tasks and people's words, as any NATS client sends them, reach the roles.
+"""The intake: how tasks and control messages, as any NATS client sends them, reach the roles.
 
 A task is acknowledged when its run is opened (or refused), a control message when it became an event or
 cannot become one. Both may be delivered again at any time, so both are recognised: a task by its key or its
-place in the stream, a control message by the cue its event carries.
+place in the stream, a control message by the cue that its event carries.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from linestop.runtime.headroom import Headroom
 from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.run_loop import Shell
 from linestop.runtime.task_runs import (
-    Arrived,
-    first_choice,
-    over_and_left,
+    ArrivedTask,
+    has_another_task,
+    preferred_run,
     read_task,
+    removed_run_reply,
     run_of_refusal,
-    shown_reason,
-    taken_by_another,
-    verdict,
+    task_reply,
+    truncated_reason,
     why_stopped,
 )
 from linestop.schemas.agents import AgentVersion
@@ -73,14 +73,14 @@ LOG = structlog.get_logger("linestop.intake")
 DELIVERY_ATTEMPTS_MAX = 5
 RETRY_S = 1.0
 UNREADABLE_RUN = "unreadable"
-"""Whose dead letters are those of messages that no role can read."""
+"""The run that stands in dead letters about messages that no role can read."""
 
 PAYLOAD_GROWTH_MAX = 8
-"""How many bytes one character of a payload takes at most in a letter, and room for the rest of it."""
+"""Most bytes that one character of a payload takes in a dead letter, with room for its other fields."""
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody who may decide: a name and the Ed25519 public key (hex) that proves it."""
+    """A person who may decide: a name and the Ed25519 public key (hex) that proves it."""
 
     name: str
     public_key: str
@@ -108,13 +108,13 @@ class TaskIntake:
             await _refuse(self._publisher, delivery, str(error))
             return
         incoming, new_run = read_task(subject.tenant, subject.agent, delivery)
-        task = Arrived(subject.tenant, incoming, new_run, Cue(kind="task", id=f"task:{delivery.seq}"))
+        task = ArrivedTask(subject.tenant, incoming, new_run, Cue(kind="task", id=f"task:{delivery.seq}"))
         try:
             async with self._headroom.place(self._binding.log, len(delivery.payload)) as space:
                 reply = await self._open(task, no_space_message(space))
         except TooLarge as error:
             reply = Reply(status="refused", sentence=f"There is no room for the task: {error}")
-        except Exception as error:  # noqa: BLE001 - whatever it is, the task must not be lost
+        except Exception as error:  # noqa: BLE001 - no error may lose the task
             await _retry_or_dead_letter(self._publisher, delivery, error, role="validator")
             return
         if reply is None:
@@ -123,32 +123,32 @@ class TaskIntake:
         await delivery.ack()
         await _reply(self._publisher, delivery, reply)
 
-    async def _open(self, task: Arrived, no_space: str) -> Reply | None:
+    async def _open(self, task: ArrivedTask, no_space: str) -> Reply | None:
         """Find the task's run and let the validator decide; None if that has to be tried again.
 
-        ``no_room`` says why nothing may be written to a run that does not exist, if that is so.
+        ``no_space`` is the reason why nothing may be written to a run that does not exist; empty if it may.
         """
         tenant, incoming = task.tenant, task.incoming
         key = incoming.task.key if incoming.task else ""
         owner = await self._keys.owner(tenant, key) if key else None
-        run = first_choice(task, owner)
+        run = preferred_run(task, owner)
         state = await self._load_run(tenant, run)
-        left = await self._binding.log.left(tenant, run) if state.n == 0 and run != task.fresh else None
+        left = await self._binding.log.left(tenant, run) if state.n == 0 and run != task.new_run else None
         beforehand = left.stopped_beforehand if left is not None else state.stopped_beforehand
-        if key and beforehand and (told := await self._told_of_stop(task, left or state, run, no_space)):
-            return told
+        if key and beforehand and (refusal := await self._refuse_stopped(task, left or state, run, no_space)):
+            return refusal
         over = beforehand or (left.key_is_free if left is not None else state.has_released_key)
         if over and key and (owner is None or owner.run == run):
             # The run that had the key is over; its name is taken for ever.
-            run = task.fresh
+            run = task.new_run
             state = await self._load_run(tenant, run)
         elif owner is not None and owner.sha256 != incoming.sha256:
             return await self._refuse_taken_key(task, run, no_space)
         elif left is not None:
-            return over_and_left(run, left, status="refused" if owner is None else "opened")
+            return removed_run_reply(run, left, status="refused" if owner is None else "opened")
         if state.n == 0:
             if no_space:
-                # Nothing may be written to a run that does not exist: the room belongs to those that do.
+                # Nothing may be written to a run that does not exist: the space belongs to those that do.
                 LOG.info("task_refused", tenant=tenant, agent=incoming.agent, reason="no_space")
                 return Reply(status="refused", run=run, sentence=f"{no_space}{free_key_note(incoming)}")
             takes_key = key and (owner is None or owner.run != run) and await self._would_open(state, incoming)
@@ -157,14 +157,14 @@ class TaskIntake:
             ):
                 return await self._reply_after_lost_key(task, owner)
         entry = await self._shell.advance(tenant, run, task.cue, incoming)
-        if taken_by_another(entry.run, incoming):
+        if has_another_task(entry.run, incoming):
             return await self._refuse_taken_key(task, run, no_space)
         if key and entry.run.stopped_beforehand:
-            return await self._told_of_stop(task, entry.run, run, no_space)
-        return verdict(entry.run, incoming)
+            return await self._refuse_stopped(task, entry.run, run, no_space)
+        return task_reply(entry.run, incoming)
 
     async def _load_run(self, tenant: TenantId, run: RunId) -> Run:
-        """The run as the log has it, without asking a role about it."""
+        """Return the run as the log has it, without asking a role."""
         entry = self._shell.cache.peek(tenant, run)
         if entry is not None and entry.is_loaded:
             return entry.run
@@ -173,13 +173,13 @@ class TaskIntake:
         return state
 
     async def _would_open(self, run: Run, incoming: IncomingTask) -> bool:
-        """Whether the validator would let the task in at this moment: only then it takes its key."""
+        """Whether the validator would open a run for the task at this moment: only then the task takes its key."""
         role, now = self._binding.role, self._shell.config.now()
         facts = await self._facts.gather(run, role, now, (incoming,))
         return isinstance(role.decide(run, Cue(kind="task"), facts, now), Opened)
 
-    async def _reply_after_lost_key(self, task: Arrived, previous_owner: KeyOwner | None) -> Reply | None:
-        """Another task took the key first: look again, unless the bucket cannot move keys at all."""
+    async def _reply_after_lost_key(self, task: ArrivedTask, previous_owner: KeyOwner | None) -> Reply | None:
+        """Another task took the key first: try again, unless the bucket cannot move keys at all."""
         assert task.incoming.task is not None
         current_owner = await self._keys.owner(task.tenant, task.incoming.task.key)
         if previous_owner is None or current_owner is None or current_owner.revision != previous_owner.revision:
@@ -189,18 +189,18 @@ class TaskIntake:
             status="refused", run=previous_owner.run, sentence=f"{sentence}: use another key, or see `linestop doctor`."
         )
 
-    async def _refuse_taken_key(self, task: Arrived, run: RunId, no_room: str) -> Reply:
-        """Refuse a task whose key or run another task has; the refusal is a run of its own, if there is room."""
+    async def _refuse_taken_key(self, task: ArrivedTask, run: RunId, no_space: str) -> Reply:
+        """Refuse a task whose key or run another task has; the refusal is a run of its own, if there is space."""
         incoming = msgspec.structs.replace(task.incoming, existing_run=run)
         refusal = run_of_refusal(run, incoming)
-        if not no_room or (await self._load_run(task.tenant, refusal)).n > 0:
+        if not no_space or (await self._load_run(task.tenant, refusal)).n > 0:
             await self._shell.advance(task.tenant, refusal, task.cue, incoming)
         return Reply(status="refused", run=refusal, sentence=key_taken_message(run))
 
-    async def _told_of_stop(self, task: Arrived, stopped: Run | Left, run: RunId, no_room: str) -> Reply | None:
-        """Refuse a task whose run was stopped before it came, once: sent again, its key stands for another run.
+    async def _refuse_stopped(self, task: ArrivedTask, stopped: Run | Left, run: RunId, no_space: str) -> Reply | None:
+        """Refuse, once, a task whose run was stopped before it came: sent again, its key stands for another run.
 
-        That it was told is in the log of the refusal, a run of its own; None if an earlier delivery was.
+        The refusal is a run of its own, whose log shows that it was made; None if another message got it before.
         """
         incoming, refusal = task.incoming, run_of_refusal(run, task.incoming)
         sentence = stopped_before_start_message(why_stopped(stopped), incoming)
@@ -209,14 +209,14 @@ class TaskIntake:
             return None
         if before.n and (before.refused is None or before.refused.cue.id != task.cue.id):
             return None
-        if not before.n and not no_room:
-            told = msgspec.structs.replace(incoming, existing_run=run, problem=sentence)
-            await self._shell.advance(task.tenant, refusal, task.cue, told)
+        if not before.n and not no_space:
+            refused = msgspec.structs.replace(incoming, existing_run=run, problem=sentence)
+            await self._shell.advance(task.tenant, refusal, task.cue, refused)
         return Reply(status="refused", run=run, sentence=sentence)
 
 
 class ControlIntake:
-    """Turns people's and services' words into events. Belongs to the approver; stops belong to everybody."""
+    """Turns control messages into events. Belongs to the approver; stops belong to every role."""
 
     def __init__(self, shell: Shell, headroom: Headroom, *, publisher: Publisher, people: Mapping[str, Person]) -> None:
         self._shell = shell
@@ -225,8 +225,8 @@ class ControlIntake:
         self._people = people
 
     async def handle(self, delivery: Delivery) -> None:
-        """Say what a control message says, acknowledge it, and answer whoever asked for an answer."""
-        # The role whose credential the publisher has: a letter under another's name would be refused for ever.
+        """Turn a control message into an event, acknowledge it, and reply if its sender asked for a reply."""
+        # The role whose credential the publisher has: a dead letter under another name would always be refused.
         role = "approver" if "approver" in self._shell.role_names else self._shell.bindings[0].role.name
         try:
             subject = parse_control(delivery.subject)
@@ -238,16 +238,16 @@ class ControlIntake:
                     # A key given twice is read differently by different readers, and one of them approved it.
                     decode_strict(delivery.payload)
                 require_size(control)
-            # The operator alone may say `reply`: it is an answer that a client could not have given.
+            # Only the operator may send `reply`: it is an `answer` that a client cannot forge.
             verb: Verb = "answer" if subject.verb == "reply" else subject.verb
             signer = self._signer(subject.tenant, subject.run, verb, control)
         except (InputError, ValueError, RecursionError) as error:
-            sentence = f"The control message cannot be read: {shown_reason(str(error))}."
+            sentence = f"The control message cannot be read: {truncated_reason(str(error))}."
             await _store_dead_letter(self._publisher, delivery, sentence, role=role, run=UNREADABLE_RUN)
             await _refuse(self._publisher, delivery, sentence)
             return
         kind = "client" if subject.by_client else "control"
-        # The two streams count apart, and a word is known by its place.
+        # The two streams have separate sequences, and a message is recognised by its place.
         cue = Cue(kind="control", id=f"{kind}:{delivery.seq}")
         message = ControlMessage(
             verb=verb,
@@ -258,14 +258,16 @@ class ControlIntake:
         )
         try:
             if (left := await self._shell.bindings[0].log.left(subject.tenant, subject.run)) is not None:
-                reply: Reply | None = over_and_left(subject.run, left, status="refused")
-            elif await self._may_begin_a_run(subject):
+                reply: Reply | None = removed_run_reply(subject.run, left, status="refused")
+            elif await self._may_create_run(subject):
                 log = self._shell.bindings[0].log
                 async with self._headroom.place(log, len(delivery.payload)) as space:
-                    reply = await self._nothing_to_stop(subject, space) or await self._say(subject, message, cue)
+                    reply = await self._refuse_stop_without_space(subject, space) or await self._advance(
+                        subject, message, cue
+                    )
             else:
-                reply = await self._say(subject, message, cue)
-        except Exception as error:  # noqa: BLE001 - whatever it is, a stop must not be lost
+                reply = await self._advance(subject, message, cue)
+        except Exception as error:  # noqa: BLE001 - no error may lose a stop
             await _retry_or_dead_letter(self._publisher, delivery, error, role=role)
             return
         if reply is None:
@@ -274,32 +276,32 @@ class ControlIntake:
         await delivery.ack()
         await _reply(self._publisher, delivery, reply)
 
-    async def _may_begin_a_run(self, subject: ControlSubject) -> bool:
-        """Whether the message is the stop of a run that does not exist, or may be: it would take room of the others."""
+    async def _may_create_run(self, subject: ControlSubject) -> bool:
+        """Whether the message is a stop whose run may not exist: it would take space that belongs to existing runs."""
         log = self._shell.bindings[0].log
         if subject.verb != "stop":
             return False
-        return await self._headroom.at_ease(log) or await log.head(subject.tenant, subject.run) is None
+        return await self._headroom.has_ample_space(log) or await log.head(subject.tenant, subject.run) is None
 
-    async def _nothing_to_stop(self, subject: ControlSubject, space: Space) -> Reply | None:
-        """The refusal of a stop of a run that does not exist, where there is no room for one."""
-        no_room = no_space_message(space)
-        if not no_room or await self._shell.bindings[0].log.head(subject.tenant, subject.run) is not None:
+    async def _refuse_stop_without_space(self, subject: ControlSubject, space: Space) -> Reply | None:
+        """Refuse the stop of a run that does not exist, if there is no space for a new run; otherwise None."""
+        no_space = no_space_message(space)
+        if not no_space or await self._shell.bindings[0].log.head(subject.tenant, subject.run) is not None:
             return None
-        sentence = f"There is no run '{subject.run}', so there is nothing to stop. {no_room}"
+        sentence = f"There is no run '{subject.run}', so there is nothing to stop. {no_space}"
         return Reply(status="refused", run=subject.run, sentence=sentence)
 
-    async def _say(self, subject: ControlSubject, word: ControlMessage, cue: Cue) -> Reply | None:
-        entry = await self._shell.advance(subject.tenant, subject.run, cue, word, fresh=True)
-        agent = await self._shell.pinned_agent(entry.run) if word.verb == "edit" else None
-        return self._control_reply(entry, word, cue, agent)
+    async def _advance(self, subject: ControlSubject, message: ControlMessage, cue: Cue) -> Reply | None:
+        entry = await self._shell.advance(subject.tenant, subject.run, cue, message, fresh=True)
+        agent = await self._shell.pinned_agent(entry.run) if message.verb == "edit" else None
+        return self._control_reply(entry, message, cue, agent)
 
     def _control_reply(
         self, entry: CachedRun, message: ControlMessage, cue: Cue, agent: AgentVersion | None
     ) -> Reply | None:
-        """What to answer; None if the word neither became an event nor has a reason why it cannot."""
+        """Return the reply; None if the message neither became an event nor was rejected for a reason."""
         run = entry.run
-        # What else the same look made the roles say carries its cue, too.
+        # Other events that roles appended in the same pass carry the same cue.
         kind = EVENT_OF_VERB[message.verb]
         own_entry = next(
             (e for e in run.entries if isinstance(e.event, kind) and e.event.cue.id == cue.id and not e.ignored), None
@@ -314,7 +316,7 @@ class ControlIntake:
         return Reply(status="refused", run=run.run, sentence=sentence) if sentence else None
 
     def _signer(self, tenant: str, run: str, verb: str, control: Control) -> str:
-        """The name of the person whose key signed this, or '' if nobody known did."""
+        """Return the name of the person whose key signed this, or '' if no known person did."""
         person = self._people.get(control.key_id)
         if person is None or not control.signature:
             return ""
@@ -327,7 +329,7 @@ class ControlIntake:
 
 
 def require_size(control: Control) -> None:
-    """Refuse a control message with a field that is too long for the event it is to become.
+    """Refuse a control message with a field that is too long for its event.
 
     Raises:
         InputError: naming the field and its limit.
@@ -347,15 +349,15 @@ async def _refuse(publisher: Publisher, delivery: Delivery, sentence: str) -> No
 
 
 async def _retry_or_dead_letter(publisher: Publisher, delivery: Delivery, error: Exception, *, role: Any) -> None:  # noqa: ANN401
-    """Our own failure: try again, a bounded number of times unless the broker is what fails."""
+    """Handle a failure of our own: try again, a bounded number of times unless the broker is at fault."""
     is_retryable = isinstance(error, LinestopError) and not isinstance(error, InputError)
     LOG.warning("intake_failed", subject=delivery.subject, attempt=delivery.attempt, error=str(error))
     if is_retryable or delivery.attempt < DELIVERY_ATTEMPTS_MAX:
         await delivery.nak(RETRY_S)
         return
     await _store_dead_letter(publisher, delivery, f"{type(error).__name__}: {error}", role=role)
-    reason = shown_reason(str(error))
-    await _refuse(publisher, delivery, f"This could not be handled and is kept as a dead letter: {reason}.")
+    reason = truncated_reason(str(error))
+    await _refuse(publisher, delivery, f"The message could not be handled and is stored as a dead letter: {reason}.")
 
 
 async def _store_dead_letter(
@@ -366,9 +368,9 @@ async def _store_dead_letter(
     role: Any,  # noqa: ANN401
     run: str = "",
 ) -> None:
-    """Keep what cannot be handled as a dead letter, then never see it again.
+    """Store a message that cannot be handled as a dead letter, and end its delivery.
 
-    What was sent wrong goes to one subject for all, of which the stream keeps a bounded number.
+    Unreadable messages share one subject, of which the stream keeps a bounded number.
     """
     tokens = delivery.subject.split(".")
     tenant = "unknown"
@@ -378,14 +380,14 @@ async def _store_dead_letter(
             tenant = check_name("tenant", tokens[1])
     payload = delivery.payload.decode(errors="replace")
     fields = {
-        "reason": shown_reason(reason),
+        "reason": truncated_reason(reason),
         "subject": delivery.subject,
         "attempt": delivery.attempt,
         "seq": delivery.seq,
     }
     dead_letter = canonical({**fields, "payload": payload})
     if len(dead_letter) > MESSAGE_BYTES_MAX:
-        # Bytes and quotes grow when they are written as JSON text; a letter too long would come back for ever.
+        # Bytes and quotes grow when they are written as JSON text; a dead letter that is too long is never stored.
         cut = payload[: MESSAGE_BYTES_MAX // PAYLOAD_GROWTH_MAX]
         dead_letter = canonical({**fields, "payload": cut, "bytes": len(delivery.payload)})
     await publisher.dead_letter(role, tenant, run, dead_letter)

@@ -1,7 +1,7 @@
-"""What a process tells others of its runs besides their events: outcomes, alerts, dead letters.
+"""The messages that a process publishes about its runs besides their events: outcomes, alerts, dead letters.
 
-None of it is the truth: the log of the run has what it is about. So no run waits for an alert or a dead letter, and
-one that cannot be sent ends nothing.
+None of them is the truth: that is the log of the run. So no run waits for an alert or a dead letter, and a message that
+cannot be sent fails no run.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from linestop.schemas.tool_contracts import canonical
 if TYPE_CHECKING:
     from linestop.bus.signed_checkpoints import CheckpointSigner
 
-LOG = structlog.get_logger("linestop.outgoing")
+LOG = structlog.get_logger("linestop.outbox")
 
 
 class Outbox:
-    """Publishes for the roles of one process. ``tasks`` is where it sends in the background, set while it serves."""
+    """Publishes for the roles of one process. ``tasks`` runs the sending in the background; set while it serves."""
 
     def __init__(self, bindings: Sequence[RoleBinding], signer: CheckpointSigner | None) -> None:
         self.tasks: anyio.abc.TaskGroup | None = None
@@ -48,7 +48,7 @@ class Outbox:
         )
 
     async def outcome_if_room(self, run: Run) -> None:
-        """Publish it, or leave that to the consumer of seals: a full stream must not fail what sealed the run."""
+        """Publish the outcome, or leave that to the consumer of seals: a full stream must not fail the sealing pass."""
         try:
             await self.publish_outcome(run)
         except TooLarge as error:
@@ -60,12 +60,12 @@ class Outbox:
             await self._publisher_of("recorder").alert(run.tenant, alert.kind, alert.payload, alert.headers)
 
     def alert(self, binding: RoleBinding, run: Run, entry: Entry) -> None:
-        """Call a person in the background, if this event of the run is one that does."""
+        """Alert a person in the background, if this event of the run calls for it."""
         if (alert := run_outcomes_and_alerts.alert_for_event(run, entry)) is not None:
             self._send(partial(binding.publisher.alert, run.tenant, alert.kind, alert.payload, alert.headers))
 
     def dead_letter(self, binding: RoleBinding, run: Run, reason: str) -> None:
-        """Keep in the background what could not be handled in a run."""
+        """Publish in the background a dead letter about something that could not be handled in a run."""
         payload = canonical({"role": binding.role.name, "run": run.run, "n": run.n, "reason": reason})
         self._send(partial(binding.publisher.dead_letter, binding.role.name, run.tenant, run.run, payload))
 

@@ -1,4 +1,4 @@
-"""One start being performed: what the log already knows of its results, and how they get there."""
+"""Performing a start: running it, comparing its results with the log, and reporting them until they are stored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from linestop.schemas.start_deadline import IS_STOPPED
 
 LOG = structlog.get_logger("linestop.shell")
 REPORT_AGAIN_S = 1.0
-"""How soon a result is reported again that the broker did not take."""
+"""Seconds until a result that the broker did not accept is reported again."""
 
 
 class Execution:
@@ -57,12 +57,12 @@ class Execution:
 
     @property
     def result_count(self) -> int:
-        """How many results it will have."""
+        """The number of results that it will have."""
         return len(self.started.calls) if isinstance(self.started, EffectStarted) else 1
 
     @property
     def start_by(self) -> datetime:
-        """Until when it may begin."""
+        """The moment until which it may begin."""
         match self.started:
             case ModelStarted():
                 return self.started.start_by
@@ -70,7 +70,7 @@ class Execution:
                 return min(line.start_by for line in self.started.calls)
 
     def with_duration(self, event: AnyEvent) -> AnyEvent:
-        """``event`` with how long it took, where its performer does not say it."""
+        """Return ``event`` with the duration of the performance, unless its performer already set one."""
         if (
             not isinstance(event, Finished | Proposed | ModelFailedEvent | Compacted)
             or event.duration_s
@@ -82,7 +82,7 @@ class Execution:
 
 
 def attempt_key(result: AnyEvent | LongResult) -> tuple[str, int]:
-    """Which part of a start a result is about: (call, attempt), a model call having no call."""
+    """Return the part of a start that a result belongs to: (call, attempt); a model request has an empty call."""
     event = result.event if isinstance(result, LongResult) else result
     return getattr(event, "call", ""), getattr(event, "attempt", 0)
 
@@ -106,7 +106,7 @@ class StartPerformer:
         self._report = report
 
     async def perform(self, entry: CachedRun, binding: RoleBinding, execution: Execution) -> None:
-        """Perform what was started, reporting each result; then speak for what was cancelled or never begun."""
+        """Perform a start and report each result; then report the parts that were cancelled or never begun."""
         assert binding.performer is not None
         reported: set[tuple[str, int]] = set()
         begun = False
@@ -121,7 +121,7 @@ class StartPerformer:
                 for event in binding.performer.report_cancelled(execution.view, frozenset(reported), begun=begun):
                     await self._report(entry, binding, execution.with_duration(event) if begun else event, execution.n)
         finally:
-            # Not before its last result is said: what this process does not perform, its roles call never begun.
+            # Only after the last result is reported: roles report a start as never begun if its process forgot it.
             entry.performing.pop(execution.n, None)
             self._capacity.end(entry.key, execution.n)
 
@@ -137,7 +137,7 @@ class StartPerformer:
                 if len(reported) == execution.result_count:
                     self._capacity.end(entry.key, execution.n)
                 if isinstance(result, LongResult):
-                    # Its call has ended, so nothing stops this; and no other result waits for it.
+                    # The call has ended, so a stop does not cancel the storing, and no other result waits for it.
                     storing.append(asyncio.create_task(self._store_and_report(entry, binding, result, execution.n)))
                     continue
                 with anyio.CancelScope(shield=True):
@@ -158,7 +158,7 @@ class StartPerformer:
 
 
 def is_recorded(run: Run, event: AnyEvent, n: int) -> bool:
-    """Whether the log already has the fate of the attempt this result is about, or would learn nothing from it."""
+    """Whether the log already has the outcome of this result's attempt and would learn nothing new from it."""
     call, _ = attempt_key(event)
     for attempt in run.attempts.get(n, []):
         if attempt.call == call:
@@ -168,7 +168,7 @@ def is_recorded(run: Run, event: AnyEvent, n: int) -> bool:
 
 
 def mark_late(run: Run, event: AnyEvent, n: int) -> AnyEvent:
-    """The result, marked as late if somebody has spoken for its attempt already."""
+    """Return the result, marked as late if another event already reported its attempt."""
     if isinstance(event, Finished) and not event.late:
         has_result = any(a.call == event.call and not a.open for a in run.attempts.get(n, []))
         return msgspec.structs.replace(event, late=True) if has_result else event
@@ -176,7 +176,7 @@ def mark_late(run: Run, event: AnyEvent, n: int) -> AnyEvent:
 
 
 async def report_until_stored(report: Callable[[], Awaitable[None]], *, keep_trying: Callable[[], bool]) -> None:
-    """Report for as long as the broker is away and this process goes on: a result is lost with it, and not before."""
+    """Report again while the broker cannot be reached and ``keep_trying`` holds."""
     while True:
         try:
             return await report()

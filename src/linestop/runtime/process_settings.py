@@ -1,4 +1,4 @@
-"""What a process is told about itself and its surroundings."""
+"""The settings of a process."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 def utc_now() -> datetime:
-    """The present moment in this process, aware."""
+    """Return the present moment in this process, with its time zone."""
     return clock.now()
 
 
 @dataclass(slots=True)
 class ProcessSettings:
-    """What a process is told: who it is, what it may spend, who may decide, what must stay secret.
+    """The settings of a process: its name, its limits, the people who may decide, and the secrets.
 
-    ``now`` is its wall clock, read once: time then passes as the event loop's does (``linestop.clock``). With
-    ``compares_clock`` it is kept at the broker's.
+    ``now`` is the wall clock, which is read once: from then on time passes as in the event loop (``linestop.clock``).
+    With ``compare_clock`` the clock is kept in step with the broker's.
     """
 
     worker: str
@@ -52,4 +52,4 @@ class ProcessSettings:
     spans: Spans | None = None
     signer: CheckpointSigner | None = None
     directory: Path | None = None
-    """The state folder: a recorder says when its disk is nearly full."""
+    """The state folder: a recorder alerts a person when its disk is nearly full."""

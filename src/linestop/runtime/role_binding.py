@@ -1,4 +1,4 @@
-"""What a shell is made of: its roles, each with its own log, and what it is told of its surroundings."""
+"""The parts of a shell: its roles, each with its own log, and its settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RoleBinding:
-    """One role at work in this process, with the log as its own credential sees it."""
+    """One role of this process, with the log as the role's own credential sees it."""
 
     role: Role
     log: Log
@@ -33,7 +33,7 @@ def _always() -> bool:
 
 @dataclass(slots=True)
 class ShellConfig:
-    """What a shell is told about its surroundings."""
+    """The settings of a shell."""
 
     worker: str
     now: Callable[[], datetime]

@@ -1,4 +1,4 @@
-"""Makes the roles by name, and says what wakes each in a process of its own."""
+"""Makes the roles by name, and names the events that wake each role in a process of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from linestop.schemas.subjects import ROLES, RoleName, check_role, event_filter
 
 
 def make_role(name: RoleName, *, requester: ModelRequester | None, runner: ToolRunner | None) -> Role:
-    """The role of that name; planner and executor get what they perform with."""
+    """Return the role of that name; planner and executor get the object that performs for them."""
     match name:
         case "validator":
             return Validator()
@@ -37,16 +37,16 @@ def make_role(name: RoleName, *, requester: ModelRequester | None, runner: ToolR
 
 
 def role_filters(role: Role) -> list[str]:
-    """The subjects of the run log that wake a role in a process of its own (see ``schemas.run.whose_turn``)."""
+    """Return the subjects of the run log that wake a role in a process of its own (see ``schemas.run.whose_turn``)."""
     found: list[str] = []
     for wake in sorted(wake for wake, roles in NEXT_ROLES.items() if role.name in roles):
-        speaker, _, event = wake.rpartition(".")
-        speakers: list[RoleName] = [check_role(speaker)] if speaker else list(ROLES)
-        found.extend(event_filter(name, event) for name in speakers)
+        source, _, event = wake.rpartition(".")
+        sources: list[RoleName] = [check_role(source)] if source else list(ROLES)
+        found.extend(event_filter(name, event) for name in sources)
     return found
 
 
 def role_consumer_spec(role: Role) -> ConsumerSpec:
-    """The durable consumer that wakes a role in a process of its own."""
+    """Return the durable consumer that wakes a role in a process of its own."""
     name = stream_names.role_consumer(role.name)
     return next(spec for spec in consumers({role.name: role_filters(role)}) if spec.name == name)

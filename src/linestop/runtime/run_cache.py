@@ -1,4 +1,4 @@
-"""The runs a process works on, folded, in a bounded cache. Never the truth: the append is."""
+"""The folded runs that a process works on, in a bounded cache. The log is the truth, never the cache."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class CachedRun:
     """One folded run with the lock under which this process works on it.
 
     The lock is held while deciding and appending, never while performing. ``performing`` maps the number of a
-    ``started`` event to the scope its performance runs in, so that a stop can cancel it. ``ours`` says whether it
-    is this process that moves the run on: not if another one with all roles does. ``stop_heard``: a stop is said to be
-    stored, and the log was not read since. ``starting`` is the number of a start that is on its way to the log,
-    ``unsaid`` counts the results of each that are; ``deferred``: somebody wanted to look meanwhile. ``unreported`` are
-    those of which a result could not be said at all. ``thinking`` is the scope of a decision that is being computed
-    beside the loop, under the lock.
+    ``started`` event to the scope in which it is performed, so that a stop can cancel it. ``is_ours``: this process
+    advances the run, not another one with all roles. ``stop_announced``: a hint said that a stop is stored, and the
+    log was not read since. ``starting_n`` is the number of a start that is on its way to the log.
+    ``results_in_flight`` counts, for each start, the results that are on their way; ``pass_deferred``: a pass was
+    requested meanwhile. ``unreported`` are the starts of which a result could not be appended at all. ``deciding`` is
+    the scope of a decision that is being computed outside the event loop, under the lock.
     """
 
     def __init__(self, tenant: TenantId, run: RunId) -> None:
@@ -46,25 +46,25 @@ class CachedRun:
         self.use_count = 0
         self.is_ours = False
         self.stop_announced = False
-        self.thinking: anyio.CancelScope | None = None
+        self.deciding: anyio.CancelScope | None = None
 
     @property
     def key(self) -> Key:
-        """What it is found by."""
+        """Tenant and run, the key in the cache."""
         return self.run.tenant, self.run.run
 
     def may_not_begin(self) -> bool:
-        """Whether nothing more may begin in the run, as far as this process has heard."""
+        """Whether nothing more may begin in the run, as far as this process knows."""
         return self.stop_announced or self.run.done or self.run.paused is not None
 
-    def cut_thinking_short(self, *, for_stop: bool) -> None:
-        """Let go of a decision that is being computed: a stop comes first, and what is decided then is of no use."""
-        if for_stop and self.thinking is not None:
-            self.thinking.cancel()
+    def cancel_decision(self, *, for_stop: bool) -> None:
+        """Cancel a decision that is being computed: a stop comes first and makes the decision useless."""
+        if for_stop and self.deciding is not None:
+            self.deciding.cancel()
 
     @contextmanager
     def in_use(self) -> Generator[None]:
-        """While somebody works on it or waits for its lock, it is not forgotten."""
+        """Keep the run in the cache while the block works on it or waits for its lock."""
         self.use_count += 1
         try:
             yield
@@ -73,7 +73,7 @@ class CachedRun:
 
     @property
     def performing_fact(self) -> Performing:
-        """What this process performs for the run, for its roles."""
+        """The fact for the roles: what this process performs for the run."""
         in_flight = frozenset(n for n, count in self.results_in_flight.items() if count)
         starts = frozenset({*self.performing, *self.unreported, self.starting_n})
         return Performing(starts, in_flight, frozenset(self.unreported))
@@ -85,17 +85,17 @@ class CachedRun:
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody works on it, waits for its lock, performs for it, or has set an alarm."""
+        """Whether the run is in use, is performed for, or has an alarm in this process."""
         return self.use_count > 0 or bool(self.performing or self.unreported) or self.near_alarm is not None
 
     def reset(self) -> None:
-        """Forget the fold (not who is performing): the next look loads it whole."""
+        """Discard the fold, but not what is being performed: the next pass loads the whole run."""
         self.run = Run(self.run.tenant, self.run.run)
         self.is_loaded = False
 
 
 class RunCache:
-    """At most ``runs_max`` folded runs, the least recently used one forgotten first unless it is busy."""
+    """At most ``runs_max`` folded runs; the least recently used one is dropped first unless it is busy."""
 
     def __init__(self, runs_max: int = 2_048) -> None:
         self._runs_max = runs_max
@@ -105,7 +105,7 @@ class RunCache:
         return len(self._runs)
 
     def get(self, tenant: TenantId, run: RunId) -> CachedRun:
-        """The entry for that run, made empty if there is none."""
+        """Return the entry for that run; an empty one is created if there is none."""
         key = (tenant, run)
         entry = self._runs.get(key)
         if entry is None:
@@ -116,11 +116,11 @@ class RunCache:
         return entry
 
     def peek(self, tenant: TenantId, run: RunId) -> CachedRun | None:
-        """The entry if there is one; does not count as use."""
+        """Return the entry if there is one; does not count as use."""
         return self._runs.get((tenant, run))
 
     def drop(self, tenant: TenantId, run: RunId) -> None:
-        """Forget a run that is over, unless it is busy."""
+        """Drop a run that is over, unless it is busy."""
         entry = self._runs.get((tenant, run))
         if entry is not None and not entry.is_busy:
             del self._runs[tenant, run]
@@ -132,7 +132,7 @@ class RunCache:
                 await anyio.sleep(IDLE_POLL_S)
 
     def entries(self) -> list[CachedRun]:
-        """All entries, for the sweep and for drain."""
+        """Return all entries, for the sweep and for drain."""
         return list(self._runs.values())
 
     def _shrink(self) -> None:

@@ -1,11 +1,11 @@
 """The shell: one loop that serves every role.
 
-It is woken, loads and folds the run, asks each of its roles, appends what one of them decides, and asks again
-until none has anything to say; then it sets the alarms for the run's deadlines. It owns conflicts, back-off,
-cancellation, dead letters and drain. It decides nothing.
+When it is woken, it loads and folds the run, asks each of its roles, appends the event that one of them decides, and
+asks again until no role decides anything; then it sets the alarms for the run's deadlines. It owns conflicts,
+back-off, cancellation, dead letters and drain. It decides nothing.
 
-What makes it safe is not here but in the log: an append names the head it was decided on, and the server
-refuses it if the head has moved. So looking twice, late, or in two processes at once is harmless.
+The log makes this safe, not the shell: an append names the head on which it was decided, and the server refuses the
+append if the head has moved. So advancing a run twice, late, or in two processes at once is harmless.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from linestop.schemas.subjects import ACTORS, RunId, TenantId
 
 LOG = structlog.get_logger("linestop.shell")
 APPENDS_PER_PASS_MAX = 64
-"""Appends of one look at a run; a run that wants more is looked at again soon."""
+"""Appends of one pass over a run; a run that wants more gets another pass soon."""
 
 BACKOFF_S = 0.005
 SPECULATION_MAX_S = 0.05
-"""How long what was decided ahead may be sent; a broker that took longer is asked about a newer moment."""
+"""Age at which a speculative decision is still sent; after a slower broker the roles decide again."""
 
 
 class Shell:
-    """Serves ``stations`` of one process. Use as ``async with Shell(...) as shell``; ``look`` is all it does."""
+    """Serves the roles of one process. Use as ``async with Shell(...) as shell``; all it does is ``advance`` runs."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Shell:
         await self._tasks.__aexit__(None, None, None)
 
     async def drain(self) -> None:
-        """Start nothing more; let what is being performed end, at most ``drain_s``, then cancel it."""
+        """Start nothing more; let started work end for at most ``drain_s``, then cancel it."""
         self._decider.may_start = False
         await self.cache.wait_until_idle(within_s=self.config.drain_s)
         for entry in self.cache.entries():
@@ -100,10 +100,10 @@ class Shell:
                 scope.cancel()
         await self.cache.wait_until_idle(within_s=self.config.drain_s)
 
-    # --- looking at a run ------------------------------------------------------------------------------
+    # --- advancing a run -------------------------------------------------------------------------------
 
     def schedule(self, tenant: TenantId, run: RunId, cue: Cue, *, fresh: bool = False) -> None:
-        """Look at a run in the background; ``fresh`` as in ``look``."""
+        """Advance a run in the background; ``fresh`` as in ``advance``."""
         if self._tasks is not None and self._decider.may_start:
             self._tasks.start_soon(self._advance_safely, tenant, run, cue, fresh)
 
@@ -114,30 +114,30 @@ class Shell:
         try:
             await self.advance(tenant, run, cue, fresh=fresh)
         except LinestopError as error:
-            # An alarm is set to look again: nothing is lost by giving up here.
-            LOG.warning("look_failed", tenant=tenant, run=run, error=str(error))
+            # An alarm is set for another pass: nothing is lost by giving up here.
+            LOG.warning("advance_failed", tenant=tenant, run=run, error=str(error))
         except Exception:
-            LOG.exception("look_failed", tenant=tenant, run=run)
+            LOG.exception("advance_failed", tenant=tenant, run=run)
 
     async def advance(self, tenant: TenantId, run: RunId, cue: Cue, *facts: Any, fresh: bool = False) -> CachedRun:  # noqa: ANN401
-        """Look at a run: load what is missing, let the roles decide, append, until none has anything to say.
+        """Advance a run: load what is missing, let the roles decide and append, until no role decides anything.
 
-        ``facts`` are what woke it (a task, a person's word). ``fresh`` reads the log first even if the run is
-        cached: for a wake that may know of events this process has not seen.
+        ``facts`` are what caused the pass (a task, a control message). ``fresh`` reads the log first even if the run
+        is cached: for a wake that may know of events this process has not seen.
         """
         entry = self.cache.get(tenant, run)
-        look = Pass(entry, cue, facts, set(self.role_names))
+        run_pass = Pass(entry, cue, facts, set(self.role_names))
         with entry.in_use():
-            entry.cut_thinking_short(for_stop=look.brings_stop)
+            entry.cancel_decision(for_stop=run_pass.brings_stop)
             async with entry.lock:
                 try:
                     if not entry.is_loaded or fresh or cue.n > entry.run.n:
                         await self._refresh(entry, cue.n)
                     if entry.is_reporting and not facts:
-                        # What is done comes before what is next; who says it asks all roles then.
+                        # A result is appended before anything else is decided; its pass then asks all roles.
                         entry.pass_deferred = True
                         return entry
-                    await self._decide_and_set_alarms(look)
+                    await self._decide_and_set_alarms(run_pass)
                 except RetryableError:
                     self._alarms.retry_soon(entry)
                     raise
@@ -146,7 +146,7 @@ class Shell:
         return entry
 
     async def _refresh(self, entry: CachedRun, n_min: int = 0, *, head_seq: int = 0, leader: bool = False) -> None:
-        """Fold what the log has beyond the cache; of several replicas, only what the leader has is decided on."""
+        """Fold the events that the log has beyond the cache; of several replicas, only the leader's events count."""
         run, n_before, leader = entry.run, entry.run.n, leader or self.config.replicated
         await catch_up_to(self.bindings[0].log, run, n_min=n_min, head_seq=head_seq, leader=leader)
         entry.is_loaded, entry.stop_announced = True, False
@@ -154,10 +154,10 @@ class Shell:
         self._react_to_stop(entry)
 
     async def _decide_until_idle(self, run_pass: Pass) -> bool:
-        """Let the roles speak until none has anything to say; return whether it came to that.
+        """Let the roles decide until none decides anything; return whether that point was reached.
 
-        All roles are asked first, or after a result only those it wakes; then only those that the last event
-        woke, and who spoke last. That is exactly what wakes roles that live in processes of their own.
+        All roles are asked first, or after a result only those that it wakes; then only those that the last event
+        woke, and the role that appended it. The same rule wakes roles that live in processes of their own.
         """
         conflicts = 0
         for _ in range(APPENDS_PER_PASS_MAX):
@@ -177,7 +177,7 @@ class Shell:
         return False
 
     async def _next_draft(self, run_pass: Pass) -> Draft | None:
-        """What comes next: what was decided ahead, if that was just now, else what the roles decide."""
+        """Return the next draft: the speculative one if it was decided just now, else what the roles decide."""
         speculation, run_pass.speculation = run_pass.speculation, None
         if speculation is not None:
             if asyncio.get_running_loop().time() - speculation.at_s <= SPECULATION_MAX_S and self._decider.may_start:
@@ -189,7 +189,7 @@ class Shell:
         return max(self.config.now(), run.at)
 
     async def _decide_and_set_alarms(self, run_pass: Pass) -> None:
-        """Let the roles speak, hint to the role whose turn it is then if it lives elsewhere, and set the alarms."""
+        """Let the roles decide, hint to the role whose turn it is then if it lives elsewhere, and set the alarms."""
         entry = run_pass.entry
         try:
             is_idle = await self._decide_until_idle(run_pass)
@@ -205,7 +205,7 @@ class Shell:
             self.capacity.pass_ended(entry.run, self._now(entry.run), is_ours=entry.is_ours)
 
     async def _append_and_follow_up(self, run_pass: Pass, draft: Draft) -> None:
-        """Append one event, fold it, and do what follows from it."""
+        """Append one event, fold it, and perform what it starts."""
         entry, binding, event = run_pass.entry, draft.binding, draft.event
         append_began_at = asyncio.get_running_loop().time()
         ignored, view = await self._append(run_pass, draft)
@@ -214,7 +214,7 @@ class Shell:
             self.outbox.dead_letter(binding, run, f"own event {run.n} was ignored: {ignored}")
             if run.done or isinstance(event, Stopped):
                 raise Defect(f"Event {run.n} of run {run.run} was ignored: {ignored}.")
-            why = f"The {binding.role.name} said something that is not legal: {ignored}."
+            why = f"The {binding.role.name} decided something that is not legal: {ignored}."
             stop = stop_event(run, by=binding.role.name, why=why, code="defect")
             await self._append(run_pass, Draft(binding, stop, Facts()))
             return
@@ -235,10 +235,10 @@ class Shell:
             await self._facts.settle_accounts(run, event)
 
     async def _append(self, run_pass: Pass, draft: Draft) -> tuple[str, Any]:
-        """Send one event, and while it is on its way fold it and think ahead.
+        """Send one event, and while it is on its way fold it and speculate on the next one.
 
-        Returns why it is ignored (or nothing), and for a start the view of it. Whatever goes wrong, also if the
-        event may be stored: what was folded before it was acknowledged is forgotten.
+        Returns why the event is ignored (or nothing), and for a start the view that performing needs. On any error,
+        also if the event may be stored, everything that was folded before the acknowledgement is discarded.
         """
         entry, binding, event = run_pass.entry, draft.binding, draft.event
         append = draft.append or await self._encoder.encode(
@@ -280,10 +280,10 @@ class Shell:
         return ignored, view
 
     async def stop_stuck(self, tenant: TenantId, run: RunId, *, n: int, why: str) -> int:
-        """Stop a run that nobody moves, unless its head is no more event ``n`` or it is over; return its head now.
+        """Stop a run that no process moves, unless its head is past event ``n`` or it is over; return its present head.
 
         Raises:
-            HeadMoved: the run moved meanwhile.
+            HeadMoved: another event was appended in the meantime.
         """
         entry, binding = self.cache.get(tenant, run), self.bindings[-1]
         with entry.in_use():
@@ -298,12 +298,12 @@ class Shell:
     # --- performing --------------------------------------------------------------------------------------
 
     async def _may_still_begin(self, entry: CachedRun, execution: Execution) -> bool:
-        """Whether what was started may still begin: proven by its acknowledgement, else by reading the log.
+        """Whether a start may still begin: proven by a prompt acknowledgement, else by reading the log.
 
-        An event between the two is no reason against it (another call's result, a person's grant); a stop, a pause,
-        a takeover or the passing of ``start_by`` is.
+        Only a stop, a pause, a takeover or the passing of ``start_by`` forbids it; other events in between, such as
+        another call's result or a person's grant, do not.
         """
-        # From when it was asked for: an acknowledgement that was long on its way proves nothing about now.
+        # Measured from the sending: an acknowledgement that took long proves nothing about the present.
         is_prompt = asyncio.get_running_loop().time() - execution.append_began_at <= EFFECT_AFTER_ACK_S
         if self.config.replicated or not is_prompt or not entry.is_loaded:
             try:
@@ -317,13 +317,13 @@ class Shell:
         return any(attempt.n == execution.n for attempt in entry.run.open_attempts)
 
     def _react_to_stop(self, entry: CachedRun) -> None:
-        """Cancel what is being performed for a stopped run, unless the stop lets it run out (``drain``)."""
+        """Cancel what is being performed for a stopped run, unless the stop lets it finish (``drain``)."""
         if entry.run.stopped is not None and entry.run.stopped.mode is not StopMode.DRAIN:
             for scope in entry.performing.values():
                 scope.cancel()
 
     async def _report_safely(self, entry: CachedRun, binding: RoleBinding, event: AnyEvent, n: int) -> None:
-        """Report a result for as long as the broker is away: it is lost with this process, and not before."""
+        """Report a result, retrying while the broker cannot be reached: only the end of this process may lose it."""
         entry.results_in_flight[n] += 1
         try:
             await report_until_stored(
@@ -337,7 +337,7 @@ class Shell:
             entry.results_in_flight[n] -= 1
 
     async def _report(self, entry: CachedRun, binding: RoleBinding, event: AnyEvent, n: int) -> None:
-        """Append a result at whatever head the run has now, unless the log already tells its fate; then go on."""
+        """Append a result at the run's present head, unless the log already has its outcome; then advance the run."""
         run_pass = Pass(entry, Cue(kind="event", n=n))
         for tries in range(APPEND_TRIES_MAX):
             async with entry.lock:
@@ -346,7 +346,7 @@ class Shell:
                 if entry.pass_deferred:
                     run_pass.roles_to_ask, entry.pass_deferred = set(self.role_names), False
                 if is_recorded(entry.run, event, n):
-                    # Perhaps by us, at an earlier try whose answer was lost: then nobody has gone on from there.
+                    # Perhaps by this process, at an earlier try whose acknowledgement was lost: then no role was asked.
                     run_pass.roles_to_ask |= self.role_names
                     return await self._decide_and_set_alarms(run_pass)
                 result = stop_if_subject_taken(entry.run, binding.role.name, mark_late(entry.run, event, n))
@@ -356,7 +356,7 @@ class Shell:
                     await self._refresh(entry, head_seq=moved.head_seq)
                 else:
                     if isinstance(result, Stopped):
-                        # The result's place was taken: it follows the stop, as a late fact.
+                        # The result's subject was taken: the result follows the stop, as a late result.
                         continue
                     if ignored:
                         self.outbox.dead_letter(binding, entry.run, f"result for event {n} was ignored: {ignored}")

@@ -1,4 +1,4 @@
-"""Which run a task is, and what is answered when that run is known."""
+"""Finds the run that belongs to a task, and the reply once that run is known."""
 
 from __future__ import annotations
 
@@ -21,59 +21,59 @@ from linestop.schemas.subjects import RunId, TenantId, run_id
 REASON_CHARS_MAX = 400
 
 
-class Arrived(msgspec.Struct, frozen=True):
-    """A task at the door: whose, what, which run it is where nothing else names one, and what its events cite."""
+class ArrivedTask(msgspec.Struct, frozen=True):
+    """An incoming task with its tenant, the run id it gets if nothing else names one, and the cue of its events."""
 
     tenant: TenantId
     incoming: IncomingTask
-    fresh: RunId
+    new_run: RunId
     cue: Cue
 
 
 def read_task(tenant: TenantId, agent: str, delivery: Delivery) -> tuple[IncomingTask, RunId]:
-    """Read the task as far as it can be read, and name a run after its place in the stream."""
+    """Read the task as far as it can be read, and derive a run id from its place in the stream."""
     bits = int.from_bytes(hashlib.sha256(b"%d\0" % delivery.seq + delivery.payload).digest()[:10], "big")
-    fresh = RunId(uuid7(delivery.stored_at, bits & ((1 << 74) - 1)))
+    new_run = RunId(uuid7(delivery.stored_at, bits & ((1 << 74) - 1)))
     try:
         body, trace = unwrap(delivery.headers, delivery.payload)
         task = read_message(body, Task)
         if task.run:
             run_id(task.run)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, InputError) as error:
-        problem = f"The task cannot be read: {shown_reason(str(error))}. Send a JSON object with at least 'text'."
-        said, sha256 = readable(delivery.payload), hashlib.sha256(delivery.payload).hexdigest()
+        problem = f"The task cannot be read: {truncated_reason(str(error))}. Send a JSON object with at least 'text'."
+        readable_part, sha256 = readable(delivery.payload), hashlib.sha256(delivery.payload).hexdigest()
         return IncomingTask(
-            agent=agent, sha256=sha256, problem=problem, readable=said, asked_at=delivery.stored_at
-        ), fresh
+            agent=agent, sha256=sha256, problem=problem, readable=readable_part, asked_at=delivery.stored_at
+        ), new_run
     arrived = IncomingTask(agent=agent, sha256=task_sha256(task, agent), asked_at=delivery.stored_at)
     if problem := run_id_rejection_reason(tenant, task.run, task.key):
-        return msgspec.structs.replace(arrived, problem=problem, readable=task), fresh
-    return msgspec.structs.replace(arrived, task=task, trace=trace), fresh
+        return msgspec.structs.replace(arrived, problem=problem, readable=task), new_run
+    return msgspec.structs.replace(arrived, task=task, trace=trace), new_run
 
 
-def first_choice(task: Arrived, owner: KeyOwner | None) -> RunId:
-    """The run that a task is: that of its key, else the one it names, else one of its own."""
-    said = task.incoming.task
+def preferred_run(task: ArrivedTask, owner: KeyOwner | None) -> RunId:
+    """Return the run that belongs to a task: that of its key, else the one that it names, else a new one."""
+    message = task.incoming.task
     if owner is not None:
         return owner.run
-    if said is not None and said.run:
-        return RunId(said.run)
-    return run_of_key(task.tenant, said.key) if said is not None and said.key else task.fresh
+    if message is not None and message.run:
+        return RunId(message.run)
+    return run_of_key(task.tenant, message.key) if message is not None and message.key else task.new_run
 
 
-def over_and_left(run: RunId, left: Left, *, status: str) -> Reply:
-    """The reply about a run that is over and whose log has left."""
+def removed_run_reply(run: RunId, left: Left, *, status: str) -> Reply:
+    """Return the reply about a run that is over and whose log was removed."""
     sentence = f"Run '{run}' is over ({left.status or 'sealed'}) and is not done again"
     return Reply(status=status, run=run, sentence=f"{sentence}: its log has left RUNS, and the archive has it.")
 
 
-def taken_by_another(run: Run, incoming: IncomingTask) -> bool:
+def has_another_task(run: Run, incoming: IncomingTask) -> bool:
     """Whether the run was opened for another task than this one."""
     return run.opened is not None and not incoming.existing_run and run.opened.task.sha256 != incoming.sha256
 
 
-def verdict(run: Run, incoming: IncomingTask) -> Reply | None:
-    """What became of the task of a run; None if that is not known yet."""
+def task_reply(run: Run, incoming: IncomingTask) -> Reply | None:
+    """Return the reply about a run's task; None if its result is not known yet."""
     if run.opened is None and not run.done:
         return None
     if run.opened is not None:
@@ -84,18 +84,18 @@ def verdict(run: Run, incoming: IncomingTask) -> Reply | None:
 
 
 def why_stopped(run: Run | Left) -> str:
-    """Why a run was stopped, by its log, or by its outcome if its log has left."""
+    """Return why a run was stopped: by its log, or by its outcome if the log was removed."""
     if isinstance(run, Left):
         return run.why
     return run.stopped.why if run.stopped is not None else ""
 
 
 def run_of_refusal(run: RunId, incoming: IncomingTask) -> RunId:
-    """The run of the refusal of a task that cannot be ``run``: no other task can have it."""
+    """Return the run id for the refusal of a task that cannot get ``run``; no other task can have that id."""
     return RunId(f"r-{hashlib.sha256(f'{run}:{incoming.sha256}'.encode()).hexdigest()[:40]}")
 
 
-def shown_reason(reason: str) -> str:
-    """A decoder's or parser's words as the middle of a sentence: they may repeat what was sent, however long."""
+def truncated_reason(reason: str) -> str:
+    """Return a decoder's or parser's message, cut for the middle of a sentence: it may repeat a very long input."""
     reason = reason.rstrip(".")
     return reason if len(reason) <= REASON_CHARS_MAX else reason[:REASON_CHARS_MAX] + "…"

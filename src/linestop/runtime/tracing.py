@@ -1,9 +1,9 @@
-"""OpenTelemetry spans, made from the log: one trace a run, the same ids whoever makes them.
+"""OpenTelemetry spans, made from the log: one trace a run, with the same ids whichever process makes them.
 
-A span is emitted by the process that appends the event that ends it, with the times the log has. Names and
+A span is emitted by the process that appends the event that ends it, with the times of the log. Names and
 attributes follow the GenAI conventions (open-telemetry/semantic-conventions-genai, in development): the run
-is ``invoke_agent``, a model call ``chat``, a tool call ``execute_tool``. Prompts, arguments and results are
-not recorded. Without an exporter nothing is imported and nothing is done.
+is ``invoke_agent``, a model request ``chat``, a tool call ``execute_tool``. Prompts, arguments and results are
+not recorded. Without an exporter nothing is imported and no span is emitted.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ from linestop.schemas.run.state import Run
 from linestop.schemas.trace_context import TraceContext, attempt_span, run_trace, task_trace
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""The variables of the OpenTelemetry specification that say where spans go."""
+"""The variables of the OpenTelemetry specification that name where spans are sent."""
 
 SUPERSEDED = "superseded"
-"""The ``error.type`` of an attempt that nobody reported and another one took over."""
+"""The ``error.type`` of an attempt that was not reported and that another attempt took over."""
 
 NAME = "linestop"
 PORTS = {"https": 443, "http": 80}
@@ -72,8 +72,8 @@ class _Ids(IdGenerator):
 class Spans:
     """Emits spans to ``processor``. One instance a process.
 
-    Which runs are recorded is the decision of the sampler that the environment names (``OTEL_TRACES_SAMPLER``), asked
-    about the root span alone: its children follow it, so that no span is sent without its root.
+    The sampler that the environment names (``OTEL_TRACES_SAMPLER``) decides which runs are recorded. It is asked only
+    about the root span; the children follow, so that no span is sent without its root.
     """
 
     def __init__(self, processor: SpanProcessor) -> None:
@@ -100,13 +100,13 @@ class Spans:
                 self._emit_run_span(run, event)
 
     def sampled(self, run: Run, event: AnyEvent | None = None) -> bool:
-        """Whether the run is recorded; ``event`` is its next event, where that is the one that opens it."""
+        """Whether the run is recorded; ``event`` is its next event, if that is the one that opens it."""
         trace = run_trace(run, event)
         root = self._provider.sampler.should_sample(_parent(run, event), trace.trace_id, NAME, SpanKind.INTERNAL)
         return root.decision is not Decision.DROP
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         self._provider.shutdown()
 
     def _emit_model_span(self, run: Run, attempt: Attempt, event: AnyEvent) -> None:
@@ -176,7 +176,7 @@ class Spans:
             attributes["error.type"] = event.status
         self._emit(run, f"invoke_agent {agent}", 0, attributes, (began, event.at), failed=failed)
 
-    def _emit(  # noqa: PLR0913 - what a span is
+    def _emit(  # noqa: PLR0913 - the fields of a span
         self,
         run: Run,
         name: str,
@@ -187,7 +187,7 @@ class Spans:
         failed: str = "",
         client: bool = False,
     ) -> None:
-        """Emit one span; 0 stands for the run's own, the root."""
+        """Emit one span; ``span_id`` 0 stands for the run's own span, the root."""
         trace = run_trace(run)
         self._ids.trace_id = trace.trace_id
         self._ids.span_id = span_id or trace.span_id
@@ -206,7 +206,7 @@ _ENDING_EVENTS = (Proposed, ModelFailedEvent, Compacted, Finished, ModelStarted,
 
 
 def _ended(run: Run, event: AnyEvent) -> list[Attempt]:
-    """The attempts that the run's last event ended. One that was taken over ended then, whatever came later."""
+    """Return the attempts that the run's last event ended. A takeover ends the attempt, whatever comes later."""
     if isinstance(event, Finished) and event.late:
         return []
     return [
@@ -218,13 +218,13 @@ def _ended(run: Run, event: AnyEvent) -> list[Attempt]:
 
 
 def _model_attributes(model: str) -> dict[str, str]:
-    """Whom a model's name stands for, as the conventions write it."""
+    """Return provider and model under the names of the conventions."""
     provider, _, name = model.partition("/")
     return {"gen_ai.provider.name": provider, "gen_ai.request.model": name}
 
 
 def _server_attributes(model: str, base_url: str) -> dict[str, Any]:
-    """Where the model was asked, as far as the log tells: a playbook's own server is not in it."""
+    """Return the server of the model, as far as the log names it: a playbook's own server is not in it."""
     if not base_url:
         own = PROVIDER_HOSTS.get(model.partition("/")[0])
         return {"server.address": own, "server.port": PORTS["https"]} if own else {}
@@ -232,19 +232,19 @@ def _server_attributes(model: str, base_url: str) -> dict[str, Any]:
         parts = urlsplit(base_url)
         host, port = parts.hostname, parts.port or PORTS.get(parts.scheme)
     except ValueError:
-        # The log's own words may be no address.
+        # The text in the log may not be a valid address.
         return {}
     return {"server.address": host, **({"server.port": port} if port else {})} if host else {}
 
 
 def _conversation_attributes(run: Run) -> dict[str, str]:
-    """The thread that the task named, if it did."""
+    """Return the thread that the task named, if it named one."""
     thread = run.opened.task.thread if run.opened else ""
     return {"gen_ai.conversation.id": thread} if thread else {}
 
 
 def _parent(run: Run, event: AnyEvent | None = None) -> Context | None:
-    """The context of the run's root span: that of its task's sender, if there was one."""
+    """Return the context of the run's root span: that of the task's sender, if there was one."""
     sender = task_trace(run, event)
     return None if sender is None else _child_of(sender)
 
@@ -252,7 +252,7 @@ def _parent(run: Run, event: AnyEvent | None = None) -> Context | None:
 def _child_of(trace: TraceContext) -> Context:
     flags = TraceFlags(TraceFlags.SAMPLED if trace.sampled else TraceFlags.DEFAULT)
     parent = SpanContext(trace.trace_id, trace.span_id, is_remote=True, trace_flags=flags)
-    # A context of its own: whatever span this process may be in has nothing to do with it.
+    # A new context: the span that this process may be in is unrelated.
     return set_span_in_context(NonRecordingSpan(parent), Context())
 
 
@@ -266,7 +266,7 @@ def spans_enabled() -> bool:
 
 
 def spans_from_environment() -> Spans | None:
-    """Spans to the OTLP endpoint that the environment names, or None if it names none.
+    """Return spans for the OTLP endpoint that the environment names, or None if it names none.
 
     Raises:
         ConfigError: the extra ``otlp`` is not installed.

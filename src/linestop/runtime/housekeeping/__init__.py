@@ -1,1 +1,1 @@
-"""What nobody waits for: the sweep, dead letters, left-over timers, the rotation of the log, alerts about space."""
+"""Background work: the sweep, dead letters, left-over timers, the rotation of the log, alerts about space."""

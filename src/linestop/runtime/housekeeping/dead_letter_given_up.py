@@ -1,7 +1,7 @@
 """Makes dead letters of wakes that the server gave up on.
 
-A wake that was delivered as often as it may be and never acknowledged is reported by the server once, as an
-advisory, which a stream keeps. The run itself is not lost: the sweep looks at it.
+If a wake was delivered as often as its consumer allows and never acknowledged, the server reports that once, as an
+advisory, which a stream stores. The run itself is not lost: the sweep advances it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from linestop.schemas.tool_contracts import canonical
 
 
 class MaxDeliveriesAdvisory(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server says of a message it no longer delivers."""
+    """The server's report about a message that it no longer delivers."""
 
     stream: str
     consumer: str
@@ -34,7 +34,7 @@ class MaxDeliveriesHandler:
         self._publisher = publisher
 
     async def handle(self, delivery: Delivery) -> None:
-        """Keep what was given up as a dead letter of the role that could not handle it."""
+        """Store the message as a dead letter of the role that could not handle it."""
         try:
             advisory = msgspec.json.decode(delivery.payload, type=MaxDeliveriesAdvisory)
         except msgspec.DecodeError:
@@ -44,7 +44,7 @@ class MaxDeliveriesHandler:
         message = await self._log.message_at(advisory.stream_seq) if advisory.stream == stream_names.RUNS else None
         tenant, run = "unknown", f"seq-{advisory.stream_seq}"
         if message is not None:
-            # A message whose subject is none is no run's, and its letter has to go somewhere all the same.
+            # A message with an invalid subject belongs to no run, but its dead letter must be stored all the same.
             with contextlib.suppress(InputError):
                 subject = parse_run_event(message.subject)
                 tenant, run = subject.tenant, subject.run
@@ -56,13 +56,13 @@ class MaxDeliveriesHandler:
             "stream": advisory.stream,
             "seq": advisory.stream_seq,
         })  # fmt: skip
-        # The recorder writes it, and may only write under its own name; whose it is stands inside.
+        # The recorder may only write under its own name; the role that could not handle the message stands inside.
         await self._publisher.dead_letter("recorder", tenant, run, dead_letter)
         await delivery.ack()
 
 
 def role_of(consumer: str) -> RoleName:
-    """The role a durable consumer belongs to; the recorder's for those that belong to none."""
+    """Return the role that a durable consumer belongs to; the recorder for those that belong to none."""
     for role in ROLES:
         if consumer == stream_names.role_consumer(role):
             return role

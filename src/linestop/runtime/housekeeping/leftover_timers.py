@@ -1,4 +1,4 @@
-"""Which durable timers of a run that is over may still be set, by whichever process: from its log alone."""
+"""The durable timers that any process may have set for a run that is over, found from its log alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEAR = timedelta(seconds=TIMER_IN_PROCESS_MAX_S)
 
 
 def leftover_timers(run: Run, now: datetime) -> set[str]:
-    """Their names; each was set for a moment that is still to come, so the broker would keep and fire it."""
+    """Return the names of the timers whose moment is still to come, so that the broker would store and fire them."""
     names: set[str] = set()
     for entry in run.entries:
         if entry.event is None or entry.ignored:
@@ -35,7 +35,7 @@ def leftover_timers(run: Run, now: datetime) -> set[str]:
 
 
 def _timers_set_after(run: Run, event: AnyEvent) -> Iterator[tuple[str, datetime]]:
-    """The timers that an event may have led to, with their moments."""
+    """Yield the timers that an event may have led to, with their moments."""
     match event:
         case Asked():
             yield from (("approver-expiry", line.expires_at) for line in event.calls)
@@ -62,5 +62,5 @@ def _timers_set_after(run: Run, event: AnyEvent) -> Iterator[tuple[str, datetime
         case _:
             pass
     if run.opened is not None and isinstance(event, Asked | Paused):
-        # The end of the run's time has a timer only where the run rests with no other moment before it.
+        # The end of the run's time has a timer only if the run waits with no other deadline before it.
         yield "validator-run-max", run.opened.deadline_at

@@ -1,7 +1,7 @@
-"""Calls a person while there is still room: when a stream or the disk of the state folder is three quarters full.
+"""Alerts a person while there is still space: when a stream or the disk of the state folder is three quarters full.
 
-Once for each mark, not at every look: a fill that goes to and fro around a mark calls nobody again before some of it
-has become free.
+Once for each mark, not at every check: a fill that goes to and fro around a mark causes no second alert before some
+space has become free.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CONSEQUENCES: Final = {
 
 
 class SpaceWatch:
-    """Looks at the fill of everything that can be full. ``directory`` None: it looks at no disk."""
+    """Checks how full the streams and the disk are. ``directory`` None: no disk is checked."""
 
     def __init__(self, log: Log, publisher: Publisher, directory: Path | None, now: Callable[[], datetime]) -> None:
         self._log = log
@@ -48,18 +48,18 @@ class SpaceWatch:
         self._alerted_threshold: dict[str, float] = {}
 
     async def run_for_ever(self) -> None:
-        """Look now, then again and again."""
+        """Check now, then every ``CHECK_EVERY_S`` seconds."""
         while True:
             try:
                 await self.check()
             except LinestopError as error:
-                LOG.warning("space_not_looked_at", error=str(error))
+                LOG.warning("space_not_checked", error=str(error))
             except Exception:
-                LOG.exception("space_not_looked_at")
+                LOG.exception("space_not_checked")
             await anyio.sleep(CHECK_EVERY_S)
 
     async def check(self) -> None:
-        """Look once, and call a person for what has come over a mark since."""
+        """Check once, and alert a person to everything that has passed a mark since the last check."""
         used = {fill.stream: fill.used for fill in await self._log.fills()}
         if self._directory is not None:
             used[DISK_LABEL] = used_share(self._directory)
@@ -82,5 +82,5 @@ class SpaceWatch:
 
 
 def _threshold(share: float) -> float:
-    """The highest mark that this is at or over, 0.0 if none."""
+    """Return the highest mark that this share has reached, 0.0 if none."""
     return next((threshold for threshold in THRESHOLDS if share >= threshold), 0.0)

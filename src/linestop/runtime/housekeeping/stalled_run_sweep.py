@@ -1,8 +1,8 @@
-"""The sweep: one recovery for everything that can go silent.
+"""The sweep: one recovery for everything that can stall.
 
-Wakes are hints and timers live in processes that die, so somebody must go through the open runs and look. At
-its start every shell sweeps for its own roles; the recorder's shell goes on sweeping for all. A run that does
-not move although somebody should have moved it is looked at a bounded number of times, then stopped.
+Wakes are hints and timers live in processes that die, so the sweep goes through all open runs and advances them. At
+its start every shell sweeps for its own roles; the recorder's shell keeps sweeping for all. A run that does not move
+although some role should have moved it is advanced a bounded number of times, then stopped.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ LOG = structlog.get_logger("linestop.sweep")
 CONCURRENT_RUNS_MAX = 16
 FAILURE_CHARS_MAX = 300
 NO_WORKER_TRIES = 3
-"""Looks at a run that nobody moves after which a person is called, if its next role lives elsewhere."""
+"""Passes over a run that does not move after which a person is alerted, if its next role lives elsewhere."""
 
 REALERT_WINDOW = timedelta(seconds=DUPLICATE_WINDOW_NS / SECOND_NS / 2)
-"""How young an event is whose alert may be sent again: well within the time in which the stream keeps only one."""
+"""Age up to which an event's alert may be sent again: well within the time in which the stream drops duplicates."""
 
 FOLD_FAILURE_RECHECK = timedelta(hours=1)
-"""How often a lost run is looked at once a person was called: only a stop that a person says may still end it."""
+"""How often a run whose fold fails is advanced once a person was alerted: only a person's stop can still end it."""
 
 OPEN_RUN_RECHECK = timedelta(seconds=30)
-"""How long a run with something open is left alone at most: its result may be in the log although its worker died."""
+"""Longest time for which a run with an open start is left alone: its worker may have died after the result."""
 
 IDLE_PHASES = frozenset({Phase.WAITING, Phase.SEALED})
-"""Phases in which it is nobody's turn before a deadline passes."""
+"""Phases in which no role has a turn before a deadline passes."""
 
 
 def _never(_role: RoleName) -> bool:
@@ -54,10 +54,11 @@ def _never(_role: RoleName) -> bool:
 
 @dataclass(slots=True)
 class _SweptRun:
-    """What the sweep remembers of an open run between two rounds: where it stood, and how often it was looked at.
+    """What the sweep remembers of an open run between two rounds: its last event, and how often it was advanced.
 
-    ``told`` is the event up to which its alerts were said again; ``lost`` whether a person was called for that;
-    ``lacks`` the role that it waits for and that no worker does. ``failure`` is why the last look at it failed.
+    ``alerted_n`` is the event up to which alerts were sent again; ``fold_failure_alerted`` tells whether a person was
+    alerted to its failing fold; ``missing_role`` is the role that the run waits for and that no worker has. ``failure``
+    is why the last pass failed.
     """
 
     n: int = -1
@@ -71,9 +72,9 @@ class _SweptRun:
 
 @dataclass(slots=True)
 class Sweep:
-    """Sweeps open runs for one shell. ``everyone`` also hints to roles that live in other processes.
+    """Sweeps open runs for one shell. With ``hints_other_processes`` it also hints to roles in other processes.
 
-    ``is_missing`` says of a role that surely no worker does it now: a run that waits for one is not stuck.
+    ``is_role_missing`` tells whether certainly no worker has a role now: a run that waits for such a role is not stuck.
     """
 
     shell: Shell
@@ -109,7 +110,7 @@ class Sweep:
                 return
 
     async def once(self, *, all_runs: bool = False) -> int:
-        """Go through all open runs; return how many were looked at: those that are due, or ``every`` one."""
+        """Go through the open runs and advance those that are due, or with ``all_runs`` all; return how many."""
         if not self.shell.config.may_decide():
             return 0
         async with self._lock:
@@ -124,7 +125,7 @@ class Sweep:
             return len(due)
 
     def _is_due(self, key: tuple[TenantId, RunId]) -> bool:
-        """Whether a run must be looked at: never seen, moved by its own means too long ago, or past a deadline."""
+        """Whether a run must be advanced: it was never seen, has not moved for too long, or is past a deadline."""
         watched, entry = self.watched[key], self.shell.cache.peek(*key)
         fold_failed_since = entry is not None and entry.run.fold_failed_too_often and not watched.fold_failure_alerted
         moved = entry is not None and entry.run.n > watched.n
@@ -137,10 +138,10 @@ class Sweep:
         try:
             await self._advance(tenant, run, watched)
         except RetryableError as error:
-            LOG.warning("sweep_look_failed", tenant=tenant, run=run, error=str(error))
+            LOG.warning("sweep_advance_failed", tenant=tenant, run=run, error=str(error))
         except Exception as error:
-            # Whatever breaks there breaks again at the next look: it is counted, so that it ends.
-            LOG.exception("sweep_look_failed", tenant=tenant, run=run)
+            # What fails here fails again at the next pass: it is counted, so that it ends.
+            LOG.exception("sweep_advance_failed", tenant=tenant, run=run)
             watched.tries += 1
             watched.next_at = None
             watched.failure = f"{type(error).__name__}: {error}".rstrip(": ")[:FAILURE_CHARS_MAX]
@@ -149,8 +150,8 @@ class Sweep:
 
     async def _advance(self, tenant: TenantId, run: RunId, watched: _SweptRun) -> None:
         if watched.tries >= self.tries_max:
-            failure = f"; the last look failed with {watched.failure.rstrip('.')}" if watched.failure else ""
-            why = f"The run did not move although it was looked at {watched.tries} times{failure}."
+            failure = f"; the last time failed with {watched.failure.rstrip('.')}" if watched.failure else ""
+            why = f"The run did not move although a worker tried {watched.tries} times to advance it{failure}."
             watched.n, watched.tries = await self.shell.stop_stuck(tenant, run, n=watched.n, why=why), 0
         state = (await self.shell.advance(tenant, run, Cue(kind="sweep"), fresh=True)).run
         watched.failure = ""
@@ -166,12 +167,12 @@ class Sweep:
         await self._alert_if_due(state, watched, missing_before=missing_before)
 
     def _missing_role(self, run: Run) -> RoleName | None:
-        """The role whose turn it is, if surely no worker does it."""
+        """Return the role whose turn it is, if certainly no worker has it."""
         turn = whose_turn(run, self.now())
         return turn if turn and turn not in self.shell.role_names and self.is_role_missing(turn) else None
 
     async def _alert_if_due(self, run: Run, watched: _SweptRun, *, missing_before: RoleName | None) -> None:
-        """Call a person where that is due. One who cannot be called says nothing of the run: it goes on as it is."""
+        """Alert a person where that is due. An alert that fails does not affect the run."""
         try:
             if run.n != watched.alerted_n:
                 await self._repeat_alerts(run, watched.alerted_n)
@@ -180,7 +181,7 @@ class Sweep:
                 await self._alert_fold_failure(run)
                 watched.fold_failure_alerted = True
             turn = whose_turn(run, self.now())
-            # Workers of an older linestop do not show that they live: of them only the standing run tells.
+            # Workers of an older linestop send no heartbeats: only a run that stands still shows that one is missing.
             is_worker_missing = watched.tries == NO_WORKER_TRIES or (
                 watched.missing_role is not None and watched.missing_role != missing_before
             )
@@ -193,10 +194,11 @@ class Sweep:
             watched.next_at = None
 
     async def _repeat_alerts(self, run: Run, alerted_n: int) -> None:
-        """Say alerts again, of a run that was never seen (``told`` is -1) or has more events than were told.
+        """Send alerts again for a run that was never seen (``alerted_n`` is -1) or has new events.
 
-        Whoever said something that calls a person may have died before it called. An open question is told however
-        old it is, since its run waits for nothing else: by the recorder alone, so that no start of a worker calls.
+        The process that appended an event may have died before it sent the alert. The alert of an open question is
+        repeated whatever its age, since its run waits for nothing else; only the recorder does that, so that the start
+        of a worker alerts no person.
         """
         since = self.now() - REALERT_WINDOW if alerted_n < 0 else LATEST
         asked_after = alerted_n if "recorder" in self.shell.role_names else None
@@ -205,17 +207,17 @@ class Sweep:
         )
 
     async def _alert_fold_failure(self, run: Run) -> None:
-        """Call a person for a run that is lost, and keep why: no role says anything in it any more."""
+        """Alert a person to a run whose fold failed too often, and publish why: no role appends to it any more."""
         if "recorder" in self.shell.role_names:
             last = run.fold_failures[-1]
             why = f"{len(run.fold_failures)} of its events cannot be folded, the last one with {last.kind}: {last.text}"
-            self.shell.outbox.dead_letter(self.shell.bindings[0], run, f"it is lost: {why}")
+            self.shell.outbox.dead_letter(self.shell.bindings[0], run, f"its fold failed too often: {why}")
             await self.shell.outbox.publish_alerts(run, [run_outcomes_and_alerts.fold_failure_alert(run)])
 
     def _idle_until(self, run: Run) -> datetime | None:
-        """Until when nobody needs to look: the next deadline of a run that waits, is paused or is being worked on.
+        """Return until when a run may be left alone: the next deadline if it waits, is paused or has open starts.
 
-        None if one has passed: whoever should have acted on it did not.
+        None if a deadline has passed: its role did not act on it.
         """
         now = self.now()
         coming = deadlines(run, now)

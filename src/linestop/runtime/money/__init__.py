@@ -1,1 +1,1 @@
-"""Accounts shared by all workers: what is held, what is spent, and holds whose run is gone."""
+"""Accounts shared by all workers: money held, money spent, and holds whose run is gone."""

@@ -1,8 +1,8 @@
-"""The value of one account and period: what is spent, what is held, and which runs wait for room. Pure.
+"""The value of one account and period: money spent, money held, and the runs that wait for room. Pure.
 
-Whatever is asked twice changes nothing the second time, so a worker that crashed half-way is repeated without
-harm. The runs that wait stand in the value itself: then every worker keeps the same order, and whoever gives
-room back knows which runs to wake.
+A change that is applied twice changes nothing the second time, so the work of a crashed worker can be repeated. The
+runs that wait are part of the value: then every worker keeps the same order, and a worker that gives room back knows
+which runs to wake.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Final
 import msgspec
 
 HOLDS_MAX: Final = 2_000
-"""Open holds of one account; with them and the waiting runs its value stays well below the largest message."""
+"""Most open holds of one account; with them and the waiting runs its value stays well below the largest message."""
 
 WAITING_MAX: Final = 1_000
-"""Runs that keep their place in the line of one account. A run beyond them asks again as often, without a place."""
+"""Most runs that keep a place in the line of one account. A run beyond them asks as often, but has no place."""
 
 WAITING_LAPSES_S: Final = 75
-"""A run that has not asked for so long has lost its place: it is over, or its workers are gone."""
+"""Seconds after which a run that has not asked again loses its place: it is over, or its workers are gone."""
 
 
 class Account(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What is stored.
+    """The stored value.
 
     ``holds`` maps a hold to (micro-dollars, unix seconds). ``contested`` are holds that several workers asked for:
-    none of those gives it back on its own. ``waiting`` maps a run to (micro-dollars it needs, its age as the unix
-    milliseconds it opened at, unix seconds it asked at last).
+    none of these workers gives them back on its own. ``waiting`` maps a run to (micro-dollars that it needs, the unix
+    milliseconds at which it opened, the unix seconds at which it last asked).
     """
 
     spent: int = 0
@@ -37,11 +37,11 @@ class Account(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def taken(self) -> int:
-        """Spent plus held."""
+        """Money spent plus money held."""
         return self.spent + sum(amount for amount, _ in self.holds.values())
 
     def copy(self) -> Account:
-        """A copy that may be changed."""
+        """Return a copy that may be changed."""
         return Account(
             spent=self.spent, holds=dict(self.holds), contested=set(self.contested), waiting=dict(self.waiting)
         )
@@ -50,9 +50,9 @@ class Account(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One change: hold ``amount`` within ``limit``; or end the hold with ``spent`` charged.
 
-    ``undo`` ends it only if no other worker asked for it, ``given_at`` only if nobody has asked for it since that
-    second. ``since`` is the run's age; a run without room is entered as waiting if ``waits``. ``leave`` only gives up
-    its place in the line.
+    ``undo`` ends the hold only if no other worker asked for it, ``given_at`` only if no worker has asked for it since
+    that second. ``opened_at_ms`` is the run's age; with ``waits``, a run without room is entered in the line.
+    ``leave`` only gives up the run's place in the line.
     """
 
     hold: str
@@ -68,10 +68,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChangeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a change, with the account as it was before it, without this hold.
+    """The result of a change, with the account's figures before the change and without this hold.
 
-    ``never``: it does not fit into what is not spent, whatever other runs give back. ``made``: this change made
-    the hold.
+    ``can_never_fit``: the hold exceeds the money not yet spent, whatever other runs give back. ``made_hold``: this
+    change made the hold.
     """
 
     fits: bool
@@ -82,12 +82,12 @@ class ChangeResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_of(hold: str) -> str:
-    """The ``<tenant>.<run>`` whose hold it is."""
+    """Return the ``<tenant>.<run>`` that the hold belongs to."""
     return hold.rpartition(".")[0]
 
 
 def apply_change(account: Account, change: Change) -> ChangeResult:
-    """Apply one change to an account's value and return what came of it."""
+    """Apply one change to an account's value and return the result."""
     if change.leave:
         account.waiting.pop(run_of(change.hold), None)
         return ChangeResult(fits=True, taken=account.taken, spent=account.spent)
@@ -104,7 +104,7 @@ def apply_change(account: Account, change: Change) -> ChangeResult:
 
 
 def next_in_line(account: Account, limit: int, at: int) -> Iterator[str]:
-    """The runs that waited and have room now, oldest first: each as ``<tenant>.<run>``."""
+    """Yield the runs that waited and have room now, oldest first, each as ``<tenant>.<run>``."""
     free_micros = limit - account.taken
     for run, (amount, _, _) in sorted(_in_line(account, at).items(), key=lambda item: (item[1][1], item[0])):
         free_micros -= amount
@@ -115,7 +115,7 @@ def next_in_line(account: Account, limit: int, at: int) -> Iterator[str]:
 
 def _apply_hold(account: Account, change: Change) -> ChangeResult:
     run, present = run_of(change.hold), account.holds.get(change.hold)
-    # A hold never shrinks: a worker that asks for less may have seen less of the run than its ``held`` event.
+    # A hold never shrinks: a worker that asks for less may not have seen the run's ``held`` event yet.
     amount = max(change.amount, present[0] if present else 0)
     others_micros = account.taken - (present[0] if present else 0)
     older_micros = sum(
@@ -141,7 +141,7 @@ def _apply_hold(account: Account, change: Change) -> ChangeResult:
 
 
 def _wait(account: Account, run: str, change: Change, *, can_never_fit: bool) -> None:
-    """Enter the run in the line, or take it out if no room can come; what has lapsed goes first."""
+    """Enter the run in the line, or remove it if it can never get room; lapsed runs are removed first."""
     account.waiting = _in_line(account, change.at)
     account.waiting.pop(run, None)
     if not can_never_fit and len(account.waiting) < WAITING_MAX:

@@ -1,4 +1,4 @@
-"""Holds as the accounts know them: requested, open, or left behind."""
+"""The forms of a hold in the accounts: requested, open, or stray."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import msgspec
 
 
 class OpenHold(msgspec.Struct, frozen=True, kw_only=True):
-    """A hold as the system's account of an hour has it."""
+    """A hold in the system's account of an hour."""
 
     hold: str
     hour: str
 
 
 class StrayHold(msgspec.Struct, frozen=True, kw_only=True):
-    """A hold in a tenant's or a user's account that the system's does not have; ``given_at`` in unix seconds."""
+    """A hold in a tenant's or a user's account that the system's account lacks; ``given_at`` in unix seconds."""
 
     hold: str
     account: str
@@ -22,9 +22,9 @@ class StrayHold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A hold that a run wants: ``least_micros``, or ``amount_micros`` where there is plenty of room.
+    """A hold that a run wants: ``amount_min_micros``, or ``amount_micros`` if there is plenty of room.
 
-    ``since`` is the run's age, the unix milliseconds it opened at: the oldest of those that wait comes first.
+    ``opened_at_ms`` is the moment at which the run opened, in unix milliseconds: the oldest waiting run comes first.
     """
 
     hold: str

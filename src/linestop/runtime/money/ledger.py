@@ -1,13 +1,14 @@
-"""Accounts: what all runs together may spend, kept by compare-and-set on one key an account and period.
+"""Accounts: the money that all runs together may spend, stored by compare-and-set on one key per account and period.
 
-An account's value (``account``) holds what is spent, every open hold by name and the runs that wait, so
-reserving and settling the same hold twice changes nothing: a worker that crashed in between is repeated without
-harm. In one process the changes to an account are combined into one write (group commit), so that the hourly
-account of the whole system is no bottleneck.
+An account's value (``account_value``) contains the money spent, every open hold by name and the runs that wait. So
+reserving or settling the same hold twice changes nothing, and the work of a crashed worker can be repeated.
+In one process the changes to an account are combined into one write (group commit), so that the hourly
+account of the whole system does not become a bottleneck.
 
-Every hold is in the system's account first and leaves it last. So an orphaned hold, whose event never came or
-whose end the accounts never heard of, is found there, by reading the few keys of the last hours. Only a worker that was
-overtaken while it reserved leaves a hold elsewhere alone: such a stray is found by looking at a few accounts at a time.
+Every hold enters the system's account first and leaves it last. So an orphaned hold, whose event never came or whose
+end never reached the accounts, is found there, by reading the few keys of the last hours. Only a worker that was
+overtaken while it reserved leaves a hold in another account alone: such a stray is found by checking a few accounts at
+a time.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ TRIES_MAX: Final = 50
 WRITERS_MAX: Final = 1_000
 WAITING_RUNS_MAX: Final = 10_000
 EXTRA_HOLD_MAX_PERCENT: Final = 50
-"""How full an account may be for a hold to cover more than the next start: above that, room is left to other runs."""
+"""Fill up to which a hold may cover more than the next start: above that, the room is left to other runs."""
 
 ACCOUNTS_PER_CHECK: Final = 50
-"""How many accounts of tenants and users are looked at for strays each time: all get their turn."""
+"""How many accounts of tenants and users are checked for strays each time, in turn."""
 
 ACCOUNT_RETENTION: Final = timedelta(days=2)
-"""How long an account is kept after its period: a run may end, and be charged, after the day it began in."""
+"""How long an account is stored after its period: a run may end, and be charged, after the day on which it began."""
 
 
 class AccountLedger:
@@ -55,20 +56,20 @@ class AccountLedger:
         self._now = now
         self._writers: dict[str, _Writer] = {}
         self._waiting_places: dict[str, tuple[str, str]] = {}
-        """Where runs wait that asked in this process: ``<tenant>.<run>`` → account and period."""
+        """Where the runs wait that asked through this process: ``<tenant>.<run>`` → account and period."""
 
         self.own_holds = OwnHolds()
         self._ended_keys: set[str] = set()
         """Accounts of past hours without a hold: they never change again."""
 
         self._keys_to_check: list[str] = []
-        """Keys of accounts that are still to be looked at for strays."""
+        """Keys of accounts that are still to be checked for strays."""
 
         self.on_funds_freed: Callable[[str, str], None] | None = None
         """Called with tenant and run of each run that waited and has room now."""
 
     def accounts_of(self, tenant: str, user: str, hour: str) -> list[tuple[str, str, int]]:
-        """The accounts a run of ``user`` draws on in that hour: (name, period, limit), in the order of reservation."""
+        """Return the accounts of a run of ``user`` in that hour: (name, period, limit), in the order of reservation."""
         day = day_of(period_end(hour) - timedelta(hours=1))
         user_digest = hashlib.sha256(user.encode()).hexdigest()[:24]
         found = [
@@ -80,10 +81,10 @@ class AccountLedger:
     async def reserve(self, request: HoldRequest, at: datetime | None = None) -> Reservation:
         """Reserve in every account or in none, in the periods of ``at``: the moment that the ``held`` event will have.
 
-        Asking again for the same hold is answered as before.
+        Asking again for the same hold gives the same result.
 
-        More than the next start needs is reserved only where there is plenty of room. Without room for the next
-        start the run gets a place in the line of the account that refused, and ``on_room`` tells when it has come.
+        More than the next start needs is reserved only if there is plenty of room. Without room for the next start
+        the run gets a place in the line of the account that refused, and ``on_funds_freed`` is called when it has room.
         """
         hour = hour_of(at or self._now())
         try:
@@ -136,9 +137,9 @@ class AccountLedger:
         return Reservation(hold=request.hold, amount_micros=amount, accounts=tuple(account_lines))
 
     async def release_own_hold(self, run: Run) -> None:
-        """Give back what this process made for the run and can use no more; see ``OwnHolds``.
+        """Give back the hold that this process made for the run and that is of no use any more; see ``OwnHolds``.
 
-        Another worker may have settled it in the log and died before the accounts knew: then it is charged.
+        If another worker settled it in the log and died before it changed the accounts, it is charged.
         """
         hold, made_lines = self.own_holds.take(run)
         for line in reversed(made_lines):
@@ -150,7 +151,7 @@ class AccountLedger:
             await self._writer(line.account, line.period).submit(undo)
 
     async def settle(self, lines: tuple[SettledHold, ...], held: dict[str, tuple[AccountLine, ...]]) -> None:
-        """Charge and release holds of a run, as its event says; repeating it is harmless."""
+        """Charge and release holds of a run as its event says; repeating it is harmless."""
         for line in lines:
             for account in reversed(held.get(line.hold, ())):
                 await self.end_hold(line.hold, account.account, account.period, spent_micros=line.spent_micros)
@@ -161,15 +162,15 @@ class AccountLedger:
         await self._writer(account, period).submit(change)
 
     def is_waiting(self, tenant: str, run: str) -> bool:
-        """Whether the run has a place in a line that this process knows of."""
+        """Whether the run has a place in line that this process knows of."""
         return f"{tenant}.{run}" in self._waiting_places
 
     async def leave_line(self, tenant: str, run: str) -> None:
-        """Give up the place of a run that is over, so that no younger run waits behind it."""
+        """Give up the place in line of a run that is over, so that no younger run waits behind it."""
         await self._set_waiting_place(f"{tenant}.{run}.0", None)
 
     async def _set_waiting_place(self, hold: str, place: tuple[str, str] | None) -> None:
-        """Remember where the run waits; it waits in one account at a time."""
+        """Remember the account in which the run waits; it waits in one at a time."""
         previous = self._waiting_places.pop(run_of(hold), None)
         if previous is not None and previous != place:
             await self._writer(*previous).submit(Change(hold=hold, leave=True, at=int(self._now().timestamp())))
@@ -177,7 +178,7 @@ class AccountLedger:
             self._waiting_places[run_of(hold)] = place
 
     async def open_holds(self, older_than_s: float) -> list[OpenHold]:
-        """Holds that were given longer ago than that and never ended."""
+        """Return holds that were made longer ago than that and never ended."""
         now = self._now()
         found: list[OpenHold] = []
         keys = await self._shared.keys(f"account.{SYSTEM}.")
@@ -190,7 +191,7 @@ class AccountLedger:
                 account, _ = await read_account(self._shared, key)
                 is_over = period_end(hour) + timedelta(hours=1) < now
             except (Refused, ValueError) as error:
-                # What one key holds must not keep what the others hold.
+                # One unreadable key must not hide the holds of the others.
                 LOG.warning("account_unreadable", key=key, error=str(error))
                 continue
             found += [
@@ -203,10 +204,10 @@ class AccountLedger:
         return found
 
     async def stray_holds(self, older_than_s: float) -> list[StrayHold]:
-        """Strays among the next few accounts that were given longer ago than that.
+        """Return the strays among the next few accounts that were made longer ago than that.
 
-        A worker leaves one whose last writes came after another had reserved, settled and ended the same hold. What
-        was spent is charged then.
+        A worker leaves a stray if its last writes came after another worker had reserved, settled and ended the same
+        hold. By then the money spent is already charged.
         """
         if not self._keys_to_check:
             self._keys_to_check = [
@@ -219,19 +220,19 @@ class AccountLedger:
             for hold, (_, at) in (await self._holds(key) or {}).items():
                 if self._now().timestamp() - at >= older_than_s:
                     found.append(StrayHold(hold=hold, account=name, period=period, given_at=at))
-        # The system's accounts are read after the others: what has left them had left the others before.
+        # The system's accounts are read after the others: a hold that has left them had left the others before.
         for key in await self._shared.keys(f"account.{SYSTEM}.") if found else ():
             holds = {} if key in self._ended_keys else await self._holds(key)
             found = [stray for stray in found if holds is not None and stray.hold not in holds]
         return found
 
     async def release_stray(self, stray: StrayHold) -> None:
-        """Release a stray, unless somebody has asked for its hold again."""
+        """Release a stray, unless a worker has asked for its hold again."""
         change = Change(hold=stray.hold, spent=0, given_at=stray.given_at, at=int(self._now().timestamp()))
         await self._writer(stray.account, stray.period).submit(change)
 
     async def _holds(self, key: str) -> dict[str, tuple[int, int]] | None:
-        """The holds of an account, or None if nobody can tell; of the system's, ``held`` has said it already."""
+        """Return the holds of an account, None if it is unreadable; ``open_holds`` logs those of the system."""
         try:
             return (await read_account(self._shared, key))[0].holds
         except Refused as error:
@@ -257,12 +258,12 @@ class AccountLedger:
                 return self._limits.system_hour_micros
 
     def ttl_s(self, key: str) -> int:
-        """How long an account's key is kept from now on, in seconds."""
+        """Return how long an account's key is stored from now on, in seconds."""
         left = period_end(key.rpartition(".")[2]) + ACCOUNT_RETENTION - self._now()
         return max(int(left.total_seconds()), 60)
 
     def wake_waiting(self, account: Account, limit: int) -> None:
-        """Tell the runs that waited and have room now, oldest first."""
+        """Call ``on_funds_freed`` for the runs that waited and have room now, oldest first."""
         for run in next_in_line(account, limit, int(self._now().timestamp())):
             tenant, _, name = run.partition(".")
             if self.on_funds_freed is not None:
@@ -270,10 +271,10 @@ class AccountLedger:
 
 
 async def read_account(shared: Bucket, key: str) -> tuple[Account, int]:
-    """An account's value and revision, 0 if it has none yet.
+    """Return an account's value and revision; the revision is 0 if the account does not exist yet.
 
     Raises:
-        Refused: what is stored there is not an account.
+        Refused: the stored value is not an account.
     """
     found = await shared.get(key)
     if found is None:
@@ -308,13 +309,13 @@ class _Writer:
         return bool(self._queue) or self._running
 
     async def account(self) -> Account:
-        """The value as this process knows it; another process may have changed it."""
+        """Return the value as this process knows it; another process may have changed it."""
         if self._cached is None:
             self._cached = await read_account(self._shared, self._key)
         return self._cached[0]
 
     async def submit(self, change: Change) -> ChangeResult:
-        """Queue a change; a caller that finds no write under way writes for all."""
+        """Queue a change; a caller that finds no write in progress writes for all."""
         future: asyncio.Future[ChangeResult] = asyncio.get_running_loop().create_future()
         self._queue.append((change, future))
         if not self._running:
@@ -330,7 +331,7 @@ class _Writer:
     async def _write(self, batch: list[tuple[Change, asyncio.Future[ChangeResult]]]) -> None:
         try:
             results = await self._commit([change for change, _ in batch])
-        except Exception as error:  # noqa: BLE001 - it is the answer of each; who queued up behind must still be served
+        except Exception as error:  # noqa: BLE001 - the batch gets the error, the queue must still be served
             _fail_all(batch, error)
             return
         except BaseException:
@@ -348,7 +349,7 @@ class _Writer:
             working = account.copy()
             results = [apply_change(working, change) for change in changes]
             if cached is not None and (working == account or not all(result.fits for result in results)):
-                # Another process may have changed it since: only a write proves that what is known is true.
+                # Another process may have changed the account since: only a write proves the cached value.
                 continue
             if working == account:
                 self._cached = account, revision
@@ -369,6 +370,6 @@ class _Writer:
 
 
 def _has_freed_funds(before: Account, after: Account) -> bool:
-    """Whether another run may have room now: something was given back, or a run left the line without a hold."""
+    """Whether another run may have room now: money was given back, or a run left the line without a hold."""
     left_line = before.waiting.keys() - after.waiting.keys()
     return after.taken < before.taken or bool(left_line - {run_of(hold) for hold in after.holds})

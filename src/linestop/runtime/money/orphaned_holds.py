@@ -1,10 +1,10 @@
-"""Forgotten holds: what the accounts still hold although no run needs it any more.
+"""Orphaned holds: money that the accounts still hold although no run needs it any more.
 
 A worker may die after it reserved a hold and before its ``held`` event, or after ``settled`` and before the
-accounts knew. The run's log says which: what it does not hold is given back, what it settled is charged. And a worker
-may be overtaken while it reserves: what it reserved after the hold had ended is given back as well.
+accounts were changed. The run's log shows which: a hold that the run does not have is given back, one that it settled
+is charged. And a worker may be overtaken while it reserves: a hold that it made after the hold had ended is given back.
 
-Forgotten accounts are those that an older linestop left without a time to live: nothing else would ever remove them.
+Orphaned accounts are those that an older linestop left without a time to live: nothing else would ever remove them.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
 ORPHANED_AFTER_S = 120.0
-"""How old a hold is before its run's log is read: most end sooner by themselves."""
+"""Age in seconds from which a hold's log is read: most holds end sooner by themselves."""
 
 
 RETENTION_MARGIN = timedelta(hours=1)
-"""An account that has a time to live ends by that, before anybody looks for it here."""
+"""Margin within which an account with a time to live expires by itself before it is looked for here."""
 
 REMOVED_PER_CALL_MAX = 1_000
 
 
 async def release_orphaned_holds(ledger: AccountLedger, log: Log, *, older_than_s: float = ORPHANED_AFTER_S) -> int:
-    """End every forgotten hold, in all its accounts; return how many there were."""
+    """End every orphaned hold in all its accounts; return how many there were."""
     ended: set[str] = set()
     runs: dict[tuple[str, str], Run] = {}
     for hold in await ledger.open_holds(older_than_s):
         tenant, name, ordinal = hold.hold.split(".")
         if (tenant, name) not in runs:
-            # A replica that lags might not have the run yet that a young hold is for.
+            # A replica that lags might not have the run of a young hold yet.
             messages = await log.load(TenantId(tenant), RunId(name), leader=True)
             log_messages = [(m.subject, m.payload, m.seq) for m in messages]
             runs[tenant, name] = fold_messages(TenantId(tenant), RunId(name), log_messages)
         run = runs[tenant, name]
         user = run.opened.task.user if run.opened else ""
-        # The system's account is the last: while the hold is there, whatever is left elsewhere is found again.
+        # The system's account comes last: as long as the hold is there, the rest of it is found again.
         lines = reversed(ledger.accounts_of(tenant, user, hold.hour))
         for account, period, _ in lines:
             spent = spent_of(run, hold.hold, (account, period), ordinal=int(ordinal))
             if spent is not None:
                 await ledger.end_hold(hold.hold, account, period, spent_micros=spent)
                 ended.add(hold.hold)
-    # A stray may be a hold that is just being made or ended: who is near its end is left alone.
+    # A young stray may be a hold that is just being made or ended, so it is left alone.
     for stray in await ledger.stray_holds(max(older_than_s, ORPHANED_AFTER_S)):
         await ledger.release_stray(stray)
         ended.add(stray.hold)
@@ -57,7 +57,7 @@ async def release_orphaned_holds(ledger: AccountLedger, log: Log, *, older_than_
 
 
 async def remove_ended_accounts(shared: Bucket, now: datetime) -> bool:
-    """Remove accounts whose period is over for longer than they are kept, some at once; whether all are gone."""
+    """Remove accounts past their retention, at most ``REMOVED_PER_CALL_MAX``; return whether all are gone."""
     removed = 0
     for key in await shared.keys("account."):
         if not _is_over(key, now):
@@ -70,7 +70,7 @@ async def remove_ended_accounts(shared: Bucket, now: datetime) -> bool:
                 await shared.delete(key, revision=revision)
                 removed += 1
         except (Conflict, Refused):
-            # Somebody needs it after all, or it cannot be read: that is no reason to keep the others.
+            # The account is in use after all, or cannot be read; the others are removed all the same.
             continue
     return True
 

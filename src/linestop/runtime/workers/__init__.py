@@ -1,1 +1,1 @@
-"""Worker processes: their names, their heartbeats, and how much they can take on."""
+"""Worker processes: their names, their heartbeats and their capacity."""

@@ -1,12 +1,13 @@
-"""How much one process works on at once, so that it is never too busy to hear a stop or to begin what it started.
+"""How much one process works on at once, so that it is never too busy to receive a stop or to begin what it started.
 
 Two bounds (``WorkerLimits``). *Runs*: while a process works on as many as it may, it pulls no task; tasks stay in the
-stream, for itself later or for another process. A run that waits for a person, a date or money is none. *Starts*: a
-model or tool call takes a place from its ``started`` event to its result. A run that finds none waits here, first come
-first served, and is looked at again when a place is free; nothing is written for that, so waiting costs no event.
+stream, for itself later or for another process. A run that waits for a person, a date or money does not count.
+*Starts*: a model request or tool call takes a place from its ``started`` event to its result. A run that finds no place
+waits here, first come first served, and is advanced when a place is free; waiting is not written to the log, so it
+costs no event.
 
-Each decision to start reserves its place, since the event takes a while to be stored and others decide meanwhile.
-A reservation ends with the look it was made in, or becomes a start.
+Each decision to start reserves its place, since storing the event takes a while and others decide meanwhile.
+A reservation ends with its pass, or becomes a start.
 """
 
 from __future__ import annotations
@@ -35,25 +36,25 @@ IDLE_FROM_S = 1.0
 LAG_VALID_S = 1.0
 RECHECK_AFTER_S = 10.0
 RECHECKS_MAX = 16
-"""When all places for runs are taken, those that nothing was heard of for a while are looked at again, some at once."""
+"""When all places for runs are taken, runs without a pass for ``RECHECK_AFTER_S`` are advanced, this many at once."""
 
 LOG_OVERLOAD_EVERY_S = 60.0
 
 
 class ScheduleRunAgain(Protocol):
-    """Looks at a run again in the background; ``fresh`` reads its log first."""
+    """Advances a run in the background; ``fresh`` reads its log first."""
 
     def __call__(self, key: Key, *, fresh: bool) -> None:
-        """Do that."""
+        """Schedule the pass."""
         ...
 
 
 class Capacity:
-    """The places of one process. ``look_soon`` looks at a run again."""
+    """The places of one process. ``schedule`` advances a run."""
 
     def __init__(self, limits: WorkerLimits, schedule: ScheduleRunAgain) -> None:
         self.has_budget = False
-        """Whether this process asks the accounts: then a run that is not covered after a look waits for money."""
+        """Whether this process has the budget role: then a run that is not covered after a pass waits for money."""
         self._limits = limits.resolved()
         self._schedule = schedule
         self._runs: dict[Key, float] = {}
@@ -66,7 +67,7 @@ class Capacity:
 
     @property
     def load(self) -> ProcessLoad:
-        """What the process works on now."""
+        """The present load of the process."""
         return ProcessLoad(
             runs=len(self._runs), runs_max=self._limits.runs_max, starts=self._used(),
             starts_max=self._limits.starts_max, waiting=len(self._waiting), lag_s=round(self._lag(), 3),
@@ -75,7 +76,7 @@ class Capacity:
     # --- starts --------------------------------------------------------------------------------------------
 
     def reserve(self, run: Run, event: AnyEvent) -> bool:
-        """Reserve a place for this start; without one, the run waits for it."""
+        """Reserve a place for this start; without a free place, return False and let the run wait."""
         key, weight = (run.tenant, run.run), _weight(run, event)
         if key in self._reserved:
             return True
@@ -87,18 +88,18 @@ class Capacity:
         return False
 
     def begin(self, run: Run, event: AnyEvent) -> None:
-        """Event ``run.n`` is a stored start: what was reserved for it is taken until ``end``."""
+        """Turn the reservation into a place, taken until ``end``: event ``run.n`` is a stored start."""
         key = (run.tenant, run.run)
         self._reserved.pop(key, None)
         self._starts[key, run.n] = _weight(run, event)
 
     def end(self, key: Key, n: int) -> None:
-        """What was started in event ``n`` is over; saying so twice is harmless."""
+        """Free the place of the start in event ``n``, which is over; a second call changes nothing."""
         if self._starts.pop((key, n), None) is not None:
             self._pass_on_places()
 
     def release(self, key: Key) -> None:
-        """Give back what was reserved for this run and not begun."""
+        """Give back the place that was reserved for this run and not used."""
         if self._reserved.pop(key, None) is not None:
             self._pass_on_places()
 
@@ -114,7 +115,7 @@ class Capacity:
         return sum(self._starts.values()) + sum(self._reserved.values())
 
     def _pass_on_places(self) -> None:
-        """Give free places to those that have waited longest."""
+        """Give free places to the runs that have waited longest."""
         while self._waiting:
             key, weight = next(iter(self._waiting.items()))
             if not self._fits(weight):
@@ -126,9 +127,9 @@ class Capacity:
     # --- runs ----------------------------------------------------------------------------------------------
 
     def pass_ended(self, run: Run, now: datetime, *, is_ours: bool) -> None:
-        """A look at this run is over: count it, if it is this process that moves it on and it does not rest.
+        """Count this run after a pass, if this process advances it and it is not idle.
 
-        What was reserved in that look and not begun is given back.
+        A place that was reserved in the pass and not used is given back.
         """
         key = (run.tenant, run.run)
         self.release(key)
@@ -142,7 +143,7 @@ class Capacity:
                 on_freed()
 
     def free(self) -> int:
-        """How many more runs the process may take on now."""
+        """Return how many more runs the process may take on now."""
         if self._runs and self._lag() > LAG_MAX_S:
             self._log_overload()
             return 0
@@ -153,12 +154,12 @@ class Capacity:
         return max(left, 0)
 
     def watch(self, on_freed: Callable[[], None]) -> Callable[[], None]:
-        """Call ``grown`` whenever a run is no longer counted; return what ends that."""
+        """Call ``on_freed`` whenever a run is no longer counted; return the function that ends that."""
         self._on_freed.add(on_freed)
         return lambda: self._on_freed.discard(on_freed)
 
     def _recheck(self) -> None:
-        """Look again at runs that somebody else may have ended or moved on meanwhile."""
+        """Advance runs that another process may have ended or moved meanwhile."""
         now, performed = asyncio.get_running_loop().time(), {key for key, _ in self._starts}
         stale = [key for key, at in self._runs.items() if now - at > RECHECK_AFTER_S and key not in performed]
         for key in stale[:RECHECKS_MAX]:
@@ -168,14 +169,14 @@ class Capacity:
     # --- overload ------------------------------------------------------------------------------------------
 
     def record_lag(self, seconds: float) -> None:
-        """A step began this long after it was due."""
+        """Record that a step began this long after it was due."""
         self._lag_s, self._lag_at = seconds, asyncio.get_running_loop().time()
 
     def _lag(self) -> float:
         return self._lag_s if asyncio.get_running_loop().time() - self._lag_at < LAG_VALID_S else 0.0
 
     def _log_overload(self) -> None:
-        """Name the overload in the process's log, now and then."""
+        """Write the overload to the process's log, at most every ``LOG_OVERLOAD_EVERY_S``."""
         now = asyncio.get_running_loop().time()
         if self._overload_logged_at is None or now - self._overload_logged_at >= LOG_OVERLOAD_EVERY_S:
             self._overload_logged_at = now
@@ -183,7 +184,7 @@ class Capacity:
 
 
 def _weight(run: Run, event: AnyEvent) -> int:
-    """How many places a start takes: one a model call or tool call, more where a process is started for it."""
+    """Return the places that a start takes: one for each model request or tool call, more for a tool in a process."""
     if not isinstance(event, EffectStarted):
         return 1
     calls: Iterable[str] = (line.call for line in event.calls)
@@ -192,7 +193,7 @@ def _weight(run: Run, event: AnyEvent) -> int:
 
 
 def _is_idle(run: Run, now: datetime, *, has_budget: bool) -> bool:
-    """Whether nothing is to be done for this run soon: it is over, or waits for a person, a date or money."""
+    """Whether the run needs no work soon: it is over, or waits for a person, a date or money."""
     if run.opened is None or run.fold_failures or run.done or run.paused or run.phase is Phase.WAITING:
         return True
     if run.open_attempts:

@@ -1,8 +1,8 @@
-"""The presence of one process on the bus: it beats, looks who else does, and compares its clock with the broker's.
+"""The presence of one process on the bus: its heartbeats, those of others, and its clock against the broker's.
 
-One round every two seconds: store a beat for each role, read those of others, count who missed one. A round that the
-broker did not answer counts for nobody. The time at which the broker stored the first beat is what the clock is
-compared with: at the start, every minute, and every round while the process refuses to decide.
+One round every two seconds: store a heartbeat for each role, read those of others, count the workers that missed one. A
+round to which the broker did not reply counts against no worker. The clock is compared with the time at which the
+broker stored the first heartbeat: at the start, every minute, and every round while the process refuses to decide.
 """
 
 from __future__ import annotations
@@ -37,38 +37,44 @@ from linestop.schemas.subjects import RoleName
 
 LOG = structlog.get_logger("linestop.workers")
 COMPARE_EVERY: Final = timedelta(seconds=60)
-GOODBYE_WITHIN_S: Final = 2.0
+LAST_HEARTBEAT_WITHIN_S: Final = 2.0
 
 
 class RoleLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """How many runs a process works on, how many starts it performs for one role, and how busy it is altogether."""
+    """How many runs a process works on, how many starts it performs for one role, and its load altogether."""
 
     runs: int
     starts: int
     process: ProcessLoad
 
 
-class LoadOf(Protocol):
-    """How much a process has to do: asked once a role and round."""
+class GetLoad(Protocol):
+    """Returns the load of a process; called once for each role and round."""
 
     def __call__(self, role: RoleName) -> RoleLoad:
-        """Its load as this role."""
+        """Return the load of the process in this role."""
         ...
 
 
 @dataclass(slots=True, kw_only=True)
 class PresenceCallbacks:
-    """Whom a presence tells: of workers that died, and of a clock that went wrong (why) or right (empty)."""
+    """Called for workers that died, and for a clock that went wrong (with the reason) or right again (empty)."""
 
     on_deaths: Callable[[list[Heartbeat]], None]
     on_clock: Callable[[str], Awaitable[None]]
 
 
 class Presence:
-    """Beats for the roles of one process. ``compares`` False leaves its clock as it is."""
+    """Sends heartbeats for the roles of one process. ``compare_clock`` False leaves its clock as it is."""
 
     def __init__(
-        self, buckets: Mapping[RoleName, Bucket], clock: Clock, *, worker: str, load: LoadOf, compare_clock: bool = True
+        self,
+        buckets: Mapping[RoleName, Bucket],
+        clock: Clock,
+        *,
+        worker: str,
+        load: GetLoad,
+        compare_clock: bool = True,
     ) -> None:
         self.roster = Roster()
         self.state: WorkerState = "working"
@@ -87,7 +93,7 @@ class Presence:
 
     @asynccontextmanager
     async def sending_heartbeats(self) -> AsyncGenerator[None]:
-        """Beat while the block runs, and say goodbye at its end. The first round is over when it begins."""
+        """Send heartbeats while the block runs, and a last one at its end. The block begins after the first round."""
         await self._round_safely()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._run)
@@ -95,7 +101,7 @@ class Presence:
                 yield
             finally:
                 tasks.cancel_scope.cancel()
-        with anyio.move_on_after(GOODBYE_WITHIN_S, shield=True):
+        with anyio.move_on_after(LAST_HEARTBEAT_WITHIN_S, shield=True):
             self.state = "ended"
             for role in self._buckets:
                 await self._store_heartbeat_safely(role)
@@ -110,16 +116,16 @@ class Presence:
             await self.round()
         except LinestopError as error:
             if not self._is_failing:
-                LOG.warning("beat_failed", worker=self._worker, error=str(error))
+                LOG.warning("heartbeat_failed", worker=self._worker, error=str(error))
             self._is_failing = True
         except Exception:
-            # Whatever another process wrote there, this one goes on showing that it lives.
-            LOG.exception("beat_failed", worker=self._worker)
+            # An unreadable value of another process must not end the heartbeats of this one.
+            LOG.exception("heartbeat_failed", worker=self._worker)
         else:
             self._is_failing = False
 
     async def round(self) -> None:
-        """Beat once for each role, then look at the beats of others."""
+        """Send one heartbeat for each role, then read those of others."""
         first = next(iter(self._buckets))
         before = self._clock.now()
         await self._store_heartbeat(first)
@@ -130,12 +136,12 @@ class Presence:
         own = next((value for value in values if value.key == heartbeat_key(first, self._worker)), None)
         if own is not None and own.stored_at is not None and own.revision == self._revisions.get(first):
             await self._compare(before, own.stored_at, after)
-        dead = [beat for beat in self.roster.update(values) if beat.worker != self._worker]
+        dead = [heartbeat for heartbeat in self.roster.update(values) if heartbeat.worker != self._worker]
         if dead and self.callbacks is not None:
             self.callbacks.on_deaths(dead)
 
     async def _read(self, first: RoleName) -> list[BucketValue]:
-        """All beats where all are needed (a recorder looks after every role), else those of one's own roles."""
+        """Return all heartbeats for a recorder, which watches every role, else those of this process's roles."""
         if "recorder" in self._buckets:
             return await self._buckets["recorder"].values("")
         return [value for role in self._buckets for value in await self._buckets[first].values(f"{role}.")]
@@ -162,10 +168,10 @@ class Presence:
         try:
             await self._store_heartbeat(role)
         except LinestopError as error:
-            LOG.info("goodbye_failed", worker=self._worker, error=str(error))
+            LOG.info("last_heartbeat_failed", worker=self._worker, error=str(error))
 
     async def _store_heartbeat(self, role: RoleName) -> None:
-        """Store a beat over the last one of this name, unless a later holder of the name beats already."""
+        """Store a heartbeat over the last one of this name, unless a later holder of the name already sends some."""
         bucket, key = self._buckets[role], heartbeat_key(role, self._worker)
         value = msgspec.json.encode(self._heartbeat(role))
         try:
@@ -178,8 +184,8 @@ class Presence:
             if value_now is None:
                 self._revisions[role] = await bucket.create(key, value)
                 return
-            beat = read_heartbeat(value_now)
-            if beat is not None and incarnation_of(beat.worker) > incarnation_of(self._worker):
+            heartbeat = read_heartbeat(value_now)
+            if heartbeat is not None and incarnation_of(heartbeat.worker) > incarnation_of(self._worker):
                 raise Conflict(
                     f"Another process works under the name of {self._worker}: give each worker its own name."
                 ) from None
@@ -197,12 +203,12 @@ class Presence:
 
 
 def count_runs_and_starts(entries: Iterable[CachedRun], role: RoleName) -> tuple[int, int]:
-    """The open runs among these, and how many starts are performed for ``role``."""
+    """Return the number of open runs among these, and of starts that are performed for ``role``."""
     runs = starts = 0
     for entry in entries:
         runs += entry.run.opened is not None and entry.run.sealed is None
         if entry.performing and role in {"planner", "executor"}:
-            # Of a fold that was just thrown away nothing is known; then it counts for whoever is asked.
+            # After a fold was discarded its attempts are unknown; such a start counts for either role.
             found = [entry.run.attempts.get(n) for n in entry.performing]
             starts += sum(1 for attempts in found if not attempts or bool(attempts[0].call) == (role == "executor"))
     return runs, starts

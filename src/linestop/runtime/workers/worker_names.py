@@ -1,12 +1,12 @@
-"""A worker's name: held by one process at a time, and numbered anew each time somebody takes it.
+"""A worker's name: locked by one process at a time, and given a new number each time a process locks it.
 
-``worker`` in an event is ``<name>#<incarnation>``. Whoever holds a name may take over what an older
-incarnation of it left open without waiting for the end of its time, so two processes must never hold one
+``worker`` in an event is ``<name>#<incarnation>``. The process that has locked a name may take over the starts that an
+older incarnation left open without waiting for the end of their time, so two processes must never have the same
 name at once:
 
-- a lock on a file of the state folder, which the operating system lets go when the process dies, however;
+- a lock on a file of the state folder, which the operating system releases however the process dies;
 - a counter in the bucket ``workers``, moved on by compare-and-set, so that no number is given twice. It begins
-  after the number that an older linestop kept in the bucket ``shared``.
+  after the number that an older linestop stored in the bucket ``shared``.
 
 The lock reaches as far as the state folder. Hosts that do not share one need names that differ, which is why
 the default name contains the host's.
@@ -30,14 +30,14 @@ from linestop.errors import ConfigError, Conflict
 from linestop.schemas.subjects import check_name
 
 NAMES_MAX: Final = 100
-"""How many workers of one kind may share a host and a state folder without being given names."""
+"""Most workers of one kind that may share a host and a state folder without names of their own."""
 
 TRIES_MAX: Final = 10
 _NOT_IN_NAMES = re.compile("[^a-z0-9-]+")
 
 
 class WorkerLock:
-    """A held name. ``beat`` marks the file, so that a health check sees that its holder is alive."""
+    """A locked name. ``touch`` marks the file, so that a health check sees that the process is alive."""
 
     def __init__(self, name: str, path: Path, descriptor: int) -> None:
         self.name = name
@@ -45,31 +45,31 @@ class WorkerLock:
         self._descriptor = descriptor
 
     def touch(self) -> None:
-        """Say that the holder's event loop still turns."""
+        """Set the file's time, which shows that the event loop still runs."""
         os.utime(self._descriptor)
 
     def close(self) -> None:
-        """Let go of the name."""
+        """Release the lock."""
         os.close(self._descriptor)
 
 
 def lock_path(directory: Path, name: str) -> Path:
-    """Name the file that holds ``name`` in a state folder."""
+    """Return the path of the lock file for ``name`` in a state folder."""
     return directory / f"worker-{name}.lock"
 
 
 def host_name() -> str:
-    """This host's name as it may stand in a worker's."""
+    """Return this host's name in the form that a worker's name allows."""
     name = _NOT_IN_NAMES.sub("-", socket.gethostname().lower().partition(".")[0]).strip("-")
     return name[:40] or "host"
 
 
 @contextlib.contextmanager
 def lock_name(directory: Path, name: str) -> Generator[WorkerLock]:
-    """Hold exactly this name while the block runs.
+    """Lock exactly this name while the block runs.
 
     Raises:
-        ConfigError: if another process holds it.
+        ConfigError: if another process has locked it.
         InputError: if it is not a name.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,12 +83,12 @@ def lock_name(directory: Path, name: str) -> Generator[WorkerLock]:
 
 @contextlib.contextmanager
 def lock_free_name(directory: Path, kind: str) -> Generator[WorkerLock]:
-    """Hold the first free one of ``<kind>``, ``<kind>-2``, ``<kind>-3`` … while the block runs.
+    """Lock the first free name of ``<kind>``, ``<kind>-2``, ``<kind>-3`` … while the block runs.
 
-    The lowest is taken, so that a process that replaces a killed one gets its name and what it left open.
+    The lowest is taken, so that a process that replaces a killed one gets its name and its open starts.
 
     Raises:
-        ConfigError: if all are held.
+        ConfigError: if all are locked.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number in range(1, NAMES_MAX + 1):
@@ -102,7 +102,7 @@ def lock_free_name(directory: Path, kind: str) -> Generator[WorkerLock]:
 
 
 def is_locked(directory: Path, name: str) -> bool:
-    """Whether a process holds the name at this moment."""
+    """Whether a process has locked the name at this moment."""
     if not lock_path(directory, name).exists():
         return False
     lock = _try_lock(directory, name)
@@ -113,16 +113,16 @@ def is_locked(directory: Path, name: str) -> bool:
 
 
 async def next_incarnation(workers: Bucket, name: str, *, older: Bucket) -> str:
-    """Number this holder of ``name``; return ``<name>#<incarnation>``. Call it while holding the name.
+    """Give this process the next number of ``name``; return ``<name>#<incarnation>``. Call it with the name locked.
 
     Args:
         workers: The bucket ``workers``.
-        name: The held name.
-        older: The bucket ``shared``, where an older linestop counted.
+        name: The locked name.
+        older: The bucket ``shared``, where an older linestop stored the counter.
 
     Raises:
         ConfigError: if a counter is not a number.
-        Conflict: if somebody else keeps moving the counter: the name is held twice.
+        Conflict: if another process keeps moving the counter, so that the name is used twice.
     """
     for _ in range(TRIES_MAX):
         value = await workers.get(name)
@@ -141,7 +141,7 @@ async def next_incarnation(workers: Bucket, name: str, *, older: Bucket) -> str:
 
 
 def _last_number(value: BucketValue | None, bucket: str) -> int:
-    """The number that was given last, 0 if none was."""
+    """Return the number that was given last, 0 if none was."""
     if value is None or not value.value:
         return 0
     try:
