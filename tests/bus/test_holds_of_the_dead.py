@@ -8,7 +8,7 @@ import anyio
 import msgspec
 import pytest
 from tests.bus.test_times import virtually
-from tests.clockwork import EACH, Processes, ScriptedModel, agent, calls, processes
+from tests.virtual_processes import EACH, Processes, ScriptedModel, agent, calls, processes
 
 from linestop.bus import stream_names
 from linestop.runtime.money.account_value import Account

@@ -14,7 +14,8 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from tests.clockwork import (
+from tests.run_logs import RUN, TENANT
+from tests.virtual_processes import (
     EACH,
     HANGS,
     LATE_MAX_S,
@@ -30,7 +31,6 @@ from tests.clockwork import (
     down,
     processes,
 )
-from tests.run_logs import RUN, TENANT
 
 from linestop.runtime.workers.presence import Presence
 from linestop.schemas.events import EffectStarted, ModelStarted, Policy

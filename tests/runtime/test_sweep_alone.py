@@ -15,7 +15,16 @@ from typing import Any
 import anyio
 import pytest
 from tests.bus.test_times import LAYOUTS, ROWS, Layout, Row, until_event, virtually
-from tests.clockwork import HANGS, BrokerFaults, Processes, ScriptedModel, ScriptedTools, agent, calls, processes
+from tests.virtual_processes import (
+    HANGS,
+    BrokerFaults,
+    Processes,
+    ScriptedModel,
+    ScriptedTools,
+    agent,
+    calls,
+    processes,
+)
 
 from linestop.bus.worker_heartbeats import Roster
 from linestop.runtime import run_loop
