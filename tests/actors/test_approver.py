@@ -223,7 +223,7 @@ def test_a_resolution_of_a_known_outcome_is_refused() -> None:
     """A person cannot declare the fate of a call that is not in question."""
     assert "nothing to resolve" in refusal(at_work(call("pay")), "resolve", call="pay", action="done")
     forged = Resolved(call="pay", action="done", by="bob")
-    assert "not in doubt" in at_work(call("pay")).append("approver", forged).ignored
+    assert "the outcome of call 'pay' is known" in at_work(call("pay")).append("approver", forged).ignored
 
 
 def test_a_run_asks_before_it_spends_more_than_its_policy_lets_it() -> None:
@@ -298,8 +298,13 @@ def test_the_wait_for_an_answer_about_a_tools_price_is_not_work() -> None:
 def test_spending_that_was_not_asked_about_cannot_be_approved() -> None:
     """An approval without a call is about spending only."""
     assert "Name the call" in refusal(at_work(call("pay")), "approve")
-    assert at_work(call("pay")).append("approver", Granted(call="", by="b")).ignored == "nobody asked about spending"
-    assert at_work(call("pay")).append("approver", Denied(call="", by="b")).ignored == "nobody asked about spending"
+    assert (
+        at_work(call("pay")).append("approver", Granted(call="", by="b")).ignored
+        == "no person was asked about spending"
+    )
+    assert (
+        at_work(call("pay")).append("approver", Denied(call="", by="b")).ignored == "no person was asked about spending"
+    )
 
 
 def test_a_question_without_an_end_expires_with_the_run() -> None:

@@ -299,7 +299,7 @@ def test_a_start_that_does_not_fit_or_costs_less_than_nothing_is_ignored() -> No
     story = Story().open_run().when("budget").append_decided()
     start = story.when("planner").decided
     assert isinstance(start, ModelStarted)
-    for cost, reason in ((story.run.available_micros + 1, "does not fit into what the run holds"), (-1, "less than")):
+    for cost, reason in ((story.run.available_micros + 1, "does not fit into the run's hold"), (-1, "less than")):
         entry = story.append("planner", msgspec.structs.replace(start, cost_max_micros=cost))
         assert reason in entry.ignored
 

@@ -142,4 +142,4 @@ def test_a_fallback_that_nothing_led_to_is_found_by_the_checker() -> None:
     cost = SPARE.price.cost_max_micros(started.input_tokens_max, started.output_tokens_max)
     story.append("planner", msgspec.structs.replace(started, attempt=2, model=OTHER, cost_max_micros=cost))
     sentences = [problem.sentence for problem in _verdict(story).problems]
-    assert "It asks the fallback 'playbook/small' although no model was known to be down." in sentences
+    assert "It requests the fallback 'playbook/small' although no model was known to be down." in sentences

@@ -427,7 +427,7 @@ def test_a_proposal_whose_call_ids_are_used_is_ignored() -> None:
     """The fold keeps calls apart by their id."""
     story = thinking().finish_model(reply(call("look", id="a"))).finish_tools(a=OK)
     twice = Proposed(turn=2, attempt=1, calls=(ProposedCall(call="a", tool="look", args="{}"),))
-    assert "an id is used before" in story.append("planner", twice).ignored
+    assert "an id was used before" in story.append("planner", twice).ignored
 
 
 def test_a_cancelled_call_is_charged_once_it_had_begun() -> None:

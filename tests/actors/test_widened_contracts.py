@@ -317,7 +317,7 @@ def test_a_start_under_a_contract_that_nobody_agreed_to_is_found() -> None:
         assert isinstance(started, EffectStarted)
         lines = tuple(msgspec.structs.replace(each, contract_digest=digest) for each in started.calls)
         assert "another contract" in story.append("executor", msgspec.structs.replace(started, calls=lines)).ignored
-        assert "under a contract that nobody agreed to" in problems(story)
+        assert "under a contract that was never agreed to" in problems(story)
     story = approve(at_work(call("pay")).run_until_idle(tools))
     run, honest = story.run, story.last(EffectStarted)
     assert (run.calls["pay"].stage, honest.calls[0].contract_digest) == (Stage.OPEN, wide)
@@ -326,7 +326,7 @@ def test_a_start_under_a_contract_that_nobody_agreed_to_is_found() -> None:
     story.send_control("approve", **shown).append_decided()
     lines = tuple(msgspec.structs.replace(each, contract_digest="") for each in honest.calls)
     assert story.append("executor", msgspec.structs.replace(honest, calls=lines)).ignored
-    assert "under a contract that nobody agreed to" in problems(story)
+    assert "under a contract that was never agreed to" in problems(story)
     story = (
         at_work(call("pay"))
         .send_control("approve", call="pay")
@@ -350,7 +350,7 @@ def test_a_gate_that_passes_a_wider_contract_without_a_person_is_found() -> None
     assert isinstance(asked, Asked)
     quiet = msgspec.structs.replace(asked.calls[0], wider="")
     assert story.append("approver", msgspec.structs.replace(asked, calls=(quiet,))).ignored
-    assert "does not say of call 'look' whether its tool may do more" in problems(story)
+    assert "does not state whether the tool of call 'look' may do more" in problems(story)
 
 
 def test_a_contract_that_is_not_wider_or_of_another_tool_changes_nothing() -> None:

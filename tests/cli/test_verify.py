@@ -167,7 +167,7 @@ def test_a_file_that_is_not_a_log_is_one_sentence(file: Path, capfd: pytest.Capt
     """A damaged file is the caller's mistake, not a broken log."""
     file.write_text("not a log\n", encoding="utf-8")
     assert _verify(file) == 2
-    assert "Line 1 is no line of an exported log" in capfd.readouterr().err
+    assert "Line 1 is not a line of an exported log" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"seq": ' + "9" * 5_000 + "}", '{"x": ' + "[" * 100_000])
@@ -175,7 +175,7 @@ def test_an_unreadable_line_is_one_sentence(file: Path, line: str, capfd: pytest
     """Whoever sends a log to be checked may send anything."""
     file.write_text(line)
     assert _verify(file) == 2
-    assert "Line 1 is no line of an exported log" in capfd.readouterr().err
+    assert "Line 1 is not a line of an exported log" in capfd.readouterr().err
 
 
 def test_an_endless_line_is_not_read_to_its_end(

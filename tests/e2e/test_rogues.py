@@ -150,5 +150,5 @@ async def test_an_event_that_its_role_may_not_append_is_ignored(system: Stack, r
         outcome = await client.outcome(run, timeout_s=WITHIN_S)
         after = await client.run(run)
     forged = after.entries[state.n]
-    assert (forged.n, forged.ignored) == (state.n + 1, f"'{event}' is not the {role}'s to say")
+    assert (forged.n, forged.ignored) == (state.n + 1, f"'{event}' is not an event of the {role}")
     assert (outcome.status, system.effects.paid) == ("completed", [])

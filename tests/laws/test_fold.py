@@ -147,5 +147,5 @@ def test_every_role_may_stop_and_no_role_may_append_for_another() -> None:
     story = at_work(call("pay"))
     body = msgspec.json.encode({"id": "x", "prev": story.run.head, "call": "pay", "by": "planner"})
     entry = story.run.apply(f"runs.acme.r1.planner.granted.{story.run.n + 1}", body, 99)
-    assert entry.ignored == "'granted' is not the planner's to say"
+    assert entry.ignored == "'granted' is not an event of the planner"
     assert not story.run.has_unknown_events

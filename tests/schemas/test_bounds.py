@@ -46,8 +46,8 @@ def start(story: Story) -> ModelStarted:
     ("lie", "reason"),
     [
         ({"model": "dear/one"}, "not opened with the model 'dear/one'"),
-        ({"cost_max_micros": 24_000}, "less than a call of this size may cost"),
-        ({"cost_max_micros": 0, "input_tokens_max": -10, "output_tokens_max": 2}, "less than a call"),
+        ({"cost_max_micros": 24_000}, "less than a request of this size may cost"),
+        ({"cost_max_micros": 0, "input_tokens_max": -10, "output_tokens_max": 2}, "less than a request"),
         ({"done_by": NOW + timedelta(seconds=400)}, "'model_deadline_s'"),
         ({"done_by": NOW.replace(year=8999)}, "'model_deadline_s'"),
     ],
@@ -115,7 +115,7 @@ def test_a_call_that_keeps_to_an_order_waits_for_those_before_it() -> None:
         line, call="after", args_sha256=after.args_sha256, effect_key=after.judged.effect_key, gate_n=after.gate_n
     )
     event = msgspec.structs.replace(story.last(EffectStarted), calls=(early,))
-    assert "keeps to an order" in story.append("executor", event).ignored
+    assert "is ordered" in story.append("executor", event).ignored
 
 
 def test_a_takeover_beyond_the_tools_retries_is_ignored() -> None:
@@ -125,7 +125,8 @@ def test_a_takeover_beyond_the_tools_retries_is_ignored() -> None:
     event = story.last(EffectStarted)
     line = msgspec.structs.replace(event.calls[0], attempt=2)
     assert (
-        "as often as its tool allows" in story.append("executor", msgspec.structs.replace(event, calls=(line,))).ignored
+        "all the tries that its tool allows"
+        in story.append("executor", msgspec.structs.replace(event, calls=(line,))).ignored
     )
 
 
@@ -193,12 +194,12 @@ def test_what_is_left_of_a_full_run_starts_and_holds_nothing() -> None:
     for value in range(3):
         story.given(Warned(limit=f"x{value}", value=1, max_value=1))
     assert story.run.events_left == 0
-    assert "belongs to stop, facts and seal" in story.append("planner", honest).ignored
+    assert "reserved for stop, results and seal" in story.append("planner", honest).ignored
     for value in range(CLOSING_EVENTS + 1):
         # A closing turn may still need money.
         story.given(Warned(limit=f"y{value}", value=1, max_value=1))
     held = Held(hold="acme.r1.2", amount_micros=1, release_after=NOW)
-    assert "belongs to stop, facts and seal" in story.append("budget", held).ignored
+    assert "reserved for stop, results and seal" in story.append("budget", held).ignored
     assert story.run_until_idle().last(Sealed).status == "failed"
 
 

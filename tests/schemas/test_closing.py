@@ -242,7 +242,7 @@ def test_run_accounts_and_verify_tell_one_sum_of_a_provider_that_reports_too_muc
     assert story.last(Sealed).totals.cost_micros == spent
     problems = [problem.sentence for problem in verify(TENANT, RUN, story.messages).problems]
     assert len(problems) == 1
-    assert f"'{MODEL.model}' reported more than it could use" in problems[0]
+    assert f"'{MODEL.model}' reported more than was reserved" in problems[0]
 
 
 def test_a_provider_that_reports_too_much_is_named_in_an_alert() -> None:

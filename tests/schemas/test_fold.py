@@ -65,7 +65,7 @@ def test_a_start_with_another_turn_or_attempt_than_the_next_is_ignored(turn: int
     """Nobody skips or repeats a place: after a failure comes the next attempt of the same turn."""
     story = Story().open_run().run_until_idle().finish_model(ModelFailed("availability", "down"))
     wrong = msgspec.structs.replace(story.last(ModelStarted), turn=turn, attempt=attempt)
-    assert story.append("planner", wrong).ignored == "the next model call is attempt 2 of turn 1"
+    assert story.append("planner", wrong).ignored == "the next model request is attempt 2 of turn 1"
 
 
 def test_a_proposal_of_a_superseded_attempt_counts_only_its_cost() -> None:

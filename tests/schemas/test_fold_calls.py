@@ -106,7 +106,7 @@ def test_a_wait_does_not_end_before_its_moment() -> None:
     """Whoever says so."""
     story = at_work(call("wait.until", '{"until":60}', id="w"))
     early = Finished(call="w", attempt=0, outcome="succeeded")
-    assert "moment has not come" in story.append("executor", early).ignored
+    assert "time has not come" in story.append("executor", early).ignored
 
 
 def test_a_known_outcome_is_not_recorded_again() -> None:

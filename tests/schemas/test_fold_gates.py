@@ -146,7 +146,7 @@ def test_only_deciders_decide_about_spending() -> None:
         ({"args": '{"q":"eve"}'}, "digest of the arguments"),
         ({"effect_key": "0" * 64}, "effect key of call 'pay'"),
         ({"args": BlobRef(sha256="0" * 64, bytes=9)}, "digest of call 'pay' is false"),
-        ({"verdict": "recorded", "recorded_n": 3}, "event 3 is no result of the effect"),
+        ({"verdict": "recorded", "recorded_n": 3}, "event 3 is not a result of the effect"),
     ],
 )
 def test_an_invalid_verdict_is_ignored(lie: dict[str, Any], reason: str) -> None:
@@ -168,7 +168,7 @@ def test_an_answer_is_not_taken_from_the_record_of_another_effect() -> None:
     record = story.run.calls["pay"].finished_n
     verdict = msgspec.structs.replace(honest.calls[0], verdict="recorded", recorded_n=record)
     entry = story.append("validator", msgspec.structs.replace(honest, calls=(verdict,)))
-    assert "is no result of the effect of call 'b'" in entry.ignored
+    assert "is not a result of the effect of call 'b'" in entry.ignored
 
 
 @pytest.mark.parametrize(

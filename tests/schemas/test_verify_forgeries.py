@@ -332,7 +332,7 @@ def _own_worker_called_dead(f: Forger) -> int:
 
 FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
     # The approver: what people are said to have said.
-    ("approved", "grant without a name", field("approver", "granted", by=""), "approval", "Nobody grants"),
+    ("approved", "grant without a name", field("approver", "granted", by=""), "approval", "names no person"),
     (
         "approved",
         "grant of another nonce",
@@ -341,7 +341,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "signature .* is false",
     ),
     ("approved", "grant with a longer life", field("approver", "granted", expires_at=FAR), "approval", "is false"),
-    ("approved", "grant said twice", _granted_twice_on_one_decision, "approval", "a word counts once"),
+    ("approved", "grant said twice", _granted_twice_on_one_decision, "approval", "a decision counts once"),
     ("edited", "edit unsigned", _edited_by_nobody, "approval", "No known key signed the decision about call"),
     (
         "edited",
@@ -356,12 +356,12 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
     ("in doubt", "result of a resolution", field("approver", "resolved", 2, result='{"ok":2}'), "approval", "is false"),
     ("in doubt", "resolution unsigned", field("approver", "resolved", key_id=""), "approval", "No known key"),
     ("in doubt", "resolution by a stranger", field("approver", "resolved", by="eve"), "approval", "'eve' decides"),
-    ("in doubt", "retry said twice", _retried_twice_on_one_decision, "approval", "a word counts once"),
+    ("in doubt", "retry said twice", _retried_twice_on_one_decision, "approval", "a decision counts once"),
     ("answered", "answer changed", field("approver", "answered", answer='{"which":"c"}'), "approval", "is false"),
     ("answered", "answer with a forged signature", field("approver", "answered", nonce="x"), "approval", "is false"),
     ("spending", "spending unsigned", _spending_granted_by_nobody, "approval", "No known key .* about spending"),
     ("spending", "spending by a stranger", field("approver", "granted", by="eve"), "approval", "'eve' decides"),
-    ("spending", "spending unasked", _spending_granted_unasked, "approval", "about which nobody was asked"),
+    ("spending", "spending unasked", _spending_granted_unasked, "approval", "about which no person was asked"),
     ("spending", "another threshold", line("approver", "asked", "spend", limit_micros=9), "approval", "another limit"),
     ("spending", "an endless question", line("approver", "asked", "spend", expires_at=FAR), "approval", "for longer"),
     ("denied", "denial by a stranger", _denied_by_a_stranger, "approval", "'eve' decides"),
@@ -375,7 +375,13 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
     ),
     ("approved", "a payment made a question", _question_about_a_payment, "approval", "makes a question of call"),
     ("approved", "an unjudged call cleared", line("approver", "cleared", "calls", call="x"), "approval", "It clears"),
-    ("approved", "an unjudged call asked", line("approver", "asked", "calls", call="x"), "approval", "nobody judged"),
+    (
+        "approved",
+        "an unjudged call asked",
+        line("approver", "asked", "calls", call="x"),
+        "approval",
+        "which was never judged",
+    ),
     ("spending", "spending granted too late", _spending_granted_too_late, "approval", "spending after the question"),
     (
         "approved",
@@ -415,9 +421,9 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "approval",
         "do not fit the tool's schema",
     ),
-    ("approved", "an origin kept back", _silent_about_an_origin, "approval", "does not say where '\\$.q'"),
-    ("approved", "a part of a word", _part_of_a_word_of_the_task, "approval", "does not say where"),
-    ("approved", "an origin without its flag", _origin_without_its_flag, "approval", "keeps back that '\\$.q'"),
+    ("approved", "an origin kept back", _silent_about_an_origin, "approval", "gives no origin for '\\$.q'"),
+    ("approved", "a part of a word", _part_of_a_word_of_the_task, "approval", "gives no origin for"),
+    ("approved", "an origin without its flag", _origin_without_its_flag, "approval", "conceals that '\\$.q'"),
     ("approved", "a false origin", _false_trust, "approval", "calls '\\$.q' of call 'c2a' trusted"),
     (
         "approved",
@@ -439,7 +445,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "a call of nobody's judged",
         line("validator", "judged", "calls", call="x"),
         "approval",
-        "nobody proposed",
+        "which was never proposed",
     ),
     ("returned", "no answer returned", field("validator", "returned", proposal_n=4), "answer", "returns event 4"),
     ("approved", "one call more", _limited(("validator", "judged", 1), calls_max=1), "approval", "lets call 2 of at"),
@@ -484,7 +490,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
     ),
     ("out of turns", "one turn more", _one_turn_more, "budget", "begins turn 6 of at most 5"),
     ("approved", "a call without end", field("planner", "started", done_by=FAR), "once", "open for longer"),
-    ("approved", "tokens below zero", _tokens_below_zero, "budget", "fewer tokens than none"),
+    ("approved", "tokens below zero", _tokens_below_zero, "budget", "a negative token count"),
     # The executor.
     ("approved", "an unjudged call", line("executor", "started", "calls", call="x"), "approval", "'x', which no"),
     # Deaths: who claims one to take over, or to speak for another, names who left something there.
@@ -493,14 +499,14 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "an effect begun for the death of nobody",
         field("executor", "started", dead_workers=["ghost#1"]),
         "once",
-        "It calls ghost#1 dead, which has left nothing open",
+        "It calls ghost#1 dead, which has left no start open",
     ),
     (
         "approved",
         "a model asked for the death of nobody",
         field("planner", "started", dead_workers=["ghost#1"]),
         "once",
-        "It calls ghost#1 dead, which has left nothing open",
+        "It calls ghost#1 dead, which has left no start open",
     ),
     ("approved", "a model asked for one's own death", _own_worker_called_dead, "once", "It calls its own worker"),
     (
@@ -545,11 +551,11 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "another whole of a result",
         field("executor", "finished", result_ref={"sha256": "0" * 64, "bytes": 9}),
         "result",
-        "the whole of its result is something else",
+        "stored full result that it names is not its result",
     ),
     ("approved", "too long a result", _too_long_a_result, "result", "at most 16384 go to the model"),
     ("waited", "a wait cut short", _wait_cut_short, "result", "before its moment"),
-    ("waited", "a wait that says more", _wait_with_extra_fields, "result", "more to say than the time"),
+    ("waited", "a wait that says more", _wait_with_extra_fields, "result", "with more than the time"),
     # Budget.
     (
         "spending",
@@ -559,7 +565,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "new work in event 4",
     ),
     ("approved", "beyond the last event", _beyond_the_last, "limit", "is event 68 of at most 67, and neither"),
-    ("approved", "a hold from no account", field("budget", "held", accounts=[]), "budget", "accounts of nobody"),
+    ("approved", "a hold from no account", field("budget", "held", accounts=[]), "budget", "accounts none"),
     (
         "approved",
         "a hold from another tenant",

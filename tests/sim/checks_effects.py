@@ -217,7 +217,7 @@ def _was_granted(
     tool = run.tool(judged["tool"])
     contract = _contract_of(run, line, tool["name"])
     if contract != tool["contract_digest"] and (gate is None or gate.get("contract_digest") != contract):
-        wrong.append(f"P5: {entry} of {run.name} starts '{tool['name']}' under a contract that nobody agreed to")
+        wrong.append(f"P5: {entry} of {run.name} starts '{tool['name']}' under a contract that was never agreed to")
     if tool["tier"] == "destructive" and (gate is None or "contract_digest" not in gate):
         wrong.append(f"P5: {entry} of {run.name} starts the destructive '{tool['name']}' without a person")
     return wrong

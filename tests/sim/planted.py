@@ -395,7 +395,7 @@ PLANTED: dict[str, Planted] = {
     "prompt kept from a result that was not stored": Planted("P8: ", _prompt_cached_by_turn, "190-999", "workers cut"),
     "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed, hardship="workers cut"),
     "exception after the effect taken for a failure": Planted("P3: ", _raised_is_failed),
-    "takeover before done_by": Planted("starts a model call while attempt", _early_takeover),
+    "takeover before done_by": Planted("starts a model request while attempt", _early_takeover),
     "start not covered by a hold": Planted("P4: ", _uncovered_start),
     "grant counts for other arguments": Planted("P5: ", _stale_grant),
     "performer ignores a stop": Planted("P1: ", _stop_ignored),
@@ -427,7 +427,7 @@ PLANTED: dict[str, Planted] = {
     "opened without room": Planted("room: ", more.opened_without_room, hardship="runs full"),
     "changed contract performed": Planted("P5: ", more.changed_contract_performed, hardship="contracts change"),
     "earlier grant counts": Planted(
-        "under a contract that nobody agreed to", more.earlier_grant_counts, hardship="contracts change"
+        "under a contract that was never agreed to", more.earlier_grant_counts, hardship="contracts change"
     ),
     "report forgotten": Planted("events: ", more.reported_event_ignored, hardship="events"),
     "downtime is work": Planted("wall: ", more.downtime_is_work, hardship="broker away"),

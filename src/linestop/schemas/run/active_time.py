@@ -1,15 +1,15 @@
-"""How long a run has worked, from its log alone: what ``limits.wall_s`` bounds.
+"""The active time of a run, from its log alone; ``limits.wall_s`` bounds it.
 
-Work is time in which a start was open or a role was deciding. Waiting, queueing and the pause before a retry are none;
-nor is the time in which whoever had to go on was down, or could not reach the broker. So:
+Active is the time in which a start was open or a role was deciding. Waiting, queueing and the pause before a retry do
+not count, nor does the time in which the next role was down or could not reach the broker. So:
 
-- A start counts once its result is in the log: from its event on, as long as the result says that it took, at most
-  until the result and until ``done_by``. One that its own worker never reported counts nothing: that worker was lost.
-- After each event ``DECIDING_S`` count at most, until the next: that is how long the next role may take.
-- While a start is open, only the process that performs it can vouch that it is worked on. It counts that start up to
-  now, and stops the run when its time is over (``out_of_time`` with ``Performing``); for all others it is not there.
+- A start counts once its result is in the log: from its event, for the duration that the result states, at most until
+  the result and until ``done_by``. A start that its own worker never reported does not count: that worker was lost.
+- After each event the time until the next one counts, at most ``DECIDING_S``: the next role may take that long.
+- While a start is open, only the process that performs it knows that the work continues. It counts that start up to
+  now, and stops the run when its time is over (``stop_out_of_time``, which knows ``Performing``); others ignore it.
 
-What overlaps counts once. Any two readers of the same log agree.
+Overlapping spans count once. Any two readers of the same log agree.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
 
 DECIDING_MAX_S = 1.0
-"""What is taken for deciding after an event; a longer silence is a role or a broker that was not there."""
+"""The longest time after an event that counts as deciding; in a longer silence a role or the broker was down."""
 
 
 class ActiveTime:
@@ -38,12 +38,12 @@ class ActiveTime:
         self._spans: list[tuple[float, float]] = []
 
     def add(self, begin_s: float, end_s: float) -> None:
-        """Count the time between these moments, where it is not counted yet."""
+        """Count the time between these moments, unless it was counted before."""
         if end_s <= begin_s:
             return
         later: list[tuple[float, float]] = []
         spans = self._spans
-        # Spans come in order but for starts that ran beside each other, so the place is near the end.
+        # Spans come in order, except for concurrent starts, so the place is near the end.
         while spans and spans[-1][1] >= begin_s:
             span = spans.pop()
             if span[0] > end_s:
@@ -56,7 +56,7 @@ class ActiveTime:
         spans.extend(reversed(later))
 
     def with_span(self, begin_s: float, end_s: float) -> float:
-        """How much it would be with this span, which ends after all others."""
+        """Return the total with this span added, which ends after all others."""
         overlap_s = 0.0
         for span in reversed(self._spans):
             if span[1] <= begin_s:
@@ -66,7 +66,7 @@ class ActiveTime:
 
 
 def count_start(run: Run, attempt: Attempt, event: Proposed | ModelFailedEvent | Compacted | Finished) -> None:
-    """Count the time of a start whose result is there."""
+    """Count the time of a start whose result is in the log."""
     if not attempt.active or attempt.closed_n or not 0 < event.duration_s <= DAY_S:
         return
     end = min(event.at, attempt.done_by, attempt.started_at + timedelta(seconds=event.duration_s))

@@ -1,7 +1,7 @@
-"""Whether a person must agree to a call: the one rule by which the approver clears and by which the fold believes it.
+"""Whether a person must agree to a call: the one rule by which the approver clears and the fold accepts a clearing.
 
-A ``cleared`` event for a call that needs a person is ignored by every reader, so that the approver's credential
-alone lets nothing irreversible pass.
+A ``cleared`` event for a call that needs a person is ignored by every reader, so the approver's credential alone
+cannot let an irreversible call pass.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 EVENT_WAIT = "wait.for_event"
 WIDER = "contract:wider"
-"""The rule by which a person is asked about a call whose tool may do more than was agreed to."""
+"""The name of the rule for a call whose tool may do more than was agreed to: a person is asked."""
 
 
 def may_do_more(tool: str, wider: tuple[str, ...]) -> str:
-    """What a person is told of a contract that allows more than was agreed to; nothing where it does not."""
+    """Return the sentence for a person about a contract that allows more than was agreed to; empty if it does not."""
     return f"'{tool}' may do more by now than was agreed to: {'; '.join(wider)}." if wider else ""
 
 
 def awaited_event(call: CallState) -> str:
-    """The name of the event that a call waits for, or nothing."""
+    """Return the name of the event that a call waits for; empty if it waits for none."""
     if call.tool != EVENT_WAIT or call.judged is None or isinstance(call.judged.args, BlobRef):
         return ""
     try:
@@ -41,18 +41,18 @@ def awaited_event(call: CallState) -> str:
 
 
 def call_waiting_for(run: Run, event: str) -> CallState | None:
-    """The first call that waits for the event of that name now."""
+    """Return the first call that now waits for the event of that name."""
     calls = run.proposal.calls if run.proposal else ()
     return next((call for call in calls if call.stage is Stage.ASKED and awaited_event(call) == event), None)
 
 
 def is_by_fallback(run: Run) -> bool:
-    """Whether the calls at the gate come from another model than the one the run was opened with."""
+    """Whether the calls at the gate come from another model than the run was opened with."""
     return run.opened is not None and run.proposal is not None and not run.opened.model.is_requested_by(run.proposal)
 
 
 def is_approved_by_edit(policy: Policy, call: CallState) -> bool:
-    """Whether a person wrote these very arguments and approved them by it; not where the policy asks for two people."""
+    """Whether a person wrote exactly these arguments and so approved them; never where the policy asks two people."""
     edit = call.edit
     if edit is None or not edit.approves or call.judged is None or policy.quorum > 1:
         return False
@@ -65,10 +65,9 @@ def is_approved_by_edit(policy: Policy, call: CallState) -> bool:
 
 
 def approval_rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = False) -> tuple[str, bool]:
-    """The rule that decides about a call, and whether it needs a person.
+    """Return the rule that decides about a call, and whether the call needs a person.
 
-    ``fallback``: a model that stood in for the run's own proposed it, so what policy trusts the first model
-    with does not hold.
+    ``fallback``: a fallback model proposed the call, so the trust of the policy in the first model does not apply.
     """
     if call.wider:
         return _rule_of_wider(call, dry_run=dry_run)
@@ -86,7 +85,7 @@ def _rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool) -> 
     if call.edited:
         return "edited", True
     if dry_run and tier != "read":
-        # Nothing is done, whatever the tier: there is nothing that a person could agree to.
+        # A dry run performs nothing, whatever the tier, so there is nothing to agree to.
         return (f"tier:{tier}", False) if tier == "reversible" else ("dry-run", False)
     if policy.provenance and call.judged and "untrusted-value" in call.judged.flags:
         return "provenance", True
@@ -100,7 +99,7 @@ def _rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool) -> 
 
 
 def _rule_of_wider(call: CallState, *, dry_run: bool) -> tuple[str, bool]:
-    """A person agrees to a contract that allows more, whatever the policy clears; but not where nothing is done."""
+    """A person must agree to a wider contract, whatever the policy clears; except in a dry run."""
     if dry_run and call.grant is not None and call.grant.tier != "read":
         return "dry-run", False
     return WIDER, True

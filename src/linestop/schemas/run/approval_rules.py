@@ -1,8 +1,8 @@
-"""The rules of the fold that concern gates: what needs nobody, what is asked, and what a person's word does.
+"""The rules of the fold about approvals: clearings, questions, and the decisions of people.
 
-They hold for whoever wrote the event: clearing what the policy gives to a person, asking fewer people than it
-names, or granting in a name that may not decide changes nothing for any reader. That the person really said so
-is what signatures prove, and ``verify`` checks.
+They apply whichever process wrote the event: clearing a call that the policy reserves for a person, asking fewer people
+than the policy names, or granting in a name that may not decide changes nothing for any reader. That the person really
+decided so is proved by the signature, which ``verify`` checks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def apply_cleared(run: Run, n: int, event: Cleared) -> str:
-    """``approver.cleared``: calls that need nobody, by the run's policy. A destructive call always needs somebody."""
+    """``approver.cleared``: calls that need no person by the run's policy. A destructive call always needs one."""
     fallback = is_by_fallback(run)
     for line in event.calls:
         call = run.calls.get(line.call)
@@ -55,7 +55,7 @@ def apply_cleared(run: Run, n: int, event: Cleared) -> str:
 
 
 def _is_question(call: CallState) -> bool:
-    """Whether it waits for words or an event, not for a moment."""
+    """Whether the call waits for an answer or an event, not for a date."""
     wait = call.grant is not None and call.grant.kind == "wait"
     return wait and (call.judged is None or call.judged.wait_until is None)
 
@@ -89,17 +89,17 @@ def apply_asked(run: Run, event: Asked) -> str:
 
 
 def _invalid_question(run: Run, call: CallState, line: AskedCall | Question, at: datetime) -> str:
-    """What is wrong with a question: it shows something else, asks others than the policy names, or too long."""
+    """Return why a question is invalid: it shows other content, asks other people than the policy, or for too long."""
     if isinstance(line, Question):
         if call.stage is not Stage.GATE or not _is_question(call):
-            return f"call '{line.call}' is no question, so it cannot be answered"
+            return f"call '{line.call}' is not a question, so it cannot be answered"
         return ""
     policy = run.opened.policy if run.opened else Policy()
     digest = call.grant.contract_digest if call.grant else ""
     if (line.tool, line.args_sha256, line.contract_digest) != (call.tool, call.args_sha256, digest):
         return f"it shows another tool, contract or arguments than call '{line.call}' has"
     if bool(line.wider) != bool(call.wider):
-        return f"it does not say of call '{line.call}' whether its tool may do more than was agreed to"
+        return f"it does not state whether the tool of call '{line.call}' may do more than was agreed to"
     if (line.deciders, line.quorum) != (policy.deciders, policy.quorum):
         return f"it asks other people about call '{line.call}' than the policy names"
     if _expires_too_late(run, line.expires_at, at):
@@ -112,13 +112,13 @@ def _expires_too_late(run: Run, expires_at: datetime, at: datetime) -> bool:
 
 
 def _invalid_decider(run: Run, by: str) -> str:
-    """Why nobody of that name decides in this run, or nothing."""
+    """Return why this person may not decide in this run; empty if they may."""
     deciders = run.opened.policy.deciders if run.opened else ()
     return f"'{by}' may not decide; {', '.join(deciders)} may" if deciders and by not in deciders else ""
 
 
 def apply_granted(run: Run, n: int, event: Granted) -> str:
-    """``approver.granted``: binds to exactly what was asked; counts the votes of those who may, up to the quorum."""
+    """``approver.granted``: binds to exactly the question; counts the votes of permitted people, up to the quorum."""
     if event.by in {"", "timer"}:
         return "a grant needs a person's name"
     if reason := _invalid_decider(run, event.by):
@@ -143,7 +143,7 @@ def apply_granted(run: Run, n: int, event: Granted) -> str:
 
 def _spending_granted(run: Run, event: Granted) -> str:
     if run.spend_asked is None:
-        return "nobody asked about spending"
+        return "no person was asked about spending"
     if event.at >= run.spend_asked.expires_at:
         return "the question about spending had expired"
     run.spend_asked, run.spend_granted = None, True
@@ -151,10 +151,10 @@ def _spending_granted(run: Run, event: Granted) -> str:
 
 
 def apply_denied(run: Run, n: int, event: Denied) -> str:
-    """``approver.denied``: a person said no, or nobody answered in time."""
+    """``approver.denied``: a person denied, or the question expired."""
     if not event.call:
         if run.spend_asked is None:
-            return "nobody asked about spending"
+            return "no person was asked about spending"
         if reason := _invalid_denial(run, event, run.spend_asked):
             return reason
         run.spend_asked, run.spend_denied = None, event
@@ -174,14 +174,14 @@ def apply_denied(run: Run, n: int, event: Denied) -> str:
 
 
 def _invalid_denial(run: Run, event: Denied, asked: AskedCall | Question | SpendQuestion) -> str:
-    """Why this is no denial: the time is not up yet, or it is not this person's to say."""
+    """Return why a denial is invalid: the question has not expired yet, or this person may not decide."""
     if event.by == "timer":
         return "" if event.at >= asked.expires_at else "the question has not expired yet"
     return "" if isinstance(asked, Question) else _invalid_decider(run, event.by)
 
 
 def apply_person_input(run: Run, n: int, event: Edited | Answered | Resolved) -> str:
-    """``approver.edited``, ``answered`` and ``resolved``: what a person put in the model's or the tool's place."""
+    """``approver.edited``, ``answered`` and ``resolved``: a person's input in place of the model's or the tool's."""
     call = run.calls.get(event.call)
     if isinstance(event, Answered):
         return _apply_answered(run, n, call, event)
@@ -207,10 +207,10 @@ def apply_person_input(run: Run, n: int, event: Edited | Answered | Resolved) ->
 
 
 def _apply_answered(run: Run, n: int, call: CallState | None, event: Answered) -> str:
-    """A person answered a question, or an event was reported: to the call that waits for it, or for one that will."""
+    """A person answered a question, or an event was reported, for a call that waits for it or for a later one."""
     if event.event and not event.call:
         if reports_kept(run, untrusted=event.untrusted) >= REPORTED_EVENTS_MAX:
-            return f"{REPORTED_EVENTS_MAX} events are kept already"
+            return f"{REPORTED_EVENTS_MAX} reported events are stored already"
         run.reported_events[n] = event
         return ""
     if call is None:
@@ -229,18 +229,18 @@ def _apply_answered(run: Run, n: int, call: CallState | None, event: Answered) -
 
 
 def reports_kept(run: Run, *, untrusted: bool) -> int:
-    """How many reported events wait for their wait: those of clients, or those that somebody vouches for.
+    """Return how many reported events are stored for a later wait: those of clients, or those of people and services.
 
-    Each has places of its own, so that no client can take those of people and services.
+    Each kind has its own limit, so that clients cannot use up the places of people and services.
     """
     return sum(kept.untrusted == untrusted for kept in run.reported_events.values())
 
 
 def _invalid_report(run: Run, call: CallState, event: Answered) -> str:
-    """Why a wait is not answered by what was reported before it."""
+    """Return why an event that was reported before does not answer a wait; empty if it does."""
     report = run.reported_events.get(event.reported_n)
     if report is None:
-        return f"event {event.reported_n} is no report that is kept"
+        return f"event {event.reported_n} is not a stored report"
     if call.stage is not Stage.GATE or awaited_event(call) != report.event:
         return f"call '{event.call}' does not wait for the event '{report.event}'"
     same = (event.event, event.answer, event.by, event.untrusted) == (
@@ -249,14 +249,14 @@ def _invalid_report(run: Run, call: CallState, event: Answered) -> str:
         report.by,
         report.untrusted,
     )
-    return "" if same else f"it says something else than event {event.reported_n} reported"
+    return "" if same else f"it differs from what event {event.reported_n} reported"
 
 
 def _invalid_edit(call: CallState, event: Edited) -> str:
-    """Why an edit is not the approval that it says it is: it is nobody's, too late, or about something else."""
+    """Return why an edit is not a valid approval: it names no person, is too late, or is about another question."""
     asked = call.asked
     if any(attempt.begun for attempt in call.effects):
-        return "it was begun with its arguments as they are"
+        return "it had begun with the former arguments"
     if not event.approves or not isinstance(asked, AskedCall):
         return ""
     if event.by in {"", "timer", "unknown"}:
@@ -271,7 +271,7 @@ def _invalid_edit(call: CallState, event: Edited) -> str:
 
 def _apply_resolved(run: Run, n: int, call: CallState, event: Resolved) -> str:
     if call.stage is not Stage.UNKNOWN_OUTCOME and not (call.stage is Stage.ASKED and call.asked_about_outcome):
-        return f"the fate of call '{event.call}' is not in doubt"
+        return f"the outcome of call '{event.call}' is known"
     if reason := _invalid_decider(run, event.by):
         return reason
     call.asked_about_outcome = False

@@ -1,4 +1,4 @@
-"""What a call's model is told in the end, from the event that ended the call. See ``fold_calls``."""
+"""The text and outcome that the model receives for a call, from the event that ended it. See ``call_rules``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def end_call(run: Run, call: CallState, n: int, *, text: str, outcome: CallOutcome) -> None:
-    """Give the model its answer to ``call``; the call is over."""
+    """End ``call`` with the text and outcome that the model receives."""
     edited_by = call.edit.by if call.edit is not None and call.edit.approves is not None else ""
     call.structured = _is_structured(run)
     if call.structured:
@@ -46,7 +46,7 @@ def _is_structured(run: Run) -> bool:
 
 
 def end_with_result(run: Run, n: int, call: CallState, event: Finished) -> None:
-    """Give the model a result, with all that it must know to neither trust it blindly nor make the call again."""
+    """End a call with its result, and the notes that keep the model from trusting it blindly or repeating the call."""
     cut = event.result_bytes if event.result_bytes > len(event.result.encode()) else 0
     dry = _is_dry_run(run, call)
     notes = (*((TOOK_EFFECT,) if event.findings else ()), *((DRY_RUN,) if dry else ()))
@@ -58,25 +58,25 @@ def end_with_result(run: Run, n: int, call: CallState, event: Finished) -> None:
 
 
 def end_from_record(run: Run, n: int, call: CallState, recorded: CallState) -> None:
-    """Give the model the answer that the same call had before."""
+    """End a call with the outcome that the same call had before."""
     before = recorded.outcome or CallOutcome(status="succeeded")
     if _is_structured(run):
         notes = tuple(note for note in before.notes if note != EDITED)
         outcome = msgspec.structs.replace(before, notes=(*notes, FROM_RECORD))
     else:
-        # Its text has the findings in it already.
+        # The recorded text contains the findings already.
         outcome = msgspec.structs.replace(before, findings=())
     end_call(run, call, n, text=recorded.outcome_text, outcome=outcome)
 
 
 def end_rejected(run: Run, n: int, call: CallState, verdict: JudgedCall) -> None:
-    """Tell the model why its call was not let through."""
+    """End a call that the validator rejected, with the reasons."""
     text = "\n".join(verdict.errors) or "The call was rejected."
     end_call(run, call, n, text=text, outcome=_rejection_outcome(call, verdict))
 
 
 def _rejection_outcome(call: CallState, verdict: JudgedCall) -> CallOutcome:
-    """The outcome of a call that was not let through: one that is mended may be."""
+    """Return the outcome of a rejected call; a corrected one may pass."""
     if verdict.verdict == "loop":
         return CallOutcome(status="rejected", error_type="loop")
     if call.grant is None:
@@ -89,7 +89,7 @@ def _rejection_outcome(call: CallState, verdict: JudgedCall) -> CallOutcome:
 
 
 def end_with_failed_checks(run: Run, n: int, call: CallState, event: Checked) -> None:
-    """Tell the model that a result may not be built on; what it came from may have taken effect all the same."""
+    """End a call whose result failed its checks; the effect may have happened all the same."""
     is_retry_safe = call.grant is not None and call.grant.safe_to_repeat
     notes = () if is_retry_safe or _is_dry_run(run, call) else (TOOK_EFFECT,)
     outcome = CallOutcome(status="failed", error_type="checks_failed", retry_safe=is_retry_safe, notes=notes)
@@ -97,7 +97,7 @@ def end_with_failed_checks(run: Run, n: int, call: CallState, event: Checked) ->
 
 
 def end_failed(run: Run, n: int, call: CallState, event: Finished) -> None:
-    """Tell the model why its call failed."""
+    """End a failed call, with the reason."""
     error = event.error or ToolError(type="permanent", message="The call failed.")
     outcome = CallOutcome(
         status="failed", error_type=error.type, retry_safe=error.retry_safe, untrusted=event.untrusted
@@ -106,6 +106,6 @@ def end_failed(run: Run, n: int, call: CallState, event: Finished) -> None:
 
 
 def _is_dry_run(run: Run, call: CallState) -> bool:
-    """Whether the call was only described, and not made."""
+    """Whether the call was only described, not performed."""
     dry = run.opened is not None and run.opened.task.dry_run
     return dry and call.grant is not None and call.grant.tier != "read" and call.grant.kind != "wait"

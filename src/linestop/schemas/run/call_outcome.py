@@ -1,8 +1,8 @@
-"""What became of a call, and the one form in which a model reads it, whatever its provider. Pure.
+"""The outcome of a call, and the one form in which every model reads it, whatever its provider. Pure.
 
 A model reads a JSON object: the ``status``; for an error its ``error_type``, whether a new try is ``retry_safe``, and a
-``message``; for a success the ``result``. What else it must know stands between them: that the text is untrusted, was
-cut, or comes from a dry run. No wire can lose that, and no tool can imitate it: its own text is a value in the object.
+``message``; for a success the ``result``. Between them stand the marks: that the text is untrusted, was cut, or comes
+from a dry run. No provider's format can lose them, and no tool can forge them: its own text is a value in the object.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any, Final, Literal
 import msgspec
 
 Status = Literal["succeeded", "failed", "unknown", "rejected", "denied", "not_made"]
-"""``failed``: the call gave no result. ``unknown``: nobody can say whether it took effect. ``rejected``: it was not let
-through. ``denied``: no person agreed. ``not_made``: the run ended before."""
+"""``failed``: the call gave no result. ``unknown``: it is unknown whether it took effect. ``rejected``: the validator
+rejected it. ``denied``: no person agreed. ``not_made``: the run ended before."""
 
 BARE: Final = 0
 STRUCTURED: Final = 1
-"""How results reach the model in a run: as bare text, in logs of versions before 0.2; or in the form of this module."""
+"""How results reach the model in a run: bare text in logs of versions before 0.2, else the form of this module."""
 
 TOOK_EFFECT: Final = "The call took effect; do not make it again."
 DRY_RUN: Final = "This is a dry run: nothing was done."
@@ -26,13 +26,13 @@ EDITED: Final = "A person changed the arguments of this call to those shown."
 
 
 class CallOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of a call, beside its text: the result, or the message of an error.
+    """The outcome of a call without its text, which is the result or the message of an error.
 
-    ``error_type`` is the tool's own (``transient``, ``rate_limit``, ``invalid``, ``permanent``) or says who stopped the
-    call: ``unknown_tool``, ``limit``, ``loop``, ``repeated``, ``denied``, ``expired``, ``not_started``, ``timeout``,
-    ``checks_failed``, ``stopped``. ``retry_safe``: a corrected or repeated call cannot repeat an effect and may be
-    let through. ``untrusted``: the text comes from outside. ``result_bytes`` is the whole size of a text that was
-    cut. ``findings`` say what is wrong with a result. ``is_json``: the text is a JSON value and is told as one.
+    ``error_type`` is the tool's own (``transient``, ``rate_limit``, ``invalid``, ``permanent``) or why linestop ended
+    the call: ``unknown_tool``, ``limit``, ``loop``, ``repeated``, ``denied``, ``expired``, ``not_started``,
+    ``timeout``, ``checks_failed``, ``stopped``. ``retry_safe``: a corrected or repeated call cannot repeat an effect
+    and may pass. ``untrusted``: the text comes from outside. ``result_bytes`` is the full size of a text that was cut.
+    ``findings`` are the defects of a result. ``is_json``: the text is a JSON value and is sent as one.
     """
 
     status: Status
@@ -49,7 +49,7 @@ class CallOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     @property
     def is_error(self) -> bool:
-        """Whether the call gave no result to go on with."""
+        """Whether the call gave no usable result."""
         return self.status != "succeeded"
 
 
@@ -58,7 +58,7 @@ NOT_MADE: Final = CallOutcome(status="not_made", error_type="limit")
 
 
 def outcome_json(outcome: CallOutcome, text: str) -> str:
-    """The JSON object that a model is sent as what became of its call."""
+    """Return the JSON object that a model receives as the outcome of its call."""
     fields: dict[str, Any] = {"status": outcome.status}
     if outcome.is_error:
         fields |= {"error_type": outcome.error_type, "retry_safe": outcome.retry_safe}
@@ -80,14 +80,14 @@ def outcome_json(outcome: CallOutcome, text: str) -> str:
 
 
 def structured_outcome(outcome: CallOutcome, text: str, *, edited_by: str) -> CallOutcome:
-    """The outcome with everything that its form says about ``text`` and about who changed the call."""
+    """Return the outcome with the marks that depend on ``text``, and the person who changed the call."""
     notes = (*outcome.notes, EDITED) if edited_by else outcome.notes
     is_json = not outcome.is_error and _is_json(text)
     return msgspec.structs.replace(outcome, edited_by=edited_by, notes=notes, is_json=is_json)
 
 
 def omit_text(outcome: CallOutcome, size: int) -> tuple[str, CallOutcome]:
-    """What stands in a prompt for a text of ``size`` bytes that did not fit into it."""
+    """Return the replacement in a prompt for a text of ``size`` bytes that did not fit into it."""
     note = f"[Left out to fit the model's window: {size} bytes. Make the call again if they are needed.]"
     shortened = CallOutcome(
         status=outcome.status, error_type=outcome.error_type, retry_safe=outcome.retry_safe, left_out=True
@@ -96,7 +96,7 @@ def omit_text(outcome: CallOutcome, size: int) -> tuple[str, CallOutcome]:
 
 
 def bare_text(outcome: CallOutcome, text: str, *, edited_by: str) -> str:
-    """What the model of an older run is told: the text, with what it must know in brackets."""
+    """Return the form that the model of an older run receives: the text, with the marks in brackets."""
     if outcome.findings:
         note = f"[{TOOK_EFFECT} But {'; '.join(outcome.findings)}]"
         text = f"{text}\n{note}" if text else note

@@ -1,7 +1,7 @@
-"""The rules of the fold that concern single calls: judgement, gates, attempts, answers.
+"""The rules of the fold about single calls: judgement, gates, attempts, outcomes.
 
-See ``fold`` for the rules of the run as a whole. A call moves through ``Stage``; what the model is told in
-the end is ``CallState.answer``.
+See ``fold`` for the rules of the run as a whole. A call moves through ``Stage``; in the end the model receives
+``CallState.outcome_text``.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 TO_BE_MADE = frozenset({Stage.OPEN, Stage.READY, Stage.GATE, Stage.ASKED})
-"""Stages in which a call is (still, or again) to be made, so that a success that comes late is its answer."""
+"""Stages in which a call must still, or again, be made, so that a late success becomes its result."""
 
 
 def grant_of(run: Run, tool: str) -> ToolGrant | None:
-    """The grant of that tool in this run, if it has one."""
+    """Return the run's grant of that tool, or None."""
     if run.opened is None:
         return None
     return next((grant for grant in run.opened.tools if grant.name == tool), None)
@@ -64,11 +64,11 @@ def apply_judged(run: Run, n: int, event: Judged) -> str:
 
 
 def _invalid_verdict(run: Run, call: CallState, verdict: JudgedCall) -> str:
-    """Why a verdict counts for nothing: it lowers a tier, or names another key or record than the call has."""
+    """Return why a verdict is invalid: it lowers a tier, or names another effect key or record than the call has."""
     if verdict.verdict == "recorded":
         recorded = _recorded_call(run, verdict)
         same = recorded is not None and recorded.judged is not None and recorded.judged.effect_key == verdict.effect_key
-        return "" if same else f"event {verdict.recorded_n} is no result of the effect of call '{call.call}'"
+        return "" if same else f"event {verdict.recorded_n} is not a result of the effect of call '{call.call}'"
     if verdict.verdict != "pass" or call.grant is None:
         return ""
     if TIERS.index(verdict.tier) < TIERS.index(call.grant.tier):
@@ -88,7 +88,7 @@ def _recorded_call(run: Run, verdict: JudgedCall) -> CallState | None:
 
 
 def _exceeded_call_limit(run: Run, event: Judged, pending: dict[str, CallState]) -> str:
-    """Which limit on calls these verdicts would break, or nothing. A call that a person edited counts anew."""
+    """Return the limit on calls that these verdicts would exceed, if any. A call that a person edited counts again."""
     passing = [pending[verdict.call] for verdict in event.calls if verdict.verdict == "pass"]
     before = [call for call in run.calls.values() if call.has_passed]
     if len(before) + len(passing) > run.limits.calls_max:
@@ -112,7 +112,7 @@ def _apply_verdict(run: Run, n: int, call: CallState, verdict: JudgedCall) -> No
 
 
 def apply_checked(run: Run, n: int, event: Checked) -> str:
-    """``validator.checked``: a result passed the tool's own checks, or may not be built on."""
+    """``validator.checked``: a result passed the tool's own checks, or must not be used."""
     call = next((c for c in run.calls.values() if c.finished_n == event.finished_n), None)
     if call is None or call.stage is not Stage.CHECK or call.finished is None:
         return f"event {event.finished_n} is not a result waiting for its check"
@@ -124,7 +124,7 @@ def apply_checked(run: Run, n: int, event: Checked) -> str:
 
 
 def apply_started(run: Run, n: int, event: EffectStarted) -> str:
-    """``executor.started``: all of its calls may start, and together they fit into what the run holds."""
+    """``executor.started``: all of its calls may start, and together they fit into the run's hold."""
     if run.paused:
         return "the run is paused"
     if run.events_left < 0:
@@ -136,7 +136,7 @@ def apply_started(run: Run, n: int, event: EffectStarted) -> str:
             return reason
     costs = [line.cost_max_micros for line in event.calls]
     if any(cost < 0 for cost in costs) or not fold.fits(run, sum(costs)):
-        return "its cost does not fit into what the run holds"
+        return "its cost does not fit into the run's hold"
     for line in event.calls:
         call = run.calls[line.call]
         if before := call.open_attempt:
@@ -153,7 +153,7 @@ def apply_started(run: Run, n: int, event: EffectStarted) -> str:
 
 
 def _may_not_start(run: Run, line: StartedCall, event: EffectStarted) -> str:
-    """Why this call may not start now, or nothing."""
+    """Return why this call may not start now; empty if it may."""
     call = run.calls.get(line.call)
     if call is None or call.grant is None or call.judged is None:
         return f"there is no judged call '{line.call}'"
@@ -165,12 +165,12 @@ def _may_not_start(run: Run, line: StartedCall, event: EffectStarted) -> str:
         return f"call '{line.call}' would stay open for longer than its tool's timeout"
     if event.purpose == "probe":
         is_outcome_unknown = call.stage is Stage.UNKNOWN_OUTCOME and call.grant.probe and not call.probed
-        return "" if is_outcome_unknown else f"call '{line.call}' has no doubt that a probe could settle"
+        return "" if is_outcome_unknown else f"the outcome of call '{line.call}' is not one that a probe could settle"
     return _contract_violation(run, call, call.grant, line) or _not_its_turn(call, call.grant, event)
 
 
 def _contract_violation(run: Run, call: CallState, grant: ToolGrant, line: StartedCall) -> str:
-    """How the start of an effect breaks its call's contract, or nothing."""
+    """Return how the start of an effect violates its call's contract; empty if it does not."""
     if call.gate_n != line.gate_n:
         return f"call '{line.call}' passed its gate in event {call.gate_n}"
     if not widened_contract_rules.under_contract(run, grant, line):
@@ -178,14 +178,14 @@ def _contract_violation(run: Run, call: CallState, grant: ToolGrant, line: Start
     if line.cost_max_micros < grant.price_micros:
         return f"it reserves less for call '{line.call}' than the tool may cost"
     if fold.waits_for_earlier_call(run.proposal, call):
-        return f"call '{line.call}' keeps to an order, and one before it has no answer"
+        return f"call '{line.call}' is ordered, and an earlier call has no result"
     if other := _call_of_same_effect(run, call):
         return f"the effect of call '{line.call}' was or may have been made by call '{other}'"
     return ""
 
 
 def _not_its_turn(call: CallState, grant: ToolGrant, event: EffectStarted) -> str:
-    """Why an effect may not start in this moment, or nothing."""
+    """Return why an effect may not start at this moment; empty if it may."""
     if call.stage is Stage.READY:
         early = call.ready_at is not None and event.at < call.ready_at
         return f"call '{call.call}' may not start before {call.ready_at}" if early else ""
@@ -193,12 +193,12 @@ def _not_its_turn(call: CallState, grant: ToolGrant, event: EffectStarted) -> st
     over = before is not None and before.expired(event.at, event.worker, event.dead_workers)
     if before and before.purpose == "effect" and grant.safe_to_repeat and over:
         often = call.tries > grant.retries_max
-        return f"call '{call.call}' was tried as often as its tool allows" if often else ""
+        return f"call '{call.call}' has had all the tries that its tool allows" if often else ""
     return f"call '{call.call}' is {call.stage}, so it may not start"
 
 
 def _call_of_same_effect(run: Run, call: CallState) -> str:
-    """Another call whose effect this one would repeat, unless the contract says that it may be; or nothing."""
+    """Return another call whose effect this one would repeat, unless its contract allows that; else nothing."""
     if call.judged is None or call.grant is None or call.grant.repeatable or call.grant.safe_to_repeat:
         return ""
     for other in run.calls.values():
@@ -211,7 +211,7 @@ def _call_of_same_effect(run: Run, call: CallState) -> str:
 
 
 def apply_finished(run: Run, n: int, event: Finished) -> str:
-    """``executor.finished``: the fate of one attempt, or the end of a wait (attempt 0)."""
+    """``executor.finished``: the outcome of one attempt, or the end of a wait (attempt 0)."""
     call = run.calls.get(event.call)
     if call is None:
         return f"there is no call '{event.call}'"
@@ -233,7 +233,7 @@ def apply_finished(run: Run, n: int, event: Finished) -> str:
     attempt.begun = event.begun or event.outcome != "never_started" or event.cost_micros > 0
     fold.close_attempt(run, attempt, n, outcome=event.outcome, cost_micros=cost, reported=not unknown)
     is_outcome_unknown = call.stage is Stage.UNKNOWN_OUTCOME or (call.stage is Stage.ASKED and call.asked_about_outcome)
-    # An earlier attempt that did nothing says nothing about a later one; one that succeeded settles the call.
+    # An earlier attempt without effect proves nothing about a later one; a successful one settles the call.
     attempt.ended = event.ended
     last_effect = all(later.purpose == "probe" for later in call.attempts[event.attempt :])
     if was_open or (is_outcome_unknown and learnt and (last_effect or event.outcome == "succeeded")):
@@ -244,7 +244,7 @@ def apply_finished(run: Run, n: int, event: Finished) -> str:
 
 
 def _invalid_failure(call: CallState, event: Finished) -> str:
-    """Why this failure is not one: whether the effect took place is open, and its grant does not say otherwise."""
+    """Return why a failure is invalid: whether the effect happened is unknown, and the grant does not exclude it."""
     if event.outcome != "failed" or event.error is None or event.error.known_by != "contract":
         return ""
     if call.grant is not None and call.grant.raises_before_effect:
@@ -254,14 +254,14 @@ def _invalid_failure(call: CallState, event: Finished) -> str:
 
 def _end_wait(run: Run, n: int, call: CallState, event: Finished) -> str:
     if call.stage is not Stage.WAITING or (call.ready_at is not None and event.at < call.ready_at):
-        return f"call '{event.call}' does not wait, or its moment has not come"
+        return f"call '{event.call}' does not wait, or its time has not come"
     call.finished, call.finished_n = event, n
     call_end_rules.end_with_result(run, n, call, event)
     return ""
 
 
 def _after_attempt(run: Run, n: int, call: CallState, attempt: Attempt, event: Finished) -> None:
-    """Where a call goes from the fate of its attempt: to its answer, to another attempt, or into doubt."""
+    """Move a call on after an attempt: to its end, to another attempt, or to an unknown outcome."""
     retries = call.grant.retries_max if call.grant else 0
     has_try_left = call.tries <= retries
     safe = call.grant is not None and call.grant.safe_to_repeat

@@ -1,4 +1,4 @@
-"""The state of one call and of one attempt inside a run: what the fold keeps, and nobody else changes."""
+"""The state of one call and of one attempt inside a run; only the fold changes it."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from linestop.schemas.text_size import NO_SIZE, Size
 from linestop.schemas.tool_contracts import ToolError
 
 ELIDED_BYTES = 512
-"""What a blob costs in a prompt: it is named there (digest, size), never inlined."""
+"""The size of a blob in a prompt: it is named there (digest, size), never inlined."""
 
 ITEM_BYTES = 96
-"""Bytes of framing a prompt adds to each message at most, as tokens; part of every size bound."""
+"""The most bytes of framing that a prompt adds to a message, as tokens; part of every size bound."""
 
 DROPPED_BYTES = 256
-"""What a result that was left out still takes in a prompt: the note that it was."""
+"""The size in a prompt of a result that was left out: the note that stands in its place."""
 
 INCARNATION_DIGITS_MAX = 18
 MODEL_DOWN_KINDS = frozenset({"availability", "rate_limit"})
-"""Failures of a model that another model, or a later hour, may not have."""
+"""Failures of a model that may not happen with another model, or later."""
 
 
 ITEM: Final = Size(ITEM_BYTES, 48)
@@ -50,29 +50,29 @@ DROPPED: Final = Size(DROPPED_BYTES, 112)
 
 
 def text_size(text: Text) -> Size:
-    """The size of ``text`` as it stands in a prompt."""
+    """Return the size of ``text`` in a prompt."""
     return Size.framing(ELIDED_BYTES) if isinstance(text, BlobRef) else Size.of(text)
 
 
 class Stage(StrEnum):
-    """Where one call stands."""
+    """The stage of one call."""
 
     PENDING = "pending"  # proposed, or edited: the validator's turn
     GATE = "gate"  # judged and passed: the approver's turn
     ASKED = "asked"  # a person's turn
-    WAITING = "waiting"  # cleared, and waits for its moment (wait.until)
+    WAITING = "waiting"  # cleared, and waits for its date (wait.until)
     READY = "ready"  # may start, from ready_at on
     OPEN = "open"  # an attempt is under way
-    UNKNOWN_OUTCOME = "doubt"  # nobody knows whether it took effect
-    CHECK = "check"  # finished: the validator looks at the result
-    ENDED = "answered"  # the model has its answer
+    UNKNOWN_OUTCOME = "doubt"  # whether it took effect is unknown
+    CHECK = "check"  # finished: the validator checks the result
+    ENDED = "answered"  # over: the model has its outcome
 
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One start and what came of it. ``charged_micros`` counts as spent once it is no longer open.
+    """One start and its outcome. ``charged_micros`` counts as spent once the attempt is no longer open.
 
-    ``active``: whether its time is work; asking a model again that the run queues for is not.
+    ``active``: whether its time counts as active; retries of a model that the run queues for do not.
     """
 
     n: int
@@ -105,19 +105,19 @@ class Attempt:
 
     @property
     def open(self) -> bool:
-        """Whether its fate is still unknown and nobody has taken over."""
+        """Whether its outcome is still unknown and no other attempt has taken over."""
         return not self.closed_n and not self.superseded_n
 
     @property
     def down(self) -> bool:
-        """Whether it ended because its model was not there, which says nothing about what was asked of it."""
+        """Whether it ended because its model was unavailable, whatever the request was."""
         return self.failure is not None and self.failure.kind in MODEL_DOWN_KINDS
 
     def expired(self, now: datetime, worker: str = "", dead: Collection[str] = ()) -> bool:
-        """Whether somebody else may speak for it: past ``done_by``, or its worker lives in a later incarnation.
+        """Whether another worker may end or repeat it: ``done_by`` has passed, or its worker is dead or has restarted.
 
-        ``worker`` is the asking worker, ``<name>#<incarnation>``; a name is held by one process at a time. ``dead``
-        are workers that are known to be dead; nobody knows that of itself.
+        ``worker`` is the asking worker, ``<name>#<incarnation>``; one process at a time holds a name. ``dead`` are
+        workers that are known to be dead, never the asking one.
         """
         if now >= self.done_by or (self.worker in dead and self.worker != worker):
             return True
@@ -126,32 +126,32 @@ class Attempt:
 
 
 def count_tries(attempts: Sequence[Attempt]) -> int:
-    """How many of these attempts count as tries: those that began, and the rest beyond ``NOT_BEGUN_MAX``."""
+    """Return how many attempts count as tries: those that began, and the others beyond ``NOT_BEGUN_MAX``."""
     begun = sum(1 for attempt in attempts if attempt.begun)
     return begun + max(len(attempts) - begun - NOT_BEGUN_MAX, 0)
 
 
 def not_begun_in_a_row(attempts: Sequence[Attempt]) -> int:
-    """How many of the last attempts did not begin, one after the other."""
+    """Return how many of the last attempts did not begin, one after the other."""
     return sum(1 for _ in takewhile(lambda attempt: not attempt.begun, reversed(attempts)))
 
 
 def dead_workers_relied_on(
     attempts: Iterable[Attempt], now: datetime, *, worker: str, dead: Collection[str]
 ) -> tuple[str, ...]:
-    """Whose death it takes to speak for these attempts now: what the event that does so must tell."""
+    """Return the dead workers that ending these attempts now relies on; the event that ends them must name them."""
     return tuple(sorted({a.worker for a in attempts if not a.expired(now, worker) and a.expired(now, worker, dead)}))
 
 
 def incarnation_of(worker: str) -> int:
-    """The number in ``<name>#<incarnation>``; what is not a number is the oldest, for no event may break a reader."""
+    """Return the number in ``<name>#<incarnation>``; other text counts as the oldest: no event may break a reader."""
     number = worker.rpartition("#")[2]
     return int(number) if number.isdecimal() and len(number) <= INCARNATION_DIGITS_MAX else 0
 
 
 @dataclass(slots=True)
 class CallState:
-    """One call of a proposal, from what the model wrote to the answer it gets."""
+    """One call of a proposal, from the model's text to the outcome that the model receives."""
 
     call: str
     tool: str
@@ -160,7 +160,7 @@ class CallState:
     raw_args: Text
     grant: ToolGrant | None = None
     agreed: ToolGrant | None = None
-    """What was agreed to last, while ``grant`` is a wider contract that nobody has agreed to yet; None otherwise."""
+    """The last contract that was agreed to, while ``grant`` is a wider one without agreement; None otherwise."""
 
     widenings: int = 0
     judged: JudgedCall | None = None
@@ -185,12 +185,12 @@ class CallState:
 
     @property
     def wider(self) -> tuple[str, ...]:
-        """In what its contract allows more than was agreed to; empty once somebody has agreed to it."""
+        """The points in which its contract allows more than was agreed to; empty once a person has agreed to it."""
         return self.agreed.widened_by(self.grant) if self.agreed is not None and self.grant is not None else ()
 
     @property
     def open_attempt(self) -> Attempt | None:
-        """The attempt under way, if any: always the last one."""
+        """The open attempt, if any: always the last one."""
         return self.attempts[-1] if self.attempts and self.attempts[-1].open else None
 
     @property
@@ -200,23 +200,23 @@ class CallState:
 
     @property
     def tries(self) -> int:
-        """How many attempts at the effect count against its retries."""
+        """The number of attempts at the effect that count against its retries."""
         return count_tries(self.effects)
 
     @property
     def args_sha256(self) -> str:
-        """Digest of the canonical arguments, empty before judgement."""
+        """The digest of the canonical arguments; empty before judgement."""
         return self.judged.args_sha256 if self.judged else ""
 
     @property
     def is_error(self) -> bool:
-        """Whether the model has to do without a result."""
+        """Whether the model receives no result."""
         return self.outcome is not None and self.outcome.is_error
 
     def outcome_in_prompt(self, dropped_to: int) -> tuple[str, CallOutcome | None]:
-        """The answer as it stands in a prompt that leaves out results up to event ``dropped_to``.
+        """Return text and outcome in a prompt that leaves out results up to event ``dropped_to``.
 
-        Without an outcome its text is all that the model is told: so it was in older runs.
+        In older runs there is no outcome, and the model receives the text alone.
         """
         if self.outcome_n > dropped_to or self.answer_size.bytes <= DROPPED_BYTES:
             return self.outcome_text, self.outcome if self.structured else None
@@ -229,26 +229,26 @@ class CallState:
         )
 
     def shown_size(self, dropped_to: int) -> Size:
-        """What that takes, without its framing."""
+        """Return the size of the outcome in a prompt, without its framing."""
         if self.outcome_n > dropped_to or self.answer_size.bytes <= DROPPED_BYTES:
             return self.answer_size
         return DROPPED if self.structured else text_size(self.outcome_in_prompt(dropped_to)[0])
 
     @property
     def edited_args(self) -> Text | None:
-        """The arguments that a person put in the place of the model's, where the model is told of it."""
+        """The arguments with which a person replaced the model's, if the model is shown them."""
         if self.edit is None or self.edit.approves is None:
             return None
         return self.judged.args if self.judged is not None and self.judged.args else self.edit.args
 
     @property
     def has_passed(self) -> bool:
-        """Whether it counts as let through; one that a person edited is judged, and counted, anew."""
+        """Whether it counts as passed; a call that a person edited is judged and counted again."""
         return self.judged is not None and self.judged.verdict == "pass" and self.stage is not Stage.PENDING
 
     @property
     def fate(self) -> str:
-        """What a receipt says of this call."""
+        """The state of this call in a receipt."""
         if open_attempt := self.open_attempt:
             return "unknown" if open_attempt.purpose == "effect" else "in doubt"
         last = next((a for a in reversed(self.attempts) if a.purpose == "effect"), None)
@@ -261,7 +261,7 @@ class CallState:
 
 @dataclass(slots=True)
 class ProposalState:
-    """One answer of the model and how far its calls are."""
+    """One answer of the model, and the states of its calls."""
 
     n: int
     event: Proposed
@@ -274,7 +274,7 @@ class ProposalState:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the model may be asked again: every call has its answer, or the final one was returned."""
+        """Whether the model may be requested again: every call has its outcome, or the final answer was returned."""
         if self.event.final:
             return self.returned is not None
         return all(call.stage is Stage.ENDED for call in self.calls)

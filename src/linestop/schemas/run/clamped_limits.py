@@ -1,4 +1,4 @@
-"""What a run cannot escape: the bounds that were fixed when it opened, held against every start by the fold."""
+"""The limits that were fixed when a run opened; the fold checks every start against them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from linestop.schemas.run.prompt_size import tokens_left
 if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
 
-NO_EVENTS_LEFT = "what is left of the run's events belongs to stop, facts and seal"
+NO_EVENTS_LEFT = "the run's remaining events are reserved for stop, results and seal"
 
 
 def clamp_limits(event: Opened) -> Opened:
@@ -29,7 +29,7 @@ def clamp_limits(event: Opened) -> Opened:
 
 
 def limit_violation(run: Run, event: ModelStarted) -> str:
-    """How a model call would escape what was fixed when the run opened, or nothing."""
+    """Return how a model request would violate the limits that were fixed at the opening; empty if it does not."""
     opened = run.opened
     room = run.events_left + (CLOSING_EVENTS if event.purpose == "close" else 0)
     if opened is None or room < 0:
@@ -43,7 +43,7 @@ def limit_violation(run: Run, event: ModelStarted) -> str:
     if sum(tokens) > tokens_left(run):
         return "it may use more tokens than the run has left"
     if min(tokens) < 0 or event.cost_max_micros < choice.price.cost_max_micros(*tokens):
-        return "it reserves less than a call of this size may cost"
+        return "it reserves less than a request of this size may cost"
     if event.purpose == "compact" and len(run.compactions) >= run.limits.compactions_max:
         return "the run was compacted as often as its limits allow"
     if lease_too_long(event.at, event.done_by, run.limits.model_deadline_s):
@@ -52,5 +52,5 @@ def limit_violation(run: Run, event: ModelStarted) -> str:
 
 
 def lease_too_long(at: datetime, done_by: datetime, timeout_s: float) -> bool:
-    """Whether a start keeps others away for longer than it may take: what it opened could never be settled."""
+    """Whether a start would stay open for longer than it may take, and so could block the run's settlement."""
     return (done_by - at).total_seconds() > START_WITHIN_S + timeout_s + CLOCK_SLACK_S

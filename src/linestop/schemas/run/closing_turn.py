@@ -1,6 +1,6 @@
-"""The last turn of a run that has reached a limit: without tools, it sums up what is there. Pure.
+"""The last turn of a run that has reached a limit: without tools, the model sums up the results. Pure.
 
-A run that has results does not end without a word: where a closing turn fits, it comes before the stop. It is one
+A run that has results does not end without a summary: if a closing turn fits, it comes before the stop. It is one
 attempt, beyond ``turns_max``. Other starts leave tokens and money for it.
 """
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
 
 OUTPUT_TOKENS_MAX: Final = 1_024
-"""How long a closing answer may be."""
+"""The length of a closing answer."""
 
 OUTPUT_TOKENS_MIN: Final = 128
 
 NOTE_BYTES: Final = 256
-"""What a call without an answer takes: a note that it was not made."""
+"""The size of a call without an outcome: a note that it was not made."""
 
 CALLS_TO_COME: Final = 4
-"""For so many calls of the next answer there is room in what is kept for the closing turn."""
+"""The number of calls of the next answer for which the reserve of the closing turn has room."""
 
 CLOSING_EVENTS_MIN: Final = 4
 RESULTS_NAMED_MAX: Final = 50
@@ -44,7 +44,7 @@ NO_PARTIAL: Final[tuple[str, PartialIs]] = ("", "")
 
 
 class Closing(msgspec.Struct, frozen=True, kw_only=True):
-    """A closing turn that fits, and what it may take."""
+    """A closing turn that fits, and its bounds."""
 
     model: ModelChoice
     fit: Fit
@@ -54,7 +54,7 @@ class Closing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def closing_turn(run: Run, limit: LimitHit) -> Closing | None:
-    """The closing turn of a run that has reached ``limit``; None if it had it, has no results, or it does not fit."""
+    """Return the closing turn of a run that has reached ``limit``; None if it had one, has no results or no room."""
     model = closing_model(run)
     if (
         model is None
@@ -79,12 +79,12 @@ def closing_turn(run: Run, limit: LimitHit) -> Closing | None:
 
 
 def tokens_reserved(run: Run, model: ModelChoice) -> int:
-    """What another turn leaves for the closing one; nothing as long as there is nothing to sum up."""
+    """Return the tokens that another turn leaves for the closing one; 0 while there is nothing to sum up."""
     return _input_reserved(run, model) + 2 * OUTPUT_TOKENS_MIN if _may_close(run) else 0
 
 
 def cost_reserved_micros(run: Run) -> int:
-    """What another start leaves of the run's money for the closing turn; nothing if there is nothing to sum up."""
+    """Return the money that another start leaves for the closing turn; 0 while there is nothing to sum up."""
     model = closing_model(run)
     if model is None or not _may_close(run):
         return 0
@@ -92,7 +92,7 @@ def cost_reserved_micros(run: Run) -> int:
 
 
 def limit_sentence(hit: LimitHit) -> str:
-    """Why a run is over that has reached this limit."""
+    """Return why a run that has reached this limit is over."""
     if hit.name == "cost_max_micros":
         limit = f"its limit 'cost_max_micros' ({dollars(hit.max_value)})"
         return f"The next step would bring the run to {dollars(hit.value)} of {limit}."
@@ -104,18 +104,18 @@ def _may_close(run: Run) -> bool:
 
 
 def _input_reserved(run: Run, model: ModelChoice) -> int:
-    """What a closing prompt may have: the conversation, and notes for calls without an answer, made or to come."""
+    """Return the tokens of a closing prompt: the conversation, and notes for present and future open calls."""
     notes = max(_open_calls_bytes(run), CALLS_TO_COME * NOTE_BYTES)
     return tokens_estimate(run, model, run.context) + INSTRUCTION_BYTES + TOKEN_OVERHEAD + notes
 
 
 def cost_left_micros(run: Run) -> int:
-    """What the run's own limit still allows it to spend."""
+    """Return what the run's own limit still allows it to spend."""
     return run.limits.cost_max_micros - run.spent_micros - run.reserved_micros
 
 
 def closing_model(run: Run) -> ModelChoice | None:
-    """The model that answered last; None if it is a function, has no try left, or the run had its closing turn."""
+    """Return the model that answered last; None if it is a function, has no try left, or the closing turn is over."""
     if run.opened is None or any(attempt.purpose == "close" for attempt in run.turn_attempts):
         return None
     last = run.proposal
@@ -129,14 +129,14 @@ def closing_model(run: Run) -> ModelChoice | None:
 
 
 def successful_calls(run: Run) -> Iterator[CallState]:
-    """The calls that gave a result."""
+    """Return the calls that gave a result."""
     for call in run.calls.values():
         if call.stage is Stage.ENDED and call.finished is not None and call.finished.outcome == "succeeded":
             yield call
 
 
 def partial_answer(run: Run) -> tuple[str, PartialIs]:
-    """What there is of a run that did not complete, shortened, and what that is; see ``Sealed.partial_is``."""
+    """Return the partial answer of a run that did not complete, shortened, and its kind; see ``Sealed.partial_is``."""
     answer = run.prompt.closing
     if answer is not None and isinstance(answer.text, str):
         return answer.text[:PARTIAL_CHARS_MAX], "summary"
@@ -152,5 +152,5 @@ def partial_answer(run: Run) -> tuple[str, PartialIs]:
 
 
 def _open_calls_bytes(run: Run) -> int:
-    """Bytes that calls without an answer take in the closing prompt."""
+    """Return the bytes that calls without an outcome take in the closing prompt."""
     return sum(NOTE_BYTES for call in run.proposal.calls if call.stage is not Stage.ENDED) if run.proposal else 0

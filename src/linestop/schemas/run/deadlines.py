@@ -1,4 +1,4 @@
-"""When somebody must look at a run again although nothing happens: its deadlines, from the log alone."""
+"""When a role must advance a run although no event comes: its deadlines, from the log alone."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 MONEY_RETRY_S = 30.0
-"""How often a run that waits for money asks again, should the hint that it has room be lost."""
+"""How often a run that waits for money asks again, in case the hint that there is room was lost."""
 
 
 class Deadline(msgspec.Struct, frozen=True, kw_only=True):
-    """At ``at``, ``role`` must look at the run; ``name`` says why (and names a durable timer)."""
+    """At ``at``, ``role`` must advance the run; ``name`` gives the reason (and names a durable timer)."""
 
     at: datetime
     role: RoleName
@@ -28,13 +28,13 @@ class Deadline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _RECOVERY_ROLES: dict[bool, tuple[RoleName, ...]] = {True: ("executor", "budget"), False: ("planner", "budget")}
-"""Who looks when an effect (True) or a model call is past its end: a takeover is charged, so budget must cover it."""
+"""The roles to wake when an effect (True) or a model request is past its end: budget must cover a takeover's charge."""
 
 
 def deadlines(run: Run, now: datetime, performing: Collection[int] = ()) -> list[Deadline]:
-    """All moments at which the run needs somebody, soonest first.
+    """Return all moments at which a role must advance the run, soonest first.
 
-    ``performing`` are the starts that the asking process performs: of a run's work it alone knows
+    ``performing`` are the starts that the asking process performs: only that process knows that their work continues
     (``schemas.run.active_time``).
     """
     upcoming = [
@@ -59,14 +59,14 @@ def deadlines(run: Run, now: datetime, performing: Collection[int] = ()) -> list
 
 
 def _money_retry_at(queued: Queued, now: datetime) -> datetime:
-    """When a run that waits for money asks again: now and then, and when its account begins anew."""
+    """When a run that waits for money asks again: at intervals, and when its account's next period begins."""
     retries = max(floor((now - queued.at).total_seconds() / MONEY_RETRY_S), 0)
     next_at = queued.at + timedelta(seconds=(retries + 1) * MONEY_RETRY_S)
     return min(next_at, queued.resets_at) if queued.resets_at and queued.resets_at > now else next_at
 
 
 def _time_limit_deadline(run: Run, now: datetime, performing: Collection[int]) -> list[Deadline]:
-    """When the run's time is over if what this process performs goes on until then."""
+    """When the run's time is over if the work of this process continues until then."""
     live = [attempt for attempt in run.open_attempts if attempt.n in performing and attempt.active]
     at = now + timedelta(seconds=max(run.limits.wall_s - run.active_s(now, performing), 0.0))
     role: RoleName = "executor" if any(attempt.call for attempt in live) else "planner"

@@ -1,8 +1,8 @@
 """The rules by which an event changes a run: one function an event, and the phase that follows.
 
-Each rule either changes the ``Run`` and returns an empty string, or changes nothing and returns why the event
-is ignored. Rules are where the promises live: a start that was not reserved for, or a grant for other
-arguments than those asked about, is ignored by everybody who reads the log, whoever wrote it.
+Each rule either changes the ``Run`` and returns an empty string, or changes nothing and returns why the event is
+ignored. The rules enforce the promises: a start without a reservation, or a grant for other arguments than those asked
+about, is ignored by every reader of the log, whichever process wrote it.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, P
 
 
 def phase_of(run: Run) -> Phase:
-    """Where the run stands, derived from its state."""
+    """Return the phase of the run, derived from its state."""
     if run.sealed:
         return Phase.SEALED
     if run.stopped:
@@ -129,7 +129,7 @@ def phase_of(run: Run) -> Phase:
 
 
 def _waits_for_spending_decision(run: Run, proposal: ProposalState) -> bool:
-    """Whether calls wait for nothing but the answer about spending."""
+    """Whether calls wait only for the decision about spending."""
     return run.spend_asked is not None and not any(c.stage in {Stage.OPEN, Stage.CHECK} for c in proposal.calls)
 
 
@@ -147,9 +147,9 @@ def _phase_of_proposal(proposal: ProposalState) -> Phase:
 
 
 def waits_for_model(run: Run) -> bool:
-    """Whether the run's model is down and its agent's file says to queue for it: then nothing is worked on.
+    """Whether the run's model is down and its agent's file says ``queue``: that time is not active.
 
-    From the failure after which the usual retries are used up until an answer, attempts in between included.
+    It lasts from the failure that used up the usual retries until an answer, attempts in between included.
     """
     if run.opened is None or run.opened.on_model_down != "queue" or run.phase not in {Phase.QUEUED, Phase.THINKING}:
         return False
@@ -160,23 +160,23 @@ def waits_for_model(run: Run) -> bool:
 
 
 def waits_for_earlier_call(proposal: ProposalState | None, call: CallState) -> bool:
-    """Whether a call is ready but keeps to an order, and one before it has no answer: then it is not its turn."""
+    """Whether a call is ready but ordered, and an earlier one has no outcome: then it must wait."""
     if proposal is None or call.stage is not Stage.READY or call.grant is None or not call.grant.ordered:
         return False
     return any(other.stage is not Stage.ENDED for other in proposal.calls[: call.index])
 
 
 def open_attempt(run: Run, attempt: Attempt) -> None:
-    """Enter a start: from here its reservation counts."""
+    """Record a start: from here its reservation counts."""
     run.attempts.setdefault(attempt.n, []).append(attempt)
     run.open_attempts.append(attempt)
     run.reserved_micros += attempt.cost_max_micros
 
 
-def close_attempt(  # noqa: PLR0913 - what a result says
+def close_attempt(  # noqa: PLR0913 - the fields of a result
     run: Run, attempt: Attempt, n: int, *, outcome: str, cost_micros: int, reported: bool
 ) -> None:
-    """Enter an attempt's fate; its real cost replaces the reservation, also long after it was superseded."""
+    """Record an attempt's outcome; its real cost replaces the reservation, also long after it was superseded."""
     if attempt.open:
         run.open_attempts.remove(attempt)
         run.reserved_micros -= attempt.cost_max_micros
@@ -192,7 +192,7 @@ def close_attempt(  # noqa: PLR0913 - what a result says
 
 
 def supersede(run: Run, attempt: Attempt, n: int) -> None:
-    """Take over from an attempt that is past its deadline: it is charged at its reservation until it speaks."""
+    """Take over from an attempt that is past its deadline: it is charged at its reservation until its result comes."""
     run.open_attempts.remove(attempt)
     run.reserved_micros -= attempt.cost_max_micros
     run.spent_micros += attempt.cost_max_micros
@@ -204,7 +204,7 @@ def supersede(run: Run, attempt: Attempt, n: int) -> None:
 
 
 def fits(run: Run, cost_max_micros: int) -> bool:
-    """Whether a start of this cost fits into what the run holds (a takeover frees nothing: it is charged)."""
+    """Whether a start of this cost fits into the run's hold (a takeover frees nothing: it is charged)."""
     return 0 <= cost_max_micros <= run.available_micros
 
 
@@ -241,7 +241,7 @@ def _accept_or_return(run: Run, event: Accepted | Returned) -> str:
         proposal.accepted, run.accepted = True, event
         return ""
     if run.returned_in_a_row >= run.limits.returned_max:
-        return "the answer was returned as often in a row as the run's limits allow"
+        return "the answer was already returned as often in a row as the run's limits allow"
     proposal.returned = event
     run.returned_in_a_row += 1
     run.context += total(map(text_size, event.errors)) + ITEM

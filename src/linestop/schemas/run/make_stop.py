@@ -1,4 +1,4 @@
-"""How a stop and a receipt are written: by any role, by a person, by the shell for a defect."""
+"""Makes stops and receipts: for any role, for a person, and for the shell after a defect."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STATUS: dict[StopCode, SealStatus] = {
     "refusal": "failed",
     "unknown_effect": "failed",
 }
-"""How a run ends that was stopped with this code."""
+"""The status of a run that was stopped with this code."""
 
 CAUSE: dict[StopCode, str] = {
     "person": "person",
@@ -46,11 +46,11 @@ CAUSE: dict[StopCode, str] = {
     "refusal": "model",
     "unknown_effect": "tool",
 }
-"""Which part of the system ended it: model, tool, validation, timeout, budget, person or defect."""
+"""The cause of the end: model, tool, validation, timeout, budget, person or defect."""
 
 
 def open_starts(run: Run) -> tuple[OpenStart, ...]:
-    """The starts whose result is not known: what may still be on the wire when a stop is acknowledged."""
+    """Return the starts without a result: they may still be running when a stop is acknowledged."""
     return tuple(
         OpenStart(n=attempt.n, what=attempt.call or f"model:{attempt.model}", attempt=attempt.attempt)
         for attempt in run.open_attempts
@@ -58,27 +58,27 @@ def open_starts(run: Run) -> tuple[OpenStart, ...]:
 
 
 def stop_event(run: Run, *, by: str, why: str, code: StopCode = "person", limit: LimitHit | None = None) -> Stopped:
-    """A stop of ``run`` as it stands, listing what is open."""
+    """Return a stop of ``run`` in its present state, with its open starts."""
     return Stopped(by=by, why=why, code=code, limit=limit, open=open_starts(run))
 
 
 RECEIPT_BYTES_MAX: Final = 48 * 1024
-"""Room of a receipt in ``sealed`` and in the outcome: some 300 calls.
+"""The size of a receipt in ``sealed`` and in the outcome: some 300 calls.
 
-Beside it an answer of ``INLINE_BYTES_MAX`` must fit into a message, each byte of which may take six as JSON.
+An answer of ``INLINE_BYTES_MAX`` must fit into the same message, and each of its bytes may take six as JSON.
 """
 
 _FATE_ORDER: Final = ("unknown", "in doubt", "failed", "done", "answered", "never_started", "not_started")
-"""Which fates a receipt that is too long keeps: what a person must look into first, what never began last."""
+"""The order in which a receipt that is too long keeps its lines: first those a person must check, last the unbegun."""
 
 
 def receipt_bytes(fates: Iterable[Fate]) -> int:
-    """How long a list of fates is as JSON."""
+    """Return the length of a list of receipt lines as JSON."""
     return sum(len(msgspec.json.encode(fate)) + 1 for fate in fates)
 
 
 def fit_receipt(fates: Sequence[Fate]) -> tuple[Fate, ...]:
-    """As many of ``fates`` as a receipt has room for, in their order; of equal weight the latest."""
+    """Return as many of ``fates`` as a receipt has room for, in their order; of equal weight the latest."""
     if receipt_bytes(fates) <= RECEIPT_BYTES_MAX:
         return tuple(fates)
     left = RECEIPT_BYTES_MAX

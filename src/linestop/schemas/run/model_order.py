@@ -1,8 +1,8 @@
-"""Which model is asked next, and when: retry, fall back, queue, or give up. From the log alone.
+"""Which model is requested next, and when: retry, fall back, queue, or give up. From the log alone.
 
 A turn begins with the run's own model, or with the fallback that answered last while a model before it is known to be
-down. From there each model is asked with its retries, in the agent's order and around, so that none is left out. A
-model that asks to wait for longer than ``model_wait_max_s``, or than the run has, is not waited for.
+down. From there each model is requested with its retries, in the agent's order and around, so that none is left out.
+If a model asks for a longer wait than ``model_wait_max_s``, or than the run has left, the run does not wait for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class NextModel(msgspec.Struct, frozen=True, kw_only=True):
-    """The model to ask, from when on, and which one it stands in for."""
+    """The model to request, from when on, and which one it replaces."""
 
     at: datetime
     model: ModelChoice
@@ -29,18 +29,18 @@ class NextModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def models_of(opened: Opened) -> tuple[ModelChoice, ...]:
-    """The models that the run may ask: its own, then those it may fall back on."""
+    """Return the models that the run may request: its own, then its fallbacks."""
     return (opened.model, *(opened.fallbacks if opened.on_model_down == "fall_back" else ()))
 
 
 def down_until(at: datetime, failure: ModelFailedEvent) -> datetime:
-    """Until when a model that failed at that moment is not tried first."""
+    """Return until when a model that failed at that moment is not tried first."""
     requested_s = min(max(failure.retry_after_s or 0.0, 0.0), RETRY_AFTER_MAX_S)
     return at + timedelta(seconds=max(FALLBACK_FIRST_S, requested_s))
 
 
 def first_model(run: Run, now: datetime) -> NextModel | None:
-    """The model that a new turn begins with."""
+    """Return the model that a new turn begins with."""
     if run.opened is None:
         return None
     models = models_of(run.opened)
@@ -51,24 +51,24 @@ def first_model(run: Run, now: datetime) -> NextModel | None:
 
 
 def tries_of_model(attempts: list[Attempt], model: RequestsModel) -> int:
-    """How many of a turn's attempts asked the same model as ``model``, without summaries that were made."""
+    """Return how many of a turn's attempts requested the same model as ``model``, without completed summaries."""
     same = [attempt for attempt in attempts if (attempt.model, attempt.base_url) == (model.model, model.base_url)]
     return count_tries([attempt for attempt in same if attempt.outcome != "compacted"])
 
 
 def has_no_try_left(run: Run, attempts: list[Attempt]) -> bool:
-    """Whether the model that has just failed is not tried again: no retry is left, or it asks to wait too long."""
+    """Whether the model that has just failed is not tried again: no retry is left, or it asks for too long a wait."""
     return tries_of_model(attempts, attempts[-1]) > run.limits.model_retries_max or _wait_is_too_long(run, attempts[-1])
 
 
 def requested_wait_s(attempt: Attempt) -> float:
-    """What the provider asked to wait, 0 if nothing."""
+    """Return the wait that the provider asked for; 0 if none."""
     retry_after_s = attempt.failure.retry_after_s if attempt.failure else None
     return min(max(retry_after_s or 0.0, 0.0), RETRY_AFTER_MAX_S)
 
 
 def next_untried_model(run: Run, attempts: list[Attempt]) -> ModelChoice | None:
-    """The next model, around to the first, that was not asked in this turn; None if all were."""
+    """Return the next model, around to the first, that was not requested in this turn; None if all were."""
     assert run.opened is not None
     models, last = models_of(run.opened), attempts[-1]
     place = next((i for i, model in enumerate(models) if model.is_requested_by(last)), 0)
@@ -77,7 +77,7 @@ def next_untried_model(run: Run, attempts: list[Attempt]) -> ModelChoice | None:
 
 
 def wait_sentence(run: Run, last: Attempt) -> str:
-    """Why the run does not wait for its model, if that is what ends it; names what the provider asked for."""
+    """Return why the run does not wait for its model, with the requested wait; empty if it would wait."""
     if not _wait_is_too_long(run, last):
         return ""
     wait_s, bound_s = requested_wait_s(last), run.limits.model_wait_max_s
@@ -86,7 +86,7 @@ def wait_sentence(run: Run, last: Attempt) -> str:
 
 
 def _wait_is_too_long(run: Run, last: Attempt) -> bool:
-    """Whether the provider asks to wait for longer than the run may, or has; a wait is not counted as work."""
+    """Whether the provider asks for a longer wait than the run may make, or has left; a wait is not active time."""
     wait_s = requested_wait_s(last)
     if last.failure is None or run.opened is None or not last.down or not wait_s:
         return False

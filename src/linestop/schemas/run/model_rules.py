@@ -1,4 +1,4 @@
-"""The rules of the fold that concern model calls: starts, answers, failures, summaries. See ``fold``."""
+"""The rules of the fold about model requests: starts, answers, failures, summaries. See ``fold``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def apply_model_started(run: Run, n: int, event: ModelStarted) -> str:
-    """``planner.started``: it is the planner's turn, and what the call may cost and read fits."""
+    """``planner.started``: it is the planner's turn, and the request's cost and tokens fit."""
     before, same_turn = run.model_attempt, _is_same_turn(run)
     if reason := _may_not_start(run, event, same_turn=same_turn):
         return reason
@@ -47,12 +47,12 @@ def apply_model_started(run: Run, n: int, event: ModelStarted) -> str:
 
 
 def _is_same_turn(run: Run) -> bool:
-    """Whether the next model call is another attempt of the present turn."""
+    """Whether the next model request is another attempt of the present turn."""
     return run.model_attempt is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
 
 
 def _may_not_start(run: Run, event: ModelStarted, *, same_turn: bool) -> str:
-    """Why a model call may not start now, or nothing."""
+    """Return why a model request may not start now; empty if it may."""
     if run.paused:
         return "the run is paused"
     if reason := limit_violation(run, event):
@@ -65,17 +65,17 @@ def _may_not_start(run: Run, event: ModelStarted, *, same_turn: bool) -> str:
     turn = run.turn if same_turn else run.turn + 1
     attempt = run.turn_attempts[-1].attempt + 1 if same_turn else 1
     if (event.turn, event.attempt) != (turn, attempt):
-        return f"the next model call is attempt {attempt} of turn {turn}"
+        return f"the next model request is attempt {attempt} of turn {turn}"
     closes = event.purpose == "close" and not run.open_attempts
     if turn > run.limits.turns_max + closes:
         return f"the run has had its {run.limits.turns_max} turns"
     if proposal is not None and not proposal.is_complete and not closes:
-        return "the calls of the last proposal are not all answered"
-    return "" if fold.fits(run, event.cost_max_micros) else "its cost does not fit into what the run holds"
+        return "not all calls of the last proposal are over"
+    return "" if fold.fits(run, event.cost_max_micros) else "its cost does not fit into the run's hold"
 
 
 def _count_tokens(run: Run, attempt: Attempt, usage: Usage, *, reported: bool) -> None:
-    """Enter the tokens of an attempt, unreported ones at its reservation; a report below zero gives none back."""
+    """Record the tokens of an attempt, unreported ones at its reservation; a negative report gives none back."""
     attempt.usage = usage
     read = usage.total - usage.out
     run.prompt.counts_unreliable = run.prompt.counts_unreliable or (
@@ -88,13 +88,13 @@ def _count_tokens(run: Run, attempt: Attempt, usage: Usage, *, reported: bool) -
 
 
 def _find_attempt(run: Run, turn: int, attempt: int) -> Attempt | None:
-    """The model attempt of that turn: one of the present turn, or an older one that speaks late."""
+    """Return the model attempt of that turn: one of the present turn, or an older one whose result comes late."""
     older = (entered for attempts in run.attempts.values() for entered in attempts if not entered.call)
     return next((a for a in chain(run.turn_attempts, older) if (a.turn, a.attempt) == (turn, attempt)), None)
 
 
 def apply_proposed(run: Run, n: int, event: Proposed) -> str:
-    """``planner.proposed``: a whole answer of the model."""
+    """``planner.proposed``: a complete answer of the model."""
     attempt = _find_attempt(run, event.turn, event.attempt)
     if attempt is None or attempt.closed_n:
         return f"attempt {event.attempt} of turn {event.turn} was not started, or has its result"
@@ -102,7 +102,7 @@ def apply_proposed(run: Run, n: int, event: Proposed) -> str:
     counts = alive and attempt.purpose == "turn"
     ids = [call.call for call in event.calls]
     if counts and (len(set(ids)) != len(ids) or any(call in run.calls for call in ids)):
-        return "two of its calls have the same id, or an id is used before"
+        return "two of its calls have the same id, or an id was used before"
     reported = event.usage_source == "reported"
     _count_tokens(run, attempt, event.usage, reported=reported)
     count_start(run, attempt, event)
@@ -146,12 +146,12 @@ def apply_failed(run: Run, n: int, event: ModelFailedEvent) -> str:
 
 
 def apply_compacted(run: Run, n: int, event: Compacted) -> str:
-    """``planner.compacted``: a summary stands for the conversation up to some event."""
+    """``planner.compacted``: a summary replaces the conversation up to some event."""
     attempt = _find_attempt(run, event.turn, event.attempt)
     if attempt is None or attempt.closed_n or attempt.purpose != "compact":
         return "no compaction was under way"
     if event.covers_to >= n:
-        return "it covers events that are not there yet"
+        return "it covers events that do not exist yet"
     counts = attempt.open and not run.done
     _count_tokens(run, attempt, event.usage, reported=event.usage.total > 0)
     count_start(run, attempt, event)

@@ -1,4 +1,4 @@
-"""The rules of the fold that concern money: what a run holds, gives back while it waits, and settles. See ``fold``."""
+"""The rules of the fold about money: holds, what a waiting run gives back, and settlement. See ``fold``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def apply_held(run: Run, event: Held) -> str:
     """``budget.held``: the run may spend more, within its own limit."""
     if event.hold in run.holds:
-        return f"the hold '{event.hold}' is there already"
+        return f"the hold '{event.hold}' exists already"
     if run.events_left + CLOSING_EVENTS < 0:
         return NO_EVENTS_LEFT
     if event.amount_micros < 0 or run.held_micros + event.amount_micros > run.limits.cost_max_micros:
@@ -28,7 +28,7 @@ def apply_held(run: Run, event: Held) -> str:
 
 
 def apply_queued(run: Run, event: Queued) -> str:
-    """``budget.queued``: the run waits for money, and gives back what it has not spent."""
+    """``budget.queued``: the run waits for money, and gives back the part of its hold that it has not spent."""
     if run.open_attempts:
         return "a start is still open"
     if run.events_left + CLOSING_EVENTS < 0:

@@ -1,7 +1,7 @@
 """What may start next in a run, and what it may cost at most: one pure function for every role.
 
-Budget asks it to know what to hold for; planner and executor ask it to know whether it is their turn. Both
-get the same answer from the same log, so nobody starts what nobody holds for.
+Budget uses it to know the hold that is needed; planner and executor use it to know whether it is their turn. All get
+the same result from the same log, so no role makes a start that budget does not hold for.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from linestop.schemas.run.retry_delays import model_retry_at, not_begun_delay_s,
 from linestop.schemas.run.state import Run
 
 OUTPUT_TOKENS_MIN = 256
-"""A model call that could answer in fewer tokens than this is not worth its price; the run ends instead."""
+"""A model request with room for fewer answer tokens than this is not worth its price; the run ends instead."""
 
 RETRIED_KINDS = frozenset({"availability", "rate_limit", "malformed", "truncated", "unknown", "cancelled"})
 
 
 class NextStart(msgspec.Struct, frozen=True, kw_only=True):
-    """The next start. ``at`` is the earliest moment; ``takeover`` says that an open start is past its end."""
+    """The next start. ``at`` is the earliest moment; ``takeover``: it replaces an open start that is past its end."""
 
     kind: Literal["model", "effect", "probe"]
     at: datetime
@@ -67,7 +67,7 @@ class NextStart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exhausted(msgspec.Struct, frozen=True, kw_only=True):
-    """Nothing may start any more, and why: the run must be stopped with this code."""
+    """Nothing may start any more, with the reason: the run must be stopped with this code."""
 
     code: Literal["model_down", "refusal", "handed_off", "limit", "budget", "deadline"]
     why: str
@@ -77,10 +77,10 @@ class Exhausted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def next_start(run: Run, now: datetime, worker: str = "", dead: Collection[str] = ()) -> NextStart | Exhausted | None:
-    """Say what may start next (perhaps later: see ``NextStart.at``), or that nothing can, or None.
+    """Return what may start next (perhaps later: see ``NextStart.at``), that nothing can, or None.
 
-    ``worker`` is ``<name>#<incarnation>`` of who asks: what an older incarnation of the same name left open
-    may be taken over at once, if repeating it is safe; so may what one of the ``dead`` left open.
+    ``worker`` is the asking worker, ``<name>#<incarnation>``: a start that an older incarnation of the same name, or
+    one of the ``dead`` workers, left open may be taken over at once if repeating it is safe.
     """
     if run.spend_asked or run.spend_denied or run.stop_resolution or spend_question_due(run, now, worker, dead):
         return None
@@ -98,11 +98,11 @@ def spend_question_due(run: Run, now: datetime, worker: str = "", dead: Collecti
 
 
 def _next_start_if_granted(run: Run, now: datetime, worker: str, dead: Collection[str]) -> NextStart | Exhausted | None:
-    """The next start if nobody had to be asked about spending."""
+    """Return the next start as if no person had to be asked about spending."""
     if run.opened is None or run.done or run.paused:
         return None
     if run.phase in {Phase.JUDGING, Phase.ANSWERING}:
-        # What is there is judged first: a final answer is accepted whatever the run has used up for it.
+        # The present answer is judged first: a final answer is accepted whatever limits the run has used up for it.
         return None
     asked_before_model = run.phase is Phase.WAITING and (run.proposal is None or run.proposal.is_complete)
     if run.prompt.closing_limit is not None or run.phase in {Phase.QUEUED, Phase.THINKING} or asked_before_model:
@@ -135,7 +135,7 @@ def _wants_probe(call: CallState) -> bool:
 
 
 def _probe_start(call: CallState, now: datetime) -> NextStart:
-    """The probe of a call in doubt: not before its attempts are over or must be, or it would look too early."""
+    """Return the probe of a call whose outcome is unknown; it waits until all attempts are over or past their end."""
     probe_at = max((attempt.done_by for attempt in call.effects if not attempt.ended), default=now)
     return _calls_start("probe", [call], max(now, probe_at))
 
@@ -149,7 +149,7 @@ def _startable(run: Run, call: CallState, now: datetime, *, worker: str, dead: C
             return False
     if call.stage is Stage.READY:
         return True
-    # An earlier attempt that spoke late may have ended the call: then nobody takes over from the one still open.
+    # The late result of an earlier attempt may have ended the call: then there is no takeover of the one still open.
     attempt = call.open_attempt if call.stage is Stage.OPEN else None
     return (
         attempt is not None
@@ -169,7 +169,7 @@ def _calls_start(
     )
 
 
-# --- model calls -------------------------------------------------------------------------------------------
+# --- model requests -------------------------------------------------------------------------------------------
 
 
 def _next_model(run: Run, now: datetime, worker: str, dead: Collection[str]) -> NextStart | Exhausted | None:
@@ -177,7 +177,7 @@ def _next_model(run: Run, now: datetime, worker: str, dead: Collection[str]) -> 
     if open_attempt and not open_attempt.expired(now, worker, dead):
         return None
     if run.proposal and any(call.judged and call.judged.verdict == "loop" for call in run.proposal.calls):
-        # The validator is about to end the run; another model call would only cost.
+        # The validator is about to end the run; another model request would only cost money.
         return None
     if run.prompt.closing_limit is not None:
         return _exhausted_by(run.prompt.closing_limit)
@@ -209,7 +209,7 @@ def _next_model(run: Run, now: datetime, worker: str, dead: Collection[str]) -> 
 
 
 def _within_money(run: Run, start: NextStart, now: datetime) -> NextStart:
-    """The start, or the closing turn where the start leaves no money for it within the run's own limit."""
+    """Return the start, or the closing turn if the start would leave no money for it within the run's own limit."""
     left = cost_left_micros(run)
     # After a summary the conversation is shorter, and with it the closing turn.
     kept = closing_turn.cost_reserved_micros(run) if start.cost_max_micros and start.purpose == "turn" else 0
@@ -223,7 +223,7 @@ def _within_money(run: Run, start: NextStart, now: datetime) -> NextStart:
 
 
 def reached_limit(run: Run, *, same_turn: bool) -> LimitHit | None:
-    """The limit that lets no other turn begin: the first that the run came up against, not the last."""
+    """Return the limit that lets no other turn begin: the first that the run reached, not the last."""
     limits = run.limits
     refused = [call.judged.limit for call in run.proposal.calls if call.judged] if run.proposal else []
     if run.rejections_in_a_row >= limits.rejections_max or any(hit and hit.name == "calls_max" for hit in refused):
@@ -239,7 +239,7 @@ def reached_limit(run: Run, *, same_turn: bool) -> LimitHit | None:
 
 
 def _closing_start(run: Run, hit: LimitHit, now: datetime) -> NextStart | None:
-    """The closing turn, if it may come and fits."""
+    """Return the closing turn, if it is allowed and fits."""
     closing = closing_turn.closing_turn(run, hit)
     if closing is None:
         return None
@@ -254,7 +254,10 @@ def _closing_start(run: Run, hit: LimitHit, now: datetime) -> NextStart | None:
 
 
 def _size_request(run: Run, model: ModelChoice, *, compact: bool) -> tuple[int, int, int] | Exhausted:
-    """What the prompt leaves out, and what a call may read and write at most; a function does neither."""
+    """Return up to which event the prompt leaves results out, and the token bounds of input and output.
+
+    All are 0 for a planner function.
+    """
     if model.model.startswith(FUNCTION_MODEL_PREFIX):
         return 0, 0, 0
     prompt_fit = fit(run, model, size=summarised_size(run) if compact else run.context, tokens_max=COUNT_MAX)
@@ -276,7 +279,7 @@ def _size_request(run: Run, model: ModelChoice, *, compact: bool) -> tuple[int, 
 
 
 def _window_too_small(run: Run, model: ModelChoice) -> Exhausted:
-    """The end of a run whose conversation fits into no prompt, whatever is left out."""
+    """Return the end of a run whose conversation does not fit into any prompt, whatever is left out."""
     tokens_min = tokens_estimate(run, model, run.context - dropped_size(run, run.n))
     return Exhausted(
         code="limit", limit="window_tokens", value=tokens_min + output_room(run, model), max_value=model.window_tokens,
@@ -289,7 +292,7 @@ def _window_too_small(run: Run, model: ModelChoice) -> Exhausted:
 
 
 def _choose_model(run: Run, now: datetime) -> NextModel | Exhausted | None:
-    """The model for another attempt of the same turn, and when: retry, fall back, queue, or give up."""
+    """Choose the model for another attempt of the same turn, and when: retry, fall back, queue, or give up."""
     if run.opened is None:
         return None
     models = models_of(run.opened)
@@ -326,7 +329,7 @@ def _choose_model(run: Run, now: datetime) -> NextModel | Exhausted | None:
 
 
 def _attempts_in_turn(run: Run) -> int:
-    """How many attempts this turn had, of whichever model; a summary that was made is none of them."""
+    """Return how many attempts this turn had, of any model; completed summaries do not count."""
     return count_tries([attempt for attempt in run.turn_attempts if attempt.outcome != "compacted"])
 
 
@@ -335,7 +338,7 @@ def _attempts_text(number: int) -> str:
 
 
 def out_of_time(run: Run) -> Exhausted:
-    """The end of a run that has used up its time; where a model was down meanwhile, that is why."""
+    """Return the end of a run that has used up its time; if a model was down meanwhile, that is the reason."""
     wall_s, last = run.limits.wall_s, run.turn_attempts[-1] if run.turn_attempts else None
     if last is not None and last.down and last.failure is not None:
         within = f"within the {wall_s} s that the run may work (its limit 'wall_s')"
@@ -345,7 +348,7 @@ def out_of_time(run: Run) -> Exhausted:
 
 
 def out_of_time_message(wall_s: int) -> str:
-    """Why a run is over that has used up its time."""
+    """Return why a run that has used up its time is over."""
     return f"The run worked for {wall_s} s, which is its limit; waiting for people is not counted."
 
 
@@ -354,26 +357,26 @@ def _limit_exhausted(name: str, value: int, max_value: int) -> Exhausted:
 
 
 def _exhausted_by(hit: LimitHit) -> Exhausted:
-    """The end of a run that has reached this limit."""
+    """Return the end of a run that has reached this limit."""
     return Exhausted(
         code="budget" if hit.name == "cost_max_micros" else "limit", limit=hit.name, value=hit.value,
         max_value=hit.max_value, why=limit_sentence(hit),
     )  # fmt: skip
 
 
-# --- what budget must hold for it ----------------------------------------------------------------------------
+# --- the hold that it needs ----------------------------------------------------------------------------
 
 STARTS_PER_HOLD = 4
 """A hold covers about this many starts like the next one, so that a run seldom waits for budget."""
 
 
 def hold_min_micros(run: Run, start: NextStart) -> int:
-    """How much more the run must hold at least for this start; 0 if it is covered."""
+    """Return how much more the run must hold at least for this start; 0 if it is covered."""
     return max(start.cost_max_micros - run.available_micros, 0)
 
 
 def hold_target_micros(run: Run, start: NextStart) -> int:
-    """How much the run holds for this start where there is room; 0 if it is covered, -1 if its limit forbids it."""
+    """Return how much more the run holds if there is room; 0 if the start is covered, -1 if its limit forbids it."""
     missing = start.cost_max_micros - run.available_micros
     if missing <= 0:
         return 0

@@ -1,7 +1,7 @@
-"""Which event is legal in which phase of a run: one table, from which the diagram in the docs is made.
+"""Which event is legal in which phase of a run: one table, from which the diagram in the docs is generated.
 
-A phase is derived from the log (``Run.phase``), never stored. An event that is not legal keeps its number
-in the chain, changes nothing, and is shown as ignored with the reason.
+A phase is derived from the log (``Run.phase``), never stored. An illegal event keeps its number in the chain, changes
+nothing, and is shown as ignored with the reason.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Where a run stands. Several calls may stand differently; the run shows what it must do first."""
+    """The phase of a run. If its calls are in different stages, the phase is that of the step that comes first."""
 
     NEW = "new"
     QUEUED = "queued"
@@ -27,7 +27,7 @@ class Phase(StrEnum):
 
 STOPPED = "stopped"
 LATE_RESULTS = frozenset({"executor.finished", "planner.proposed", "planner.failed", "planner.compacted"})
-"""What is legal whenever a run has begun, because it happened: results of starts that were made before."""
+"""The events that are legal once a run has begun, because they are facts: results of earlier starts."""
 
 _ALWAYS = LATE_RESULTS | {STOPPED}
 _ALIVE = _ALWAYS | {
@@ -53,7 +53,7 @@ LEGAL: dict[Phase, frozenset[str]] = {
 
 
 def is_legal(phase: Phase, role: str, event: str) -> bool:
-    """Whether ``role`` may say ``event`` in this phase."""
+    """Whether ``role`` may append ``event`` in this phase."""
     return (STOPPED if event == STOPPED else f"{role}.{event}") in LEGAL[phase]
 
 
@@ -107,4 +107,4 @@ TRANSITIONS: tuple[tuple[Phase, str, Phase], ...] = (
     (Phase.SETTLING, STOPPED, Phase.DRAINING),
     (Phase.DRAINING, "recorder.sealed", Phase.SEALED),
 )
-"""How a run moves: phase, event, phase after it. What follows from the fold, written down for readers."""
+"""The transitions of a run: phase, event, next phase. They follow from the fold and are listed for readers."""

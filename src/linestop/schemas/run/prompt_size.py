@@ -1,11 +1,11 @@
 """How many tokens the next prompt has: a bound for the budget, an estimate for the model's window. Pure.
 
-A token is at least one byte, so a prompt's bytes bound its tokens. What a model has answered to is known better: the
-provider has counted it. So the bound is the known count of that part, and a token a byte for what is new since. A
-count is believed only where it is plausible, of the same model, and while no later count was over its bound.
+A token is at least one byte, so a prompt's bytes bound its tokens. For the part that a model has answered to there is a
+better figure: the provider's count. So the bound is that count, plus a token a byte for the text that is new since. A
+count is used only if it is plausible, of the same model, and while no later count exceeded its bound.
 
-For the window a bound would be far too careful: there the new part is estimated by the kind of its characters (see
-``text_size``). Nothing is learned from earlier text but that a tokenizer counts more than was estimated.
+For the window this bound would be far too careful: there the new part is estimated by the kind of its characters (see
+``text_size``). The only thing learned from earlier text is that a tokenizer counts more than was estimated.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
 
 TOKEN_BYTES_MAX: Final = 6
-"""No prompt has more bytes a token than this; a provider that counts fewer tokens is not believed."""
+"""The most bytes a token of any prompt; a provider's count with fewer tokens is not used."""
 
 INSTRUCTION_BYTES: Final = 768
-"""What a closing turn's own instructions add to a prompt."""
+"""The size of a closing turn's own instructions."""
 
 BASE_DENSITY: Final = 0.5
-"""Tokens a byte of what a prompt begins with, in older logs that have no estimate of them."""
+"""Tokens a byte of the beginning of a prompt, in older logs without an estimate of it."""
 
 DENSER_MARGIN: Final = 1.25
-"""A tokenizer that counts more than was estimated is taken to count so much more still for other text."""
+"""If a tokenizer counts more than was estimated, other text is assumed to count this much more again."""
 
 LEARNED_TOKENS_MIN: Final = 256
-"""From less text nothing is learned of a tokenizer."""
+"""The smallest count from which anything is learned about a tokenizer."""
 
 COMPACT_AT_WINDOW: Final = 0.6
 COMPACT_AT_TOKENS: Final = 0.8
@@ -45,10 +45,10 @@ COMPACT_TOKENS_LEFT_FACTOR: Final = 2
 """A summary to save tokens must leave enough of them: it reads the whole conversation once."""
 
 COMPACT_FACTOR_MIN: Final = 2
-"""A compaction must be able to halve the context, or it is not worth its call."""
+"""A compaction must be able to halve the context, or it is not worth its request."""
 
 OUTPUT_SHARE: Final = 8
-"""A prompt leaves this part of the window, or all that the answer may have, for the answer."""
+"""A prompt leaves one part in this many of the window for the answer, or the answer's limit if that is less."""
 
 
 class KnownPrompt(msgspec.Struct, frozen=True):
@@ -59,13 +59,13 @@ class KnownPrompt(msgspec.Struct, frozen=True):
 
 
 class PromptState(msgspec.Struct):
-    """What the fold knows of the prompts: ``known`` by model and server, and what is left out.
+    """The fold's knowledge of the prompts: ``known`` by model and server, and the results that are left out.
 
-    ``closing_limit`` is what a run that closes has reached, ``closing`` the answer of its closing turn.
+    ``closing_limit`` is the limit that a closing run has reached, ``closing`` the answer of its closing turn.
 
-    ``denser``: how many times the estimate a provider has counted, at most.
+    ``denser``: the largest ratio of a provider's count to the estimate.
 
-    ``doubted``: a provider has counted more tokens than were possible, so its counts bound nothing.
+    ``doubted``: a provider has counted more tokens than were possible, so its counts are not used as bounds.
     """
 
     known: dict[tuple[str, str], KnownPrompt] = {}
@@ -79,7 +79,7 @@ class PromptState(msgspec.Struct):
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """A prompt that fits: results of calls answered up to event ``dropped_to`` are left out of it.
 
-    ``bound`` is how many tokens it has at most, ``estimate`` how many it probably has.
+    ``bound`` is the most tokens that it can have, ``estimate`` the probable number.
     """
 
     dropped_to: int
@@ -88,7 +88,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def tokens_bound(run: Run, model: ModelChoice, context_bytes: int) -> int:
-    """How many tokens a prompt of ``context_bytes`` has at most, that goes on from the last one or is a part of it."""
+    """Return the most tokens of a prompt of ``context_bytes`` that continues the last one or is a part of it."""
     known = run.prompt.known.get((model.model, model.base_url))
     by_bytes = context_bytes + TOKEN_OVERHEAD
     if known is None or run.prompt.counts_unreliable:
@@ -98,19 +98,19 @@ def tokens_bound(run: Run, model: ModelChoice, context_bytes: int) -> int:
 
 
 def tokens_estimate(run: Run, model: ModelChoice, size: Size) -> int:
-    """How many tokens such a prompt has, carefully estimated."""
+    """Return a careful estimate of the tokens of such a prompt."""
     known = run.prompt.known.get((model.model, model.base_url)) or KnownPrompt(0, Size())
     return known.tokens + _estimate(run, size - known.size)
 
 
 def _estimate(run: Run, new: Size) -> int:
-    """How many tokens a text has that no provider has counted."""
+    """Return the estimated tokens of a text that no provider has counted."""
     denser = run.prompt.denser
     return max(min(int(new.tokens * (denser * DENSER_MARGIN if denser > 1 else 1)), new.bytes), 0) + 1
 
 
 def learn(run: Run, model: tuple[str, str], tokens: int) -> None:
-    """Keep what a model and server have counted for the present prompt, and whether that is more than estimated."""
+    """Record a model's and server's count for the present prompt, and whether it is more than was estimated."""
     before = run.prompt.known.get(model) or KnownPrompt(0, Size())
     for known in (before, KnownPrompt(0, Size())):
         estimated = run.context.tokens - known.size.tokens
@@ -120,18 +120,18 @@ def learn(run: Run, model: tuple[str, str], tokens: int) -> None:
 
 
 def tokens_left(run: Run) -> int:
-    """What a new start may use of the run's tokens: what an open attempt may still be charged is not free."""
+    """Return the tokens that a new start may use; those that an open attempt may still be charged are not free."""
     reserved = sum(a.input_tokens_max + a.output_tokens_max for a in run.open_attempts if a.charges_tokens)
     return run.limits.tokens_max - run.tokens - reserved
 
 
 def output_room(run: Run, model: ModelChoice) -> int:
-    """How many tokens of the window belong to the answer."""
+    """Return how many tokens of the window are reserved for the answer."""
     return min(model.output_tokens_max, run.limits.model_output_tokens_max, model.window_tokens // OUTPUT_SHARE)
 
 
 def fit(run: Run, model: ModelChoice, *, size: Size, tokens_max: int) -> Fit | None:
-    """The prompt of this ``size`` with as few results left out as need be; None if none fits.
+    """Return the prompt of this ``size`` with as few results left out as necessary; None if none fits.
 
     It fits into the window by its estimate and into ``tokens_max`` by its bound. The oldest results go first.
     """
@@ -142,7 +142,7 @@ def fit(run: Run, model: ModelChoice, *, size: Size, tokens_max: int) -> Fit | N
         bound = min(whole - dropped_size(run, at, of_last_turn=True).bytes, smaller.bytes + TOKEN_OVERHEAD)
         estimate = tokens_estimate(run, model, size)
         if at != run.prompt.dropped_to:
-            # What is left out was counted with the rest: the others count as they are estimated.
+            # The count includes the results that are left out, so the remaining text counts as estimated.
             estimate = min(estimate, _estimate(run, smaller))
         if estimate <= window and bound <= tokens_max:
             return Fit(dropped_to=at, bound=bound, estimate=estimate)
@@ -150,11 +150,11 @@ def fit(run: Run, model: ModelChoice, *, size: Size, tokens_max: int) -> Fit | N
 
 
 def is_compaction_due(run: Run, model: ModelChoice) -> bool:
-    """Whether the next call is to summarise the conversation instead of going on with it."""
+    """Whether the next request must summarise the conversation instead of continuing it."""
     if len(run.compactions) >= run.limits.compactions_max or run.opened is None:
         return False
     if model.model.startswith(FUNCTION_MODEL_PREFIX):
-        # It plans from the whole conversation; a summary is nothing that it could write or read.
+        # A planner function plans from the whole conversation; it can neither write nor read a summary.
         return False
     last = run.compactions[-1].covers_to if run.compactions else 0
     if sum(1 for proposal in run.proposals if proposal.n > last) < COMPACT_FACTOR_MIN:
@@ -175,9 +175,10 @@ def is_compaction_due(run: Run, model: ModelChoice) -> bool:
 
 
 def last_covered_n(run: Run) -> int:
-    """The last event that a summary made now stands for: all but the last turn, which is to stay word for word.
+    """Return the last event that a summary made now replaces: all but the last turn, which stays word for word.
 
-    Where that turn alone is half of the conversation, it is summarised too: the next summary would be due at once.
+    If that turn alone is half of the conversation, it is summarised too: otherwise the next summary would be due at
+    once.
     """
     assert run.opened is not None
     *before, last = run.proposals
@@ -187,7 +188,7 @@ def last_covered_n(run: Run) -> int:
 
 
 def base_size(opened: Opened) -> Size:
-    """What every prompt of the run begins with: its instructions, its tools and the task."""
+    """Return the size of the beginning of every prompt: instructions, tools and the task."""
     task, material = opened.task, opened.task.material
     framing = max(task.text_bytes - text_size(task.text).bytes - text_size(material).bytes, 0)
     said = text_size(task.text).tokens + text_size(material).tokens + framing
@@ -196,20 +197,20 @@ def base_size(opened: Opened) -> Size:
 
 
 def summarised_size(run: Run) -> Size:
-    """What the prompt of a summary made now has: no more than the summary stands for."""
+    """Return the size of the prompt of a summary made now: only the part that the summary replaces."""
     covers_to = last_covered_n(run)
     kept = (p for p in run.proposals if p.n > covers_to)
     return run.context - total(proposal_size(p, run.prompt.dropped_to) - ITEM for p in kept)
 
 
 def said_size(event: Proposed) -> Size:
-    """What an answer takes in later prompts: its own text and calls, or the provider's blocks of it."""
+    """Return the size of an answer in later prompts: its text and calls, or the provider's blocks of it."""
     said = text_size(event.text) + total(text_size(c.args) + text_size(c.tool) + ITEM for c in event.calls)
     return said.or_larger(text_size(event.blocks))
 
 
 def proposal_size(proposal: ProposalState, dropped_to: int) -> Size:
-    """What one proposal and the answers to it take in a prompt, at most."""
+    """Return the largest size of one proposal and its calls' outcomes in a prompt."""
     answers = total(call.shown_size(dropped_to) + ITEM for call in proposal.calls)
     returned = total(map(text_size, proposal.returned.errors)) if proposal.returned else Size()
     edits = total(text_size(c.edit.args) for c in proposal.calls if c.edit and c.edit.approves is not None)
@@ -217,7 +218,7 @@ def proposal_size(proposal: ProposalState, dropped_to: int) -> Size:
 
 
 def droppable(run: Run) -> Iterator[CallState]:
-    """The calls whose results stand in the next prompt and could be left out of it."""
+    """Return the calls whose results are in the next prompt and could be left out of it."""
     covers_to = run.compactions[-1].covers_to if run.compactions else 0
     for proposal in run.proposals:
         if proposal.n > covers_to:
@@ -225,7 +226,7 @@ def droppable(run: Run) -> Iterator[CallState]:
 
 
 def dropped_size(run: Run, dropped_to: int, *, of_last_turn: bool = False) -> Size:
-    """How much smaller the prompt is without the results up to that event; or what of that the last turn brought."""
+    """Return how much smaller the prompt is without the results up to that event; optionally of the last turn only."""
     since = run.proposals[-1].n if of_last_turn and run.proposals else 0
     return total(
         call.answer_size - DROPPED

@@ -1,8 +1,8 @@
-"""``Run``: one run as its log tells it.
+"""``Run``: the state of one run, from its log.
 
-A ``Run`` is made by feeding it the run's messages in order (``apply``) and by nothing else. It holds no
-clock, no configuration and no guess: two programs that saw the same messages hold the same ``Run``.
-``fold`` has the rules by which an event changes it; decisions only read it.
+A ``Run`` is made only by feeding it the run's messages in order (``apply``). It has no clock, no configuration and no
+guesses: two programs that saw the same messages hold the same ``Run``. ``fold`` has the rules by which an event changes
+it; decisions only read it.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ from linestop.schemas.text_size import Size
 
 DEFAULT_LIMITS = Limits()
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
-"""No event counts that claims to be later: a date added to it would leave the calendar and break a reader."""
+"""An event with a later time is ignored: a date computed from it could leave the calendar and break a reader."""
 
 
 class Entry(msgspec.Struct, frozen=True):
     """One message of the run as the fold saw it.
 
-    ``n`` is 0 for a void message (not part of the chain). ``ignored`` says why an event of the chain, or a
-    void message, changes nothing; it is empty for what counts.
+    ``n`` is 0 for a void message (not part of the chain). ``ignored`` says why an event of the chain, or a void
+    message, changes nothing; it is empty for an event that counts.
     """
 
     seq: int
@@ -71,7 +71,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class FoldFailure(msgspec.Struct, frozen=True):
-    """What the fold broke on, and where. The exception itself would keep alive whatever its frames hold."""
+    """The error at which the fold failed, and its place. The exception itself would keep all objects of its frames."""
 
     kind: str
     text: str
@@ -137,7 +137,7 @@ class Run:
 
     @property
     def context_bytes(self) -> int:
-        """The bytes of the next prompt, at most."""
+        """The most bytes of the next prompt."""
         return self.context.bytes
 
     @property
@@ -152,45 +152,45 @@ class Run:
 
     @property
     def model_attempt(self) -> Attempt | None:
-        """The model call under way, if any."""
+        """The open model request, if any."""
         return self.turn_attempts[-1] if self.turn_attempts and self.turn_attempts[-1].open else None
 
     @property
     def available_micros(self) -> int:
-        """What the run holds and neither spent nor reserved."""
+        """The money that the run holds and has neither spent nor reserved."""
         return self.held_micros - self.spent_micros - self.reserved_micros
 
     @property
     def unsettled_micros(self) -> int:
-        """What the run has spent and the accounts do not know yet: more than it holds, if a provider charged that."""
+        """Spent money that the accounts do not know yet; more than the run holds if a provider charged more."""
         return max(self.spent_micros - self.settled_micros, 0) if self.holds else 0
 
     @property
     def done(self) -> bool:
-        """Whether no new work may come: stopped, refused, accepted or sealed."""
+        """Whether no new work is allowed: stopped, refused, accepted or sealed."""
         return self.phase in {Phase.DRAINING, Phase.SETTLING, Phase.SEALED}
 
     @property
     def fold_failed_too_often(self) -> bool:
-        """Whether its events broke the fold so often that nothing more is said in it.
+        """Whether the fold failed on its events so often that no role appends to it any more.
 
-        One that is over may break it as often again, so that a stop that counts leads to settling and seal.
+        After the run's end the fold may fail as often again, so that a valid stop leads to settlement and seal.
         """
         return len(self.fold_failures) > FOLD_FAILURES_MAX * (2 if self.done else 1)
 
     @property
     def events_left(self) -> int:
-        """Events that new work may still use; the last ``EVENTS_RESERVED`` belong to stop, facts and seal."""
+        """Events that new work may still use; the last ``EVENTS_RESERVED`` are for stop, results and seal."""
         return self.limits.events_max - EVENTS_RESERVED - self.n
 
     @property
     def is_full(self) -> bool:
-        """Whether it has all of its events: beyond them there are only facts, stop, settling and seal."""
+        """Whether it has used all of its events: after them come only results, stop, settlement and seal."""
         return self.n >= self.limits.events_max
 
     @property
     def has_released_key(self) -> bool:
-        """Whether the key of its task may stand for another run: refused, or over before anything of it started."""
+        """Whether the key of its task may be used by another run: refused, or over before its first start."""
         if self.opened is None:
             return self.refused is not None
         begun = (ModelStarted, EffectStarted, Proposed)
@@ -198,13 +198,13 @@ class Run:
 
     @property
     def stopped_beforehand(self) -> bool:
-        """Whether it was stopped before its task came, and its log says nothing of that task."""
+        """Whether it was stopped before its task came, so that its log does not contain the task."""
         return self.opened is None and self.refused is None and self.stopped is not None
 
     def active_s(self, now: datetime, performing: Collection[int] = ()) -> float:
-        """Seconds that the run has worked (``schemas.run.active_time``).
+        """Return the seconds of the run's active time (``schemas.run.active_time``).
 
-        ``performing`` are the starts that the asking process performs now: it alone can count them before they end.
+        ``performing`` are the starts that the asking process performs now: only it can count them before they end.
         """
         live = [a for a in self.open_attempts if a.n in performing and a.active]
         if not live:
@@ -216,13 +216,13 @@ class Run:
         return (moment - self.opened_at).total_seconds()
 
     def stages(self) -> set[Stage]:
-        """The stages in which the calls of the present proposal stand."""
+        """The stages of the calls of the present proposal."""
         return {call.stage for call in self.proposal.calls} if self.proposal else set()
 
     # --- folding ---------------------------------------------------------------------------------------
 
     def apply(self, subject: str, payload: bytes, seq: int) -> Entry:
-        """Take the run's next message; return what it is and whether it counts.
+        """Apply the run's next message; return its entry, which says whether it counts.
 
         Messages must come in stream order; one at or below ``head_seq`` is returned as a void entry and
         changes nothing, so feeding a message twice is harmless.
@@ -241,7 +241,7 @@ class Run:
             entry = Entry(seq, subject, parts.role, parts.event, 0, None, reason, len(payload))
             self.entries.append(entry)
             if parts.n > self.n:
-                # A subject is written once, so nobody can say this event as that number any more.
+                # A subject is written once, so no event with that number can be appended any more.
                 self.taken_subjects.add(subject)
             return entry
         self.n = parts.n
@@ -250,7 +250,7 @@ class Run:
         if event is not None and not reason:
             try:
                 reason = self._apply_event(parts.role, parts.event, event)
-            except Exception as error:  # noqa: BLE001 - whatever a rule breaks on, what follows must be readable
+            except Exception as error:  # noqa: BLE001 - whatever a rule fails on, the events after it must be readable
                 reason = f"it cannot be folded: {type(error).__name__}: {error}"
                 self.fold_failures.append(FoldFailure(type(error).__name__, str(error), _raised_at(error)))
         entry = Entry(seq, subject, parts.role, parts.event, self.n, event, reason, len(payload))
@@ -258,19 +258,19 @@ class Run:
         return entry
 
     def apply_unstored(self, subject: str, payload: bytes) -> Entry:
-        """Take the run's next event while it is on its way to the log; ``stored`` must follow.
+        """Apply the run's next event before the log has acknowledged it; ``mark_stored`` must follow.
 
-        If it turns out not to be stored there, this ``Run`` must be thrown away: it holds what did not happen.
+        If the event is not stored, this ``Run`` must be discarded: it contains an event that does not exist.
         """
         return self.apply(subject, payload, self.head_seq + 1)
 
     def mark_stored(self, seq: int) -> None:
-        """The event taken by ``apply_unstored`` is stored, at this sequence."""
+        """Record that the event of ``apply_unstored`` is stored, at this sequence."""
         self.head_seq = seq
         self.entries[-1] = msgspec.structs.replace(self.entries[-1], seq=seq)
 
     def _void_reason(self, n: int, payload: bytes) -> str:
-        """Why this message is not the chain's next event; empty if it is."""
+        """Return why this message is not the chain's next event; empty if it is."""
         if n != self.n + 1:
             return f"its number is {n}, the chain's next is {self.n + 1}"
         try:
@@ -281,7 +281,7 @@ class Run:
 
     def _decode(self, role: RoleName, name: str, payload: bytes) -> tuple[AnyEvent | None, str]:
         if belongs_to_another_role(role, name):
-            return None, f"'{name}' is not the {role}'s to say"
+            return None, f"'{name}' is not an event of the {role}"
         if not is_known(role, name):
             self.has_unknown_events = True
             return None, f"this version does not know '{role}.{name}'"

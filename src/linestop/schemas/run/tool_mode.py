@@ -1,7 +1,7 @@
-"""How a model makes calls, as far as a run's own log shows it.
+"""How a model makes tool calls, as far as a run's own log shows it.
 
-A process finds out once whether a model behind a server of its own can call tools. After a restart another process
-goes on with the run: what the log holds then need not be found out again, and cannot be found out wrongly.
+A process finds out once whether a model behind a compatible server can call tools. After a restart another process
+continues the run: what the log shows need not be found out again, and cannot be found out wrongly.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from linestop.schemas.model_messages import ToolMode
 from linestop.schemas.run.state import Run
 
 JSON_MODE_ID_PREFIX: Final = "step_"
-"""How the id of a call begins that a model made as a JSON object."""
+"""The prefix of the id of a call that a model made as a JSON object."""
 
 NATIVE_ID_PREFIX: Final = "made_"
-"""How the id begins that is given to a call whose server gave it none that is unique."""
+"""The prefix of the id of a call whose server gave it no unique id."""
 
 _OLDER_ID: Final = re.compile(r"call_[0-9a-f]{24}")
-"""What an older linestop gave to calls of both kinds."""
+"""The prefix that older versions gave to calls of both kinds."""
 
 
 def observed_mode(run: Run, model: str, base_url: str) -> ToolMode:

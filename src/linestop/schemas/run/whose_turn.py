@@ -1,9 +1,9 @@
 """Whose turn it is in a run, from the log alone; and which role an event usually hands the run to.
 
-In one process every role that an event may concern is asked. Between processes each question costs a delivery
-and a load, so an event wakes only the role that comes next as a rule (``NEXT``); where the log says otherwise
-(a result in doubt, a start that is not covered), whoever spoke sends a hint to the role whose turn it is. A
-hint that is lost is made good by the sweep.
+In one process every role that an event may concern is asked. Between processes each question costs a delivery and a
+load, so an event wakes only the role that usually comes next (``NEXT``). If the log says otherwise (an unknown outcome,
+a start that is not covered), the role that appended the event sends a hint to the role whose turn it is. The sweep
+makes up for a lost hint.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ NEXT_ROLES: dict[str, tuple[RoleName, ...]] = {
     "executor.widened": ("approver",),
     "stopped": ("budget", "recorder"),
 }
-"""Event → the roles that look at the run after it, each in a process of its own."""
+"""Event → the roles that advance the run after it, when each role has its own process."""
 
 
 def whose_turn(run: Run, now: datetime) -> RoleName | None:
-    """The role that must speak next, or None if the run waits for time, a person or a performance."""
+    """Return the role that must append next; None if the run waits for a date, a person or a performer."""
     if run.sealed:
         return "recorder" if run.late_results else None
     if run.done:
@@ -68,14 +68,14 @@ def whose_turn(run: Run, now: datetime) -> RoleName | None:
 
 
 def whose_deadline(run: Run, now: datetime) -> RoleName | None:
-    """The role of the first deadline that has passed, if any."""
+    """Return the role of the first deadline that has passed, if any."""
     return next((deadline.role for deadline in deadlines(run, now) if deadline.at <= now), None)
 
 
 def role_to_wake(run: Run, cue: Cue, now: datetime, *, local_roles: Collection[RoleName]) -> RoleName | None:
-    """The role that is not ``here`` and must be told to look at the run; None if there is none, or it knows.
+    """Return the role in another process that needs a hint to advance the run; None if no hint is needed.
 
-    ``cue`` is what this process looked for. When an alarm rings, those whom the last event woke have long looked.
+    ``cue`` is the reason for this pass. When an alarm rings, the roles that the last event woke were here long before.
     """
     turn, last = whose_turn(run, now), run.entries[-1] if run.entries else None
     if last is None:
@@ -89,6 +89,6 @@ def role_to_wake(run: Run, cue: Cue, now: datetime, *, local_roles: Collection[R
 
 
 def _has_unsettled_outcome(run: Run) -> bool:
-    """Whether an effect is in doubt that no probe can settle."""
+    """Whether an effect has an unknown outcome that no probe can settle."""
     calls = run.proposal.calls if run.proposal else []
     return any(c.stage is Stage.UNKNOWN_OUTCOME and (c.probed or not (c.grant and c.grant.probe)) for c in calls)

@@ -1,7 +1,7 @@
 """The rules of the fold about contracts that allow more than was agreed to: a person agrees, or the call is not made.
 
-They hold for calls that have not begun, and for those that are to be made once more. What was cleared, asked or granted
-before binds to the narrower contract, so it lets nothing pass any more.
+They apply to calls that have not begun, and to calls that must be made once more. Earlier clearings, questions and
+grants are bound to the narrower contract, so they no longer let a call pass.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from linestop.schemas.run.state import Run
 
 UNBEGUN = frozenset({Stage.GATE, Stage.ASKED, Stage.READY})
-"""Stages of a call of which nothing is under way."""
+"""Stages of a call without an open attempt."""
 
 
 def may_be_widened(call: CallState) -> bool:
-    """Whether a wider contract of its tool concerns this call now: it is to be made, and not a wait."""
+    """Whether a wider contract of its tool concerns this call now: it must still be made, and is not a wait."""
     if call.grant is None or call.grant.kind == "wait" or call.widenings >= WIDENED_MAX:
         return False
     return call.stage in UNBEGUN and not call.asked_about_outcome
 
 
 def widened(run: Run, event: Widened) -> str:
-    """``executor.widened``: a person is asked about these calls under the contracts as they are now."""
+    """``executor.widened``: a person is asked about these calls under the present contracts."""
     if len({line.call for line in event.calls}) != len(event.calls):
         return "it names a call twice"
     for line in event.calls:
         call = run.calls.get(line.call)
         if call is None or not may_be_widened(call):
-            return f"call '{line.call}' is not to be made, or its tool was changed too often"
+            return f"call '{line.call}' need not be made, or its tool was changed too often"
         if (line.grant.name, line.grant.kind == "wait") != (call.tool, False):
             return f"it names the contract of another tool than call '{line.call}' has"
         if not _base(call).widened_by(line.grant):
@@ -51,25 +51,25 @@ def widened(run: Run, event: Widened) -> str:
 
 
 def _base(call: CallState) -> ToolGrant:
-    """The contract that was agreed to for this call, by the opening of its run or by a person."""
+    """Return the contract that was agreed to for this call, by the opening of its run or by a person."""
     base = call.agreed or call.grant
     assert base is not None, "a call that may be widened has a contract"
     return base
 
 
 def _may_have_acted(attempt: Attempt, under: ToolGrant) -> bool:
-    """Whether making the call again, now that this is not safe, may repeat what an attempt of it has done."""
+    """Whether making the call again, which is no longer safe, may repeat the effect of an earlier attempt."""
     if attempt.outcome != "failed" or attempt.error is None or not attempt.error.retry_safe:
         return attempt.outcome != "never_started"
     return under.tier != "read" and not attempt.error.known_by
 
 
 def ready(call: CallState) -> Stage:
-    """Where a call goes that is to be made: to its start, or first to a person who agrees to its contract."""
+    """Return the next stage of a call that must be made: its start, or first a person's agreement to its contract."""
     return Stage.READY if call.agreed is None else Stage.GATE
 
 
 def under_contract(run: Run, grant: ToolGrant, line: StartedCall) -> bool:
-    """Whether a start names the contract that was agreed to; one that names none names the run's own."""
+    """Whether a start names the contract that was agreed to; a start without one means the run's own contract."""
     own = call_rules.grant_of(run, grant.name)
     return (line.contract_digest or (own.contract_digest if own else "")) == grant.contract_digest

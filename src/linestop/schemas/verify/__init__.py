@@ -1,22 +1,21 @@
 """A checker that sees only the log (P7).
 
-``verify`` says of one run: authentic up to event n, consistent only, or broken at n, with a sentence for each
-thing that is wrong. It trusts nobody: it computes the chain itself, trusts no header, and checks the promises
-from what the events say, not from what the fold makes of them.
+``verify`` reports one run as authentic up to event n, as consistent, or as broken at n, with a sentence for each
+problem. It trusts no writer and no header: it computes the chain itself, and checks the promises against the events,
+not against the state that the fold derives from them.
 
-- ``links``: the chain, from subjects and payloads alone.
-- ``ledger``: what was started, held, spent and let pass, added up apart from the fold.
-- ``opening``, ``judgement``, ``origins``, ``gates``, ``starts``, ``money``, ``room``, ``ending``: the rules, each
-  saying in one sentence what is wrong.
-- ``signatures``: whether people said what the log says they did.
-- ``checkpoint``: signatures that vouch for a run up to an event.
+- ``chain_links``: the chain, from subjects and payloads alone.
+- ``holds_and_spending``: the starts, holds, costs and passed calls, added up apart from the fold.
+- ``opening``, ``call_verdicts``, ``argument_origins``, ``approvals``, ``effect_starts``, ``spending``,
+  ``event_limits``, ``ending``: the rules, each with one sentence for a violation.
+- ``signatures``: whether people signed the decisions in the log.
+- ``checkpoint_signature``: signatures that vouch for a run up to an event.
 
-An event that every reader passes over changes nothing. But whoever appends names the head, so an honest role
-never says what is not its own or does not fit the run as it stood: such an event is evidence of a credential in
-other hands, and breaks the log. Only shown (``ignored``) are a stop that came too late, which anybody may say, and
-what a later version's event explains: itself, and what does not fit after it.
-What cannot be seen from a log alone: an end that was cut off, or a log made anew as a whole. That is what
-checkpoints are for.
+An event that every reader ignores changes nothing. But an append names the head, so an honest role never appends an
+event of another role, or one that does not fit the run at that point: such an event is evidence of a stolen
+credential, and breaks the log. Two kinds are only shown (``ignored``): a stop that came too late, which every role may
+append, and an event of a later version, with the events after it that do not fit because of it.
+A log alone cannot show that its end was cut off or that the whole log was rewritten. Checkpoints show that.
 """
 
 from __future__ import annotations
@@ -109,15 +108,15 @@ def verify(  # noqa: PLR0913 - a log and three kinds of evidence about it
     """Check the log of one run.
 
     Args:
-        tenant: Whose run it should be.
-        run: Which run it should be.
+        tenant: The tenant of the run.
+        run: The id of the run.
         messages: All its messages, (subject, payload, stream sequence), in stream order.
-        checkpoints: Signed checkpoints; those of other runs are passed over.
-        keys: Trusted keys by key id: of people who decide, and of who signs checkpoints.
+        checkpoints: Signed checkpoints; those of other runs are skipped.
+        keys: Trusted keys by key id: of people who decide, and for checkpoints.
         texts: Blobs by digest, so that arguments too long for an event can be checked as well.
 
     Returns:
-        The verdict; it never raises for anything a log may hold.
+        The verdict. No content of a log makes this function raise.
     """
     chain = read_chain(tenant, run, messages)
     audit = _Audit(tenant, run, keys, texts)
@@ -137,7 +136,7 @@ def verify(  # noqa: PLR0913 - a log and three kinds of evidence about it
 
 
 def _decode(link: Link) -> AnyEvent | None:
-    """The event, or None for what this version cannot read; the fold says why."""
+    """The event, or None if this version cannot read it; the fold reports the reason."""
     try:
         return decode(parse_run_event(link.subject).role, link.name, link.payload)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, KeyError, LinestopError):
@@ -145,7 +144,7 @@ def _decode(link: Link) -> AnyEvent | None:
 
 
 class _Audit:
-    """Goes through a chain event by event, with the fold beside it to say which events count."""
+    """Checks a chain event by event; the fold runs beside it and decides which events count."""
 
     def __init__(self, tenant: str, run: str, keys: Mapping[str, TrustedKey], texts: Mapping[str, bytes]) -> None:
         self._fold = Run(TenantId(tenant), RunId(run))
@@ -157,12 +156,12 @@ class _Audit:
 
     @property
     def sealed(self) -> bool:
-        """Whether the run's end is among what was taken."""
+        """Whether the events checked so far include the run's seal."""
         return self._fold.sealed is not None
 
     def check_next(self, link: Link) -> Iterator[Problem]:
-        """What is wrong with the next event."""
-        # A seal is compared with the fold of what comes before it, so the rules come first.
+        """Return the problems of the next event."""
+        # A seal is compared with the fold of the events before it, so the rules come first.
         try:
             yield from list(self._check_event(link))
             entry = self._fold.apply(link.subject, link.payload, link.seq)
@@ -178,7 +177,7 @@ class _Audit:
         self._prev = link.sha256
 
     def _is_excusable(self, link: Link, entry: Entry) -> bool:
-        """Whether an honest role may have said what nobody counts; see the top of this file."""
+        """Whether an honest role may have appended an event that readers ignore; see the module docstring."""
         if belongs_to_another_role(parse_run_event(link.subject).role, link.name):
             return False
         self._has_unknown_events = self._has_unknown_events or entry.event is None
@@ -188,7 +187,7 @@ class _Audit:
         event = _decode(link)
         if event is None:
             return
-        # Who stops a run from its last message alone cannot know what is open in it.
+        # A stop that was made from the last message alone cannot list the open starts.
         level: Level = "note" if isinstance(event, Stopped) else "broken"
         for rule, sentence in (*self._violations(event), *check_event_limits(self._ledger, link.n, event)):
             yield Problem(n=link.n, rule=rule, sentence=sentence, level="broken" if rule == "time" else level)

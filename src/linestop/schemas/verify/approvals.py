@@ -1,4 +1,4 @@
-"""The rules about gates (P5): what was asked, what a person agreed to, and what needed nobody."""
+"""The rules about approvals (P5): the questions, the decisions of people, and the calls that needed no person."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Violations = Iterator[tuple[Rule, str]]
 
 
 def check_cleared(ledger: Ledger, event: Cleared) -> Violations:
-    """What is wrong with letting calls pass without a person."""
+    """Check the calls that pass without a person."""
     for line in event.calls:
         call = ledger.calls.get(line.call)
         if call is None or call.judged is None or call.grant is None or call.judged.verdict != "pass":
@@ -38,7 +38,7 @@ def check_cleared(ledger: Ledger, event: Cleared) -> Violations:
 
 
 def _person_needed_reason(ledger: Ledger, call: Call, line: ClearedCall) -> str:
-    """Why a person had to be asked about a call, or nothing."""
+    """Return why a person had to be asked about a call; empty if no person had to."""
     assert ledger.opened is not None
     if call.agreed is None:
         return _by_policy(ledger, call, line)
@@ -72,17 +72,20 @@ def _by_policy(ledger: Ledger, call: Call, line: ClearedCall) -> str:
 
 
 def check_asked(ledger: Ledger, event: Asked) -> Violations:
-    """What is wrong with what a person is shown."""
+    """Check the questions that a person is shown."""
     for line in event.calls:
         call = ledger.calls.get(line.call)
         if call is None or call.judged is None or call.grant is None:
-            yield "approval", f"It asks about call '{line.call}', which nobody judged."
+            yield "approval", f"It asks about call '{line.call}', which was never judged."
             continue
         shown = (line.tool, line.args_sha256, line.contract_digest)
         if shown != (call.tool, call.judged.args_sha256, call.grant.contract_digest):
             yield "approval", f"It asks about call '{line.call}' with another tool, contract or arguments than judged."
         if bool(line.wider) != (call.agreed is not None):
-            yield "approval", f"It does not say of call '{line.call}' whether its tool may do more than was agreed to."
+            yield (
+                "approval",
+                f"It does not state whether the tool of call '{line.call}' may do more than was agreed to.",
+            )
         if ledger.opened and (line.quorum, line.deciders) != (
             ledger.opened.policy.quorum,
             ledger.opened.policy.deciders,
@@ -92,7 +95,7 @@ def check_asked(ledger: Ledger, event: Asked) -> Violations:
     if event.question is not None:
         call = ledger.calls.get(event.question.call)
         if call is None or call.grant is None or call.grant.kind != "wait":
-            yield "approval", f"It makes a question of call '{event.question.call}', which is none."
+            yield "approval", f"It makes a question of call '{event.question.call}', which is not one."
     expiries = [*(line.expires_at for line in event.calls), *([event.spend.expires_at] if event.spend else [])]
     expires_max_s = clamp(ledger.limits).approval_expires_s
     if any((expires_at - event.at).total_seconds() > expires_max_s + CLOCK_SLACK_S for expires_at in expiries):
@@ -102,7 +105,7 @@ def check_asked(ledger: Ledger, event: Asked) -> Violations:
 
 
 def check_widened(ledger: Ledger, event: Widened) -> Violations:
-    """What is wrong with a contract that a person is to be asked about."""
+    """Check a wider contract that a person must be asked about."""
     for line in event.calls:
         call = ledger.calls.get(line.call)
         if call is None or call.grant is None or call.judged is None or call.judged.verdict != "pass":
@@ -116,28 +119,28 @@ def check_widened(ledger: Ledger, event: Widened) -> Violations:
 
 
 def check_granted(ledger: Ledger, event: Granted) -> Violations:
-    """What is wrong with a person's agreement."""
+    """Check a person's agreement."""
     if not event.call:
         yield from _check_spending(ledger, event)
         return
     call = ledger.calls.get(event.call)
     asked = call.asked if call else None
     if asked is None:
-        yield "approval", f"It grants call '{event.call}', about which nobody was asked."
+        yield "approval", f"It grants call '{event.call}', about which no person was asked."
         return
     yield from _check_grant(event, asked)
 
 
 def _check_spending(ledger: Ledger, event: Granted) -> Violations:
     if ledger.spend_asked is None:
-        yield "approval", "It grants spending, about which nobody was asked."
+        yield "approval", "It grants spending, about which no person was asked."
     elif event.at >= ledger.spend_asked.expires_at:
         yield "approval", "It grants spending after the question had expired."
     yield from check_decider(ledger, event, "spending")
 
 
 def check_denied(ledger: Ledger, event: Denied) -> Violations:
-    """What is wrong with a refusal: time is up when it is up, and people are those who may."""
+    """Check a denial: a timer denies only after the expiry, and a person only if the policy names that person."""
     call = ledger.calls.get(event.call)
     asked = call.asked if call else None
     if event.by != "timer":
@@ -146,7 +149,7 @@ def check_denied(ledger: Ledger, event: Denied) -> Violations:
         return
     open_until = asked.expires_at if asked else ledger.spend_asked.expires_at if ledger.spend_asked else None
     if open_until is not None and event.at < open_until:
-        yield "approval", f"It denies call '{event.call}' for lack of an answer before the question had expired."
+        yield "approval", f"It denies call '{event.call}' as unanswered before the question had expired."
 
 
 def check_decider(ledger: Ledger, event: Granted | Denied | Edited | Resolved, what: str) -> Violations:
@@ -166,28 +169,31 @@ def _check_grant(event: Granted, asked: AskedCall) -> Violations:
     if asked.deciders and event.by not in asked.deciders:
         yield "approval", f"'{event.by}' grants call '{event.call}', but only {', '.join(asked.deciders)} may."
     if event.by in {"", "timer"}:
-        yield "approval", f"Nobody grants call '{event.call}': a grant needs a person's name."
+        yield "approval", f"The grant of call '{event.call}' names no person."
 
 
 def _check_approving_edit(event: Edited, asked: AskedCall | None) -> Violations:
     if asked is None:
-        yield "approval", f"It edits and approves call '{event.call}', about which nobody was asked."
+        yield "approval", f"It edits and approves call '{event.call}', about which no person was asked."
         return
     shown = (event.shown_sha256 or asked.args_sha256, event.contract_digest or asked.contract_digest)
     if shown != (asked.args_sha256, asked.contract_digest):
-        yield "approval", f"It edits call '{event.call}' as it was with other arguments or under another contract."
+        yield (
+            "approval",
+            f"It edits call '{event.call}' with other arguments or another contract than the ones asked about.",
+        )
     if event.at >= min(asked.expires_at, event.expires_at or asked.expires_at):
         yield "approval", f"It edits and approves call '{event.call}' after the question had expired."
     if event.by in {"", "timer", "unknown"}:
-        yield "approval", f"Nobody approves the edit of call '{event.call}': it needs a person's name."
+        yield "approval", f"The approved edit of call '{event.call}' names no person."
 
 
 def check_edited(ledger: Ledger, event: Edited) -> Violations:
-    """What is wrong with arguments that a person changed."""
+    """Check arguments that a person changed."""
     yield from check_decider(ledger, event, f"call '{event.call}'")
     call = ledger.calls.get(event.call)
     if call is not None and any(start.begun for start in call.effects):
-        yield "approval", f"It edits call '{event.call}', which was begun with its arguments as they were."
+        yield "approval", f"It edits call '{event.call}', which had begun with the former arguments."
     if event.approves:
         yield from _check_approving_edit(event, call.asked if call else None)
     if isinstance(event.args, str) and hashlib.sha256(event.args.encode()).hexdigest() != event.args_sha256:

@@ -1,9 +1,9 @@
-"""Where a judgement says the values of an irreversible call come from (P5).
+"""Checks the origins that a judgement gives for the values of an irreversible call (P5).
 
-The values are traced again by the rule that the judgement names. Of a log that was judged by the first one it is looked
-at whether what was said can be true: a value that the task does not even contain must be named. By any, one that is
-called trusted must be in what a trusted source said, and whatever is not trusted must have raised the flag by which a
-person is asked.
+The values are traced again by the rule version that the judgement names. For version 1 the check is only whether the
+stated origins can be true: a value that the task does not contain must be named. For every version, a value that is
+called trusted must occur in a trusted source, and every other value must have raised the flag that makes a person
+decide.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ Violations = Iterator[tuple[Rule, str]]
 _FLAG = "untrusted-value"
 _LEAVES_MAX = 200
 _FIRST_TRACED = 2
-"""The first rule by which values can be traced again."""
+"""The first version of the rule by which values can be traced again."""
 
 
 def check_origins(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, rule: int) -> Violations:
-    """What is not true of where the values of a call are said to come from.
+    """Check the stated origins of a call's values.
 
-    ``rule`` is the version by which it was judged, and by which it is traced again, where the contract is at hand; of
-    the first one it is only asked whether what it says can be true.
+    ``rule`` is the version of the rule by which the call was judged. The values are traced again by it if the contract
+    was supplied; for version 1 the check is only whether the stated origins can be true.
     """
     traced = call.grant is not None and (call.grant.tier in TRACED_TIERS or (rule > 1 and call.grant.egress))
     if call.grant is None or not traced:
         return
     untrusted = [line.path for line in verdict.provenance if line.field != "trusted"]
     if untrusted and _FLAG not in verdict.flags:
-        yield "approval", f"It keeps back that '{untrusted[0]}' of call '{call.name}' comes from no trusted source."
+        yield "approval", f"It conceals that '{untrusted[0]}' of call '{call.name}' comes from no trusted source."
     for line in verdict.provenance:
         if line.field == "trusted" and not _may_be_trusted(ledger, line):
             yield "approval", f"It calls '{line.path}' of call '{call.name}' trusted, which event {line.n} is not."
@@ -54,7 +54,7 @@ def check_origins(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, 
 
 
 def _check_traced(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, rule: int) -> Violations:
-    """Trace the values again, by the rule of then."""
+    """Trace the values again, by the rule version of the judgement."""
     agent, args = agent_of(ledger, ledger.opened) if ledger.opened else None, ledger.bytes_of(verdict.args)
     contract = agent.tool(call.tool) if agent else None
     if agent is None or contract is None or args is None:
@@ -65,23 +65,26 @@ def _check_traced(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, 
         return
     for line in lines:
         if line not in verdict.provenance:
-            yield "approval", f"It does not say where '{line.path}' of call '{call.name}' comes from."
+            yield "approval", f"It gives no origin for '{line.path}' of call '{call.name}'."
     for line in verdict.provenance:
         if line not in lines:
-            yield "approval", f"It says of '{line.path}' of call '{call.name}' what no text of the run bears out."
+            yield (
+                "approval",
+                f"The origin it gives for '{line.path}' of call '{call.name}' is not supported by any text of the run.",
+            )
 
 
 def _check_named(call: Call, verdict: JudgedCall, args: bytes, task: bytes) -> Violations:
-    """By the first rule: what the task does not even contain must be named."""
+    """Version 1 of the rule: a value that the task does not contain must be named."""
     named = {line.path for line in verdict.provenance}
     task_text = task.decode(errors="replace").lower()
     for path, value in _texts(args):
         if path not in named and value.strip().lower() not in task_text:
-            yield "approval", f"It does not say where '{path}' of call '{call.name}' comes from; the task has it not."
+            yield "approval", f"It gives no origin for '{path}' of call '{call.name}'; it does not appear in the task."
 
 
 def _may_be_trusted(ledger: Ledger, line: Provenance) -> bool:
-    """Whether the event is an answer of a person, or a result of a tool that declares trusted fields."""
+    """Whether the event is a person's answer, or a result of a tool that declares trusted fields."""
     if line.n in ledger.person_input_ns:
         return True
     result = ledger.finished.get(line.n)
@@ -95,7 +98,7 @@ def _items(value: Any) -> list[Any]:  # noqa: ANN401 - a JSON array
 
 
 def _texts(args: bytes) -> Iterator[tuple[str, str]]:
-    """The texts among the leaves of arguments, each with its path; numbers may be written in many ways."""
+    """The texts among the leaves of arguments, each with its path; numbers are left out, having many spellings."""
     try:
         stack: list[tuple[str, Any]] = [("$", decode_strict(args))]
     except ValueError:

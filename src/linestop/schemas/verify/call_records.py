@@ -1,4 +1,4 @@
-"""What a check remembers of one start and of one call. See ``ledger``."""
+"""The checker's records of one start and of one call. See ``holds_and_spending``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from linestop.schemas.tool_contracts import ToolError
 
 @dataclass(slots=True)
 class Start:
-    """A start and what came of it. A model call has no ``call``, an effect no ``turn``."""
+    """A start and its outcome. A model request has no ``call``, an effect no ``turn``."""
 
     n: int
     attempt: int
@@ -38,17 +38,17 @@ class Start:
 
     @property
     def open(self) -> bool:
-        """Whether its fate is unknown and nobody has taken over."""
+        """Whether its outcome is unknown and no other attempt has taken over."""
         return not self.outcome and not self.superseded
 
     @property
     def label(self) -> str:
-        """How a sentence names it."""
+        """The name of the start in a sentence."""
         what = f"call '{self.call}'" if self.call else f"turn {self.turn}"
         return f"attempt {self.attempt} of {what} (event {self.n})"
 
     def may_be_taken_over(self, at: datetime, worker: str, dead: tuple[str, ...]) -> bool:
-        """Whether another may take over: past ``done_by``, or begun by one ``dead`` or an older one of ``worker``."""
+        """Whether another attempt may take over: ``done_by`` has passed, or its worker is dead or has restarted."""
         name, _, incarnation = self.worker.rpartition("#")
         own, _, newer = worker.rpartition("#")
         older = incarnation.isdecimal() and newer.isdecimal() and int(incarnation[-18:]) < int(newer[-18:])
@@ -58,14 +58,14 @@ class Start:
 
 @dataclass(slots=True)
 class Call:
-    """A call, from proposal to fate."""
+    """A call, from proposal to outcome."""
 
     name: str
     tool: str
     raw_args: Text
     grant: ToolGrant | None
     agreed: ToolGrant | None = None
-    """The narrower contract that was agreed to last, while nobody has agreed to ``grant``; None otherwise."""
+    """The narrower contract that was agreed to last, while no person has agreed to ``grant``; None otherwise."""
 
     is_by_fallback: bool = False
     judged: JudgedCall | None = None
@@ -86,11 +86,11 @@ class Call:
 
     @property
     def tries(self) -> int:
-        """How many of them count against the contract's retries."""
+        """The number of effects that count against the contract's retries."""
         return count_tries(self.effects)
 
 
 def count_tries(starts: list[Start]) -> int:
-    """How many starts count as tries."""
+    """Return how many starts count as tries."""
     begun = [start for start in starts if start.begun]
     return len(begun) + max(len(starts) - len(begun) - NOT_BEGUN_MAX, 0)

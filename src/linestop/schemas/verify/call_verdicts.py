@@ -1,4 +1,4 @@
-"""The rules about judgements: whose arguments they are, under which key, where their values come from (P3, P5)."""
+"""The rules about judgements: the arguments, their effect key and the origins of their values (P3, P5)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Violations = Iterator[tuple[Rule, str]]
 
 
 def check_judged(ledger: Ledger, run: Run, event: Judged) -> Violations:
-    """What is wrong with a judgement: other arguments than proposed, a false key, a tier lowered."""
+    """Check a judgement: other arguments than proposed, a false key, a tier lowered."""
     for verdict in event.calls:
         call = ledger.calls.get(verdict.call)
         if call is None:
-            yield "approval", f"It judges call '{verdict.call}', which nobody proposed."
+            yield "approval", f"It judges call '{verdict.call}', which was never proposed."
         elif verdict.verdict == "recorded":
             yield from _check_recorded(ledger, verdict)
         elif verdict.verdict == "pass":
@@ -33,7 +33,7 @@ def check_judged(ledger: Ledger, run: Run, event: Judged) -> Violations:
 
 
 def _check_call_limits(ledger: Ledger, event: Judged) -> Violations:
-    """How many calls may pass: in the run, and of each tool."""
+    """Check how many calls pass in the run, and of each tool."""
     limits, proposal = ledger.limits, ledger.proposals.get(event.proposal_n)
     rejected = all(verdict.verdict == "reject" for verdict in event.calls)
     in_a_row = ledger.rejections_in_a_row + 1 if rejected else 0
@@ -44,7 +44,10 @@ def _check_call_limits(ledger: Ledger, event: Judged) -> Violations:
     before = [c for c in ledger.calls.values() if c.judged and c.judged.verdict == "pass" and c.name not in judged_now]
     passing = [ledger.calls[v.call] for v in event.calls if v.verdict == "pass" and v.call in ledger.calls]
     if proposal is not None and passing and len(proposal.calls) > limits.proposal_calls_max:
-        yield "limit", f"It lets one of {len(proposal.calls)} calls pass; {limits.proposal_calls_max} fit an answer."
+        yield (
+            "limit",
+            f"It lets one of {len(proposal.calls)} calls pass; one answer may have {limits.proposal_calls_max}.",
+        )
     if len(before) + len(passing) > limits.calls_max:
         yield "approval", f"It lets call {len(before) + len(passing)} of at most {limits.calls_max} pass."
     for call in passing:
@@ -59,7 +62,7 @@ def _check_recorded(ledger: Ledger, verdict: JudgedCall) -> Violations:
     origin = ledger.calls.get(result.call) if result else None
     same = origin is not None and origin.judged is not None and origin.judged.effect_key == verdict.effect_key
     if result is None or result.outcome != "succeeded" or not same:
-        yield "once", f"It answers call '{verdict.call}' from event {verdict.recorded_n}, which is no result of it."
+        yield "once", f"It answers call '{verdict.call}' from event {verdict.recorded_n}, which is not a result of it."
 
 
 def _check_passed(ledger: Ledger, call: Call, verdict: JudgedCall) -> Violations:

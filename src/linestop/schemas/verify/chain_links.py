@@ -1,7 +1,7 @@
 """The chain of a run, computed from subjects and payloads alone.
 
-This repeats what ``schemas.run.state.hash_chain`` and ``Run`` do, on purpose: a check that shared their code would
-share their mistakes. It reads no header, and of a payload only ``prev``.
+This repeats what ``schemas.run.hash_chain`` and ``Run`` do, on purpose: a check that shared their code would share
+their mistakes. It reads no header, and of a payload only ``prev``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ENVELOPE = msgspec.json.Decoder(_Envelope)
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of the chain; ``sha256`` is what the next one must name."""
+    """One event of the chain; the next event must name its ``sha256``."""
 
     tenant: str
     run: str
@@ -41,7 +41,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chain(msgspec.Struct, frozen=True, kw_only=True):
-    """The events that follow from each other, in order, and what else the log holds."""
+    """The events that follow from each other, in order, and the problems of the other messages."""
 
     links: tuple[Link, ...]
     problems: tuple[Problem, ...]
@@ -62,7 +62,7 @@ def read_chain(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]
         match = _SUBJECT.fullmatch(subject)
         if match is None or match[3] not in _ROLES or (match[1], match[2]) != (tenant, run):
             problems.append(
-                _chain_problem(due, f"The message at sequence {seq} is no event of run '{run}': {subject}.")
+                _chain_problem(due, f"The message at sequence {seq} is not an event of run '{run}': {subject}.")
             )
             continue
         if seq <= seq_before:
@@ -94,7 +94,7 @@ def read_chain(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]
 
 
 def _other_run_sentence(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]) -> str:
-    """A sentence if every message is an event of one other run, so that the wrong name was asked for."""
+    """Return a sentence if every message belongs to one other run, so that the wrong run was named; else nothing."""
     whose = {found.group(1, 2) if (found := _SUBJECT.fullmatch(subject)) else None for subject, _, _ in messages}
     only = whose.pop() if len(whose) == 1 else None
     if only is None or only == (tenant, run):
@@ -119,10 +119,10 @@ def _stray_sentence(n: int, due: int, prev: str | None) -> str:
 
 
 def _stray_problems(strays: list[tuple[int, str]], length: int) -> list[Problem]:
-    """What messages outside the chain mean.
+    """Return the problems of messages outside the chain.
 
-    A number that the chain has as well is a rival that lost, and void. One beyond the chain's end means that
-    events are missing or changed, or that somebody wrote where nothing was due: either way it is broken.
+    A message whose number the chain has as well lost a race, and is void. A message beyond the chain's end means that
+    events are missing or changed, or that a process wrote where no event was due: either way the log is broken.
     """
     problems = [
         Problem(n=n, rule="chain", level="void", sentence=f"Void, since the chain has another event {n}: {sentence}")

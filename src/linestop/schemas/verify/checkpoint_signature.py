@@ -1,7 +1,7 @@
-"""Signed checkpoints: somebody with a key vouches for a run up to an event.
+"""Signed checkpoints: the owner of a key vouches for a run up to an event.
 
-A chain proves that nothing inside it was changed, but not that its end was not cut off, nor that the whole
-was not made anew. A checkpoint does: an Ed25519 signature over tenant, run, number and hash of an event.
+A chain proves that no event inside it was changed. It does not prove that its end was not cut off, nor that the whole
+log was not rewritten. A checkpoint does: an Ed25519 signature over tenant, run, number and hash of an event.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PURPOSE = "linestop-checkpoint-1"
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """``head_sha256`` is the hash of event ``n`` (what event n + 1 names as ``prev``); ``signature`` is hex."""
+    """``head_sha256`` is the hash of event ``n`` (event n + 1 names it as ``prev``); ``signature`` is hex."""
 
     tenant: str
     run: str
@@ -35,10 +35,10 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrustedKey(msgspec.Struct, frozen=True, kw_only=True):
-    """An Ed25519 public key (hex) and what it is trusted for.
+    """An Ed25519 public key (hex) and the purpose for which it is trusted.
 
-    ``name`` is the person whose key it is; a key for checkpoints needs none. One for the other purpose is no
-    key at all: who may vouch for the log may not approve, nor the other way round.
+    ``name`` is the person whose key it is; a key for checkpoints needs none. A key counts for its own purpose only: a
+    key that vouches for logs cannot approve calls, nor the other way round.
     """
 
     public_key: str
@@ -56,7 +56,7 @@ class TrustedKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sign_checkpoint(key: Ed25519PrivateKey, key_id: str, *, link: Link, at: datetime) -> Checkpoint:
-    """Vouch for the run of ``link`` up to and including it."""
+    """Sign a checkpoint for the run of ``link`` up to and including that event."""
     return sign(
         key,
         Checkpoint(
@@ -66,12 +66,12 @@ def sign_checkpoint(key: Ed25519PrivateKey, key_id: str, *, link: Link, at: date
 
 
 def sign(key: Ed25519PrivateKey, unsigned: Checkpoint) -> Checkpoint:
-    """The checkpoint with the signature of this key."""
+    """Return the checkpoint with the signature of this key."""
     return msgspec.structs.replace(unsigned, signature=key.sign(checkpoint_bytes(unsigned)).hex())
 
 
 def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
-    """What a checkpoint's signature covers: all of it but the signature."""
+    """Return the bytes that the signature covers: all of the checkpoint but the signature."""
     return msgspec.json.encode(
         [
             _PURPOSE, checkpoint.tenant, checkpoint.run, checkpoint.n, checkpoint.head_sha256,
@@ -86,7 +86,7 @@ def check_checkpoints(
     """Compare a chain with the checkpoints of its run (``of``: tenant and run).
 
     Returns:
-        The last event that a valid signature vouches for (0 for none), and what is wrong.
+        The last event that a valid signature vouches for (0 for none), and the problems.
     """
     authentic_n = 0
     problems: list[Problem] = []
@@ -105,7 +105,7 @@ def check_checkpoints(
 def _checkpoint_problem(
     links: Sequence[Link], checkpoint: Checkpoint, keys: Mapping[str, TrustedKey]
 ) -> tuple[Literal["broken", "note"], str]:
-    """What speaks against a checkpoint, or an empty sentence."""
+    """Return the level and sentence of a checkpoint's problem; the sentence is empty if there is none."""
     key = keys.get(checkpoint.key_id)
     if key is None or key.purpose != "checkpoint":
         return "note", (

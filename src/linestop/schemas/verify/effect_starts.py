@@ -27,7 +27,7 @@ Violations = Iterator[tuple[Rule, str]]
 
 
 def check_start(ledger: Ledger, event: ModelStarted | EffectStarted) -> Violations:
-    """What is wrong with a start, whoever said it and whether or not readers count it."""
+    """Check a start, whichever role appended it and whether or not readers count it."""
     if ledger.opened is None:
         yield "stop", "It starts something in a run that was never opened."
     if ledger.ended_n:
@@ -47,16 +47,16 @@ def check_start(ledger: Ledger, event: ModelStarted | EffectStarted) -> Violatio
 
 
 def _check_dead_workers(ledger: Ledger, dead: tuple[str, ...], *, by: str) -> Violations:
-    """A worker that is called dead must have left something open, and nobody is dead that speaks."""
+    """Check the workers that are called dead: each left a start open, and none is the worker that reports it."""
     for worker in dead:
         if worker == by:
             yield "once", f"It calls its own worker {worker} dead."
         elif all(start.worker != worker for start in ledger.open_starts):
-            yield "once", f"It calls {worker} dead, which has left nothing open."
+            yield "once", f"It calls {worker} dead, which has left no start open."
 
 
 def _check_dead_owner(start: Start, dead: tuple[str, ...]) -> Violations:
-    """Who ends a start because of a death names the worker that made it."""
+    """Check that an event which ends a start because its worker died names the worker that made it."""
     for worker in dead:
         if worker != start.worker:
             yield "once", f"It calls {worker} dead, which did not make {start.label}."
@@ -66,31 +66,31 @@ def _check_model(ledger: Ledger, event: ModelStarted) -> Violations:
     yield from _check_turn(ledger, event)
     queues = ledger.opened is not None and ledger.opened.on_model_down == "queue"
     if ledger.tries(event) > ledger.limits.model_retries_max and not queues:
-        yield "limit", f"It asks '{event.model}' once more in turn {event.turn} than its retries allow."
+        yield "limit", f"It requests '{event.model}' once more in turn {event.turn} than its retries allow."
     if event.purpose == "compact" and ledger.compactions >= ledger.limits.compactions_max:
         yield "limit", f"It begins compaction {ledger.compactions + 1} of at most {ledger.limits.compactions_max}."
     if _lease_too_long(event.done_by, event.at, clamp(ledger.limits).model_deadline_s):
-        yield "once", "It would be open for longer than a model call may take."
+        yield "once", "It would be open for longer than a model request may take."
     if (
         ledger.opened is not None
         and not ledger.opened.model.is_requested_by(event)
         and not _may_fall_back(ledger, event)
     ):
-        yield "limit", f"It asks the fallback '{event.model}' although no model was known to be down."
+        yield "limit", f"It requests the fallback '{event.model}' although no model was known to be down."
     choice = ledger.pinned_model(event)
     if choice is None:
         yield "budget", f"It starts the model '{event.model}', which the run was not opened with."
     elif event.cost_max_micros < choice.price.cost_max_micros(event.input_tokens_max, event.output_tokens_max):
-        yield "budget", "It reserves less than a call of this size may cost."
+        yield "budget", "It reserves less than a request of this size may cost."
     for before in ledger.open_starts:
         if not before.call and not before.may_be_taken_over(event.at, event.worker, event.dead_workers):
-            yield "once", f"It starts a model call while {before.label} is open."
+            yield "once", f"It starts a model request while {before.label} is open."
 
 
 def _may_fall_back(ledger: Ledger, event: ModelStarted) -> bool:
     """Whether another model was down in this turn, or so shortly before that a fallback is tried first.
 
-    A closing turn may ask whichever model has answered.
+    A closing turn may request any model that has answered.
     """
     if event.purpose == "close":
         return any(s.outcome == "succeeded" and s.purpose == "turn" and _same_model(s, event) for s in ledger.starts)
@@ -107,9 +107,9 @@ def _same_model(start: Start, event: ModelStarted) -> bool:
 
 
 def _check_turn(ledger: Ledger, event: ModelStarted) -> Violations:
-    """What is wrong with the turn it begins: one too many, one after the last, or one without tokens for it."""
+    """Check the turn that begins: not one too many, not after the closing turn, and with tokens left for it."""
     if ledger.had_closing_turn:
-        yield "limit", "It starts a model call after the run's closing turn."
+        yield "limit", "It starts a model request after the run's closing turn."
     if event.turn > ledger.limits.turns_max + (event.purpose == "close"):
         yield "budget", f"It begins turn {event.turn} of at most {ledger.limits.turns_max}."
     reserved = sum(start.tokens_max for start in ledger.open_starts)
@@ -129,7 +129,7 @@ def _check_call(ledger: Ledger, line: StartedCall, event: EffectStarted) -> Viol
     if line.effect_key != call.judged.effect_key:
         yield "once", f"It starts call '{line.call}' under another effect key than it was judged with."
     if line.args_sha256 != call.judged.args_sha256:
-        yield "approval", f"It starts call '{line.call}' with other arguments than those that were let pass."
+        yield "approval", f"It starts call '{line.call}' with other arguments than those that passed."
     if _lease_too_long(line.done_by, event.at, min(call.grant.timeout_s, LIMITS_MAX["tool_timeout_s"])):
         yield "once", f"It would keep call '{line.call}' open for longer than its tool's timeout."
     if event.purpose == "probe":
@@ -143,14 +143,14 @@ def _check_call(ledger: Ledger, line: StartedCall, event: EffectStarted) -> Viol
 
 
 def _check_agreed(ledger: Ledger, call: Call, line: StartedCall) -> Violations:
-    """What is wrong with what a start rests on: its gate, its contract, and who agreed to what is destructive."""
+    """Check the basis of a start: its gate, its contract, and a person's grant if it is destructive."""
     assert call.grant is not None
     assert call.judged is not None
     if not call.gate_n or line.gate_n != call.gate_n:
         gate = f"event {call.gate_n}" if call.gate_n else "no event"
         yield "approval", f"It starts call '{line.call}' on event {line.gate_n}, but {gate} let it pass."
     elif not _under_contract(ledger, call, line):
-        yield "approval", f"It starts call '{line.call}' under a contract that nobody agreed to."
+        yield "approval", f"It starts call '{line.call}' under a contract that was never agreed to."
     elif "destructive" in {call.judged.tier, call.grant.tier} and not (
         call.passed_by_person or (ledger.opened is not None and ledger.opened.task.dry_run)
     ):
@@ -158,7 +158,7 @@ def _check_agreed(ledger: Ledger, call: Call, line: StartedCall) -> Violations:
 
 
 def _under_contract(ledger: Ledger, call: Call, line: StartedCall) -> bool:
-    """Whether a start names the contract that was agreed to; one that names none names the run's own."""
+    """Whether a start names the contract that was agreed to; a start without one means the run's own contract."""
     tools = ledger.opened.tools if ledger.opened else ()
     own = next((grant.contract_digest for grant in tools if grant.name == call.tool), "")
     agreed = call.agreed or call.grant
@@ -166,9 +166,9 @@ def _under_contract(ledger: Ledger, call: Call, line: StartedCall) -> bool:
 
 
 def _check_once(ledger: Ledger, call: Call, event: EffectStarted) -> Violations:
-    """P3: no second attempt while one is open; none of what is not safe, unless the first did nothing; never too many.
+    """P3: no second attempt while one is open, none of an unsafe effect that may have happened, and never too many.
 
-    A person's word for another attempt counts beyond the contract's retries.
+    A person's decision for another attempt counts beyond the contract's retries.
     """
     assert call.grant is not None
     assert call.judged is not None
@@ -191,14 +191,14 @@ def _check_once(ledger: Ledger, call: Call, event: EffectStarted) -> Violations:
 
 
 def _may_have_acted(call: Call, before: Start) -> bool:
-    """Whether an attempt may have taken effect: nobody who could know says that it did not."""
+    """Whether an attempt may have taken effect: no event that could know reports that it did not."""
     if before.outcome != "failed":
         return not _had_no_effect(call, before)
     return may_have_taken_effect(before.error) and not _had_no_effect(call, before)
 
 
 def _had_no_effect(call: Call, before: Start) -> bool:
-    """Whether it is known that this attempt took no effect, or a person said to go on in spite of it."""
+    """Whether it is known that this attempt took no effect, or a person decided to continue in spite of it."""
     if before.outcome == "never_started" or (before.outcome == "failed" and before.retry_safe):
         return True
     if before.outcome == "succeeded":
@@ -211,13 +211,13 @@ def _had_no_effect(call: Call, before: Start) -> bool:
 
 
 def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted | Finished) -> Violations:
-    """What is wrong with a result: nobody started it, or it costs what it may not."""
+    """Check a result: its attempt was started, and its cost is allowed."""
     if isinstance(event, Finished):
         yield from _check_finished(ledger, event)
         return
     start = ledger.start_of_turn(event.turn, event.attempt)
     if start is None:
-        yield "result", f"It is the result of attempt {event.attempt} of turn {event.turn}, which nobody started."
+        yield "result", f"It is the result of attempt {event.attempt} of turn {event.turn}, which was never started."
         return
     choice = ledger.pinned_model(start)
     used = choice.price.cost_micros(event.usage) if choice and event.usage else 0
@@ -232,11 +232,11 @@ def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted 
         case Compacted():
             cost, allowed = event.cost_micros, {used, whole}
     if event.usage and min(msgspec.structs.astuple(event.usage)) < 0:
-        yield "budget", "It reports fewer tokens than none."
+        yield "budget", "It reports a negative token count."
     if isinstance(event, Compacted) and event.covers_to > max(ledger.proposals, default=1):
-        yield "result", f"It covers events up to {event.covers_to}, which are not there yet."
+        yield "result", f"It covers events up to {event.covers_to}, which do not exist yet."
     if cost > whole:
-        provider = f": '{start.model}' reported more than it could use" if start.model else ""
+        provider = f": '{start.model}' reported more than was reserved" if start.model else ""
         yield "budget", f"It cost {cost} micro-dollars; {start.label} reserved {whole}{provider}."
     if cost not in allowed:
         yield "budget", f"It is charged {cost} micro-dollars; by its usage and price it is {min(allowed)}."
@@ -244,7 +244,7 @@ def check_result(ledger: Ledger, event: Proposed | ModelFailedEvent | Compacted 
 
 def _check_begun(event: ModelFailedEvent) -> Violations:
     if not event.begun and (event.charged_micros or event.usage or event.possibly_billed):
-        yield "result", "It calls an attempt not begun that is charged or has used tokens."
+        yield "result", "It reports that an attempt did not begin although it is charged or has used tokens."
 
 
 def _json_fields(result: str) -> dict[str, object]:
@@ -255,38 +255,38 @@ def _json_fields(result: str) -> dict[str, object]:
 
 
 def _check_content(ledger: Ledger, event: Finished) -> Violations:
-    """What is wrong with what a result says of itself: whatever a tool gives is data, and within its bounds."""
+    """Check the fields of a result: a tool's result is untrusted data, within its limits."""
     size, bytes_max = len(event.result.encode()), ledger.limits.result_bytes_max
     if event.result and not event.untrusted:
-        yield "result", f"It calls the result of call '{event.call}' trusted, which no tool's result is as a whole."
+        yield "result", f"It calls the result of call '{event.call}' trusted; no tool's result is trusted as a whole."
     if size > bytes_max:
-        yield "result", f"Its result has {size} bytes; at most {bytes_max} go to the model."
+        yield "result", f"Its result has {size} bytes; the model receives at most {bytes_max}."
     whole = event.outcome == "succeeded" and size == event.result_bytes
     if whole and hashlib.sha256(event.result.encode()).hexdigest() != event.result_sha256:
         yield "result", "The digest of its result is false."
     stored_ref = event.result_ref
     if stored_ref is not None and (stored_ref.sha256, stored_ref.bytes) != (event.result_sha256, event.result_bytes):
-        yield "result", "What it says is the whole of its result is something else."
+        yield "result", "The stored full result that it names is not its result."
 
 
 def _check_finished(ledger: Ledger, event: Finished) -> Violations:
     call = ledger.calls.get(event.call)
     if event.attempt == 0:
         if call is None or call.grant is None or call.grant.kind != "wait":
-            yield "result", f"It ends a wait of call '{event.call}', which is none."
+            yield "result", f"It ends a wait of call '{event.call}', which is not one."
         elif call.judged is not None and call.judged.wait_until is not None:
             if event.at < call.judged.wait_until:
-                yield "result", f"It ends the wait of call '{event.call}' before its moment."
+                yield "result", f"It ends the wait of call '{event.call}' before its time."
             if list(_json_fields(event.result)) != ["now"]:
-                yield "result", f"It ends the wait of call '{event.call}' with more to say than the time."
+                yield "result", f"It ends the wait of call '{event.call}' with more than the time."
         return
     start = ledger.start_of_call(event.call, event.attempt)
     if start is None:
-        yield "result", f"It is the result of attempt {event.attempt} of call '{event.call}', which nobody started."
+        yield "result", f"It is the result of attempt {event.attempt} of call '{event.call}', which was never started."
         return
     yield from _check_content(ledger, event)
     yield from _check_dead_owner(start, event.dead_workers)
     if not event.begun and (event.outcome != "never_started" or event.cost_micros):
-        yield "result", "It calls an attempt not begun that has another outcome or a cost."
+        yield "result", "It reports that an attempt did not begin although it has another outcome or a cost."
     if not 0 <= event.cost_micros <= start.cost_max_micros:
         yield "budget", f"It cost {event.cost_micros} micro-dollars; {start.label} reserved {start.cost_max_micros}."

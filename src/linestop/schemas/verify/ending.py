@@ -17,37 +17,37 @@ _REDACTED = re.compile(r"\[redacted:[a-z0-9_]+\]")
 
 
 def check_stopped(ledger: Ledger, event: Stopped) -> Violations:
-    """What is wrong with a stop's receipt: the starts that may still be on the wire."""
+    """Check a stop's receipt: the starts that may still be on the wire."""
     listed = {(line.n, line.attempt) for line in event.open}
     if missing := [start for start in ledger.open_starts if (start.n, start.attempt) not in listed]:
         yield "stop", f"Its receipt does not list {missing[0].label}, which was open."
 
 
 def check_accepted(ledger: Ledger, run: Run, event: Accepted) -> Violations:
-    """What is wrong with a final answer: not what the model said, secrets aside."""
+    """Check a final answer: it is the model's own, apart from redacted secrets."""
     proposal = ledger.proposals.get(event.proposal_n)
     if proposal is None or not proposal.final:
-        yield "answer", f"It accepts event {event.proposal_n}, which is no final answer."
+        yield "answer", f"It accepts event {event.proposal_n}, which is not a final answer."
     elif event.answer != proposal.text and not _differs_by_redaction_only(proposal.text, event.answer):
         yield "answer", "The accepted answer is not the one that the model gave."
     material = ledger.opened.task.material if ledger.opened else ""
     untrusted = any(call.finished is not None and call.finished.untrusted for call in run.calls.values())
     if (untrusted or material) and not event.derived_from_untrusted:
-        yield "answer", "It is said to rest on nothing untrusted, but results of tools came before it."
+        yield "answer", "It is marked as based on trusted text alone, but untrusted text came before it."
 
 
 def check_returned(ledger: Ledger, event: Returned) -> Violations:
-    """What is wrong with sending an answer back: it is none, or it was sent back often enough."""
+    """Check an answer that was sent back: it is a final answer, and was not sent back too often."""
     proposal = ledger.proposals.get(event.proposal_n)
     if proposal is None or not proposal.final:
-        yield "answer", f"It returns event {event.proposal_n}, which is no final answer."
+        yield "answer", f"It returns event {event.proposal_n}, which is not a final answer."
     in_a_row = ledger.returned_in_a_row + 1
     if event.returned_in_a_row != in_a_row or in_a_row > ledger.limits.returned_max:
         yield "answer", f"It is return {in_a_row} in a row of at most {ledger.limits.returned_max}."
 
 
 def _differs_by_redaction_only(proposed: object, accepted: object) -> bool:
-    """Whether ``accepted`` is ``said`` with some pieces replaced by ``[redacted:…]`` and nothing else."""
+    """Whether ``accepted`` is ``proposed`` with some pieces replaced by ``[redacted:…]`` and nothing else."""
     if not isinstance(proposed, str) or not isinstance(accepted, str) or _REDACTED.search(accepted) is None:
         return False
     first, *pieces = _REDACTED.split(accepted)
@@ -63,7 +63,7 @@ def _differs_by_redaction_only(proposed: object, accepted: object) -> bool:
 
 
 def check_sealed(ledger: Ledger, run: Run, event: Sealed, *, prev: str) -> Violations:
-    """What is wrong with a seal. ``run`` is the fold of all before it, ``prev`` the hash of the event before."""
+    """Check a seal. ``run`` is the fold of all events before it, ``prev`` the hash of the event before."""
     if not ledger.ended_n:
         yield "seal", "It seals a run that is not over."
     if ledger.open_starts:
@@ -74,7 +74,7 @@ def check_sealed(ledger: Ledger, run: Run, event: Sealed, *, prev: str) -> Viola
     if (event.status, event.cause) != expected:
         yield (
             "seal",
-            f"It says the run ended as {event.status}; by the log it is {expected[0]} ({expected[1] or 'done'}).",
+            f"It reports the run as {event.status}; by the log it is {expected[0]} ({expected[1] or 'done'}).",
         )
     answer = ledger.accepted.answer if ledger.accepted and expected[0] == "completed" else None
     if event.answer != answer:
@@ -89,19 +89,19 @@ def check_sealed(ledger: Ledger, run: Run, event: Sealed, *, prev: str) -> Viola
 
 
 def _check_partial(ledger: Ledger, run: Run, event: Sealed) -> Violations:
-    """What is wrong with what it says there is of a run that did not complete."""
+    """Check the partial answer of a run that did not complete."""
     if event.partial_is and (event.partial, event.partial_is) != partial_answer(run):
-        yield "seal", f"What it gives as the run's {event.partial_is} is not in the log."
+        yield "seal", f"The run's {event.partial_is} that it gives is not in the log."
     texts = [proposal.text for proposal in ledger.proposals.values() if isinstance(proposal.text, str)]
     if event.partial and not event.partial_is and not any(text.startswith(event.partial) for text in texts):
-        yield "seal", "What it calls the model's last words are none of its."
+        yield "seal", "The partial answer that it gives is not a text of the model."
 
 
 def check_amended(ledger: Ledger, run: Run, event: Amended) -> Violations:
-    """What is wrong with a receipt that was made anew after late facts."""
+    """Check a receipt that was made again after late results."""
     unknown = [n for n in event.facts if n not in ledger.late_results]
     if unknown:
-        yield "seal", f"It names event {unknown[0]} as a late fact, which it is not."
+        yield "seal", f"It names event {unknown[0]} as a late result, which it is not."
     if missing := [n for n in run.late_results if n not in event.facts]:
         yield "seal", f"It leaves out event {missing[0]}, which came after the seal."
     yield from _check_record(ledger, run, event)
@@ -114,7 +114,7 @@ def _expected_ending(ledger: Ledger) -> tuple[str, str]:
 
 
 def _check_record(ledger: Ledger, run: Run, event: Sealed | Amended) -> Violations:
-    """Receipt and totals against the log."""
+    """Compare receipt and totals with the log."""
     receipt = {line.call: line for line in event.receipt}
     due = {
         call.name: Fate(
@@ -128,7 +128,7 @@ def _check_record(ledger: Ledger, run: Run, event: Sealed | Amended) -> Violatio
     # Only a receipt that is too long may leave calls out, and it says how many.
     fits = receipt_bytes(due.values()) <= RECEIPT_BYTES_MAX
     if not listed or len(due) - len(receipt) != event.receipt_omits or (event.receipt_omits and fits):
-        yield "seal", "Its receipt does not list exactly the calls that were let pass."
+        yield "seal", "Its receipt does not list exactly the calls that passed."
     for name, line in receipt.items():
         if name in due and line != due[name]:
             yield "seal", f"Its receipt calls '{name}' {line.fate} after {line.attempts}; it is {due[name].fate}."

@@ -1,4 +1,4 @@
-"""The rule about how long a log may be: the last of a run's events belong to its end."""
+"""The rule about the length of a log: the last of a run's events are reserved for its end."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Violations = Iterator[tuple[Rule, str]]
 NEW_WORK = (ModelStarted, EffectStarted, Held, Queued)
 CLOSING_WORK = (Held, Queued)
 ENDING_EVENTS = (Proposed, ModelFailedEvent, Compacted, Finished, Stopped, Settled, Sealed, Amended)
-"""What happened, and what ends a run: however many starts were open, their fates have room."""
+"""Results, and the events that end a run: however many starts were open, there is room for their outcomes."""
 
 
 def check_event_limits(ledger: Ledger, n: int, event: AnyEvent) -> Violations:
-    """What is wrong with an event so late in its run: work in the reserve, or anything but its end beyond the last."""
+    """Check an event near the end of a run: no new work in the reserve, and past the limit only events of the end."""
     events_max = clamp(ledger.limits).events_max
     closes = isinstance(event, CLOSING_WORK) or (isinstance(event, ModelStarted) and event.purpose == "close")
     last = events_max - EVENTS_RESERVED + (CLOSING_EVENTS if closes else 0)
     if isinstance(event, NEW_WORK) and n > last:
-        yield "limit", f"It is new work in event {n}; from {last + 1} on a run of {events_max} only ends."
+        yield "limit", f"It is new work in event {n}; from {last + 1} on a run of {events_max} events accepts none."
     elif n > events_max and not isinstance(event, (*NEW_WORK, *ENDING_EVENTS)):
-        yield "limit", f"It is event {n} of at most {events_max}, and neither a fact nor what ends the run."
+        yield "limit", f"It is event {n} of at most {events_max}, and neither a result nor an event that ends the run."

@@ -1,13 +1,13 @@
-"""A run's log as a file that proves itself: JSON lines, to be checked without any broker.
+"""A run's log as a file that can be verified without any broker: JSON lines.
 
-One line each, told apart by their fields::
+One line each, distinguished by their fields::
 
     {"subject": …, "seq": …, "payload": …}           a message, its payload as text …
-    {"subject": …, "seq": …, "payload_base64": …}    … or in base64, where it is no UTF-8
+    {"subject": …, "seq": …, "payload_base64": …}    … or in base64, where it is not UTF-8
     {"checkpoint": {…}}                              a signed checkpoint
     {"blob": <sha256>, "data_base64": …}             a text that was too long for an event
 
-The payload is the stored bytes, since the hashes are over them; unknown lines are passed over.
+The payload is the stored bytes, since the hashes are over them; unknown lines are skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from linestop.schemas.verify.checkpoint_signature import Checkpoint
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
-    """What such a file holds: messages as ``verify`` takes them, and the evidence about them."""
+    """The content of such a file: messages in the form that ``verify`` takes, and the evidence about them."""
 
     messages: tuple[tuple[str, bytes, int], ...]
     checkpoints: tuple[Checkpoint, ...] = ()
@@ -85,7 +85,7 @@ def read_bundle(lines: Iterable[bytes]) -> Bundle:
             if line.blob:
                 texts[line.blob] = _decode_base64(line.data_base64) or b""
         except (msgspec.DecodeError, RecursionError, UnicodeError, binascii.Error) as error:
-            raise InputError(f"Line {number} is no line of an exported log: {error}.") from None
+            raise InputError(f"Line {number} is not a line of an exported log: {error}.") from None
     return Bundle(messages=tuple(messages), checkpoints=tuple(checkpoints), texts=texts)
 
 

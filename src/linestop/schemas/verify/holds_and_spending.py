@@ -1,6 +1,6 @@
-"""What a check remembers of the events before: starts, calls, money. Kept apart from the fold.
+"""The checker's record of the events before: starts, calls, money. Separate from the fold.
 
-``Run`` decides what a run may do next; this only adds up what was said, so that a mistake there is seen here.
+``Run`` decides what a run may do next; this only adds up the events, so that it reveals a mistake in the fold.
 Only events that every reader counts are entered.
 """
 
@@ -53,7 +53,7 @@ from linestop.schemas.verify.unknown_tokens import has_unreported_tokens
 
 
 class Ledger:
-    """All that was said and counts, added up."""
+    """The sums and states over all events that count."""
 
     def __init__(self, tenant: str, run: str, texts: Mapping[str, bytes]) -> None:
         self.tenant = tenant
@@ -93,50 +93,50 @@ class Ledger:
 
     @property
     def open_starts(self) -> list[Start]:
-        """All starts whose fate is unknown."""
+        """All starts whose outcome is unknown."""
         return [start for start in self.starts if start.open]
 
     @property
     def spent_micros(self) -> int:
-        """What all starts that are no longer open have cost, or were charged for."""
+        """The cost, or the charge, of all starts that are no longer open."""
         return sum(start.charged_micros for start in self.starts if not start.open)
 
     @property
     def available_micros(self) -> int:
-        """What the run holds and has neither spent nor reserved."""
+        """The money that the run holds and has neither spent nor reserved."""
         return self.held_micros - self.spent_micros - sum(start.cost_max_micros for start in self.open_starts)
 
     def pinned_model(self, start: RequestsModel) -> ModelChoice | None:
-        """The pinned model that ``start`` asks; fallbacks count where the run may fall back."""
+        """Return the pinned model that ``start`` requests; fallbacks count where the run may fall back."""
         spare = self.opened.fallbacks if self.opened and self.opened.on_model_down == "fall_back" else ()
         models = (self.opened.model, *spare) if self.opened else ()
         return next((choice for choice in models if choice.is_requested_by(start)), None)
 
     def tries(self, event: ModelStarted) -> int:
-        """How often this model was asked in this turn; a compaction that was made is none of it."""
+        """Return how often this model was requested in this turn; a completed compaction does not count."""
         same = (event.turn, event.model, event.base_url)
         requests = [s for s in self.starts if not s.call and (s.turn, s.model, s.base_url) == same]
         return count_tries([start for start in requests if start.purpose != "compact" or start.outcome != "succeeded"])
 
     def start_of_turn(self, turn: int, attempt: int) -> Start | None:
-        """The start of a model call."""
+        """Return the start of a model request."""
         return next((s for s in self.starts if not s.call and (s.turn, s.attempt) == (turn, attempt)), None)
 
     def start_of_call(self, call: str, attempt: int) -> Start | None:
-        """The start of an effect or probe."""
+        """Return the start of an effect or probe."""
         return next((s for s in self.starts if s.call == call and s.attempt == attempt), None)
 
     def bytes_of(self, text: Text) -> bytes | None:
-        """A text as it is in the log, or from a blob that was handed in and has the digest; None without one."""
+        """Return a text from the log, or from a supplied blob that has the digest; None if there is none."""
         return self.supplied_text(text.sha256) if isinstance(text, BlobRef) else text.encode()
 
     def supplied_text(self, sha256: str) -> bytes | None:
-        """What was handed in under this digest, if it has it."""
+        """Return the blob that was supplied under this digest, if it has the digest."""
         data = self.texts.get(sha256)
         return data if data is not None and hashlib.sha256(data).hexdigest() == sha256 else None
 
     def is_approved_by_edit(self, call: Call) -> bool:
-        """Whether a person wrote the arguments that were judged, and by it approved them alone."""
+        """Whether a person wrote the judged arguments, and the edit alone approves them."""
         if call.edit is None or not call.edit.approves or call.judged is None:
             return False
         if self.opened is None or self.opened.policy.quorum > 1:
@@ -152,7 +152,7 @@ class Ledger:
     # --- entering ----------------------------------------------------------------------------------------
 
     def enter(self, n: int, event: AnyEvent) -> None:  # noqa: C901, PLR0912 - one arm an event
-        """Take an event that counts."""
+        """Record an event that counts."""
         self._milestone(n, event)
         if signature := getattr(event, "signature", ""):
             self.signatures.setdefault(signature, n)

@@ -1,7 +1,7 @@
-"""The rules about how a run was opened: with what its agent's version says, or less, and never with more (P4, P5).
+"""The rules about the opening of a run: it gets the rights of its agent's version or fewer, never more (P4, P5).
 
-What an agent may do was deployed by a person under its digest, and a run pins that digest. Handed the stored
-version, this compares the two; without it, only what the event says of itself can be compared.
+A person deployed an agent's rights under a digest, and a run pins that digest. If the stored version is supplied, the
+two are compared; without it, only the fields of the event are compared with each other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CONTRACT_FIELDS = (
 
 
 def check_opened(ledger: Ledger, event: Opened) -> Violations:
-    """What is wrong with what a run was given when it opened."""
+    """Check the rights that a run got when it opened."""
     run_max_s = clamp(event.limits).run_max_s
     if (event.deadline_at - event.at).total_seconds() > run_max_s + CLOCK_SLACK_S:
         yield "opened", f"It may run until {event.deadline_at.isoformat()}, beyond its limit of {run_max_s} s."
@@ -40,14 +40,14 @@ def check_opened(ledger: Ledger, event: Opened) -> Violations:
         return
     agent = agent_of(ledger, event)
     if agent is None:
-        yield "opened", "What its agent's digest names is no agent."
+        yield "opened", "The blob that its agent's digest names is not an agent."
         return
     yield from _check_agent(agent, event)
     yield from _check_tools(agent, event)
 
 
 def agent_of(ledger: Ledger, event: Opened) -> AgentVersion | None:
-    """The version that the run pinned, if it was handed in and is one."""
+    """Return the agent version that the run pinned, if it was supplied and can be decoded."""
     stored = ledger.supplied_text(event.agent.digest)
     try:
         return msgspec.json.decode(stored, type=AgentVersion) if stored is not None else None
@@ -75,7 +75,10 @@ def _check_tools(agent: AgentVersion, event: Opened) -> Violations:
     for granted in event.tools:
         contract = agent.tool(granted.name)
         if contract is None or contract.digest() != granted.contract_digest:
-            yield "opened", f"It grants the tool '{granted.name}' with a contract that agent '{agent.name}' has not."
+            yield (
+                "opened",
+                f"It grants the tool '{granted.name}' with a contract that agent '{agent.name}' does not have.",
+            )
         elif not agent.has_scopes_for(contract):
             yield "opened", f"It grants the tool '{granted.name}', for which agent '{agent.name}' has no scope."
         elif field := _first_difference(granted, contract):
@@ -83,7 +86,7 @@ def _check_tools(agent: AgentVersion, event: Opened) -> Violations:
 
 
 def _first_difference(granted: ToolGrant, contract: Contract) -> str:
-    """The first field in which a grant is not its contract's; timeout and retries may be lower."""
+    """Return the first field in which a grant differs from its contract; timeout and retries may be lower."""
     for field in _CONTRACT_FIELDS:
         if getattr(granted, field) != getattr(contract, field):
             return field

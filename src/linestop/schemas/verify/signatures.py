@@ -1,4 +1,4 @@
-"""Whether the people who are said to have decided signed exactly what the log says (P5)."""
+"""Checks that the people who decided signed exactly the decisions in the log (P5)."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ Violations = Iterator[tuple[Level, Rule, str]]
 
 
 def check_signature(ledger: Ledger, event: Decision, keys: Mapping[str, TrustedKey]) -> Violations:
-    """What is wrong with the signature under a person's word.
+    """Check the signature of a person's decision.
 
-    Once any person's key is known, a decision without a valid signature of a known key is broken: leaving the
-    signature out must not be the way around it. An answer needs none, since services answer too; it is only
-    noted where it claims to come from somebody who could have signed it.
+    Once any person's key is known, a decision without a valid signature of a known key is broken: omitting the
+    signature must not bypass the check. An answer needs no signature, since services answer too; an unsigned answer is
+    only noted if it claims to come from a person who has a key.
     """
     if isinstance(event, Denied) and event.by == "timer":
         return
     what = f"call '{event.call}'" if event.call else "spending"
     if event.signature and event.signature in ledger.signatures:
         first = ledger.signatures[event.signature]
-        yield "broken", "approval", f"The signature about {what} is that of event {first}: a word counts once."
+        yield "broken", "approval", f"The signature about {what} is that of event {first}: a decision counts once."
     key = keys.get(event.key_id)
     if key is None or key.purpose != "person":
         yield from _check_unsigned(event, what, keys)
         return
     controls = _possible_controls(ledger, event)
     if not controls:
-        yield "note", "approval", f"What was signed about {what} is not at hand, so its signature was not checked."
+        yield "note", "approval", f"The signed text about {what} was not supplied, so its signature was not checked."
     elif not any(_is_signed(ledger, event, key, control) for control in controls):
         yield "broken", "approval", f"The signature under the decision about {what} is false."
     elif key.name != event.by:
-        yield "broken", "approval", f"'{key.name}' signed what '{event.by}' is said to have decided."
+        yield "broken", "approval", f"'{key.name}' signed a decision that the log attributes to '{event.by}'."
 
 
 def _check_unsigned(event: Decision, what: str, keys: Mapping[str, TrustedKey]) -> Violations:
     people = {key.name for key in keys.values() if key.purpose == "person"}
     if isinstance(event, Answered) and not event.signature:
         if event.by in people:
-            yield "note", "approval", f"'{event.by}' did not sign the answer to {what}: any service may have given it."
+            yield "note", "approval", f"'{event.by}' did not sign the answer to {what}: any service may have sent it."
     elif people:
         yield "broken", "approval", f"No known key signed the decision about {what}."
     elif event.signature:
@@ -65,10 +65,10 @@ def _is_signed(ledger: Ledger, event: Decision, key: TrustedKey, control: Contro
 
 
 def _possible_controls(ledger: Ledger, event: Decision) -> list[Control]:
-    """What the person may have signed, given what the log kept of it; nothing if a text of it is not at hand.
+    """Return the control messages that the person may have signed; none if a text of the message was not supplied.
 
-    A word without a name is recorded with that of its key. A grant or denial without an expiry of its own is
-    recorded with that of the question. A text may have been sent as such, or be the JSON of another value.
+    A control message without a name is recorded with the name of its key. A grant or denial without its own expiry is
+    recorded with that of the question. A text may have been sent as text, or be the JSON of another value.
     """
     expiries: tuple[datetime | None, ...] = (event.expires_at,)
     contents: list[dict[str, Any]] = [{}]
@@ -103,7 +103,7 @@ def _possible_controls(ledger: Ledger, event: Decision) -> list[Control]:
 
 
 def _possible_values(ledger: Ledger, text: Text) -> list[Any]:
-    """The text, and the JSON value that it may be; nothing if it is stored elsewhere and was not handed in."""
+    """Return the text, and the JSON value that it may be; nothing if its blob was not supplied."""
     data = ledger.bytes_of(text)
     if data is None:
         return []

@@ -1,4 +1,4 @@
-"""The rules about money held, settled and warned of (P4)."""
+"""The rules about holds, settlements, waits for money and budget warnings (P4)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from linestop.schemas.verify.verdict import Rule
 
 Violations = Iterator[tuple[Rule, str]]
 _RESERVED_BEFORE_MAX_S = 600
-"""How long before its event a hold may have been taken from the accounts: their hour or day may end in between."""
+"""How long before its event a hold may have been taken from the accounts: an hour or day may end in between."""
 
 
 def check_held(ledger: Ledger, event: Held) -> Violations:
-    """What is wrong with a hold: over the run's limit, or over an account's."""
+    """Check that a hold fits the run's limit and the limits of the accounts."""
     held, hold_max_micros = ledger.held_micros + event.amount_micros, ledger.limits.cost_max_micros
     if event.amount_micros < 0 or held > hold_max_micros:
         yield "budget", f"The run would hold {held} micro-dollars; its limit is {hold_max_micros}."
     if event.hold in ledger.holds:
-        yield "budget", f"The hold '{event.hold}' is there twice."
+        yield "budget", f"The hold '{event.hold}' exists twice."
     for line in event.accounts:
         if line.before_micros < 0 or line.before_micros + event.amount_micros > line.limit_micros:
             yield "budget", f"The hold does not fit into the account '{line.account}'."
@@ -30,7 +30,7 @@ def check_held(ledger: Ledger, event: Held) -> Violations:
 
 
 def _check_accounts(ledger: Ledger, event: Held) -> Violations:
-    """Every hold is taken from the system's hour and the tenant's day, and from the user's if the task names one."""
+    """Check a hold's accounts: the system's hour, the tenant's day, and the user's day if the task names a user."""
     hold = f"{ledger.tenant}.{ledger.run}.{ledger.holds_made + 1}"
     if event.hold != hold:
         yield "budget", f"The hold is called '{event.hold}'; the run's next is '{hold}'."
@@ -38,7 +38,7 @@ def _check_accounts(ledger: Ledger, event: Held) -> Violations:
     due = ["system", f"tenant-{ledger.tenant}", *([f"user-{ledger.tenant}-"] if user else [])]
     named = [line.account for line in event.accounts]
     if len(named) != len(due) or not all(name.startswith(start) for name, start in zip(named, due, strict=True)):
-        yield "budget", f"It is taken from the accounts {', '.join(named) or 'of nobody'}; due are {', '.join(due)}."
+        yield "budget", f"It is taken from the accounts {', '.join(named) or 'none'}; due are {', '.join(due)}."
         return
     moments = (event.at, event.at - timedelta(seconds=_RESERVED_BEFORE_MAX_S))
     for line in event.accounts:
@@ -48,7 +48,7 @@ def _check_accounts(ledger: Ledger, event: Held) -> Violations:
 
 
 def check_settled(ledger: Ledger, event: Settled) -> Violations:
-    """What is wrong with an account of the run's money."""
+    """Check the settlement of the run's money."""
     if ledger.open_starts:
         yield "budget", f"It settles the run while {ledger.open_starts[0].label} is open."
     yield from _check_lines(ledger, event.holds)
@@ -62,7 +62,7 @@ def check_settled(ledger: Ledger, event: Settled) -> Violations:
 
 
 def _check_lines(ledger: Ledger, holds: tuple[SettledHold, ...]) -> Violations:
-    """What is wrong with the account of the open holds: each is named once, with what was spent of it."""
+    """Check the lines of the open holds: each hold is named once, with the amount that was spent of it."""
     amounts = {hold: held.amount_micros for hold, held in ledger.holds.items()}
     named = {line.hold: line for line in holds}
     if set(named) != set(amounts) or len(named) != len(holds):
@@ -70,14 +70,14 @@ def _check_lines(ledger: Ledger, holds: tuple[SettledHold, ...]) -> Violations:
     for hold, line in named.items():
         amount = amounts.get(hold, -1)
         if line.spent_micros < 0 or line.released_micros != max(amount - line.spent_micros, 0):
-            yield "budget", f"What it says is spent and released of the hold '{hold}' is not what was held."
+            yield "budget", f"The amounts spent and released of the hold '{hold}' do not add up to the hold."
     spent, sums = ledger.spent_micros - ledger.settled_micros, sum(line.spent_micros for line in holds)
     if sums != (max(spent, 0) if amounts else 0):
         yield "budget", f"It settles {sums} micro-dollars as spent; by the log it is {spent}."
 
 
 def check_queued(ledger: Ledger, event: Queued) -> Violations:
-    """What is wrong with a wait for money: there was room, or it gives back something else than what is left."""
+    """Check a wait for money: the accounts had no room, and exactly the unspent rest is given back."""
     if ledger.open_starts:
         yield "budget", f"It gives the run's money back while {ledger.open_starts[0].label} is open."
     yield from _check_lines(ledger, event.holds)
@@ -93,7 +93,7 @@ def check_queued(ledger: Ledger, event: Queued) -> Violations:
 
 
 def check_warned(ledger: Ledger, event: Warned) -> Violations:
-    """What is wrong with a warning: it comes once a limit, so a false one would keep the true one back."""
+    """Check a warning: each limit has one only, so a false one would suppress the true one."""
     reserved = sum(start.cost_max_micros for start in ledger.open_starts)
     due = {
         "cost_max_micros": (ledger.spent_micros + reserved, ledger.limits.cost_max_micros),

@@ -1,4 +1,4 @@
-"""Which tokens of a run are not known."""
+"""Which answers of a run did not report their tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from linestop.schemas.events import Compacted, ModelFailedEvent, Proposed
 
 
 def has_unreported_tokens(event: Proposed | ModelFailedEvent | Compacted) -> bool:
-    """Whether the tokens of an answer are not known, so that they count as they were reserved."""
+    """Whether the tokens of an answer are unknown, so that the reserved number counts."""
     match event:
         case Proposed():
             return event.usage_source == "reserved"

@@ -1,4 +1,4 @@
-"""What a check of a log says: a verdict, and one sentence for each thing that is wrong."""
+"""The verdict on a log, with one sentence for each problem."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import msgspec
 Level = Literal["broken", "ignored", "void", "note"]
 """How bad a problem is.
 
-``broken``: a rule of the log or a promise does not hold. ``ignored``: an event of the chain that every reader
-passes over, and that an honest role may have said. ``void``: a message that is no part of the chain. ``note``:
-something this check could not look at.
+``broken``: a rule of the log or a promise does not hold. ``ignored``: an event of the chain that every reader ignores,
+and that an honest role may have appended. ``void``: a message that is not part of the chain. ``note``: a fact that
+could not be checked.
 """
 
 Rule = Literal[
@@ -33,12 +33,12 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What the log proves.
+    """The facts that the log proves.
 
     ``n`` is the event up to which ``status`` holds: the last one vouched for by a signed checkpoint
     (``authentic``), the last one of the chain (``consistent``), or the first broken one (``broken``).
     ``authentic_n`` is 0 without a valid checkpoint; a broken log may still be authentic before the break.
-    ``sealed`` says whether its end is there: a run that goes on has none, and a log that was cut off neither.
+    ``sealed`` says whether the log has its end: a run that is still running has none, nor has a log that was cut off.
     """
 
     tenant: str
@@ -53,7 +53,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def broken(self) -> bool:
-        """Whether anything is wrong that may not be."""
+        """Whether any problem breaks the log."""
         return self.status == "broken"
 
     @property
