@@ -110,7 +110,7 @@ def test_the_digest_changes_with_the_configuration_and_with_nothing_else(tmp_pat
         ("[nats]\nurl = 'nats://a:b@broker'", "linestop.toml, nats.url: 'broker' is no address"),
         ("[accounts]\nuser_day_micros = -1", "linestop.toml, accounts.user_day_micros: give 0 to"),
         ("[accounts]\nuser_day_micros = 99999999999999999999", "accounts.user_day_micros: give 0 to"),
-        ("[egress]\nallow = ['http://a.example/']", "linestop.toml, egress.allow: 'http://a.example/' is no host"),
+        ("[egress]\nallow = ['http://a.example/']", "linestop.toml, egress.allow: 'http://a.example/' is not a host"),
         ("[secrets]\nmail = 'hunter2'", "linestop.toml, secrets.mail: write env:NAME or file:PATH"),
         ("playbooks = ['']", "linestop.toml, playbooks: '' is no path"),
         ("x = " + "[" * 100_000, "is not TOML: its values are nested too deeply"),

@@ -35,7 +35,7 @@ async def test_a_run_of_a_function_that_returns_40_mb_fails_with_a_sentence(tmp_
         run = (await client.submit(AGENT, str(40 * 1024 * 1024))).run
         outcome = await client.outcome(run, timeout_s=20)
         assert outcome.status == "failed"
-        assert "What the planner function returned has too many bytes" in outcome.why
+        assert "The plan that the planner function returned has too many bytes" in outcome.why
         for size, status, why in ((100, "completed", ""), (PLAN_BYTES_MAX, "failed", "give a shorter one")):
             run = (await client.submit(AGENT, str(size))).run
             outcome = await client.outcome(run, timeout_s=20)

@@ -1,4 +1,4 @@
-"""Argument types as authors of tools write them, each with a value that fits and one that does not."""
+"""Argument types as authors of tools write them, each with a value that fits and one that does not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server of canned answers on loopback, and an environment that no SDK can read anything from."""
+"""A server of canned answers on loopback, and an environment without any variable that an SDK reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Serve = Callable[[list[Canned]], AbstractAsyncContextManager[Served]]
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take away every variable that an SDK might act upon."""
+    """Remove every variable that an SDK might read."""
     for name in list(os.environ):
         if name.startswith(("ANTHROPIC_", "OPENAI_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

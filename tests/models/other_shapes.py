@@ -1,4 +1,4 @@
-"""A type with the name of another one in ``argument_shapes``, and other fields."""
+"""A type that shares its name with one in ``argument_shapes``, but has other fields."""
 
 from __future__ import annotations
 

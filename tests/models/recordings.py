@@ -1,7 +1,7 @@
-"""Recorded traffic of providers, read by a few plain lines: what was asked, and what must come of each answer.
+"""Reads recorded traffic of providers by a few plain lines: the requests, and the expected outcome of each answer.
 
 Nothing here knows a particular recording. Whether an answer is to be understood or refused, and why, follows from
-its path, its status and what it says, so a recording that nobody has seen yet is judged like the others.
+its path, its status and its content, so an unknown recording is judged like the others.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _STOP_REASONS = {
 
 @dataclass
 class ExpectedReply:
-    """An answer that must be understood, as its provider meant it."""
+    """An answer that must be understood, with its intended content."""
 
     model: str
     stop_reason: str
@@ -46,7 +46,7 @@ class ExpectedReply:
 
 @dataclass
 class ExpectedFailure:
-    """An answer that must be refused: how, and with which words."""
+    """An answer that must be refused: the class and the words of the failure."""
 
     kind: FailureClass
     words: str
@@ -54,14 +54,14 @@ class ExpectedFailure:
 
 
 def wire_of(interaction: Raw) -> str:
-    """Which of linestop's two protocols this exchange speaks, or nothing."""
+    """Which of linestop's two protocols this exchange uses, or None."""
     path = interaction["path"].partition("?")[0].rstrip("/")
     posted = interaction.get("method", "POST") == "POST" and isinstance(interaction["request"], dict)
     return next((wire for end, wire in _WIRES.items() if posted and path.endswith(end)), "")
 
 
 def expected(interaction: Raw) -> ExpectedReply | ExpectedFailure:
-    """What must come of a recorded answer."""
+    """The expected outcome of a recorded answer."""
     status, response = interaction["status"], interaction["response"]
     if status >= 300:
         return _failure_of_status(status, response)
@@ -90,7 +90,7 @@ def _expected_of_response(wire: str, response: Any) -> ExpectedReply | ExpectedF
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return ExpectedFailure("malformed", "not its protocol")
     if stop is None and reply.calls and all(_is_object(args) for _, args in reply.calls):
-        # Some proxies never say why they stop; calls that are complete are whole all the same.
+        # Some proxies send no stop reason; complete calls count all the same.
         stop = "tool_calls"
     if stop is None:
         return ExpectedFailure("unknown", "")
@@ -185,7 +185,7 @@ def _openai(response: Raw) -> tuple[str | None, ExpectedReply]:
             "fresh_in": usage["prompt_tokens"] - cached - written,
             "cache_read": cached,
             "cache_write": written,
-            # Some servers leave reasoning out of it.
+            # Some servers leave reasoning out of the output.
             "out": max(usage["completion_tokens"], usage.get("total_tokens", 0) - usage["prompt_tokens"]),
             "reasoning": _fields(usage.get("completion_tokens_details")).get("reasoning_tokens") or 0,
         }
@@ -226,7 +226,7 @@ _JOIN_STREAM: dict[str, Callable[[list[Raw]], Raw]] = {"anthropic": _anthropic_j
 
 
 def request_of(interaction: Raw) -> ModelRequest:
-    """The recorded request in linestop's words, server-side tools left out; of a foreign protocol only its model."""
+    """The recorded request in linestop's types, without server-side tools; for another protocol only its model."""
     wire, recorded = wire_of(interaction), interaction["request"]
     if not wire:
         provider = "anthropic" if "anthropic" in interaction.get("host", "") else "openai"

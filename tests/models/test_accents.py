@@ -1,4 +1,4 @@
-"""What real servers send besides the textbook: whole bodies, odd streams, garbage."""
+"""What real servers send beyond the standard: whole bodies, odd streams, garbage."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def _ask(serve: Serve, answer: Canned, provider: str = "openai", **changes
 async def test_complete_calls_without_a_finish_reason_are_usable_when_the_stream_ended_well(
     serve: Serve, events: tuple[object, ...]
 ) -> None:
-    """Some proxies never say tool_calls; usage or the end mark shows that nothing was cut off."""
+    """Some proxies never send tool_calls; usage or the end mark shows that nothing was cut off."""
     for done in (True, False):
         reply = await _ask(serve, (200, SSE, _sse(*events, done=done)))
         assert (reply.stop_reason, [call.name for call in reply.calls]) == ("calls", ["clock"])
@@ -81,7 +81,7 @@ async def test_calls_without_any_end_are_not_usable(serve: Serve) -> None:
     ],
 )
 async def test_an_answer_that_may_be_half_needs_a_finish_reason(serve: Serve, delta: dict[str, Any]) -> None:
-    """Text may stop anywhere and look whole, arguments may not even look so."""
+    """Text may stop anywhere and look complete; cut arguments do not even look complete."""
     with pytest.raises(ModelFailed, match="without saying why") as failed:
         await _ask(serve, (200, SSE, _sse(_chunk(delta), _chunk({}, None, usage=USAGE))))
     assert failed.value.kind == "malformed"
@@ -96,7 +96,7 @@ async def test_ids_that_start_at_zero_every_time_become_unique(serve: Serve) -> 
 
 
 async def test_fragments_without_an_index_are_put_together(serve: Serve) -> None:
-    """A fragment with an id begins a call, one without continues it."""
+    """A fragment with an id begins a call, and one without an id continues it."""
     parts = [
         {"id": "call_aaaaaaaa", "function": {"name": "clock", "arguments": '{"a"'}},
         {"function": {"arguments": ": 1}"}},
@@ -110,14 +110,14 @@ async def test_fragments_without_an_index_are_put_together(serve: Serve) -> None
     )
 
 
-async def test_usage_that_is_not_reported_is_said_to_be_missing(serve: Serve) -> None:
-    """Budget then charges the reservation instead of nothing."""
+async def test_usage_that_is_not_reported_is_missing_in_the_reply(serve: Serve) -> None:
+    """The budget then charges the reservation instead of nothing."""
     reply = await _ask(serve, (200, SSE, _sse(_chunk({"content": "Noon."}, "stop"))))
     assert (reply.text, reply.usage_reported, reply.usage) == ("Noon.", False, Usage())
 
 
 async def test_reasoning_that_is_left_out_of_the_output_is_counted(serve: Serve) -> None:
-    """The total tells what the completion figure of some servers hides."""
+    """The total shows what the completion figure of some servers hides."""
     usage = {
         "prompt_tokens": 10,
         "completion_tokens": 4,
@@ -137,7 +137,7 @@ async def test_a_refusal_field_is_a_refusal(serve: Serve) -> None:
 
 
 async def test_an_error_in_the_stream_keeps_its_class(serve: Serve) -> None:
-    """A provider that breaks down after the 200 says so in an event."""
+    """A provider that fails after the 200 reports that in an event."""
     event = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
     with pytest.raises(ModelFailed, match="Overloaded") as failed:
         await _ask(serve, (200, SSE, _sse(event, done=False)), "anthropic")
@@ -174,7 +174,7 @@ async def test_an_error_in_the_stream_keeps_its_class(serve: Serve) -> None:
 async def test_garbage_with_a_good_status_is_malformed(
     serve: Serve, provider: str, body: bytes, *, streamed: bool
 ) -> None:
-    """What the SDKs turn into objects full of None, or raise raw errors for, is one clear failure."""
+    """Bodies that the SDKs turn into objects full of None, or into raw errors, are one clear failure."""
     answer = (200, SSE, b"data: %b\n\n" % body) if streamed else (200, JSON, body)
     with pytest.raises(ModelFailed) as failed:
         await _ask(serve, answer, provider)
@@ -191,7 +191,7 @@ async def test_garbage_with_a_good_status_is_malformed(
     ],
 )
 async def test_events_out_of_order_are_malformed(serve: Serve, events: list[dict[str, Any]]) -> None:
-    """Whatever comes before its message has begun cannot be put together."""
+    """An event before the start of its message belongs to nothing."""
     with pytest.raises(ModelFailed) as failed:
         await _ask(serve, (200, SSE, _sse(*events, done=False)), "anthropic")
     assert failed.value.kind == "malformed"
@@ -212,7 +212,7 @@ def _message_start() -> dict[str, Any]:
     ],
 )
 async def test_a_block_that_is_not_whole_is_malformed(serve: Serve, middle: list[dict[str, Any]]) -> None:
-    """An unknown delta, one for another block, or a block that never ends: something is missing."""
+    """An unknown delta, a delta for another block, or a block that never ends: something is missing."""
     events = [
         _message_start(),
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
@@ -252,7 +252,7 @@ async def test_text_in_parts_is_text(serve: Serve) -> None:
 
 @both
 async def test_a_redirect_is_not_followed(serve: Serve, provider: str) -> None:
-    """It would carry key and conversation to an address that nobody configured."""
+    """It would carry key and conversation to an address that is not configured."""
     with pytest.raises(ModelFailed, match="answered 307") as failed:
         await _ask(serve, (307, {"location": "http://127.0.0.1:9/"}, b""), provider)
     assert failed.value.kind == "permanent"
@@ -271,7 +271,7 @@ async def test_a_redirect_is_not_followed(serve: Serve, provider: str) -> None:
 async def test_a_parameter_outside_the_list_is_refused_before_anything_is_sent(
     serve: Serve, provider: str, params: dict[str, Any], name: str
 ) -> None:
-    """What is unknown, dearer than the reservation or the adapter's own never reaches a provider."""
+    """A parameter that is unknown, dearer than the reservation or set by the adapter never reaches a provider."""
     async with serve([]) as (url, received):
         client = open_model(f"{provider}/m", base_url=url)
         request = ModelRequest(model=f"{provider}/m", system="", messages=(), params=params)
@@ -281,8 +281,8 @@ async def test_a_parameter_outside_the_list_is_refused_before_anything_is_sent(
         assert (failed.value.kind, received) == ("permanent", [])
 
 
-async def test_what_is_set_reaches_the_wire(serve: Serve) -> None:
-    """Parameters, limits, schemas and the knobs of local servers are in the body that is sent."""
+async def test_configured_parameters_reach_the_wire(serve: Serve) -> None:
+    """Parameters, limits, schemas and the settings of local servers are in the body that is sent."""
     schema = {"type": "object"}
     async with serve([(500, {}, b""), (500, {}, b"")]) as (url, received):
         for provider, params in (
@@ -318,7 +318,7 @@ async def test_what_is_set_reaches_the_wire(serve: Serve) -> None:
 
 
 def test_the_page_lists_the_parameters_that_are_sent() -> None:
-    """Documentation and lists cannot part ways."""
+    """The documentation and the lists in the code cannot differ."""
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
     section = page.partition("**Parameters.**")[2].partition("## ")[0]
     anthropic_part, _, openai_part = section.partition("- `openai/`")

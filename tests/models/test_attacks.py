@@ -1,4 +1,4 @@
-"""Answers that nobody should send: each becomes one event of bounded size and cost, and never a traceback."""
+"""Hostile answers: each becomes one event of bounded size and cost, and never a traceback."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ both = pytest.mark.parametrize("provider", ["anthropic", "openai"])
 
 @asynccontextmanager
 async def _server(play: WriteResponse, request_sizes: list[int]) -> AsyncGenerator[str]:
-    """A server that reads a request's head and body, then lets ``play`` write what it likes."""
+    """A server that reads a request's head and body, then lets ``play`` write anything."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -45,7 +45,7 @@ async def _server(play: WriteResponse, request_sizes: list[int]) -> AsyncGenerat
             request_sizes.append(len(await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))))
             await play(writer)
         except (ConnectionError, asyncio.IncompleteReadError):
-            # The client has had enough, which is the point.
+            # The client has stopped reading, as it should.
             pass
         finally:
             writer.close()
@@ -59,7 +59,7 @@ async def _server(play: WriteResponse, request_sizes: list[int]) -> AsyncGenerat
 
 
 async def _event(play: WriteResponse, provider: str, *, purpose: Any = "turn", deadline_s: float = 10.0) -> AnyEvent:  # noqa: ANN401
-    """What the planner says of an answer; it has asked once, and what it says fits into a message."""
+    """The planner's event for an answer; the planner has sent one request, and the event fits into a message."""
     now = datetime.now(UTC)
     request = ModelRequest(
         model=f"{provider}/m", system="", messages=(Message(role="user", text="Time?"),), tools=TOOLS,
@@ -163,7 +163,7 @@ CASES: dict[str, tuple[str, bytes, str, int]] = {
         "not its protocol",
         90,
     ),
-    "half a character": (
+    "an unpaired surrogate": (
         "anthropic",
         _text("anthropic", "ABC").replace(b"ABC", b"\\ud800"),
         "not its protocol",
@@ -180,7 +180,7 @@ CASES: dict[str, tuple[str, bytes, str, int]] = {
 
 @pytest.mark.parametrize("case", CASES)
 async def test_an_answer_that_cannot_be_used_is_one_failure_with_its_reason(case: str) -> None:
-    """It costs what was reported and believed, else the reservation."""
+    """It costs the reported and plausible usage, else the reservation."""
     provider, body, sentence, charged = CASES[case]
     event = await _event(_respond_with(body), provider)
     assert isinstance(event, ModelFailedEvent)
@@ -188,8 +188,8 @@ async def test_an_answer_that_cannot_be_used_is_one_failure_with_its_reason(case
     assert event.charged_micros == charged
 
 
-async def test_names_that_a_provider_makes_up_are_cut() -> None:
-    """Nothing looks into them but people; no tool's name is as long, so no call finds another tool by that."""
+async def test_names_that_a_provider_invents_are_cut() -> None:
+    """Only people read them; no tool has such a long name, so a cut name never selects another tool."""
     body = _openai({"tool_calls": [_call(name="x" * 400_000)]}, finish="tool_calls", model="m" * 400_000)
     event = await _event(_respond_with(body.replace(b'"c1"', b'"%b"' % (b"c" * 400_000))), "openai")
     assert isinstance(event, Proposed)
@@ -197,7 +197,7 @@ async def test_names_that_a_provider_makes_up_are_cut() -> None:
 
 
 async def test_more_cached_tokens_than_tokens_are_not_charged() -> None:
-    """The parts cannot be more than the whole."""
+    """The cached tokens cannot be more than all tokens."""
     usage = USAGE | {"prompt_tokens_details": {"cached_tokens": 10**9, "cache_write_tokens": 10**9}}
     event = await _event(_respond_with(_openai({"content": "x"}, usage=usage)), "openai")
     assert isinstance(event, Proposed)
@@ -207,15 +207,15 @@ async def test_more_cached_tokens_than_tokens_are_not_charged() -> None:
 
 @pytest.mark.parametrize("start", [{}, {"usage": None}])
 async def test_an_answer_without_usage_stands_and_counts_at_its_reservation(start: dict[str, Any]) -> None:
-    """A compatible server may count nothing."""
+    """A compatible server may report no usage."""
     event = await _event(_respond_with(_anthropic({"type": "text", "text": "Noon."}, **start)), "anthropic")
     assert isinstance(event, Proposed)
     assert (event.text, event.usage_source, event.cost_micros) == ("Noon.", "reserved", RESERVED)
 
 
 @both
-async def test_a_long_answer_is_whole(provider: str) -> None:
-    """Ten megabytes are odd, but an answer."""
+async def test_a_long_answer_is_complete(provider: str) -> None:
+    """Ten megabytes are unusual, but still an answer."""
     piece = "x" * 5_000_000
     body = _openai({"content": piece}, {"content": piece}) if provider == "openai" else b""
     if provider == "anthropic":
@@ -240,7 +240,7 @@ async def test_a_long_answer_is_whole(provider: str) -> None:
     ],
 )
 async def test_an_unreadable_retry_after_is_left_out(provider: str, wait: str, seconds: float | None) -> None:
-    """Whatever a server writes there, the failure stays what it is."""
+    """The failure stays the same, whatever the header contains."""
     event = await _event(_respond_with(b"{}", "429 Slow", "application/json", f"retry-after: {wait}"), provider)
     assert isinstance(event, ModelFailedEvent)
     assert (event.kind, event.retry_after_s, event.charged_micros) == ("rate_limit", seconds, 0)
@@ -259,7 +259,7 @@ async def test_an_unreadable_retry_after_is_left_out(provider: str, wait: str, s
 async def test_an_error_message_is_passed_on_without_the_key(
     provider: str, error: dict[str, Any], kind: str, sentence: str
 ) -> None:
-    """The words go into a log that keeps them for ever."""
+    """The message is stored in a log permanently."""
     if kind == "refusal" and provider == "anthropic":
         kind = "permanent"
     request = ModelRequest(model=f"{provider}/m", system="", messages=(Message(role="user", text="Time?"),))
@@ -276,7 +276,7 @@ async def test_an_error_message_is_passed_on_without_the_key(
 
 @both
 async def test_the_body_of_an_error_is_read_to_a_bound(provider: str) -> None:
-    """A server that never ends its error cannot fill the memory, nor hold the call until its deadline."""
+    """A server that never ends its error can neither fill the memory nor delay the request to its deadline."""
     sent = 0
 
     async def play(writer: asyncio.StreamWriter) -> None:
@@ -295,7 +295,7 @@ async def test_the_body_of_an_error_is_read_to_a_bound(provider: str) -> None:
 
 @both
 async def test_a_compressed_answer_is_read_and_a_false_one_fails(provider: str) -> None:
-    """What unfolds to more than an answer may have is stopped on the way."""
+    """Decompression stops as soon as the answer is over its limit."""
     packed = "content-encoding: gzip"
     good = await _event(
         _respond_with(gzip.compress(_text(provider, "Noon.")), "200 OK", "text/event-stream", packed), provider
@@ -311,7 +311,7 @@ async def test_a_compressed_answer_is_read_and_a_false_one_fails(provider: str) 
 
 @both
 async def test_a_byte_order_mark_before_the_first_event_is_skipped(provider: str) -> None:
-    """Left there, it would swallow the first piece of the answer without a trace."""
+    """If it were kept, the first piece of the answer would be lost without a trace."""
     event = await _event(_respond_with(b"\xef\xbb\xbf" + _text(provider, "Noon.")), provider)
     assert isinstance(event, Proposed)
     assert event.text == "Noon."
@@ -322,7 +322,7 @@ async def test_a_byte_order_mark_before_the_first_event_is_skipped(provider: str
     "body", [b"", b"SSH-2.0-hello\r\n", b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n", b"HTTP/1.1 204 No\r\n\r\n"]
 )
 async def test_an_empty_response_is_unavailable_and_charged(provider: str, body: bytes) -> None:
-    """Something took the request, so it may be billed."""
+    """The server took the request, so it may be billed."""
 
     async def play(writer: asyncio.StreamWriter) -> None:
         writer.write(body)
@@ -335,7 +335,7 @@ async def test_an_empty_response_is_unavailable_and_charged(provider: str, body:
 
 @both
 async def test_an_endless_error_body_ends_at_the_deadline(provider: str) -> None:
-    """The deadline is of the whole call, also of reading why it failed."""
+    """The deadline bounds the whole request, including reading the reason of its failure."""
     left = asyncio.Event()
 
     async def play(writer: asyncio.StreamWriter) -> None:
@@ -351,7 +351,7 @@ async def test_an_endless_error_body_ends_at_the_deadline(provider: str) -> None
 
 
 async def test_a_summary_that_is_too_long_to_store_is_a_failure() -> None:
-    """It would stand in every later prompt, and does not fit into an event."""
+    """It would be in every later prompt, and does not fit into an event."""
     event = await _event(_respond_with(_text("openai", "x" * 40_000)), "openai", purpose="compact")
     assert isinstance(event, ModelFailedEvent)
     assert "at most 32768 can be kept" in event.message
@@ -361,7 +361,7 @@ async def test_a_summary_that_is_too_long_to_store_is_a_failure() -> None:
 
 @both
 async def test_a_connection_that_the_server_closed_is_not_used_again(provider: str) -> None:
-    """A server may end an idle connection at any time; the next call opens its own."""
+    """A server may close an idle connection at any time; the next request opens a new one."""
     asked: list[int] = []
     now = datetime.now(UTC)
     request = ModelRequest(model=f"{provider}/m", system="", messages=(Message(role="user", text="Time?"),))
@@ -380,7 +380,7 @@ async def test_a_connection_that_the_server_closed_is_not_used_again(provider: s
 
 @pytest.mark.parametrize("key", ["n", "best_of", "max_completion_tokens", "service_tier"])
 async def test_an_extra_that_breaks_the_bound_is_refused_before_anything_is_sent(key: str) -> None:
-    """Five answers cost five times what one reserves."""
+    """Five answers cost five times the reservation of one."""
     request = ModelRequest(model="openai/m", system="", messages=(), params={"extra_body": {key: 5}})
     caller = Requester()
     work = ModelWork(
@@ -404,13 +404,13 @@ def leaving(messages: tuple[Message, ...]) -> Plan:
 
 
 def unwritable(messages: tuple[Message, ...]) -> Plan:
-    """A planner whose arguments are no JSON."""
+    """A planner whose arguments are not JSON."""
     return Plan(calls=(("clock", {"messages": object(), "n": messages}),))
 
 
 @pytest.mark.parametrize("function", ["nothing", "leaving", "unwritable", "CASES", "no_such_function"])
-async def test_a_planner_function_that_gives_no_plan_is_a_permanent_failure(function: str) -> None:
-    """A person's mistake is told in one sentence, as a model's is."""
+async def test_a_planner_function_that_returns_no_plan_is_a_permanent_failure(function: str) -> None:
+    """A mistake of an author is reported in one sentence, like one of a model."""
     request = ModelRequest(model="function/f", system="", messages=())
     work = ModelWork(
         tenant="acme", run="r1", turn=1, attempt=1, request=request, price=PRICE, cost_max_micros=0,
@@ -421,10 +421,10 @@ async def test_a_planner_function_that_gives_no_plan_is_a_permanent_failure(func
     assert failed.value.kind == "permanent"
 
 
-async def test_a_planner_module_that_breaks_is_a_permanent_failure(
+async def test_a_planner_module_that_cannot_be_imported_is_a_permanent_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Importing runs somebody's code, which may raise anything."""
+    """Importing runs the code of the module, which may raise anything."""
     (tmp_path / "broken_flow.py").write_text("1 / 0\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     with pytest.raises(ModelFailed, match=r"cannot be imported \(ZeroDivisionError"):

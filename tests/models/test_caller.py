@@ -1,4 +1,4 @@
-"""The planner's voice: what it sends is what was started and paid for, and nothing leaves too late."""
+"""The planner's requests: each one was started and paid for, and none leaves too late."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _work(model: str, **changes: Any) -> ModelWork:  # noqa: ANN401 - any field
 
 
 async def _turn(story: Story, caller: Requester) -> None:
-    """Perform the open model call with real requests, then let the roles go on."""
+    """Perform the open model request with real HTTP, then let the roles continue."""
     started = story.run.entries[story.open_model() - 1].event
     assert isinstance(started, ModelStarted)
     planner = Planner(caller)
@@ -91,7 +91,7 @@ async def _turn(story: Story, caller: Requester) -> None:
 async def test_a_server_gets_exactly_the_requests_that_were_started_and_paid_for(
     able: str, mode: ToolMode, requests: int
 ) -> None:
-    """Finding out what a server can do costs no request that has no start of its own."""
+    """Also while the abilities of a server are unknown, every request has its own start."""
     price = ModelChoice(model="openai/m", price=PRICE)
     async with PlaybookServer(parse_playbook(BOOK.replace("MODE", able))) as server, _caller() as caller:
         tools = tuple(contract for contract in CONTRACTS if contract.name == "look")
@@ -112,8 +112,8 @@ async def test_a_server_gets_exactly_the_requests_that_were_started_and_paid_for
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "openai", "playbook"])
-async def test_a_call_whose_start_by_has_passed_sends_nothing(provider: str) -> None:
-    """It is free, and it is tried again as a start of its own."""
+async def test_a_request_whose_start_by_has_passed_sends_nothing(provider: str) -> None:
+    """It is free, and it is tried again with a new start."""
     async with PlaybookServer(parse_playbook('name = "m"\n[[step]]\nsay = "x"')) as server, _caller() as caller:
         expired = _work(f"{provider}/m", base_url=server.url, start_by=datetime.now(UTC))
         with pytest.raises(ModelFailed, match="start_by") as failed:
@@ -127,7 +127,7 @@ async def test_a_call_whose_start_by_has_passed_sends_nothing(provider: str) -> 
 
 
 async def test_start_by_is_checked_when_the_connection_is_open() -> None:
-    """Connecting may take longer than the moment in which a call may begin."""
+    """Connecting may take longer than the time in which a request may begin."""
     got: list[bytes] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -165,8 +165,8 @@ def plan(messages: tuple[Message, ...]) -> Plan:
     return Plan(answer="done")
 
 
-async def test_a_function_is_not_asked_after_its_start_by_either() -> None:
-    """The promise is about starts, whoever performs them."""
+async def test_a_function_is_not_called_after_its_start_by_either() -> None:
+    """The guarantee covers every start, of a model as of a function."""
     async with _caller() as caller:
         name = f"python:{__name__}.plan"
         with pytest.raises(ModelFailed, match="start_by"):
@@ -179,7 +179,7 @@ async def test_a_function_is_not_asked_after_its_start_by_either() -> None:
 
 @pytest.mark.parametrize("provider", ["anthropic", "playbook"])
 async def test_deltas_contain_a_known_secret_neither_whole_nor_in_pieces(provider: str) -> None:
-    """Tokens are shown as they come, and a server breaks them where it likes."""
+    """Tokens are shown as they come, and a server may split them anywhere."""
     deltas: list[str] = []
     at: list[int] = []
 
@@ -215,7 +215,7 @@ async def test_a_failing_watcher_does_not_lose_the_answer() -> None:
 
 
 def test_unpaired_surrogates_are_replaced_in_answers_and_failures() -> None:
-    """No event could hold them: the attempt would stay open until its end, and be charged in full."""
+    """An event cannot hold them: the attempt would stay open until its deadline, and be charged in full."""
     half = "a\ud83d"
     reply = ModelReply(
         text="t", calls=(ToolCall(id="c", name=half, args="{}"),), stop_reason="calls", usage=Usage(out=3),

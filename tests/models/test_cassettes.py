@@ -50,7 +50,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem[:90])
 async def test_a_recorded_conversation_is_understood_or_refused_clearly(serve: Serve, file: Path) -> None:
-    """Text, calls, usage and cost are the recorded ones; whatever else it is, the failure says what."""
+    """Text, calls, usage and cost are the recorded ones; any other answer fails with its reason."""
     outcomes = [await replayed(serve, each) for each in interactions(file)]
     assert outcomes
     if file.stem in FLOOR:
@@ -64,7 +64,7 @@ def interactions(file: Path) -> list[Raw]:
 
 
 def recorded(response: object, *, path: str = "/v1/chat/completions", status: int = 200, **request: object) -> Raw:
-    """An exchange that nobody recorded."""
+    """An invented exchange."""
     kind = "text/event-stream" if isinstance(response, str) else "application/json"
     asked = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "hello"}], **request}
     return {
@@ -73,7 +73,7 @@ def recorded(response: object, *, path: str = "/v1/chat/completions", status: in
     }  # fmt: skip
 
 
-def said(finish: str, **message: object) -> Raw:
+def whole_answer(finish: str, **message: object) -> Raw:
     """A whole answer of Chat Completions without usage."""
     choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", **message}}
     return {"id": "c1", "object": "chat.completion", "model": "gpt-5-mini", "choices": [choice]}
@@ -87,11 +87,11 @@ def streamed(*events: object) -> str:
 CALL = {"id": "call_12345678", "type": "function", "function": {"name": "files__read", "arguments": "{not json"}}
 OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
 INVENTED_RECORDINGS: dict[str, tuple[Raw, FailureClass | None, str]] = {
-    "a call with arguments that are no JSON": (recorded(said("tool_calls", tool_calls=[CALL])), None, ""),
-    "an answer that was cut": (recorded(said("length", content="half")), "truncated", "output_tokens_max"),
-    "an answer that was withheld": (recorded(said("content_filter")), "refusal", "content filter"),
-    "a refusal": (recorded(said("stop", refusal="No.")), "refusal", "No."),
-    "an unknown reason": (recorded(said("tired", content="x")), "malformed", "tired"),
+    "a call with arguments that are not JSON": (recorded(whole_answer("tool_calls", tool_calls=[CALL])), None, ""),
+    "an answer that was cut": (recorded(whole_answer("length", content="half")), "truncated", "output_tokens_max"),
+    "an answer that was withheld": (recorded(whole_answer("content_filter")), "refusal", "content filter"),
+    "a refusal": (recorded(whole_answer("stop", refusal="No.")), "refusal", "No."),
+    "an unknown reason": (recorded(whole_answer("tired", content="x")), "malformed", "tired"),
     "too many requests": (
         recorded({"error": {"message": "Slow down"}}, status=429), "rate_limit", "Slow down",
     ),
@@ -114,7 +114,7 @@ INVENTED_RECORDINGS: dict[str, tuple[Raw, FailureClass | None, str]] = {
 
 @pytest.mark.parametrize("case", INVENTED_RECORDINGS)
 async def test_an_invented_recording_is_judged_by_its_content(serve: Serve, case: str) -> None:
-    """Other recordings may lie in the folder tomorrow: none needs to be listed anywhere."""
+    """New recordings in the folder need not be listed anywhere."""
     interaction, kind, words = INVENTED_RECORDINGS[case]
     outcome = await replayed(serve, interaction)
     if kind is None:
@@ -126,12 +126,12 @@ async def test_an_invented_recording_is_judged_by_its_content(serve: Serve, case
 
 
 async def replayed(serve: Serve, interaction: Raw) -> ExpectedReply | ModelFailed:
-    """Replay one recorded answer, and check that what came of it is what its recording means."""
+    """Replay one recorded answer, and check that its outcome is the expected one."""
     expected_outcome, request = expected(interaction), request_of(interaction)
     answer, sent = await _asked(serve, interaction, request)
     if isinstance(expected_outcome, ExpectedFailure):
         assert isinstance(answer, ModelFailed), answer
-        # What broke off in the middle may say in many words why; only its class is ours to choose.
+        # The sentence of a broken stream varies; only its class is checked.
         assert expected_outcome.kind in {answer.kind, "unknown"}
         assert answer.status == expected_outcome.status or expected_outcome.status is None
         assert expected_outcome.words in str(answer)
@@ -152,7 +152,7 @@ async def replayed(serve: Serve, interaction: Raw) -> ExpectedReply | ModelFaile
 
 
 async def _asked(serve: Serve, interaction: Raw, request: ModelRequest) -> tuple[ModelReply | ModelFailed, Raw]:
-    """Serve one recorded answer and ask for it."""
+    """Serve one recorded answer and request it."""
     response = interaction["response"]
     body = response.encode() if isinstance(response, str) else json.dumps(response).encode()
     kind = interaction["headers"].get("content-type", "application/json")
@@ -175,7 +175,7 @@ def _args(text: str) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def _check_past(interaction: Raw, sent: Raw) -> None:
-    """What the provider said before goes back unmodified: thinking and its signatures above all."""
+    """Earlier answers of the provider are sent back unmodified, above all thinking and its signatures."""
     before = interaction["request"]["messages"]
     if wire_of(interaction) == "anthropic":
         was = [block for entry in before if entry["role"] == "assistant" for block in blocks_of(entry)]
@@ -196,7 +196,7 @@ def _counts(usage: Usage) -> dict[str, int]:
 
 
 def _check_cost(model: str, usage: Usage) -> None:
-    """The cost is what genai-prices itself works out, rounded up; above it only where tiers make ours a bound."""
+    """The cost is the one of genai-prices, rounded up; it is higher only where tiers make it an upper bound."""
     import genai_prices  # noqa: PLC0415 - heavy, and only needed here
 
     provider, _, name = model.partition("/")
@@ -209,7 +209,7 @@ def _check_cost(model: str, usage: Usage) -> None:
     try:
         calculated = genai_prices.calc_price(used, name, provider_id=provider)
     except LookupError:
-        # A model whose price nobody knows has none here either.
+        # A model that genai-prices does not know has no price here either.
         with pytest.raises(Refused):
             price_of(model)
         return

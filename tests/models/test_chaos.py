@@ -1,4 +1,4 @@
-"""Both adapters against `llmock`, a mock server that somebody else wrote, so that our own cannot flatter us."""
+"""Both adapters against `llmock`, a mock server of another author, which does not share our assumptions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from linestop.schemas.model_messages import FailureClass, Message, ModelFailed, 
 
 pytestmark = [
     pytest.mark.anyio,
-    # Its web server's own deprecations are not ours to mend.
+    # The deprecation warnings of its web server cannot be fixed here.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 both = pytest.mark.parametrize("provider", ["anthropic", "openai"])
@@ -48,7 +48,7 @@ async def test_an_answer_is_understood(llmock: LLMock, provider: str) -> None:
 
 @both
 async def test_a_call_is_understood(llmock: LLMock, provider: str) -> None:
-    """The tool that was offered is called under its dotted name."""
+    """The offered tool is called under its dotted name."""
     reply = await _ask(llmock, provider, tools=TOOLS)
     assert [call.name for call in reply.calls] == ["weather.now"]
     assert reply.stop_reason == "calls"
@@ -57,7 +57,7 @@ async def test_a_call_is_understood(llmock: LLMock, provider: str) -> None:
 @both
 @pytest.mark.parametrize("status", [429, 500, 503, 529])
 async def test_a_status_is_one_request_and_the_right_class(llmock: LLMock, provider: str, status: int) -> None:
-    """The mock counts what really arrived: our attempts are events, not loops of an SDK."""
+    """The mock counts the requests that arrived: attempts are events, not loops of an SDK."""
     llmock.fail(status, times=None, retry_after=7.0)
     with pytest.raises(ModelFailed) as failed:
         await _ask(llmock, provider)
@@ -74,7 +74,7 @@ async def test_a_status_is_one_request_and_the_right_class(llmock: LLMock, provi
 async def test_a_broken_stream_is_never_an_answer(
     llmock: LLMock, provider: str, fault: str, kind: FailureClass
 ) -> None:
-    """Cut off, ended early or garbled: both SDKs let at least one of these pass as a good answer."""
+    """Cut off, ended early or garbled: both SDKs accept at least one of these as a good answer."""
     llmock.reply("A long answer that takes several chunks to send, word after word after word.")
     getattr(llmock, fault)(after_chunks=3)
     with pytest.raises(ModelFailed) as failed:
@@ -94,7 +94,7 @@ async def test_a_context_overflow_is_permanent(llmock: LLMock, provider: str) ->
 @both
 @pytest.mark.parametrize("fault", ["unknown_tool", "malformed_arguments"])
 async def test_a_bad_call_is_passed_on_to_the_validator(llmock: LLMock, provider: str, fault: str) -> None:
-    """Whether a call is allowed and its arguments are right is not the adapter's to judge."""
+    """The adapter does not judge whether a call is allowed and its arguments are right."""
     llmock.break_tool_call(fault)
     reply = await _ask(llmock, provider, tools=TOOLS)
     assert len(reply.calls) == 1

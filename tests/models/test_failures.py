@@ -1,4 +1,4 @@
-"""Statuses, headers and error bodies into failures."""
+"""Statuses, headers and error bodies become failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from linestop.schemas.model_messages import FailureClass
     ],
 )
 def test_a_status_has_one_class(status: int, kind: FailureClass) -> None:
-    """Only what may pass by itself is worth another attempt."""
+    """Only a failure that may pass by itself is worth another attempt."""
     assert class_of_status(status) == kind
 
 
@@ -40,7 +40,7 @@ def test_a_status_has_one_class(status: int, kind: FailureClass) -> None:
     ],
 )
 def test_retry_after_is_read_but_never_capped(headers: dict[str, str], seconds: float | None) -> None:
-    """How long to wait at most is the planner's decision; nonsense counts as nothing said."""
+    """The planner decides the longest wait; an unreadable header counts as absent."""
     assert retry_after_s(headers) == seconds
 
 
@@ -68,7 +68,7 @@ def test_retry_after_may_be_a_date() -> None:
 def test_an_error_inside_a_good_response_is_classified_by_name(
     error: object, kind: FailureClass, status: int | None
 ) -> None:
-    """Providers report faults within a stream too; an unknown one is unknown."""
+    """Providers report faults within a stream too; an unknown fault has the class ``unknown``."""
     failed = failure_of_error_body(error, "openai/x")
     assert (failed.kind, failed.status) == (kind, status)
 
@@ -82,7 +82,7 @@ def test_only_what_cannot_have_begun_is_not_billed() -> None:
 
 
 def test_a_request_that_cannot_be_written_is_permanent() -> None:
-    """The same exception means malformed once the answer has begun."""
+    """Once the answer has begun, the same exception means malformed."""
     before = failure_of_error(ValueError("surrogates not allowed"), "openai/x", has_response=False)
     after = failure_of_error(ValueError("not JSON"), "openai/x", has_response=True)
     assert (before.kind, before.possibly_billed) == ("permanent", False)
@@ -100,11 +100,11 @@ def test_a_request_that_cannot_be_written_is_permanent() -> None:
     ],
 )  # fmt: skip
 def test_the_providers_own_words_are_given_without_their_envelope(error: object) -> None:
-    """Whatever the server, a person reads a sentence and not a data structure."""
+    """For every server, a person reads a sentence and not a data structure."""
     assert str(failure_of_error_body(error, "openai/m")) == "openai/m broke off with an error: model not loaded"
 
 
 @pytest.mark.parametrize(("error", "words"), [({"code": 7, "x": {"y": 1}}, '{"code": 7, "x": {"y": 1}}'), ({}, "{}")])
 def test_an_error_without_words_is_shown_as_it_came(error: object, words: str) -> None:
-    """Somebody may know what it means."""
+    """An operator may know what it means."""
     assert str(failure_of_error_body(error, "openai/m")).endswith(words)

@@ -1,4 +1,4 @@
-"""What is configured for one model reaches no other: address, key, mode, parameters; with real servers that record."""
+"""Address, key, mode and parameters of one model reach no other; checked with real servers that record."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _table(provider: str, url: str, variable: str) -> list[str]:
 
 
 async def _ask(story: Story) -> AnyEvent:
-    """Perform the model call that is open with a real request; return what came of it."""
+    """Perform the open model request over HTTP; return its outcome."""
     started = story.run.entries[story.open_model() - 1].event
     assert isinstance(started, ModelStarted)
     caller = Requester()
@@ -115,7 +115,7 @@ async def test_each_host_gets_its_own_key_and_none_gets_another(
 
 @pairs
 async def test_a_redirect_carries_no_key_to_another_host(serve: Serve, tmp_path: Path, main: str, spare: str) -> None:
-    """Neither the main model's nor the fallback's server may send the request on."""
+    """Neither the server of the main model nor that of the fallback may redirect the request."""
     for status in (301, 302, 303, 307, 308):
         async with serve([]) as (third, to_third):
             away: Canned = (status, {"location": f"{third}/v1/chat/completions"}, b"")
@@ -129,7 +129,7 @@ async def test_a_redirect_carries_no_key_to_another_host(serve: Serve, tmp_path:
 
 @pytest.mark.parametrize("provider", ["anthropic", "openai"])
 async def test_the_own_variable_of_a_provider_is_sent_to_no_other_host(serve: Serve, provider: str) -> None:
-    """Somebody else's server needs a key of its own, or none; a refusal then says how to name it."""
+    """Another server needs its own key, or none; a refusal then explains how to name the key."""
     async with serve([(401, {}, b'{"error": {"message": "who are you?"}}')]) as (url, received):
         client = open_model(f"{provider}/m", base_url=url)
         with pytest.raises(ModelFailed, match=r"who are you.*api_key_env") as failed:
@@ -158,13 +158,13 @@ async def test_the_own_variable_of_a_provider_is_sent_to_no_other_host(serve: Se
     ],
 )
 def test_a_variable_belongs_to_its_providers_own_host(model: str, url: str, variable: str) -> None:
-    """Another host gets a key only by the name that is written beside its address."""
+    """Another host gets a key only by the variable that is named beside its address."""
     assert key_variable(model, url) == variable
     assert key_variable(model, url, "MINE") == "MINE"
 
 
 async def test_a_fallback_by_name_is_asked_at_its_providers_own_address(tmp_path: Path) -> None:
-    """Neither the main model's address nor a variable that the SDKs read may lead it elsewhere."""
+    """Neither the address of the main model nor a variable of the SDKs changes it."""
     version = _file(
         tmp_path, 'model = "openai/m"', 'base_url = "http://127.0.0.1:9/v1"', "price = {input = 1, output = 1}",
         'tool_mode = "json_schema"', "params = {temperature = 0.5}",
@@ -180,7 +180,7 @@ async def test_a_fallback_by_name_is_asked_at_its_providers_own_address(tmp_path
 
 
 async def test_each_model_gets_its_own_parameters_mode_and_limits(serve: Serve, tmp_path: Path) -> None:
-    """What one provider takes, another would refuse."""
+    """Another provider would refuse them."""
     async with serve([DOWN]) as (first, to_first), serve([_answer("openai")]) as (second, to_second):
         main = [*_table("anthropic", first, "MAIN_KEY"), 'params = {thinking = {type = "adaptive"}}']
         spare = [*_table("openai", second, "SPARE_KEY"), "params = {temperature = 0.5}", "output_tokens_max = 777"]
@@ -194,7 +194,7 @@ async def test_each_model_gets_its_own_parameters_mode_and_limits(serve: Serve, 
 
 
 def test_settings_of_an_older_version_belong_to_its_main_model() -> None:
-    """Deployed versions stay what they are: their address was meant for the model beside it."""
+    """Deployed versions keep their meaning: their address was meant for the model beside it."""
     version = agent(base_url="http://127.0.0.1:9/v1", tool_mode="native", params={"seed": 1}, fallbacks=(SPARE,))
     story = Story(version).open_run().run_until_idle()
     story.open_model()
@@ -217,15 +217,15 @@ def test_settings_of_an_older_version_belong_to_its_main_model() -> None:
         (['api_key_env = "sk abc"'], "api_key_env"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused_by_its_place(tmp_path: Path, lines: list[str], sentence: str) -> None:
-    """A file says which of its models it is about; a key that was written in the place of its name is not repeated."""
+def test_an_invalid_setting_is_refused_by_its_place(tmp_path: Path, lines: list[str], sentence: str) -> None:
+    """The error names the model; a key that was written in the place of its name is not repeated."""
     with pytest.raises(ConfigError, match=sentence) as refused:
         _file(tmp_path, 'model = "openai/gpt-5"', *lines)
     assert "sk" not in str(refused.value).replace("desk", "").replace("ask", "")
 
 
 def test_an_unusable_key_is_refused_without_being_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line break in it would come back inside an error of the transport."""
+    """A line break in the key would come back inside an error of the transport."""
     monkeypatch.setenv("MINE", "sk-abc\nsk-def")
     with pytest.raises(ConfigError, match="MINE does not hold a key") as refused:
         open_model("openai/m", base_url="http://h/v1", api_key_env="MINE")
@@ -236,7 +236,7 @@ def test_an_unusable_key_is_refused_without_being_repeated(monkeypatch: pytest.M
 
 
 async def test_a_start_at_a_server_that_is_not_in_the_opening_is_ignored(tmp_path: Path) -> None:
-    """Fold and checker both know a model by its name and its server."""
+    """The fold and the checker both identify a model by its name and its server."""
     story = _two(tmp_path, _table("openai", "http://127.0.0.1:9", "MAIN_KEY"), _table("openai", "http://h", "MAIN_KEY"))
     story.given(*story.planner_events(ModelFailed("availability", "down")))
     started = story.when("planner").decided

@@ -17,14 +17,14 @@ def _tool(name: str) -> ToolSpec:
 
 @pytest.mark.parametrize("name", ["files.read", "a", "a.b.c", "get_weather", "x-y"])
 def test_a_tool_name_comes_back_as_it_was(name: str) -> None:
-    """Dots travel as two underscores and come back as dots."""
+    """Dots are sent as two underscores and come back as dots."""
     check_names([_tool(name)])
     assert from_wire(to_wire(name)) == name
 
 
 @pytest.mark.parametrize("name", ["a__b", "a_.b", "", "a b", "é", "x" * 65, "a." * 25 + "a" * 20])
 def test_a_name_that_would_not_come_back_is_refused(name: str) -> None:
-    """A name is refused before anything is sent, and the sentence names it."""
+    """The name is refused before anything is sent, and the sentence contains it."""
     with pytest.raises(ModelFailed, match="cannot be sent") as failed:
         check_names([_tool(name)])
     assert failed.value.kind == "permanent"
@@ -32,7 +32,7 @@ def test_a_name_that_would_not_come_back_is_refused(name: str) -> None:
 
 @given(st.text())
 def test_any_name_a_model_invented_can_be_sent_back(name: str) -> None:
-    """A conversation with a hallucinated tool in its past must not be refused by the provider."""
+    """The provider must not refuse a conversation with a hallucinated tool in its past."""
     wire = to_wire(name)
     assert 1 <= len(wire) <= 64
     assert all(letter.isascii() and (letter.isalnum() or letter in "_-") for letter in wire)
@@ -47,7 +47,7 @@ def test_a_call_id_that_is_not_unique_gets_one_that_is() -> None:
 
 
 def test_the_id_of_a_call_tells_how_it_was_made() -> None:
-    """As a JSON object, or as a tool call whose server gave it no id of use."""
+    """As a JSON object, or as a tool call to which the server gave no usable id."""
     assert json_mode_call_id("reply-1").startswith(JSON_MODE_ID_PREFIX)
     assert unique_id("0", "reply-1").startswith(NATIVE_ID_PREFIX)
     assert json_mode_call_id("reply-1") != json_mode_call_id("reply-2")

@@ -1,4 +1,4 @@
-"""Opening a client: what is imported, what is read from the environment, what is refused."""
+"""Opening a client: imports, environment variables, refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HEAVY = "anthropic openai httpx2 genai_prices pydantic h11"
     ],
 )
 def test_only_what_is_used_is_imported(code: str, absent: str) -> None:
-    """An SDK costs a second of CPU and 40 to 70 MB, which only the planner should pay, and once."""
+    """An SDK costs a second of CPU and 40 to 70 MB, which only the planner should pay, and only once."""
     check = f"{code}\nimport sys\nfound = sys.modules.keys() & set('{absent}'.split())\nassert not found, found"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -48,7 +48,7 @@ def test_only_what_is_used_is_imported(code: str, absent: str) -> None:
         ("playbook/support", "needs base_url"),
     ],
 )
-def test_a_model_that_cannot_be_opened_says_what_to_do(model: str, sentence: str) -> None:
+def test_a_model_that_cannot_be_opened_names_the_remedy(model: str, sentence: str) -> None:
     """One sentence with the model and the remedy, before any request."""
     with pytest.raises(ConfigError, match=sentence) as refused:
         open_model(model)
@@ -63,14 +63,14 @@ def test_a_model_that_cannot_be_opened_says_what_to_do(model: str, sentence: str
     ],
 )  # fmt: skip
 def test_an_invalid_base_url_is_a_configuration_error(url: str) -> None:
-    """The URL is judged when the client is opened, not when the first call fails."""
+    """The URL is checked when the client is opened, not when the first request fails."""
     with pytest.raises(ConfigError, match="base_url") as refused:
         open_model("openai/m", base_url=url)
     assert "secret" not in str(refused.value)
 
 
 def test_json_schema_mode_is_for_compatible_servers() -> None:
-    """Anthropic's own protocol has no such mode here, and saying nothing would be worse."""
+    """Anthropic's own protocol has no such mode here, and ignoring the setting would be worse."""
     with pytest.raises(ConfigError, match="json_schema"):
         open_model("anthropic/m", api_key="k", tool_mode="json_schema")
 
@@ -92,7 +92,7 @@ async def test_a_key_from_the_environment_opens_a_remote_model(
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
 async def test_a_playbook_is_opened_by_the_address_of_its_server(path: str) -> None:
-    """With or without the version in the path, and without any key."""
+    """With or without the version in the path, and without a key."""
     async with PlaybookServer(parse_playbook('name = "m"\n[[step]]\nsay = "Hello."')) as server:
         client = open_model("playbook/m", base_url=server.url + path)
         reply = await client.complete(
@@ -107,7 +107,7 @@ async def test_a_playbook_is_opened_by_the_address_of_its_server(path: str) -> N
 async def test_environment_variables_of_the_sdk_have_no_effect(
     serve: Serve, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither another key, nor headers, nor another address, nor an organisation comes from a variable."""
+    """No variable changes the key, the headers, the address or the organisation."""
     for name in ("ANTHROPIC", "OPENAI"):
         monkeypatch.setenv(f"{name}_CUSTOM_HEADERS", "X-Smuggled: yes\nAuthorization: Bearer smuggled")
         monkeypatch.setenv(f"{name}_BASE_URL", "http://127.0.0.1:9")
@@ -131,7 +131,7 @@ async def test_environment_variables_of_the_sdk_have_no_effect(
 
 @pytest.mark.anyio
 async def test_the_sdk_makes_no_spans_and_sends_no_trace(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spans are the shell's; a trace id is nothing that a provider needs."""
+    """The shell emits the spans; a provider does not need a trace id."""
     from opentelemetry import trace  # noqa: PLC0415 - only this test needs it
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""A planner that is a function: long plans, slow functions, and what the event loop hears meanwhile."""
+"""A planner that is a function: long plans, slow functions, and an event loop that stays responsive."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def calling(messages: tuple[Message, ...]) -> Plan:
 
 
 def fitting(messages: tuple[Message, ...]) -> Plan:
-    """Answer with what just fits."""
+    """Answer with the largest plan."""
     THREADS.append(threading.get_ident())
     return Plan(answer="x" * (PLAN_BYTES_MAX + len(messages)))
 
 
 def hanging(messages: tuple[Message, ...]) -> Plan:
-    """Return once the test lets go."""
+    """Return once the test releases it."""
     RELEASE.wait()
     return Plan(answer=str(len(messages)))
 
 
 @pytest.mark.parametrize("function", [answering, calling])
-async def test_a_plan_that_is_too_large_is_a_failure_that_says_so(function: Callable[..., object]) -> None:
-    """With the limit and what to do; not retried, as the same conversation gives the same plan."""
+async def test_a_plan_that_is_too_large_is_a_failure_with_its_reason(function: Callable[..., object]) -> None:
+    """With the limit and the remedy; not retried, because the same conversation gives the same plan."""
     sentence = r"returned has too many bytes as JSON; at most \d+: return less"
     with pytest.raises(ModelFailed, match=sentence) as failed:
         await Requester().request(work(function))
@@ -62,14 +62,14 @@ async def test_a_plan_that_is_too_large_is_a_failure_that_says_so(function: Call
 
 
 async def test_a_plan_that_fits_is_made_beside_the_loop() -> None:
-    """Whatever the function computes, other runs go on."""
+    """Other runs continue while the function computes."""
     reply, _ = await Requester().request(work(fitting))
     assert len(reply.text) == PLAN_BYTES_MAX
     assert THREADS[-1] != threading.get_ident()
 
 
-async def test_a_function_that_does_not_return_fails_in_time_and_holds_nothing_up() -> None:
-    """Its run ends with a sentence; a stop is heard at once; and hung functions do not pile up."""
+async def test_a_function_that_does_not_return_fails_in_time_and_blocks_nothing() -> None:
+    """Its run ends with a sentence, a stop takes effect at once, and the number of hung functions is bounded."""
     RELEASE.clear()
     caller = Requester()
     try:

@@ -36,7 +36,7 @@ async def _post(server: PlaybookServer, path: str, body: object) -> httpx2.Respo
 
 
 async def test_a_whole_answer_has_the_providers_shape() -> None:
-    """Without `stream` one JSON body comes back, in the format of the path that was asked."""
+    """Without `stream` one JSON body comes back, in the format of the requested path."""
     async with PlaybookServer([HELLO, CALLS]) as server:
         openai = (await _post(server, PATHS["openai"], _body("hello"))).json()
         anthropic = (await _post(server, PATHS["anthropic"], _body("calls"))).json()
@@ -52,7 +52,7 @@ async def test_a_whole_answer_has_the_providers_shape() -> None:
 
 @both
 async def test_a_request_without_a_matching_step_is_a_clear_400(wire: str) -> None:
-    """The error names playbook and turn, in the provider's shape."""
+    """The error names playbook and turn, in the provider's format."""
     script = parse_playbook('name = "m"\n[[step]]\nwhen = {contains = "refund"}\nsay = "x"')
     async with PlaybookServer(script) as server:
         answer = await _post(server, PATHS[wire], _body("m"))
@@ -72,7 +72,7 @@ async def test_a_request_without_a_matching_step_is_a_clear_400(wire: str) -> No
     ],
 )
 async def test_a_wrong_request_is_refused_with_a_reason(path: str, body: object, status: int, sentence: str) -> None:
-    """Path, model and body are checked before any step is."""
+    """Path, model and body are checked before any step."""
     async with PlaybookServer(HELLO) as server:
         answer = await _post(server, path, body)
     assert answer.status_code == status
@@ -80,15 +80,15 @@ async def test_a_wrong_request_is_refused_with_a_reason(path: str, body: object,
 
 
 async def test_two_playbooks_of_one_name_are_refused() -> None:
-    """Otherwise nobody could say which one answers."""
-    with pytest.raises(ConfigError, match="a name of its own"):
+    """Otherwise it would be undefined which one answers."""
+    with pytest.raises(ConfigError, match="each with a unique name"):
         PlaybookServer([HELLO, HELLO])
     with pytest.raises(ConfigError, match="at least one"):
         PlaybookServer([])
 
 
 async def test_a_connection_serves_many_requests_and_the_journal_is_bounded() -> None:
-    """Keep-alive works, and what is remembered has an end."""
+    """Keep-alive works, and the list of requests is bounded."""
     async with PlaybookServer(HELLO) as server, httpx2.AsyncClient(trust_env=False) as client:
         for number in range(REQUESTS_RECORDED_MAX + 5):
             answer = await client.post(server.url + PATHS["openai"], json=_body("hello", str(number)))
@@ -99,8 +99,8 @@ async def test_a_connection_serves_many_requests_and_the_journal_is_bounded() ->
         assert json.loads(last.body)["messages"][0]["content"] == str(REQUESTS_RECORDED_MAX + 4)
 
 
-async def test_faults_are_counted_where_they_are_met() -> None:
-    """Two conversations meet the fault of one step each as often as it says."""
+async def test_faults_are_counted_per_conversation() -> None:
+    """Each of two conversations gets the fault of a step ``times`` times."""
     script = parse_playbook(
         'name = "m"\n[[step]]\nsay = "x"\nfault = {kind = "status", status = 503, retry_after_s = 0.5, times = 1}'
     )
@@ -111,7 +111,7 @@ async def test_faults_are_counted_where_they_are_met() -> None:
     assert again.headers["retry-after"] == "0.5"
 
 
-async def test_the_table_of_faults_forgets_the_oldest() -> None:
+async def test_the_table_of_faults_drops_the_oldest() -> None:
     """A long benchmark must not fill the memory."""
     script = parse_playbook('name = "m"\n[[step]]\nsay = "x"\nfault = {kind = "status", status = 503, times = 1}')
     server = PlaybookServer(script)
@@ -124,7 +124,7 @@ async def test_the_table_of_faults_forgets_the_oldest() -> None:
 
 @both
 async def test_a_delayed_answer_is_still_the_answer(wire: str) -> None:
-    """Delay and pace change when, not what."""
+    """Delay and pace change the time of an answer, not its content."""
     steps = 'say = "x"\nfault = {kind = "delay", delay_s = 0.001}\nrepeat = true'
     paced = 'say = "A text of more than one piece, which is more than forty letters."\npace_s = 0.001\nrepeat = true'
     books = [parse_playbook(f'name = "{name}"\n[[step]]\n{step}') for name, step in (("d", steps), ("p", paced))]
@@ -137,8 +137,8 @@ async def test_a_delayed_answer_is_still_the_answer(wire: str) -> None:
 
 @pytest.mark.parametrize("fault", ["malformed", "no_terminal"])
 @both
-async def test_a_fault_of_streams_spoils_a_whole_body_too(wire: str, fault: str) -> None:
-    """Without `stream` half a body takes the place of a broken or missing event."""
+async def test_a_fault_of_streams_breaks_a_whole_body_too(wire: str, fault: str) -> None:
+    """Without `stream`, half a body replaces a broken or missing event."""
     script = parse_playbook(f'name = "m"\n[[step]]\nsay = "x"\nfault = {{kind = "{fault}"}}')
     async with PlaybookServer(script) as server:
         answer = await _post(server, PATHS[wire], _body("m"))
@@ -147,7 +147,7 @@ async def test_a_fault_of_streams_spoils_a_whole_body_too(wire: str, fault: str)
 
 
 async def test_a_cut_body_breaks_the_connection() -> None:
-    """The length that was promised never comes."""
+    """The body is shorter than its announced length."""
     script = parse_playbook('name = "m"\n[[step]]\nsay = "x"\nfault = {kind = "cut", after_bytes = 10}')
     async with PlaybookServer(script) as server:
         with pytest.raises(httpx2.RemoteProtocolError):
@@ -155,7 +155,7 @@ async def test_a_cut_body_breaks_the_connection() -> None:
 
 
 async def test_clients_that_do_not_speak_http_do_no_harm() -> None:
-    """Garbage and a hang-up end their own connection only."""
+    """Garbage and a hang-up end only their own connection."""
     async with PlaybookServer(HELLO) as server:
         port = int(server.url.rpartition(":")[2])
         for sent in (b"\x00\xff garbage\r\n\r\n", b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf", b""):
@@ -168,7 +168,7 @@ async def test_clients_that_do_not_speak_http_do_no_harm() -> None:
         assert (await _post(server, PATHS["openai"], _body("hello"))).status_code == 200
 
 
-async def test_leaving_ends_every_connection() -> None:
+async def test_closing_the_server_ends_every_connection() -> None:
     """A request that never gets an answer does not keep the server alive."""
     script = parse_playbook('name = "m"\n[[step]]\nfault = {kind = "never"}')
     async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
@@ -180,14 +180,14 @@ async def test_leaving_ends_every_connection() -> None:
 
 
 async def test_it_listens_on_loopback_only() -> None:
-    """A scripted model is nobody else's business."""
+    """Other machines cannot reach a scripted model."""
     async with PlaybookServer(HELLO) as server:
         assert server.url.startswith("http://127.0.0.1:")
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, end: signal.Signals) -> None:
-    """The address is the first line; both signals end it well, also where a script started it in the background."""
+    """The address is the first line; both signals end it cleanly, also in the background of a shell script."""
     file = tmp_path / "hello.toml"
     file.write_text('name = "hello"\n[[step]]\nsay = "Hello."')
     ignoring = ["env", "--ignore-signal=INT", sys.executable, "-m", "linestop.models.playbook", str(file)]
@@ -204,7 +204,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, end: signal.
 
 
 @pytest.mark.parametrize(("text", "code"), [('name = "x"', 2), ('name = "x"\n[[step]]\nsay = "y"', 1)])
-def test_the_command_says_in_one_line_why_it_does_not_start(tmp_path: Path, text: str, code: int) -> None:
+def test_the_command_reports_in_one_line_why_it_does_not_start(tmp_path: Path, text: str, code: int) -> None:
     """A bad script is a usage error; a port in use is not."""
     file = tmp_path / "x.toml"
     file.write_text(text)

@@ -1,4 +1,4 @@
-"""Playbook scripts: what is accepted, what is refused, and which step answers."""
+"""Playbook scripts: accepted and refused scripts, and the step that answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from linestop.models.playbook.conversation import Conversation, WireFormat, read
     ],
 )
 def test_a_bad_script_is_one_sentence_with_file_and_key(tmp_path: Path, text: str, sentence: str) -> None:
-    """Nothing is ignored: a script that does less than it says would make its test worthless."""
+    """Nothing is ignored: a script with an ignored key would make its test worthless."""
     file = tmp_path / "bad.toml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=sentence) as refused:
@@ -46,27 +46,27 @@ def test_a_bad_script_is_one_sentence_with_file_and_key(tmp_path: Path, text: st
     assert str(file) in str(refused.value)
 
 
-def test_a_script_that_is_not_there_says_so(tmp_path: Path) -> None:
+def test_a_missing_script_is_reported(tmp_path: Path) -> None:
     """The file is named."""
     with pytest.raises(ConfigError, match=r"none\.toml cannot be read"):
         load_playbook(tmp_path / "none.toml")
 
 
 def test_a_special_file_is_not_read(tmp_path: Path) -> None:
-    """A pipe would be waited for, and a device may never end."""
+    """Reading a pipe would block, and a device may never end."""
     os.mkfifo(tmp_path / "pipe.toml")
     with pytest.raises(ConfigError, match=r"pipe\.toml cannot be read \(it is not a regular file\)"):
         load_playbook(tmp_path / "pipe.toml")
 
 
 def test_a_script_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
-    """Some editors write one; it is no part of the text."""
+    """Some editors write one; it does not belong to the text."""
     (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbfname = 'a'\r\n[[step]]\r\nsay = 'x'\r\n")
     assert load_playbook(tmp_path / "a.toml").name == "a"
 
 
 def test_the_example_of_the_page_is_a_playbook() -> None:
-    """What the documentation shows is read like any other script."""
+    """The example in the documentation is read like any other script."""
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
     examples = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     scripts = [example for example in examples if "[[step]]" in example]
@@ -98,11 +98,11 @@ SEQUENCE = '[[step]]\nsay = "one"\n[[step]]\nsay = "two"\n[[step]]\nsay = "three
 
 
 @pytest.mark.parametrize(
-    ("said", "step"),
+    ("texts", "step"),
     [(("go",), 0), (("go", "one", "on"), 1), (("go", "one", "on", "two", "on"), 2), (("go", "?") * 7 + ("on",), 2)],
 )
 def test_steps_answer_in_order_and_only_a_repeating_one_again(texts: tuple[str, ...], step: int) -> None:
-    """Which step is next follows from the conversation alone, so a restarted server goes on where it was."""
+    """The next step follows from the conversation alone, so a restarted server continues where it was."""
     assert choose_step(_book(SEQUENCE), _conversation(*texts)) == step
 
 
@@ -130,13 +130,13 @@ say = "not paid"
 
 
 def test_a_step_answers_once_even_if_its_condition_still_holds() -> None:
-    """`contains` looks at the whole conversation, so what it saw once it would see for ever."""
+    """`contains` searches the whole conversation, so a condition that held once would always hold."""
     steps = '[[step]]\nwhen = {contains = "refund"}\nsay = "one"\n[[step]]\nsay = "two"'
     assert choose_step(_book(steps), _conversation("refund", "one", "and?")) == 1
 
 
-def test_a_conversation_without_a_step_says_where_it_is() -> None:
-    """Turn and last tool are what a writer of scripts needs to know."""
+def test_a_conversation_without_a_step_is_reported_with_its_place() -> None:
+    """The author of a script needs to know the turn and the last tool."""
     with pytest.raises(NoScriptedReply, match=r'"m" answers turn 2 after a result of "orders\.lookup": 1 of 1 steps'):
         choose_step(_book('[[step]]\nsay = "one"'), _conversation("go", results=("{}",)))
 
@@ -160,7 +160,7 @@ call = [{tool = "pay", args = {total = "{{result.order.total}}", list = ["{{turn
     "placeholder", ["result.order.none", "result.order.9", "result.order.total.deeper", "nonsense", "task.x"]
 )
 def test_a_placeholder_that_cannot_be_filled_in_is_an_error(placeholder: str) -> None:
-    """A script never says half of what it should."""
+    """A script never sends half of a text."""
     with pytest.raises(NoScriptedReply, match=placeholder):
         _answer(
             f'[[step]]\nwhen = {{turn = 2}}\nsay = "{{{{{placeholder}}}}}"\n[[step]]\nsay = "x"',
@@ -168,8 +168,8 @@ def test_a_placeholder_that_cannot_be_filled_in_is_an_error(placeholder: str) ->
         )
 
 
-def test_usage_follows_from_the_bytes_unless_the_script_says() -> None:
-    """The same request is always reported the same, so budgets can be tested to the token."""
+def test_usage_follows_from_the_bytes_unless_the_script_sets_it() -> None:
+    """The same request always reports the same usage, so budgets can be tested to the token."""
     conversation = _conversation("go")
     counted = _answer('[[step]]\nsay = "12345678"', conversation).usage
     assert (counted.input, counted.output) == (-(-conversation.request_bytes // 4), 3)
@@ -178,13 +178,13 @@ def test_usage_follows_from_the_bytes_unless_the_script_says() -> None:
 
 
 def test_the_token_limit_is_respected() -> None:
-    """Like a real provider: what does not fit is cut off and said to be."""
+    """Like a real provider: an answer over the limit is cut, and its stop reason shows it."""
     answer = _answer('[[step]]\nsay = "0123456789012345678901234567890123456789"', _conversation("go", max_tokens=5))
     assert (answer.stop, answer.usage.output, answer.text) == ("length", 5, "01234567890123456789")
 
 
 def test_both_wire_formats_are_the_same_conversation() -> None:
-    """A script does not know who asks."""
+    """A script is independent of the provider's wire format."""
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "go"}]},
         {"role": "assistant", "content": [{"type": "tool_use", "id": "c0", "name": "orders__lookup"}]},

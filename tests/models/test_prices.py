@@ -14,14 +14,14 @@ AT = datetime(2026, 6, 1, tzinfo=UTC)
 
 
 def test_a_known_model_has_integer_micro_dollars_and_names_its_table() -> None:
-    """Three dollars a million tokens are 3,000,000; the table's version is part of the price."""
+    """Three dollars per million tokens are 3,000,000; the version of the table is part of the price."""
     price = price_of("openai/gpt-4o", AT)
     assert (price.input, price.output, price.cache_read) == (2_500_000, 10_000_000, 1_250_000)
     assert price.table.startswith("genai-prices 0.2.")
     assert price.cost_micros(Usage(fresh_in=1_000, out=100, cache_read=10)) == 3_513
 
 
-def test_of_tiers_the_dearest_counts() -> None:
+def test_the_dearest_of_several_tiers_counts() -> None:
     """A reservation made at the first tier would not bound a long prompt."""
     price = price_of("anthropic/claude-sonnet-4-5", AT)
     assert (price.input, price.output) == (6_000_000, 22_500_000)
@@ -32,7 +32,7 @@ def test_of_tiers_the_dearest_counts() -> None:
     "model", ["openai/no-such-model", "playbook/support", "openai/", "gpt-4o", "google/gemini-2.5-pro"]
 )
 def test_an_unknown_model_has_no_price_rather_than_zero(model: str) -> None:
-    """The sentence says what to set, because nothing else will help."""
+    """The sentence names the setting, because nothing else will help."""
     with pytest.raises(Refused, match=r"set \[price\]") as refused:
         price_of(model, AT)
     assert f'"{model}"' in str(refused.value)

@@ -72,7 +72,7 @@ async def test_text_comes_whole_and_in_pieces(provider: str) -> None:
 
 @both
 async def test_calls_come_back_under_their_dotted_names(provider: str) -> None:
-    """Parallel calls keep order, ids differ, and their results find them in the next request."""
+    """Parallel calls keep their order, their ids differ, and the next request pairs results with calls."""
     script = """
 name = "m"
 [[step]]
@@ -139,7 +139,7 @@ async def test_a_stop_reason_is_normalised(provider: str, stop: str, reason: Sto
 async def test_an_answer_that_did_not_end_well_fails_with_its_usage(
     provider: str, stop: str, kind: FailureClass, sentence: str
 ) -> None:
-    """What was used is known, so it is charged exactly and not at the reservation."""
+    """The usage is known, so it is charged exactly and not at the reservation."""
     async with _server(f'say = "Half an ans"\nstop = "{stop}"\nusage = {{input = 9, output = 3}}') as server:
         with pytest.raises(ModelFailed, match=sentence) as failed:
             await _ask(server, _request(provider))
@@ -155,7 +155,7 @@ async def test_an_answer_that_did_not_end_well_fails_with_its_usage(
         ("openai", "length"), ("openai", "stop_sequence"),
     ],
 )  # fmt: skip
-async def test_a_call_is_only_a_call_when_the_stop_reason_says_so(provider: str, stop: str) -> None:
+async def test_a_call_counts_only_with_the_stop_reason_of_a_call(provider: str, stop: str) -> None:
     """A plausible call in an answer that ended for another reason is never acted on."""
     step = f'call = [{{tool = "orders.lookup", args = {{order = "A1"}}}}]\nstop = "{stop}"'
     async with _server(step) as server:
@@ -166,7 +166,7 @@ async def test_a_call_is_only_a_call_when_the_stop_reason_says_so(provider: str,
 
 @pytest.mark.parametrize(("provider", "stop"), [("anthropic", "tool_use"), ("openai", "tool_calls")])
 async def test_a_stop_for_calls_without_calls_is_malformed(provider: str, stop: str) -> None:
-    """The answer contradicts itself, so half of it may be missing."""
+    """The answer contradicts itself, so a part of it may be missing."""
     async with _server(f'say = "I will call."\nstop = "{stop}"') as server:
         with pytest.raises(ModelFailed, match="made 0 tool calls") as failed:
             await _ask(server, _request(provider))
@@ -207,7 +207,7 @@ async def test_a_truncated_answer_never_becomes_a_reply(provider: str, step: str
 async def test_a_fault_is_one_failure_and_one_request(
     provider: str, fault: str, kind: FailureClass, status: int | None, billed: bool
 ) -> None:
-    """Each fault has its class; the SDK never asks again by itself."""
+    """Each fault has its class; the SDK never retries by itself."""
     async with _server(f'say = "An answer of several pieces, so that it can be cut."\nfault = {{{fault}}}') as server:
         with pytest.raises(ModelFailed) as failed:
             await _ask(server, _request(provider))
@@ -234,7 +234,7 @@ async def test_a_fault_ends_after_its_times(provider: str) -> None:
     "step", ['fault = {kind = "never"}', 'say = "x"\nfault = {kind = "delay", delay_s = 60}', 'say = "x"\npace_s = 60']
 )
 async def test_the_deadline_bounds_the_whole_call(provider: str, step: str) -> None:
-    """Silence, delay and a stream that drips for ever end at the deadline, possibly billed."""
+    """Silence, delay and a stream that drips without end are ended by the deadline, possibly billed."""
     async with _server(step) as server:
         with anyio.fail_after(20), pytest.raises(ModelFailed, match=r"within 0\.2 s") as failed:
             await _ask(server, _request(provider, deadline_s=0.2))
@@ -243,7 +243,7 @@ async def test_the_deadline_bounds_the_whole_call(provider: str, step: str) -> N
 
 @both
 async def test_cancellation_passes_through(provider: str) -> None:
-    """A stop cancels the call; it must not come back as a failure that somebody handles."""
+    """A stop cancels the request; the cancellation must not come back as a failure."""
     outcome: list[str] = []
 
     async def call(server: PlaybookServer) -> None:
@@ -263,8 +263,8 @@ async def test_cancellation_passes_through(provider: str) -> None:
 
 
 @both
-async def test_a_failing_watcher_does_not_cost_the_answer(provider: str) -> None:
-    """Deltas are lossy: what a watcher raises is its own affair."""
+async def test_a_failing_watcher_does_not_lose_the_answer(provider: str) -> None:
+    """Deltas may be lost: an error of a watcher changes nothing."""
 
     async def fail(text: str) -> None:
         raise RuntimeError(text)
@@ -277,8 +277,8 @@ async def test_a_failing_watcher_does_not_cost_the_answer(provider: str) -> None
 
 
 @both
-async def test_a_server_that_is_not_there_is_unavailable_and_not_billed(provider: str) -> None:
-    """Nothing was sent, so the reservation comes back."""
+async def test_a_missing_server_is_unavailable_and_not_billed(provider: str) -> None:
+    """Nothing was sent, so the reservation is released."""
     async with _server('say = "x"') as server:
         gone = server.url
     client = open_model(f"{provider}/m", base_url=gone, tool_mode="native")
@@ -290,7 +290,7 @@ async def test_a_server_that_is_not_there_is_unavailable_and_not_billed(provider
 
 
 async def test_thinking_goes_back_exactly_as_it_came() -> None:
-    """The provider signs its thinking and refuses a changed block, or one that is missing."""
+    """The provider signs its thinking and refuses a changed or missing block."""
     script = """
 name = "m"
 [[step]]

@@ -1,4 +1,4 @@
-"""Every JSON Schema that is sent to a provider, read by another validator than the one that made it."""
+"""Every JSON Schema that is sent to a provider, checked by another validator than linestop's."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _spec(name: str, schema: dict[str, Any]) -> ToolSpec:
 
 
 def _sent(request: ModelRequest) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema that any provider and tool mode sends for a request, with where it stands."""
+    """Every schema that any provider and tool mode sends for a request, with its place."""
     for official in (True, False):
         for mode, asked in (("native", request), ("trial", trial_request(request))):
             body = _on_the_wire(openai_body(asked, official=official))
@@ -161,7 +161,7 @@ def _references(value: object) -> Iterator[str]:
 
 
 def _compiled(schema: dict[str, Any]) -> Callable[[object], bool]:
-    """Whether a value fits the schema, once it is one itself and all of its references lead to something."""
+    """Return a check of values, after checking that the schema is valid and all its references resolve."""
     jsonschema.Draft202012Validator.check_schema(schema)
     resource = referencing.jsonschema.DRAFT202012.create_resource(schema)
     resolver = referencing.Registry[Any]().resolver_with_root(resource)
@@ -173,8 +173,8 @@ def _compiled(schema: dict[str, Any]) -> Callable[[object], bool]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_schema_that_is_sent_says_what_the_contract_says(name: str) -> None:
-    """Whatever the mode and the provider: it compiles, its references resolve, and it allows the same values."""
+def test_every_sent_schema_allows_the_values_of_the_contract(name: str) -> None:
+    """In every mode and for every provider it compiles, its references resolve, and it allows the same values."""
     schema, good, bad = CASES[name]
     contract = Contract(name="shop.place", description="It.", parameters=schema)
     assert schema_error(schema) is None
@@ -195,7 +195,7 @@ def test_every_schema_that_is_sent_says_what_the_contract_says(name: str) -> Non
 
 
 def test_all_shapes_at_once_keep_their_definitions_apart() -> None:
-    """Each tool's values fit that tool's alternative and the answer's fit the answer, whatever names they share."""
+    """The values of each tool fit only its alternative, those of the answer fit the answer, even with shared names."""
     tools = [_spec(f"shop.t{index}", schema) for index, (schema, _, _) in enumerate(CASES.values())]
     answer, answer_good, answer_bad = CASES["nested dataclasses"]
     fits = _compiled(_steps(_request(*tools, output_schema=answer)))
@@ -207,7 +207,7 @@ def test_all_shapes_at_once_keep_their_definitions_apart() -> None:
 
 
 def test_definitions_of_one_name_do_not_clash() -> None:
-    """Two tools, and the answer, have an ``Address`` each; every one keeps its own."""
+    """Two tools and the answer have an ``Address`` each, and each keeps its own."""
     ours, others = _contract(Address).parameters, _contract(other_shapes.Address).parameters
     answer = {"$ref": "#/$defs/Address", "$defs": {"Address": {"type": "boolean"}}}
     request = _request(_spec("shop.here", ours), _spec("shop.there", others), output_schema=answer)
@@ -221,8 +221,8 @@ def test_definitions_of_one_name_do_not_clash() -> None:
     assert fits({"tool": FINAL_ANSWER_TOOL, "args": {"answer": True}})
 
 
-def test_definitions_whose_names_are_written_alike_do_not_clash() -> None:
-    """What no reference can carry is left out of a name, so two may become one: the second gets a number."""
+def test_definitions_whose_names_become_equal_do_not_clash() -> None:
+    """Characters that no reference can carry are removed, so two names may become equal: the second gets a number."""
     schema = {
         "properties": {"a": {"$ref": "#/$defs/gr%C3%BCn"}, "b": {"$ref": "#/$defs/gr%C3%B6n"}},
         "$defs": {"grün": {"type": "integer"}, "grön": {"type": "boolean"}},
@@ -234,7 +234,7 @@ def test_definitions_whose_names_are_written_alike_do_not_clash() -> None:
 
 
 def test_embedding_does_not_change_the_schema() -> None:
-    """A contract is pinned by its digest: nobody may change its schema."""
+    """A contract is pinned by its digest, so its schema must not change."""
     for schema, _, _ in CASES.values():
         before = msgspec.json.encode(schema)
         json_mode_request(_request(_spec("shop.place", schema), output_schema=schema))
@@ -244,7 +244,7 @@ def test_embedding_does_not_change_the_schema() -> None:
 @pytest.mark.parametrize("mode", ["json_schema", "auto"])
 @pytest.mark.parametrize("name", [*CASES, "all of them"])
 def test_a_reservation_covers_the_request_in_every_mode(name: str, mode: ToolMode) -> None:
-    """The schemas come twice where a turn is one JSON object: in words, and as the object's own."""
+    """In JSON-schema mode the schemas are sent twice: in the prompt, and as the schema of the object."""
     cases = CASES if name == "all of them" else {name: CASES[name]}
     tools = [
         Contract(name=f"shop.{'t' * 40}{index}", description="It.", parameters=schema)

@@ -1,4 +1,4 @@
-"""A side part that cannot be read spoils no answer, streamed or whole; half an answer is never acted on."""
+"""An unreadable side part never invalidates an answer, streamed or whole; half an answer is never acted on."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ OPENAI_CALLS: dict[str, bytes] = {
     "index 0 and one id, one after the other": _sse(
         *(_chunk({"tool_calls": [call | {"id": "call_aaaaaaaa"}]}) for call in TWO), CALLED
     ),
-    "a whole call that is said again, one after the other": _sse(
+    "a whole call that is repeated, one after the other": _sse(
         *(_chunk({"tool_calls": [call | {"index": i}]}) for i, call in enumerate(TWO) for _ in range(2)), CALLED
     ),
     "fragments that repeat what came before": _sse(
@@ -223,7 +223,7 @@ async def test_a_text_of_openai_stands(serve: Serve, case: str) -> None:
 @pytest.mark.parametrize("case", OPENAI_CALLS)
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_two_calls_of_openai_stand(serve: Serve, case: str, *, streamed: bool) -> None:
-    """Both, with ids of their own and whole arguments, whatever they are numbered."""
+    """Both, with different ids and whole arguments, whatever their numbers are."""
     body, media = OPENAI_CALLS[case], "text/event-stream"
     if not streamed:
         if "fragment" in case or "one after" in case:
@@ -250,7 +250,7 @@ async def test_usage_of_openai_that_cannot_be_read_is_unreported(serve: Serve, c
 
 
 async def test_no_counter_falls(serve: Serve) -> None:
-    """Reports are totals: a later one that is smaller does not take back what was used."""
+    """Reports are totals: a later, smaller report does not reduce the usage."""
     later = {"prompt_tokens": 0, "completion_tokens": 9, "total_tokens": 9}
     reply = await _ask(serve, "openai", _sse(TEXT | {"usage": USAGE | {"prompt_tokens": 16}}, END | {"usage": later}))
     assert reply.usage == Usage(fresh_in=16, out=9)
@@ -434,7 +434,7 @@ async def test_a_text_of_anthropic_stands(serve: Serve, case: str) -> None:
 
 @pytest.mark.parametrize("case", ANTHROPIC_CALLS)
 async def test_two_calls_of_anthropic_stand(serve: Serve, case: str) -> None:
-    """Both, with ids of their own and whole arguments."""
+    """Both, with different ids and whole arguments."""
     reply = await _ask(serve, "anthropic", ANTHROPIC_CALLS[case])
     assert [(call.name, json.loads(call.args)) for call in reply.calls] == CALLS
     assert len({call.id for call in reply.calls}) == 2
@@ -473,21 +473,21 @@ async def test_usage_of_anthropic_that_cannot_be_read_is_unreported(serve: Serve
     ],
 )
 async def test_a_whole_answer_of_anthropic_stands(serve: Serve, changes: Raw, text: str) -> None:
-    """A text that is null says nothing; it is not the word None."""
+    """A text that is null is empty; it is not the word None."""
     whole = MESSAGE | {"type": "message", "stop_reason": "end_turn", **changes}
     reply = await _ask(serve, "anthropic", json.dumps(whole).encode(), "application/json")
     assert (reply.text, reply.stop_reason) == (text, "end")
 
 
 def _bytewise(head: bytes, tail: bytes) -> list[bytes]:
-    """The bytes of an emoji, one an event."""
+    """The bytes of an emoji, one per event."""
     return [head + bytes([byte]) + tail for byte in "é😀".encode()]
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 @pytest.mark.parametrize("cut", ["in its bytes", "in its surrogates"])
 async def test_watchers_see_a_character_whole_or_not_yet(serve: Serve, provider: str, cut: str) -> None:
-    """What is only its beginning waits for the rest, and no mark stands in its place."""
+    """The first half of a character waits for the second, and no mark replaces it."""
     halves = ["é", "\ud83d", "\ude00"]
     if provider == "openai":
         pieces, end = [_chunk({"content": half}) for half in halves], _sse(END)
@@ -511,14 +511,14 @@ async def test_watchers_see_a_character_whole_or_not_yet(serve: Serve, provider:
 
 
 def _parted(whole: bytes) -> tuple[bytes, bytes, bytes]:
-    """What comes before the event with the text, that event, and what comes after it."""
+    """The part before the event with the text, that event, and the part after it."""
     events = whole.removesuffix(b"\n\n").split(b"\n\n")
     at = next(place for place, event in enumerate(events) if b"MARK" in event)
     return b"\n\n".join(events[:at]), events[at], b"\n\n".join(events[at + 1 :])
 
 
 async def test_one_call_in_pieces_is_never_two(serve: Serve) -> None:
-    """A fragment that is an object of its own inside other arguments does not begin a call."""
+    """A fragment that is a whole object inside other arguments does not begin a call."""
     fragments = ['{"zone": ', '{"of": "A"}', "}"]
     rows = [_call_row(id=None, function={"name": "clock", "arguments": fragment}) for fragment in fragments]
     reply = await _ask(serve, "openai", _sse(*(_chunk({"tool_calls": [row]}) for row in rows), CALLED))
@@ -547,7 +547,7 @@ BODIES = {
 async def test_a_label_does_not_decide_how_an_answer_is_read(
     serve: Serve, provider: str, media: str, *, streamed: bool
 ) -> None:
-    """Proxies mislabel both forms; what is there says which of the two it is."""
+    """Proxies mislabel both forms; the content decides."""
     body = STREAMS[provider] if streamed else b"\xef\xbb\xbf\n" + BODIES[provider].encode()
     reply = await _ask(serve, provider, body, media)
     assert (reply.text, reply.usage) == ("Noon.", COUNTED)
@@ -578,7 +578,7 @@ UNFINISHED: dict[str, tuple[str, bytes, str]] = {
     "an error in the middle, by its name": (
         "openai", _sse(TEXT, 'event: error\ndata: {"code": 502, "message": "upstream"}', END), "availability"),
     "a broken event in the middle": ("openai", _sse(TEXT, 'data: {"choices": [', END), "malformed"),
-    "half a character": (
+    "an unpaired surrogate": (
         "openai", _sse(_chunk({"content": "\ud83d"}), END), "malformed"),
     "two choices": (
         "openai", _sse(TEXT, {"choices": [{"index": 1, "delta": {"content": "x"}}]}, END), "malformed"),
@@ -614,7 +614,7 @@ UNFINISHED: dict[str, tuple[str, bytes, str]] = {
 
 @pytest.mark.parametrize("case", UNFINISHED)
 async def test_an_unfinished_answer_is_never_acted_on(serve: Serve, case: str) -> None:
-    """Leniency ends where a part of the answer itself may be missing."""
+    """Leniency ends where a part of the answer may be missing."""
     provider, body, kind = UNFINISHED[case]
     with pytest.raises(ModelFailed) as failed:
         await _ask(serve, provider, body)
@@ -637,7 +637,7 @@ async def test_an_unfinished_answer_is_never_acted_on(serve: Serve, case: str) -
 async def test_a_failed_answer_carries_the_usage_that_was_reported(
     serve: Serve, provider: str, body: bytes, kind: str
 ) -> None:
-    """It is charged that, not its whole reservation; where nothing was said at its end, it may be billed in full."""
+    """The reported usage is charged, not the reservation; without a report at the end it may be billed in full."""
     with pytest.raises(ModelFailed) as failed:
         await _ask(serve, provider, body)
     early = b'"odd"' in body

@@ -75,7 +75,7 @@ def _with_result(reply: ModelReply) -> ModelRequest:
 
 @pytest.mark.anyio
 async def test_a_first_call_shows_that_tools_are_understood() -> None:
-    """The first real request is the question: no other is sent, and the next ones are plain."""
+    """The first real request is the test: no other is sent, and the next ones have no trial tool."""
     async with _server("native") as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
         first = await client.complete(REQUEST)
@@ -91,8 +91,8 @@ async def test_a_first_call_shows_that_tools_are_understood() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_model_that_does_not_call_is_asked_for_an_object_in_an_attempt_of_its_own() -> None:
-    """Each request is one call with its own outcome and usage, so each can be reserved for and charged."""
+async def test_a_model_that_does_not_call_is_asked_for_an_object_in_the_next_attempt() -> None:
+    """Each request has its own outcome and usage, so each can be reserved for and charged."""
     async with _server("json_schema") as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
         first = await _failure_of(client)
@@ -111,7 +111,7 @@ async def test_a_model_that_does_not_call_is_asked_for_an_object_in_an_attempt_o
 
 @pytest.mark.anyio
 async def test_a_model_that_can_do_neither_is_a_permanent_failure() -> None:
-    """Two requests, two outcomes; a later run may find another model there and is not refused unheard."""
+    """Two requests, two outcomes; a later run tries again, because the server may have another model by then."""
     async with _server("none") as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
         for requests in (2, 4):
@@ -125,7 +125,7 @@ async def test_a_model_that_can_do_neither_is_a_permanent_failure() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize(("status", "kinds"), [(400, ["malformed", "permanent"]), (404, ["permanent", "permanent"])])
 async def test_a_server_that_refuses_tools_is_asked_for_an_object(status: int, kinds: list[str]) -> None:
-    """Some answer 400 to any tool; a status that says something else decides nothing."""
+    """Some servers answer 400 to any tool; another status decides nothing."""
     script = SCRIPT.replace("MODE", "native").replace(COST, f'fault = {{kind = "status", status = {status}}}', 1)
     async with PlaybookServer(parse_playbook(script)) as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
@@ -161,7 +161,7 @@ say = "Really."
 @pytest.mark.anyio
 @pytest.mark.parametrize(("mode", "fields"), [("native", "tools"), ("json_schema", "response_format")])
 async def test_a_configured_mode_is_used_without_a_trial(mode: ToolMode, fields: str) -> None:
-    """Whoever knows the server saves an attempt, and the final answer is no tool then."""
+    """An operator who knows the server saves an attempt, and the final answer is not sent as a tool."""
     async with _server(mode) as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1", tool_mode=mode)
         reply = await client.complete(REQUEST)
@@ -173,7 +173,7 @@ async def test_a_configured_mode_is_used_without_a_trial(mode: ToolMode, fields:
 
 @pytest.mark.anyio
 async def test_a_request_without_tools_decides_nothing() -> None:
-    """There is nothing to find out, and nothing to pay for."""
+    """There is nothing to find out, and nothing to pay."""
     async with _server("none") as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
         await client.complete(msgspec.structs.replace(REQUEST, tools=()))
@@ -183,7 +183,7 @@ async def test_a_request_without_tools_decides_nothing() -> None:
 
 @pytest.mark.anyio
 async def test_concurrent_first_requests_are_one_request_each() -> None:
-    """Nobody waits for another to find out, and nobody pays for another."""
+    """No request waits for the result of another, and none pays for another."""
     usages: list[Usage] = []
     async with _server("native") as server:
         client = open_model("openai/m", base_url=f"{server.url}/v1")
@@ -200,8 +200,8 @@ async def test_concurrent_first_requests_are_one_request_each() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_failure_that_says_nothing_about_the_model_decides_nothing() -> None:
-    """An overloaded server is asked in the same way next time."""
+async def test_a_failure_unrelated_to_the_model_decides_nothing() -> None:
+    """An overloaded server gets the same kind of request next time."""
     script = SCRIPT.replace("MODE", "native").replace(
         COST, f'{COST}\nfault = {{kind = "status", status = 529, times = 1}}', 1
     )
@@ -220,15 +220,15 @@ async def test_a_failure_that_says_nothing_about_the_model_decides_nothing() -> 
     [(("orders.lookup", "final_answer"), ["orders.lookup"]), (("orders.lookup",), ["orders.lookup"])],
 )
 def test_a_final_answer_beside_other_calls_came_too_early(calls: tuple[str, ...], names: list[str]) -> None:
-    """What the other calls return may change it, so the model is asked again."""
+    """The results of the other calls may change the answer, so the model is asked again."""
     made = tuple(ToolCall(id=name, name=name, args='{"answer": "Done."}') for name in calls)
     reply = trial_reply(msgspec.structs.replace(_reply(""), calls=made, stop_reason="calls"), "openai/m")
     assert [call.name for call in reply.calls] == names
     assert reply.text == ""
 
 
-def test_a_final_answer_without_one_is_malformed_and_charged() -> None:
-    """A call of the final answer with other arguments says nothing that could be passed on."""
+def test_a_final_answer_call_without_an_answer_is_malformed_and_charged() -> None:
+    """A call of the final answer with other arguments holds no usable answer."""
     made = (ToolCall(id="1", name="final_answer", args='{"text": "Done."}'),)
     with pytest.raises(ModelFailed, match="gave its final answer without one") as failed:
         trial_reply(msgspec.structs.replace(_reply(""), calls=made, stop_reason="calls"), "openai/m")
@@ -254,19 +254,19 @@ def _schema() -> dict[str, Any]:
     ],
 )
 def test_the_schema_allows_the_tools_and_an_answer_only(step: dict[str, Any], *, valid: bool) -> None:
-    """Every alternative is one tool with its own arguments, and every free string has an end."""
+    """Every alternative is one tool with its own arguments, and every string is bounded."""
     assert jsonschema_rs.is_valid(_schema(), step) is valid
 
 
 def test_strings_that_are_bounded_already_stay_as_they_are() -> None:
-    """Only free strings get a limit, wherever they are."""
+    """Only unbounded strings get a limit, wherever they are."""
     schema = {"items": [{"type": "string"}, {"type": "string", "maxLength": 3}, {"type": "string", "enum": ["a"]}]}
     bound = {"items": [{"type": "string", "maxLength": 2_000}, *schema["items"][1:]]}
     assert bound_strings(schema) == bound
 
 
 def test_a_conversation_becomes_plain_text() -> None:
-    """Calls are the objects that the model wrote, results are what a user says; nothing needs tool roles."""
+    """Calls are the objects that the model wrote, results are user messages; nothing needs tool roles."""
     past = (
         *REQUEST.messages,
         Message(role="assistant", calls=(ToolCall(id="1", name="orders.lookup", args='{"order": "A1"}'),)),
@@ -283,7 +283,7 @@ def test_a_conversation_becomes_plain_text() -> None:
 
 
 def test_an_answer_with_a_schema_comes_back_as_its_json() -> None:
-    """A structured answer is the text of the reply, word for word."""
+    """A structured answer is the exact text of the reply."""
     reply = json_mode_reply(_reply('{"tool": "final_answer", "args": {"answer": {"n": 1}}}'), "openai/m")
     assert (reply.text, reply.calls) == ('{"n": 1}', ())
 
@@ -292,14 +292,14 @@ def test_an_answer_with_a_schema_comes_back_as_its_json() -> None:
     "text", ["I would call it.", "", "{}", '{"tool": "x"}', '{"tool": "final_answer", "args": {}}']
 )
 def test_text_that_is_not_a_json_turn_is_malformed_and_charged(text: str) -> None:
-    """The tokens were used, whatever they say."""
+    """The tokens were used all the same."""
     with pytest.raises(ModelFailed, match="did not keep to the JSON schema") as failed:
         json_mode_reply(_reply(text), "openai/m")
     assert (failed.value.kind, failed.value.usage) == ("malformed", Usage(out=3))
 
 
 def test_a_tool_may_not_be_called_like_the_final_answer() -> None:
-    """Otherwise nobody could tell the call from the answer."""
+    """Otherwise the call and the answer could not be distinguished."""
     tools = (ToolSpec(name="final_answer", description="", parameters={}),)
     with pytest.raises(ModelFailed, match="rename the tool"):
         json_mode_request(msgspec.structs.replace(REQUEST, tools=tools))

@@ -33,7 +33,7 @@ Responder = bytes | Callable[[ReceivedRequest, asyncio.StreamWriter], Awaitable[
 
 @dataclass
 class Server:
-    """A server that answers by path; ``heard`` is all it was asked."""
+    """A server that answers by path; ``requests`` holds every request."""
 
     port: int
     routes: dict[str, Responder]
@@ -42,7 +42,7 @@ class Server:
 
     @property
     def netloc(self) -> str:
-        """Host and port, as an allow-list has them."""
+        """Host and port, in the form of an allow-list."""
         return f"127.0.0.1:{self.port}"
 
     def url(self, path: str = "/") -> str:
@@ -51,20 +51,20 @@ class Server:
 
 
 class Servers:
-    """Starts servers that are gone after the test."""
+    """Starts servers and ends them after the test."""
 
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
 
     @staticmethod
     def response(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
-        """A complete HTTP/1.1 answer; an underscore in a header's name stands for a hyphen."""
+        """A complete HTTP/1.1 response; an underscore in a header's name stands for a hyphen."""
         lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         return "\r\n".join([*lines, "", ""]).encode() + body
 
     def redirect(self, location: str, status: str = "302 Found") -> bytes:
-        """An answer that sends the client elsewhere."""
+        """A response that redirects the client."""
         return self.response(b"", status, Location=location)
 
     async def start(self, routes: dict[str, Responder], tls: ssl.SSLContext | None = None) -> Server:
@@ -126,7 +126,7 @@ MakeContext = Callable[..., Context]
 
 @pytest.fixture
 def make_context(tmp_path: Path) -> MakeContext:
-    """Make a context: ``make_context(allow=(...,), start_in_s=…, deadline_in_s=…)``."""
+    """Create a context: ``make_context(allow=(...,), start_in_s=…, deadline_in_s=…)``."""
 
     def make(
         allow: tuple[str, ...] = ("*",),

@@ -1,4 +1,4 @@
-"""Tools that act and then go wrong, each in a way that the caller chooses; also loaded by child processes."""
+"""Tools that act and then fail in a way that the caller chooses; also loaded by child processes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from linestop.schemas.defaults import BLOB_BYTES_MAX
 
 
 class Odd:
-    """An object that is not JSON and cannot even be shown."""
+    """An object that is not JSON and has no ``repr``."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no")
 
 
 class OddError(Exception):
-    """An error whose text is not one."""
+    """An error whose text is not a valid string."""
 
     def __str__(self) -> str:
         raise RuntimeError("no")
 
 
 class StrangeFailure(ToolFailed):
-    """A failure whose fields no event can hold."""
+    """A failure with fields that an event cannot hold."""
 
     def __init__(self) -> None:
         self.type = "bogus"  # type: ignore[assignment] # a tool without a type check may do this
@@ -72,7 +72,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "too deep": _tower,
     "too large": lambda: {"a" * (BLOB_BYTES_MAX + 1): 1},
 }
-"""What comes back although the effect was made, none of it a ``dict[str, int]``."""
+"""Values that are returned after the effect; none is a ``dict[str, int]``."""
 
 ERRORS: dict[str, Callable[[], Any]] = {
     "exception": lambda: _raise(ValueError("half done")),
@@ -89,7 +89,7 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "recursion": lambda: _raise(RecursionError("too deep")),
     "timeout error": lambda: _raise(TimeoutError()),
 }
-"""What a function raises after it acted."""
+"""Errors that a function raises after its effect."""
 
 UNKNOWN_ENDS: dict[str, Callable[[], Any]] = {
     "unknown": lambda: _raise(ToolUnknown("the line went dead")),
@@ -98,20 +98,20 @@ UNKNOWN_ENDS: dict[str, Callable[[], Any]] = {
     "generator": _lazily,
     "generator expression": lambda: (n for n in (1, 2)),
 }
-"""Ends that say themselves that nobody knows, whatever the contract says of what is raised."""
+"""Ends that leave the outcome unknown, also for a contract with ``raises_before_effect``."""
 
 TOOL_FAILURES: dict[str, Callable[[], Any]] = {
     "failed": lambda: _raise(ToolFailed("no such order")),
     "failed safely": lambda: _raise(ToolFailed("busy", type="transient", retry_safe=True)),
     "strange failure": lambda: _raise(StrangeFailure()),
 }
-"""What the tool itself says."""
+"""Failures that the tool reports itself."""
 
 BEHAVIORS = VALUES | ERRORS | UNKNOWN_ENDS | TOOL_FAILURES
 
 
 def _use_context(ctx: Context, how: str) -> None:
-    """Have ``ctx`` raise its own errors."""
+    """Make ``ctx`` raise its own errors."""
     if how == "workspace":
         ctx.workspace.write("../outside", b"")
     if how == "hang":
@@ -121,14 +121,14 @@ def _use_context(ctx: Context, how: str) -> None:
 
 
 def _effect_then(ctx: Context, how: str) -> dict[str, int]:
-    """Do the effect, then go wrong in a chosen way."""
+    """Perform the effect, then fail in a chosen way."""
     ctx.workspace.write("done", b"x")
     _use_context(ctx, how)
     return BEHAVIORS[how]() if how in BEHAVIORS else {"paid_cents": 4250}
 
 
 async def _effect_then_async(ctx: Context, how: str) -> dict[str, int]:
-    """Do the effect, then go wrong in a chosen way."""
+    """Perform the effect, then fail in a chosen way."""
     ctx.workspace.write("done", b"x")
     if how == "denied":
         await ctx.http.post("http://10.0.0.1/")

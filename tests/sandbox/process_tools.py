@@ -1,4 +1,4 @@
-"""Tools that run in a process of their own; loaded from this file by the tests."""
+"""Tools that run in a child process; the tests load them from this file."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ def _flood() -> str:
 
 
 def _orphan() -> str:
-    """Leave the result pipe to a grandchild that outlives us."""
+    """Leave the result pipe to a grandchild that outlives this process."""
     if os.fork() == 0:
         signal_wait()
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Which addresses and hosts are legal: a table of what must be refused."""
+"""Allowed addresses and hosts, and a table of those that must be refused."""
 
 # ruff: noqa: SIM905 - a table of many short words is read more easily as one text
 from __future__ import annotations
@@ -39,7 +39,7 @@ def test_a_public_address_is_legal(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["127.0.0.1", "10.1.2.3", "192.168.1.1", "::1", "fd00::1", "8.8.8.8"])
 def test_an_explicit_port_makes_private_addresses_legal(text: str) -> None:
-    """The operator named this very host and port."""
+    """The operator named this host and port."""
     assert address_error(ipaddress.ip_address(text), private=True) is None
 
 
@@ -59,7 +59,7 @@ def test_cloud_metadata_and_multicast_are_never_legal(text: str) -> None:
     ],
 )  # fmt: skip
 def test_a_host_that_is_not_properly_written_is_refused(host: str) -> None:
-    """One spelling an address, plain names otherwise: two readers never disagree about it."""
+    """Each address has one spelling, and other hosts are plain names, so two parsers never disagree."""
     assert host_error(host) is not None
 
 
@@ -67,12 +67,12 @@ def test_a_host_that_is_not_properly_written_is_refused(host: str) -> None:
     "host", ["example.com", "a-b.c_d.x1", "xn--mller-kva.de", "127.0.0.1", "::1", "localhost", "1password.com"]
 )
 def test_a_proper_host_is_legal(host: str) -> None:
-    """Whether it may be reached is for the allow-list and its addresses to say."""
+    """The allow-list and its addresses decide whether the host may be reached."""
     assert host_error(host) is None
 
 
-def test_the_allow_list_says_which_host_and_port() -> None:
-    """A name means ports 80 and 443; a port means that one; a star any public host or any sub-domain."""
+def test_the_allow_list_decides_about_host_and_port() -> None:
+    """A name means ports 80 and 443, a port only that port, and a star any public host or any sub-domain."""
     rules = parse_allow(("api.example.com", "*.shop.example", "127.0.0.1:8080", "[::1]:9090", "API.internal:7000"))
     assert matching_rule(rules, "api.example.com", 443) == Rule("api.example.com", 0)
     assert matching_rule(rules, "a.b.shop.example", 80) == Rule("*.shop.example", 0)
@@ -113,6 +113,6 @@ def test_the_allow_list_says_which_host_and_port() -> None:
     ],
 )
 def test_an_entry_that_is_not_a_host_is_a_configuration_error(entry: str) -> None:
-    """One sentence that says what may be written."""
+    """One sentence that lists the allowed forms."""
     with pytest.raises(ConfigError, match=r"write host, host:port, \*\.domain or \*"):
         parse_allow((entry,))

@@ -44,7 +44,7 @@ async def test_files_are_written_read_and_listed(make_context: MakeContext) -> N
 
 @pytest.mark.parametrize("path", ["../other", "/etc/passwd", "nope.txt", "binary"])
 async def test_a_file_that_cannot_be_read_is_an_error_for_the_model(make_context: MakeContext, path: str) -> None:
-    """The failure is ``invalid``, with a sentence the model can use."""
+    """The failure is ``invalid``, with a sentence that helps the model."""
     ctx = make_context()
     ctx.workspace.write("binary", b"\xff\xfe")
     result = await call(ctx, "files.read", path=path)
@@ -54,7 +54,7 @@ async def test_a_file_that_cannot_be_read_is_an_error_for_the_model(make_context
 
 
 async def test_a_page_is_fetched_as_untrusted_text(make_context: MakeContext, servers: Servers) -> None:
-    """Labelled, capped, and on record."""
+    """Labelled, capped, and recorded."""
     long = b"x" * (HTTP_TEXT_CHARS_MAX + 1)
     server = await servers.start(
         {
@@ -83,8 +83,8 @@ async def test_a_page_is_fetched_as_untrusted_text(make_context: MakeContext, se
     assert missing.value["status"] == 404
 
 
-async def test_a_refused_page_fails_for_good_and_is_on_record(make_context: MakeContext) -> None:
-    """The model learns that asking again is useless; the log keeps where it wanted to go."""
+async def test_a_refused_page_fails_permanently_and_is_recorded(make_context: MakeContext) -> None:
+    """The model learns that a retry is useless, and the log has the refused host."""
     result = await call(make_context(), "http.get", url="http://169.254.169.254/latest/")
     assert result.outcome == "failed"
     assert result.error is not None
@@ -122,7 +122,7 @@ async def test_the_clock_returns_utc(make_context: MakeContext) -> None:
     ],
 )
 def test_the_waits_accept_what_their_schemas_describe(contract: Contract, raw: str, good: bool) -> None:
-    """Their schemas hold the bounds, since no function checks them."""
+    """Their schemas hold the bounds, because no function checks them."""
     assert (check_arguments(raw, contract).args is not None) is good
 
 

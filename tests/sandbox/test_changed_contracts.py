@@ -1,4 +1,4 @@
-"""A run keeps the contract it was opened with while the tool is changed under it, unless the tool may do more now."""
+"""A run keeps the contract that it was opened with while the tool changes, unless the tool may do more now."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def happened(ctx: Context, to: str, cents: int = 1) -> bool | None:
 
 
 async def perform_under(directory: Path, was: AnyTool, now: AnyTool, *, probe: bool = False) -> ToolResult:
-    """What comes of a call of a run that was opened with one tool, when another one is here."""
+    """The result of a call whose run was opened with one tool, while another one is deployed."""
     registry, given = Registry(), b'{"to":"ann"}'
     registry.add(now, "tests")
     work = CallWork(
@@ -88,7 +88,7 @@ def changed(fn: Any = pay, **options: Any) -> AnyTool:  # noqa: ANN401 - any fun
     ],
 )  # fmt: skip
 async def test_a_contract_that_is_not_wider_still_performs(tmp_path: Path, options: dict[str, Any]) -> None:
-    """Its owner may mend a docstring or a timeout while a call waits for a person."""
+    """The owner may correct a docstring or a timeout while a call waits for a person."""
     fn = pay_in_thread if options.get("kind") == "thread" else pay
     result = await perform_under(tmp_path, changed(), changed(fn, **options))
     assert (result.outcome, result.value) == ("succeeded", "ann has 1")
@@ -96,7 +96,7 @@ async def test_a_contract_that_is_not_wider_still_performs(tmp_path: Path, optio
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "sentence"),
     [
         ({"tier": "destructive"}, "its tier is 'destructive', no longer 'irreversible'"),
         ({"scopes": ["money.pay", "money.all"]}, "its scopes have 'money.all' in addition"),
@@ -104,7 +104,7 @@ async def test_a_contract_that_is_not_wider_still_performs(tmp_path: Path, optio
     ],
 )
 async def test_a_tool_that_may_do_more_is_not_called(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
-    """Nobody agreed to that; the model is told in one sentence, and it cost nothing."""
+    """No person agreed to that; the model gets one sentence, and the call cost nothing."""
     result = await perform_under(tmp_path, changed(), changed(**options))
     assert result.error is not None
     assert sentence in result.error.message
@@ -113,14 +113,14 @@ async def test_a_tool_that_may_do_more_is_not_called(tmp_path: Path, options: di
 
 
 async def test_dropping_raises_before_effect_widens_the_contract(tmp_path: Path) -> None:
-    """A run that repeats a call because it was safe to repeat would have its effect twice."""
+    """A run that repeats a call that used to be safe to repeat would have its effect twice."""
     result = await perform_under(tmp_path, changed(idempotent=True), changed())
     assert result.error is not None
     assert "it is no longer safe to repeat" in result.error.message
 
 
 async def test_raises_before_effect_added_later_does_not_count(tmp_path: Path) -> None:
-    """Whether a failure is known is judged by what was pinned and what is: both must promise it."""
+    """A failure counts as known only if the pinned and the current contract both have ``raises_before_effect``."""
     for was, now in [(False, True), (True, False)]:
         before, after = changed(raises_before_effect=was), changed(raises, raises_before_effect=now)
         assert (await perform_under(tmp_path, before, after)).outcome == "unknown"
@@ -138,7 +138,7 @@ async def test_arguments_that_the_tool_no_longer_takes_are_reported_to_the_model
 
 
 async def test_an_unknown_call_is_probed_even_if_the_contract_changed(tmp_path: Path) -> None:
-    """The probe changes nothing; a tool that has none any more leaves the doubt to a person."""
+    """The probe changes nothing; if the tool has no probe any more, a person decides about the call."""
     probed = changed(probe=happened)
     assert (await perform_under(tmp_path, probed, changed(probe=happened, tier="destructive"), probe=True)).outcome == (
         "succeeded"
@@ -149,7 +149,7 @@ async def test_an_unknown_call_is_probed_even_if_the_contract_changed(tmp_path: 
 
 
 async def test_scopes_of_an_older_log_are_not_known() -> None:
-    """So a changed tool that needs one counts as wider, as every changed one did; one that needs none does not."""
+    """So a changed tool that needs a scope counts as wider, and one that needs none does not."""
     old = msgspec.structs.replace(tool_grant(changed().contract), scopes=None)
     assert old.widened_by(changed().contract) == ()
     assert old.widened_by(changed(timeout_s=6.0).contract) == ("its scopes have 'money.pay' in addition",)
@@ -157,7 +157,7 @@ async def test_scopes_of_an_older_log_are_not_known() -> None:
 
 
 async def test_a_tool_that_may_do_more_raises_an_alert() -> None:
-    """The alert carries the event, whose error names what widened."""
+    """The alert carries the event, whose error names the difference."""
     for widened in (True, False):
         story = at_work(call("look", "{}"))
         error = ToolError(type="permanent", message="No.", known_by="not_begun", widened=widened)

@@ -1,4 +1,4 @@
-"""Which charsets of a server's answer are believed."""
+"""The charsets of a response that are accepted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from linestop.sandbox.http.transport import readable_content_type
 
 
 @pytest.mark.parametrize(
-    ("said", "read"),
+    ("content_type", "read"),
     [
         ("text/html; charset=ISO-8859-15", "text/html; charset=ISO-8859-15"),
         ("text/html; charset=Shift_JIS", "text/html; charset=Shift_JIS"),
@@ -21,6 +21,6 @@ from linestop.sandbox.http.transport import readable_content_type
         ("application/json; charset=rot13", "application/json"),
     ],
 )
-def test_only_charsets_of_text_are_believed(content_type: str, read: str) -> None:
-    """A codec that takes quadratic time, or gives no text, is never asked."""
+def test_only_charsets_of_text_are_accepted(content_type: str, read: str) -> None:
+    """A codec that takes quadratic time, or returns no text, is never used."""
     assert readable_content_type(content_type) == read

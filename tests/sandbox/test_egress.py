@@ -1,4 +1,4 @@
-"""The egress guard against real servers and name servers that lie."""
+"""The egress guard against real servers and lying name servers."""
 
 # ruff: noqa: SIM905 - a table of many short words is read more easily as one text
 from __future__ import annotations
@@ -22,7 +22,7 @@ MIB = 1024 * 1024
 
 
 def client(*allow: str, names: dict[str, list[str]] | None = None, policy: EgressPolicy | None = None) -> EgressClient:
-    """A client whose names resolve as given; any other name has no address."""
+    """A client with the given name resolution; any other name has no address."""
 
     async def resolve(host: str, port: int) -> list[str]:
         assert port
@@ -63,7 +63,7 @@ SPACED = [
 
 
 @pytest.mark.parametrize("url", LITERAL + SPACED)
-async def test_a_url_that_leads_somewhere_it_should_not_is_refused(url: str) -> None:
+async def test_a_url_to_a_forbidden_place_is_refused(url: str) -> None:
     """Every way to write loopback, metadata, another port, another scheme or two hosts at once."""
     async with client(names={"good.example": ["93.184.216.34"]}) as http:
         with pytest.raises(EgressDenied):
@@ -80,7 +80,7 @@ async def test_a_url_that_leads_somewhere_it_should_not_is_refused(url: str) -> 
     ],
 )  # fmt: skip
 async def test_a_name_is_refused_if_any_of_its_addresses_is(addresses: list[str]) -> None:
-    """Also when a public address stands before it: one bad record spoils the name."""
+    """Also if a public address comes first: one bad record refuses the name."""
     async with client(names={"good.example": addresses}) as http:
         with pytest.raises(EgressDenied, match=r"good\.example"):
             await http.get("http://good.example/")
@@ -88,7 +88,7 @@ async def test_a_name_is_refused_if_any_of_its_addresses_is(addresses: list[str]
 
 
 async def test_dns_rebinding_gains_nothing(servers: Servers) -> None:
-    """The name is asked once a connection, and the connection goes to the very address that was checked."""
+    """The name is resolved once per connection, and the connection goes to the address that was checked."""
     server = await servers.start({"/": servers.response(b"internal")})
     asked: list[str] = []
 
@@ -116,7 +116,7 @@ async def test_dns_rebinding_gains_nothing(servers: Servers) -> None:
 
 
 async def test_an_explicit_host_and_port_is_reached_and_recorded(servers: Servers) -> None:
-    """An allow-list entry with a port opens exactly that; the record says what went where."""
+    """An allow-list entry with a port opens exactly that port; the record has each request and its host."""
     server = await servers.start({"/a?x=1": servers.response(b"hello", Content_Type="text/plain")})
     async with client(server.netloc) as http:
         answer = await http.get(server.url("/a"), params={"x": 1}, headers={"X-Mine": "y"})
@@ -155,7 +155,7 @@ async def test_nothing_is_taken_from_the_environment(servers: Servers, monkeypat
     ],
 )  # fmt: skip
 async def test_each_redirect_is_checked_again(servers: Servers, location: str) -> None:
-    """A server that is allowed cannot send the client to one that is not."""
+    """An allowed server cannot redirect the client to a forbidden one."""
     server = await servers.start({"/": servers.redirect(location)})
     names = {"good.example": ["93.184.216.34"], "evil.example": ["127.0.0.1"]}
     async with client(server.netloc, "*", names=names) as http:
@@ -165,7 +165,7 @@ async def test_each_redirect_is_checked_again(servers: Servers, location: str) -
 
 
 async def test_redirects_are_followed_and_bounded(servers: Servers) -> None:
-    """Five are followed, the sixth is refused; each is a request on record."""
+    """Five are followed, the sixth is refused; each is recorded as a request."""
     routes: dict[str, bytes] = {f"/{n}": servers.redirect(f"/{n - 1}") for n in range(1, 9)}
     server = await servers.start({**routes, "/0": servers.response(b"there")})
     async with client(server.netloc) as http:
@@ -177,7 +177,7 @@ async def test_redirects_are_followed_and_bounded(servers: Servers) -> None:
 
 
 async def test_a_redirect_to_another_host_carries_neither_headers_nor_body(servers: Servers) -> None:
-    """What was meant for one host does not go to another."""
+    """Data for one host does not go to another."""
     other = await servers.start({"/in": servers.response(b"other")})
     first = await servers.start(
         {"/": servers.redirect(other.url("/in")), "/keep": servers.redirect(other.url("/in"), "307 Temporary")}
@@ -194,8 +194,8 @@ async def test_a_redirect_to_another_host_carries_neither_headers_nor_body(serve
     assert len(other.requests) == 2
 
 
-async def test_a_host_header_of_ones_own_is_refused(servers: Servers) -> None:
-    """The host that is checked is the host that is asked."""
+async def test_a_custom_host_header_is_refused(servers: Servers) -> None:
+    """The checked host is the host that gets the request."""
     server = await servers.start({"/": servers.response(b"x")})
     async with client(server.netloc) as http:
         with pytest.raises(EgressDenied, match="Host header"):
@@ -210,7 +210,7 @@ async def test_a_host_header_of_ones_own_is_refused(servers: Servers) -> None:
 )
 @pytest.mark.parametrize("allow", ["*", "named.example:80"])
 async def test_cloud_metadata_is_refused_even_if_the_allow_list_names_it(address: str, allow: str) -> None:
-    """One of them is a public address, others are in ranges that may be allowed; no connection is tried."""
+    """One of them is a public address, and others are in ranges that may be allowed; no connection is tried."""
     async with client(allow, names={"named.example": [address]}) as http:
         with pytest.raises(EgressDenied, match=r"metadata|not a public address"):
             await http.get("http://named.example/metadata")
@@ -219,7 +219,7 @@ async def test_cloud_metadata_is_refused_even_if_the_allow_list_names_it(address
 
 @pytest.mark.parametrize("given", ["9", "2", "x", "-1", ""])
 async def test_a_false_content_length_is_refused_before_anything_is_sent(given: str) -> None:
-    """In our sentence, not in the middle of the request with the library's error."""
+    """With a sentence of linestop, not halfway through the request with an error of the library."""
     async with client("127.0.0.1:9") as http:
         with pytest.raises(EgressDenied, match="but the body has 3 bytes; leave the header out"):
             await http.post("http://127.0.0.1:9/", content=b"abc", headers={"Content-Length": given})

@@ -1,6 +1,6 @@
-"""What becomes of a call that goes wrong after its tool's function has begun: only the tool says that nothing happened.
+"""The outcome of a call that fails after the function of its tool has begun: only the tool can deny the effect.
 
-The whole table: every way to go wrong, by every kind of tool, under every kind of contract.
+The whole table: every way to fail, by every kind of tool, under every kind of contract.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ pytestmark = pytest.mark.anyio
 
 TOOLS = load_file(Path(__file__).with_name("fate_tools.py"))
 IN_A_PROCESS = ("wrong type", "surrogate", "surrogate exception", "interrupt", "base group", "coroutine", "failed")
-"""A process takes a quarter of a second to start, so it goes only through the ways that differ there."""
+"""A process takes a quarter of a second to start, so it gets only the cases that differ there."""
 
 
 async def perform_and_finish(name: str, how: str, ctx: Context, scope: anyio.CancelScope | None = None) -> ToolResult:
-    """Perform, and see that the result can be stored: as an event, read back."""
+    """Perform the call, and check that its result can be stored as an event and read back."""
     made = TOOLS[name]
     async with ctx.http:
         result = await perform(made, ctx, msgspec.json.encode({"how": how}), scope=scope)
@@ -53,10 +53,10 @@ async def perform_and_finish(name: str, how: str, ctx: Context, scope: anyio.Can
 @pytest.mark.parametrize("contract", CONTRACTS)
 @pytest.mark.parametrize("kind", ["async", "thread"])
 @pytest.mark.parametrize("how", VALUES)
-async def test_a_value_that_came_back_is_a_success_with_a_finding(
+async def test_an_unusable_value_is_a_success_with_a_finding(
     make_context: MakeContext, kind: str, contract: str, how: str
 ) -> None:
-    """The effect took place; of a read, which has none, an unusable result is a failure."""
+    """The effect took place; only for a read, which has no effect, is an unusable result a failure."""
     result = await perform_and_finish(f"{kind}_{contract}", how, make_context())
     findings = result.findings if contract != "read" else (result.error.message if result.error else "",)
     assert result.outcome == ("succeeded" if contract != "read" else "failed")
@@ -66,7 +66,7 @@ async def test_a_value_that_came_back_is_a_success_with_a_finding(
 
 
 @pytest.mark.parametrize(
-    ("how", "kept"),
+    ("how", "stored"),
     [
         ("wrong type", {"paid_cents": "4250"}),
         ("nan", {"paid_cents": None}),
@@ -76,7 +76,7 @@ async def test_a_value_that_came_back_is_a_success_with_a_finding(
     ],
 )
 async def test_the_storable_part_of_a_value_is_stored(make_context: MakeContext, how: str, stored: object) -> None:
-    """A person who looks into it later finds what the tool said."""
+    """A person who investigates the call later finds the value of the tool."""
     assert (await perform_and_finish("thread_reversible", how, make_context())).value == stored
 
 
@@ -96,7 +96,7 @@ async def test_a_value_that_is_too_large_is_cut_to_its_beginning(make_context: M
 async def test_an_exception_after_the_effect_makes_the_call_unknown(
     make_context: MakeContext, kind: str, contract: str, how: str
 ) -> None:
-    """Unless repeating is safe, or the contract says that it raises only before it acts."""
+    """Unless repeating is safe, or the contract has ``raises_before_effect``."""
     result = await perform_and_finish(f"{kind}_{contract}", how, make_context())
     assert result.error is not None
     failed = {"read": "", "idempotent": "", "raises": "contract"}
@@ -113,7 +113,7 @@ async def test_an_exception_after_the_effect_makes_the_call_unknown(
 async def test_a_call_that_ends_without_a_result_is_unknown(
     make_context: MakeContext, kind: str, contract: str, how: str
 ) -> None:
-    """Whatever the contract says of what is raised: a promise of a value is no value, and no error of the tool."""
+    """Also with ``raises_before_effect``: a promise of a value is neither a value nor an error of the tool."""
     result = await perform_and_finish(f"{kind}_{contract}", how, make_context())
     safe = contract in {"read", "idempotent"}
     assert (result.outcome, result.cost_micros) == ("failed" if safe else "unknown", 7)
@@ -127,7 +127,7 @@ async def test_a_call_that_ends_without_a_result_is_unknown(
 async def test_an_explicit_tool_failure_is_believed(
     make_context: MakeContext, kind: str, contract: str, how: str
 ) -> None:
-    """Under every contract; what cannot be stored of it is left out."""
+    """Under every contract; fields that cannot be stored are left out."""
     result = await perform_and_finish(f"{kind}_{contract}", how, make_context())
     assert result.error is not None
     assert (result.outcome, result.error.known_by) == ("failed", "tool")
@@ -141,7 +141,7 @@ async def test_an_explicit_tool_failure_is_believed(
 async def test_an_error_raised_by_the_context_is_not_an_explicit_tool_failure(
     make_context: MakeContext, contract: str, how: str
 ) -> None:
-    """The workspace and the guard say that they did nothing; what the tool had done before they do not know."""
+    """The workspace and the guard did nothing, but they do not know what the tool had done before."""
     result = await perform_and_finish(f"async_{contract}", how, make_context())
     failed = {"read": "", "idempotent": "", "raises": "contract"}
     assert result.error is not None
@@ -153,8 +153,8 @@ async def test_an_error_raised_by_the_context_is_not_an_explicit_tool_failure(
 
 @pytest.mark.parametrize("contract", ["reversible", "raises", "idempotent", "read"])
 @pytest.mark.parametrize("how", [*IN_A_PROCESS, "killed"])
-async def test_a_process_decides_as_the_other_kinds_do(make_context: MakeContext, contract: str, how: str) -> None:
-    """A value comes back over its pipe; a death does not say what it did."""
+async def test_a_call_in_a_process_has_the_same_outcomes(make_context: MakeContext, contract: str, how: str) -> None:
+    """A value comes back over its pipe; after a death the effect is unknown."""
     result = await perform_and_finish(f"process_{contract}", how, make_context())
     safe = contract in {"read", "idempotent"}
     if how in TOOL_FAILURES:
@@ -199,7 +199,7 @@ async def test_a_contract_that_raises_first_is_not_believed_after_an_effect_was_
 
 
 async def test_a_refused_answer_does_not_hide_an_accepted_one(make_context: MakeContext, servers: Servers) -> None:
-    """A tool that hands on the second of two answers: the first may have been the effect."""
+    """A tool returns the second of two responses: the first may have been the effect."""
     server = await servers.start({"/": servers.response(b"ok"), "/no": servers.response(b"", "403 Forbidden")})
 
     @tool(tier="reversible")
@@ -216,7 +216,7 @@ async def test_a_refused_answer_does_not_hide_an_accepted_one(make_context: Make
 
 
 async def test_require_fresh_in_a_tool_marks_the_call_as_not_begun(make_context: MakeContext) -> None:
-    """``require_fresh`` stands before the effect, so the call did nothing."""
+    """``require_fresh`` is called before the effect, so the call did nothing."""
 
     @tool(tier="reversible")
     async def pay(ctx: Context) -> None:

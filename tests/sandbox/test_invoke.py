@@ -1,4 +1,4 @@
-"""What a result costs to check: its depth is counted exactly, and a long one does not hold up the event loop."""
+"""The cost of checking a result: its depth is counted exactly, and a long one does not block the event loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Tool:
-    """As much of a tool as an invocation asks for."""
+    """The part of a tool that an invocation needs."""
 
     name = "wide"
     returns = Any
@@ -27,12 +27,12 @@ class Tool:
         self._value = value
 
     async def fn(self, _ctx: object) -> object:
-        """Return what it was made with."""
+        """Return the value of the tool."""
         return self._value
 
 
 def nested_value(levels: int, chance: random.Random) -> Any:  # noqa: ANN401 - any JSON
-    """A value so many levels deep, with shallower ones and texts full of brackets beside each level."""
+    """A value with that many levels, with shallower values and texts full of brackets beside each level."""
     value: Any = [] if levels else 0
     for level in range(1, levels):
         shallow: list[Any] = [[], {"a[": '"]]\\'}, *[[[[]]]] * chance.randrange(3)]
@@ -42,15 +42,15 @@ def nested_value(levels: int, chance: random.Random) -> Any:  # noqa: ANN401 - a
 
 
 def depth(value: Any) -> int:  # noqa: ANN401 - any JSON
-    """How deep a value is nested."""
+    """The depth of a value."""
     if isinstance(value, dict):
         return depth(list(cast("dict[str, Any]", value).values()))
     return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0  # pyright: ignore[reportUnknownArgumentType]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_result_is_too_deep_exactly_from_one_level_over_the_limit(seed: int) -> None:
-    """Whatever stands beside its levels, and however many brackets its texts have."""
+def test_a_result_is_too_deep_from_exactly_one_level_over_the_limit(seed: int) -> None:
+    """With any values beside its levels, and any number of brackets in its texts."""
     chance = random.Random(seed)
     for levels in (DEPTH_MAX - 1, DEPTH_MAX, DEPTH_MAX + 1, DEPTH_MAX + 30):
         value = nested_value(levels, chance)
@@ -61,7 +61,7 @@ def test_a_result_is_too_deep_exactly_from_one_level_over_the_limit(seed: int) -
 async def test_a_long_result_is_checked_beside_the_event_loop(
     monkeypatch: pytest.MonkeyPatch, members: int, beside: bool
 ) -> None:
-    """A short one is checked at once; either comes back whole."""
+    """A short one is checked at once; both come back whole."""
     inner, where = call_function.too_deep, list[int]()
 
     def too_deep(encoded: bytes) -> bool:

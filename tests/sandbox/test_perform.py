@@ -1,4 +1,4 @@
-"""Performing calls: what comes back, and what is said when nothing does."""
+"""Performing calls: results, and the errors of calls without a result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 def declared(fn: Callable[..., Any], **options: Any) -> AnyTool:  # noqa: ANN401 - any option
-    """The tool that the decorator makes of ``fn``, named t."""
+    """The tool t that the decorator creates from ``fn``."""
     decorator = cast("Callable[..., Callable[..., AnyTool]]", tool)
     return decorator(**{"name": "t", "tier": "irreversible", **options})(fn)
 
@@ -41,13 +41,13 @@ async def run(made: AnyTool, ctx: Context, args: bytes = b"{}", **more: Any) -> 
 
 
 def message(result: ToolResult) -> str:
-    """The error's sentence."""
+    """The sentence of the error."""
     assert result.error is not None
     return result.error.message
 
 
 async def test_a_result_comes_back_as_json(make_context: MakeContext) -> None:
-    """Whatever the tool returned, checked against its type; both kinds that run in this process."""
+    """Every value is checked against the declared type, for both kinds of tools that run in this process."""
 
     async def wait(ctx: Context, n: int) -> dict[str, list[int]]:
         """Text."""
@@ -91,10 +91,10 @@ async def _raises(ctx: Context, error: str) -> int:  # noqa: ARG001 - a tool tak
         ("unknown", "unknown", "transient", "the line went dead"),
     ],
 )
-async def test_what_a_tool_raises_becomes_an_error(
+async def test_an_exception_of_a_tool_becomes_an_error(
     make_context: MakeContext, error: str, outcome: str, kind: str, text: str
 ) -> None:
-    """Never a traceback, never a secret; its own word is believed, a bug leaves the effect open."""
+    """Never a traceback or a secret; a ``ToolFailed`` is believed, and a bug leaves the effect open."""
     limits = PerformLimits(redactor=Redactor(["hunter2hunter2"]))
     args = msgspec.json.encode({"error": error})
     result = await run(declared(_raises), make_context(), args, limits=limits)
@@ -122,7 +122,7 @@ async def _ends_itself(ctx: Context, how: str) -> int:
 
 @pytest.mark.parametrize("how", ["now", "later"])
 async def test_a_tool_that_cancels_its_task_cancels_itself_alone(make_context: MakeContext, how: str) -> None:
-    """The call is in doubt; who performs it, and all else in its process, goes on."""
+    """The outcome of the call is unknown; its performer and the rest of the process continue."""
     args = msgspec.json.encode({"how": how})
     with anyio.fail_after(5):
         result = await run(declared(_ends_itself), make_context(), args)
@@ -138,7 +138,7 @@ async def test_a_message_is_short(make_context: MakeContext) -> None:
 
 
 async def test_unknown_is_failed_where_repeating_is_safe(make_context: MakeContext) -> None:
-    """Nobody needs to be asked about a call that can simply be made again."""
+    """No person is needed for a call that can simply be repeated."""
     result = await run(declared(_raises, idempotent=True), make_context(), b'{"error":"unknown"}')
     assert result.outcome == "failed"
     assert result.error is not None
@@ -173,7 +173,7 @@ async def _returns(ctx: Context, what: str) -> dict[str, int]:
 async def test_a_result_of_a_read_that_does_not_fit_is_a_clear_failure(
     make_context: MakeContext, what: str, text: str
 ) -> None:
-    """Permanent, naming the tool, before anything builds on it."""
+    """Permanent, naming the tool, before anything depends on the result."""
     result = await run(declared(_returns, tier="read"), make_context(), msgspec.json.encode({"what": what}))
     assert result.outcome == "failed"
     assert result.error is not None
@@ -183,7 +183,7 @@ async def test_a_result_of_a_read_that_does_not_fit_is_a_clear_failure(
 
 
 async def test_secrets_in_a_result_are_removed(make_context: MakeContext) -> None:
-    """What goes into the log and the prompt has passed the redactor."""
+    """Values for the log and the prompt pass the redactor."""
 
     async def leak(ctx: Context) -> dict[str, str]:
         """Text."""
@@ -194,14 +194,14 @@ async def test_secrets_in_a_result_are_removed(make_context: MakeContext) -> Non
 
 
 async def test_arguments_that_do_not_fit_never_reach_the_tool(make_context: MakeContext) -> None:
-    """The failure is the model's to mend."""
+    """The model can correct the failure."""
     result = await run(declared(_raises), make_context(), b'{"error":1}')
     assert result.error is not None
     assert (result.outcome, result.error.type, result.error.retry_safe) == ("failed", "invalid", True)
 
 
 async def test_a_call_past_its_start_by_is_not_begun(make_context: MakeContext) -> None:
-    """Whatever the contract says, nothing happened and it may be started anew."""
+    """Under every contract nothing happened, and the call may be started again."""
     calls: list[str] = []
 
     async def note(ctx: Context) -> None:
@@ -219,7 +219,7 @@ async def test_a_call_past_its_start_by_is_not_begun(make_context: MakeContext) 
 
 
 async def test_a_wait_is_not_performed_here(make_context: MakeContext) -> None:
-    """It is the log's; asking the sandbox for it is a defect."""
+    """The log carries out waits; sending one to the sandbox is a defect."""
 
     async def sleep(ctx: Context) -> None:
         """Text."""
@@ -227,7 +227,7 @@ async def test_a_wait_is_not_performed_here(make_context: MakeContext) -> None:
 
     made = declared(sleep)
     made.contract = msgspec.structs.replace(made.contract, kind="wait")
-    with pytest.raises(Defect, match="act of waiting"):
+    with pytest.raises(Defect, match="is a wait; the log carries it out"):
         await run(made, make_context())
 
 
@@ -247,7 +247,7 @@ async def _forever(ctx: Context) -> None:
 async def test_an_interrupted_call_is_unknown_unless_it_is_safe(
     make_context: MakeContext, options: dict[str, Any], outcome: str, retry_safe: bool, way: str
 ) -> None:
-    """By its timeout, by the run's deadline or by a stop: the tool is cancelled and the result says what is known."""
+    """By a timeout, the deadline of the run or a stop: the tool is cancelled, and the result reports what is known."""
     ctx = make_context(deadline_in_s=0.05 if way == "deadline" else 30)
     made = declared(_forever, timeout_s=0.05 if way == "timeout" else 20, **options)
     scope = anyio.CancelScope()
@@ -272,7 +272,7 @@ async def test_a_call_that_was_stopped_before_it_began_did_nothing(make_context:
 
 
 async def test_cancelling_the_caller_cancels_the_tool(make_context: MakeContext) -> None:
-    """Without a scope the cancellation goes on to whoever cancelled."""
+    """Without a scope the cancellation passes through to the caller."""
     ctx = make_context()
     task = asyncio.create_task(run(declared(_forever, timeout_s=20), ctx))
     await asyncio.sleep(0)
@@ -284,7 +284,7 @@ async def test_cancelling_the_caller_cancels_the_tool(make_context: MakeContext)
 
 
 async def test_a_thread_is_abandoned_at_once(make_context: MakeContext) -> None:
-    """Its fate is unknown unless repeating is safe; it goes on, and its late result is dropped."""
+    """Its outcome is unknown unless repeating is safe; the thread continues, and its late result is dropped."""
     release, ended = threading.Event(), threading.Event()
 
     def block(ctx: Context) -> str:
@@ -305,8 +305,8 @@ async def test_a_thread_is_abandoned_at_once(make_context: MakeContext) -> None:
     assert ended.is_set()
 
 
-async def test_hung_threads_cannot_pile_up(make_context: MakeContext) -> None:
-    """Beyond the limit a call is not begun; when threads return it is."""
+async def test_the_number_of_hung_threads_is_bounded(make_context: MakeContext) -> None:
+    """Beyond the limit a call is not begun; once threads return, calls begin again."""
     release = threading.Event()
 
     def block(ctx: Context) -> str:
@@ -349,10 +349,10 @@ async def _post(ctx: Context, url: str, then: str = "") -> str:
         ("/denied", "", "unknown"),
     ],
 )
-async def test_a_call_that_broke_after_sending_is_unknown(
+async def test_a_call_that_failed_after_sending_is_unknown(
     make_context: MakeContext, servers: Servers, path: str, then: str, outcome: str
 ) -> None:
-    """Calling it failed would invite the model to do it again; only the tool's own word says otherwise."""
+    """The outcome "failed" would invite the model to repeat it; only a ``ToolFailed`` of the tool denies the effect."""
 
     async def hang_up(_request: object, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -388,10 +388,10 @@ async def _forward(ctx: Context, url: str) -> Receipt:
         ("/broken", "unknown", "transient"),
     ],
 )
-async def test_an_answer_may_be_returned_as_it_came(
+async def test_a_response_may_be_returned_as_it_came(
     make_context: MakeContext, servers: Servers, path: str, outcome: str, kind: str | None
 ) -> None:
-    """Its status decides, its body is checked against the declared type."""
+    """Its status decides, and its body is checked against the declared type."""
     json = {"Content_Type": "application/json"}
     server = await servers.start(
         {

@@ -1,4 +1,4 @@
-"""Asking what became of a call, and checking what came of it."""
+"""Probes, which find the outcome of a call, and checks of results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 def declared(fn: Callable[..., Any], **options: Any) -> AnyTool:  # noqa: ANN401 - any option
-    """The tool that the decorator makes of ``fn``, named t."""
+    """The tool t that the decorator creates from ``fn``."""
     decorator = cast("Callable[..., Callable[..., AnyTool]]", tool)
     return decorator(**{"name": "t", "tier": "irreversible", **options})(fn)
 
@@ -37,7 +37,7 @@ async def give(ctx: Context) -> int:
     [("true", "succeeded"), ("false", "never_started"), ("none", "unknown"), ("raise", "unknown"), ("hang", "unknown")],
 )
 async def test_a_probe_tells_whether_a_key_took_effect(make_context: MakeContext, answer: str, outcome: str) -> None:
-    """True, false, or it cannot tell; a probe that breaks or hangs cannot tell."""
+    """True, False or None; a probe that raises or hangs cannot tell."""
     asked: list[str] = []
 
     async def probe_key(ctx: Context, to: str) -> bool | None:
@@ -63,7 +63,7 @@ async def test_a_probe_tells_whether_a_key_took_effect(make_context: MakeContext
 
 
 def test_a_check_returns_findings() -> None:
-    """Bounded in number, and one that breaks is a finding itself."""
+    """The number of findings is bounded, and an error of the check is a finding."""
 
     def check(value: Any) -> list[str]:  # noqa: ANN401 - any JSON value
         return [f"{value} is too small"] * (1000 // value)
@@ -78,7 +78,7 @@ def test_a_check_returns_findings() -> None:
 
 @pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), GeneratorExit(), KeyboardInterrupt()])
 def test_an_exception_of_a_check_is_a_finding(error: BaseException) -> None:
-    """It looks at what is there, so nothing that it does may end the process, or the look at the run."""
+    """A check only reads the result, so none of its errors may end the process or the pass over the run."""
 
     def check(value: int) -> list[str]:
         del value
@@ -89,7 +89,7 @@ def test_an_exception_of_a_check_is_a_finding(error: BaseException) -> None:
 
 
 def test_unpaired_surrogates_in_a_finding_are_replaced() -> None:
-    """A file's name may have some, and an event cannot hold them."""
+    """The name of a file may have some, and an event cannot hold them."""
 
     def halves(value: int) -> list[str]:
         del value
@@ -99,7 +99,7 @@ def test_unpaired_surrogates_in_a_finding_are_replaced() -> None:
 
 
 async def test_a_probe_that_cancels_its_task_cancels_itself_alone(make_context: MakeContext) -> None:
-    """It cannot tell; whoever asked it goes on."""
+    """The probe cannot tell, and its caller continues."""
 
     async def ask(ctx: Context) -> bool:
         del ctx

@@ -36,13 +36,13 @@ async def run(made: AnyTool, ctx: Context, args: bytes, scope: anyio.CancelScope
 
 
 def message(result: ToolResult) -> str:
-    """The error's sentence."""
+    """The sentence of the error."""
     assert result.error is not None
     return result.error.message
 
 
 async def test_a_child_gets_a_clean_start(make_context: MakeContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of ours, no input, its own group, the workspace as its directory."""
+    """No variable of the parent, no input, its own group, the workspace as its directory."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", "not-for-you")
     ctx = make_context()
     result = await run(PROCESS_TOOLS["about"], ctx, b'{"n":1}')
@@ -73,7 +73,7 @@ async def test_a_child_gets_a_clean_start(make_context: MakeContext, monkeypatch
 async def test_a_child_that_misbehaves_is_contained(
     make_context: MakeContext, how: str, outcome: str, text: str
 ) -> None:
-    """What it prints is data; a death without a result is no result; nothing of it is left."""
+    """Its output is data, a death without a result gives none, and no process is left."""
     ctx = make_context()
     open_before = _descriptors()
     result = await run(PROCESS_TOOLS["misbehave"], ctx, msgspec.json.encode({"how": how}))
@@ -104,7 +104,7 @@ async def _gone(pid: int) -> None:
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -112,7 +112,7 @@ def _alive(pid: int) -> bool:
 
 
 async def _pids(ctx: Context) -> list[int]:
-    """The ids that the hanging tool wrote down, as soon as it has."""
+    """The ids that the hanging tool writes, as soon as they are there."""
     path = ctx.workspace.root / "pids"
     with anyio.fail_after(20):
         while not path.exists():  # noqa: ASYNC110 - written by another process
@@ -175,7 +175,7 @@ async def test_a_child_dies_with_a_killed_parent(make_context: MakeContext) -> N
 
 
 async def test_a_child_sends_through_the_guard_and_reports_it(make_context: MakeContext, servers: Servers) -> None:
-    """Its requests are in the result, refused ones included, and count for its fate."""
+    """Its requests are in the result, refused ones included, and count for its outcome."""
     server = await servers.start({"/": servers.response(b"thanks"), "/gone": servers.response(b"", "200 OK")})
     fetch = PROCESS_TOOLS["fetch"]
     result = await run(fetch, make_context((server.netloc,)), msgspec.json.encode({"url": server.url()}))

@@ -1,4 +1,4 @@
-"""Loading tools, and the rules an operator wants."""
+"""Loading tools, and the rules for their contracts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(tmp_path: Path, name: str, text: str) -> str:
 
 
 def test_built_in_tools_are_there_and_clean() -> None:
-    """Every one of them passes the operator's rules."""
+    """Every one of them passes the rules."""
     registry = load_registry()
     names = [contract.name for contract in registry.contracts()]
     assert names == [
@@ -60,7 +60,7 @@ def test_built_in_tools_are_there_and_clean() -> None:
 
 
 def test_tools_come_from_files_and_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path is relative to the configuration; types of the file resolve."""
+    """A path is relative to the configuration, and the types in the file resolve."""
     write(tmp_path, "support.py", SUPPORT)
     write(tmp_path, "linestop_test_support_module.py", SUPPORT.replace("orders.lookup", "orders.find"))
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -103,7 +103,7 @@ def test_an_unknown_tool_is_reported() -> None:
     ids=range(6),
 )
 def test_a_bad_source_is_one_sentence(tmp_path: Path, text: str, sentence: str, request: pytest.FixtureRequest) -> None:
-    """It names the source and what is wrong with it."""
+    """The sentence names the source and the error."""
     name = write(tmp_path, f"broken{request.node.callspec.indices['text']}.py", text)
     with pytest.raises(ConfigError, match=sentence) as caught:
         load_registry([name], base=tmp_path)
@@ -112,7 +112,7 @@ def test_a_bad_source_is_one_sentence(tmp_path: Path, text: str, sentence: str, 
 
 @pytest.mark.parametrize("source", ["nowhere.py", "python:nowhere.at_all", "support", "python:", "http://x/tools.py"])
 def test_a_missing_source_is_reported(tmp_path: Path, source: str) -> None:
-    """What it is not, and what to write."""
+    """The sentence has the error and the correct form."""
     with pytest.raises(ConfigError, match="tools:"):
         load_registry([source], base=tmp_path)
 
@@ -125,7 +125,7 @@ def test_a_contract_with_an_unusable_schema_is_refused() -> None:
 
 
 def contract(name: str = "orders.cancel", *, properties: dict[str, object] | None = None, **fields: object) -> Contract:
-    """A contract without a fault, and then the faults given."""
+    """A contract without a fault, except for the given options."""
     perfect: dict[str, object] = {
         "name": name,
         "description": "Cancel an order for good.",
@@ -218,6 +218,6 @@ def test_lint_finds_exactly_the_fault(faulty: Contract, rules: list[str]) -> Non
 
 
 def test_lint_reports_a_tool_without_a_tier() -> None:
-    """The contract says destructive either way; the registry knows that nobody said so."""
+    """The contract has "destructive" either way; the registry knows that no tier was declared."""
     (finding,) = lint_contracts([contract()], without_tier={"orders.cancel"})
     assert (finding.level, finding.rule, finding.tool) == ("error", "tier", "orders.cancel")

@@ -1,4 +1,4 @@
-"""All calls of a start at once: each has a result of its own, and its price."""
+"""All calls of a start at once: each has its own result and price."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def work(name: str, number: int = 1, **args: Any) -> CallWork:  # noqa: ANN401 -
 
 
 def made(directory: Path, *allow: str) -> RegistryRunner:
-    """The executor's hands with the tools of this file."""
+    """A runner with the tools of this file."""
     registry = Registry()
     for each in TOOLS.values():
         registry.add(each, "tests")
@@ -131,21 +131,21 @@ def made(directory: Path, *allow: str) -> RegistryRunner:
 
 @pytest.fixture
 def runner(tmp_path: Path) -> RegistryRunner:
-    """The same, with no host to reach."""
+    """A runner that may reach no host."""
     return made(tmp_path)
 
 
 async def results(found: AsyncIterator[tuple[CallWork, ToolResult, float]]) -> dict[str, ToolResult]:
-    """What came of each call."""
+    """The result of each call."""
     return {each.call: result async for each, result, _ in found}
 
 
 @pytest.mark.parametrize("levels", [DEPTH_MAX + 1, 450, 950, 5_000])
 @pytest.mark.parametrize("name", ["deep", "thread", "process"])
-async def test_a_result_nested_too_deep_is_that_calls_own_finding(
+async def test_a_result_nested_too_deep_is_a_finding_of_its_call_alone(
     runner: RegistryRunner, name: str, levels: int
 ) -> None:
-    """It is one sentence with the limit, beside the beginning as text; the other calls have their results."""
+    """The finding has the limit, the beginning is kept as text, and the other calls have their results."""
     works = (work("ends", 1, how="well"), work(name, levels=levels), work("ends", 2, how="fine"))
     found = await results(runner.run(works))
     assert [found[f"ends-{n}"].value for n in (1, 2)] == ["well", "fine"]
@@ -157,21 +157,21 @@ async def test_a_result_nested_too_deep_is_that_calls_own_finding(
 
 
 async def test_a_result_as_deep_as_allowed_is_stored(runner: RegistryRunner) -> None:
-    """The limit itself is no failure."""
+    """A result exactly at the limit does not fail."""
     found = await results(runner.run((work("deep", levels=DEPTH_MAX),)))
     assert found["deep-1"].value == nested(DEPTH_MAX)
 
 
 async def test_brackets_in_a_text_do_not_count_as_nesting(tmp_path: Path, servers: Servers) -> None:
-    """However many there are, and whatever is escaped beside them."""
+    """In any number, and with any escapes beside them."""
     texts = ['"' + "[" * 400, "{\\" * 400 + '\\"']
     server = await servers.start({"/": servers.response(msgspec.json.encode(texts), Content_Type="application/json")})
     found = await results(made(tmp_path, server.netloc).run((work("forward", url=server.url()),)))
     assert found["forward-1"].value == texts
 
 
-async def test_a_nested_answer_of_a_host_is_text(tmp_path: Path, servers: Servers) -> None:
-    """``http.get`` gives it as the text it is; of a tool that hands it on it is a finding."""
+async def test_a_nested_response_of_a_host_is_text(tmp_path: Path, servers: Servers) -> None:
+    """``http.get`` returns it as text; for a tool that passes it on it is a finding."""
     bomb = b"[" * 700 + b"]" * 700
     server = await servers.start({"/": servers.response(bomb, Content_Type="application/json")})
     works = (work("http.get", url=server.url()), work("forward", url=server.url()), work("ends", how="well"))
@@ -183,7 +183,7 @@ async def test_a_nested_answer_of_a_host_is_text(tmp_path: Path, servers: Server
 
 
 async def test_a_call_without_a_workspace_is_not_begun(tmp_path: Path) -> None:
-    """It did nothing, costs nothing and may be made again; of a probe that says nothing about its effect."""
+    """It did nothing, costs nothing and may be made again; for a probe the outcome stays unknown."""
     (tmp_path / "acme").mkdir()
     (tmp_path / "acme" / "run-2").write_text("a file where the workspace should be")
     broken = [msgspec.structs.replace(work(name, how="well"), run="run-2") for name in ("ends", "probed")]
@@ -197,10 +197,10 @@ async def test_a_call_without_a_workspace_is_not_begun(tmp_path: Path) -> None:
     assert found["ends-1"].cost_micros == 0
 
 
-async def test_a_call_that_breaks_in_this_process_does_not_touch_those_beside_it(
+async def test_a_call_that_fails_in_this_process_does_not_affect_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of an effect nobody knows, a read is simply a failure; both cost what they may have cost."""
+    """An effect becomes unknown, a read simply fails; both cost the most that they may have cost."""
     inner = Redactor.is_clean
 
     def broken_for(redactor: Redactor, text: str) -> bool:
@@ -208,7 +208,7 @@ async def test_a_call_that_breaks_in_this_process_does_not_touch_those_beside_it
             raise ZeroDivisionError
         return inner(redactor, text)
 
-    monkeypatch.setattr(Redactor, "finds_nothing", broken_for)
+    monkeypatch.setattr(Redactor, "is_clean", broken_for)
     broken = [work(name, how="well") for name in ("safely", "probed")]
     found = await results(made(tmp_path).run((*broken, work("ends", how="fine"))))
     assert found["ends-1"].value == "fine"
@@ -220,7 +220,7 @@ async def test_a_call_that_breaks_in_this_process_does_not_touch_those_beside_it
 
 
 async def test_results_from_before_the_stop_are_yielded(runner: RegistryRunner) -> None:
-    """Results that came while their reader was busy are not thrown away with the call that is cut off."""
+    """Results that came while their reader was busy are not lost with the cancelled call."""
     finished_calls: list[str] = []
     works = (work("ends", 1, how="well"), work("ends", 2, how="fine"), work("ends", 3, how="never"))
     with anyio.CancelScope() as scope:
@@ -248,13 +248,13 @@ async def test_results_from_before_the_stop_are_yielded(runner: RegistryRunner) 
 async def test_a_call_costs_its_price_unless_it_did_nothing(
     runner: RegistryRunner, name: str, how: str, outcome: str, cost: int
 ) -> None:
-    """What a tool used it does not report, so the whole price is charged, also where repeating is safe."""
+    """A tool does not report its usage, so the whole price is charged, also where repeating is safe."""
     result = (await results(runner.run((work(name, how=how),))))[f"{name}-1"]
     assert (result.outcome, result.cost_micros) == (outcome, cost)
 
 
 async def test_a_call_that_was_not_begun_a_dry_run_and_a_probe_cost_nothing(runner: RegistryRunner) -> None:
-    """Nothing that costs happens in any of them."""
+    """None of them does anything that costs money."""
     expired = msgspec.structs.replace(work("ends", how="well"), start_by=datetime.now(UTC) - timedelta(seconds=1))
     dry = msgspec.structs.replace(work("ends", 2, how="well"), dry_run=True)
     probe = msgspec.structs.replace(work("probed", how="well"), probe=True, cost_max_micros=0)
@@ -264,13 +264,13 @@ async def test_a_call_that_was_not_begun_a_dry_run_and_a_probe_cost_nothing(runn
 
 
 def folder_of_run(folder: Path) -> Path:
-    """Where the workspace of the run of ``work`` is made."""
+    """The folder of the workspace of the run of ``work``."""
     one = work("ends", how="well")
     return folder / one.tenant / one.run
 
 
 async def test_a_call_that_puts_nothing_into_its_workspace_leaves_no_folder(tmp_path: Path) -> None:
-    """Neither alone nor beside others; what was put there stays."""
+    """Neither alone nor beside others; files in it stay."""
     runner = made(tmp_path)
     await results(runner.run((work("ends", how="well"), work("ends", 2, how="fine"))))
     assert folder_of_run(tmp_path).parent.exists()

@@ -86,7 +86,7 @@ async def place(  # noqa: PLR0917 - a tool is called by name
 
 
 def test_the_contract_has_the_declared_options() -> None:
-    """Every option ends up in the contract, sorted where order means nothing."""
+    """Every option is in the contract, sorted where the order has no meaning."""
     contract = place.contract
     assert (contract.name, contract.tier, contract.kind) == ("orders.place", "irreversible", "async")
     assert (contract.owner, contract.timeout_s, contract.calls_max) == ("support", 10, 1)
@@ -99,7 +99,7 @@ def test_the_contract_has_the_declared_options() -> None:
 
 
 def test_the_schema_is_strict_and_described() -> None:
-    """No unknown argument at any depth; the docstring's texts are where a model reads them."""
+    """No unknown argument at any depth; the texts of the docstring are in the schema, where a model reads them."""
     schema = place.contract.parameters
     assert schema["type"] == "object"
     assert schema["additionalProperties"] is False
@@ -124,7 +124,7 @@ def test_the_schema_is_strict_and_described() -> None:
     ],
 )
 def test_schema_and_signature_agree(raw: str, good: bool) -> None:
-    """What the validator lets through, the function can be called with."""
+    """The function can be called with all arguments that the validator accepts."""
     checked = check_arguments(raw, place.contract)
     assert (checked.args is not None) is good
     if checked.args is not None:
@@ -139,7 +139,7 @@ def test_arguments_that_do_not_fit_are_an_error_for_the_model() -> None:
 
 
 async def test_a_tool_is_called_like_the_function_it_is(make_context: MakeContext) -> None:
-    """In a unit test no runtime is needed."""
+    """A unit test needs no runtime."""
     ctx = make_context()
     assert (await place(ctx, [Line("a")], note="n")).id == "run-1:1:n"
     assert place.__name__ == "place"
@@ -147,7 +147,7 @@ async def test_a_tool_is_called_like_the_function_it_is(make_context: MakeContex
 
 
 def test_a_bare_decorator_makes_a_destructive_tool() -> None:
-    """What nobody declared counts as the worst case."""
+    """An undeclared tier counts as the worst case."""
 
     @tool
     def wipe(ctx: Context) -> None:
@@ -168,7 +168,7 @@ def test_a_bare_decorator_makes_a_destructive_tool() -> None:
 
 
 def test_digests_tell_contracts_apart() -> None:
-    """Equal declarations have equal digests; any difference shows."""
+    """Equal declarations have equal digests; any difference changes the digest."""
 
     def declared(**options: Any) -> str:  # noqa: ANN401 - any option
         @tool(tier="read", **options)
@@ -258,12 +258,12 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (_unresolved, {}, "cannot be resolved"),
     (_misdescribed, {}, "describes b"),
     (_untyped, {}, "argument a has no type"),
-    (_fine, {"tier": "harmless"}, "none of read, reversible"),
+    (_fine, {"tier": "harmless"}, "must be one of read, reversible"),
     (_fine, {"egress": ("b",)}, "egress names b"),
     (_fine, {"egress": "a"}, "is a list of names"),
     (_fine, {"kind": "async"}, "does not fit"),
     (_fine_async, {"kind": "thread"}, "does not fit"),
-    (_fine, {"kind": "wait"}, "none of async, thread, process"),
+    (_fine, {"kind": "wait"}, "must be one of async, thread, process"),
     (_fine, {"timeout_s": 0}, "timeout_s must be over 0"),
     (_fine, {"timeout_s": 1e9}, "at most 3600"),
     (_fine, {"calls_max": -1}, "calls_max must be a whole number"),
@@ -284,7 +284,7 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
 def test_a_wrong_declaration_is_refused_in_one_sentence(
     fn: Callable[..., Any], options: dict[str, Any], sentence: str
 ) -> None:
-    """At import, naming the tool, what is wrong and what to write instead."""
+    """At import, with the tool, the error and the correct form."""
     options = {"name": "wrong", **options}
     with pytest.raises(ConfigError, match=sentence) as caught:
         cast("Callable[..., Any]", tool)(**options)(fn)
@@ -292,7 +292,7 @@ def test_a_wrong_declaration_is_refused_in_one_sentence(
 
 
 def test_two_types_that_a_schema_cannot_tell_apart_are_refused() -> None:
-    """In a schema's names everything but ASCII letters, digits and dots becomes the same sign."""
+    """In the names of a schema every character but ASCII letters, digits and dots becomes the same sign."""
     first, second = (msgspec.defstruct(name, [("a", int)], module="m") for name in ("Grün", "Grön"))
 
     def place(ctx: Context, a: Any, b: Any) -> None:  # noqa: ANN401 - their types are set below
@@ -303,7 +303,7 @@ def test_two_types_that_a_schema_cannot_tell_apart_are_refused() -> None:
         tool(tier="read")(place)
 
 
-def test_a_process_tool_must_be_findable() -> None:
+def test_a_process_tool_must_be_at_module_level() -> None:
     """A function inside another one cannot be found by a fresh interpreter."""
     with pytest.raises(ConfigError, match="define it at module level"):
 

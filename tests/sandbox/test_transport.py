@@ -1,4 +1,4 @@
-"""How a guarded request travels: bounded in size and time, pinned, and begun in time or not at all."""
+"""Guarded requests: bounded in size and time, pinned to an address, and begun in time or not at all."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def client(*allow: str, policy: EgressPolicy | None = None) -> EgressClient:
 
 
 async def test_a_large_answer_is_cut_off(servers: Servers) -> None:
-    """Whether it announces its size or not, no more is read than the limit allows."""
+    """With or without an announced size, no more is read than the limit allows."""
     sent = 0
 
     async def endless(_request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
@@ -56,8 +56,8 @@ async def test_a_large_answer_is_cut_off(servers: Servers) -> None:
     assert sent < 40 * MIB
 
 
-async def test_a_gzip_bomb_is_noticed_before_it_unfolds(servers: Servers) -> None:
-    """The limit counts what the answer becomes, not what it weighs on the wire; also in a redirect's body."""
+async def test_a_gzip_bomb_is_noticed_before_it_is_unpacked(servers: Servers) -> None:
+    """The limit counts the decompressed bytes, not those on the wire; also in the body of a redirect."""
     bomb = gzip.compress(b"\0" * (64 * MIB))
     headers = {"Content_Encoding": "gzip"}
     server = await servers.start(
@@ -86,7 +86,7 @@ async def test_a_gzip_bomb_is_noticed_before_it_unfolds(servers: Servers) -> Non
     ],
 )
 async def test_a_coding_that_cannot_be_read_is_refused(servers: Servers, body: bytes, coding: str) -> None:
-    """Only one layer of gzip is read, and only whole."""
+    """Only one layer of gzip is read, and only a complete one."""
     server = await servers.start({"/": servers.response(body, Content_Encoding=coding)})
     async with client(server.netloc) as http:
         with pytest.raises(EgressFailed):
@@ -109,7 +109,7 @@ async def _silent(_request: ReceivedRequest, _writer: asyncio.StreamWriter) -> N
 async def test_a_slow_answer_ends_at_the_deadline(
     servers: Servers, answer: Callable[[ReceivedRequest, asyncio.StreamWriter], Awaitable[None]]
 ) -> None:
-    """A byte now and then does not keep the client: the deadline is for the whole exchange."""
+    """Single bytes now and then do not extend the deadline, which is for the whole exchange."""
     server = await servers.start({"/": answer})
     async with client(policy=EgressPolicy(allow=(server.netloc,), request_s_max=0.15)) as http:
         begin = asyncio.get_running_loop().time()
@@ -121,7 +121,7 @@ async def test_a_slow_answer_ends_at_the_deadline(
 
 
 async def test_the_number_of_requests_is_bounded(servers: Servers) -> None:
-    """One call cannot make requests without end, refused ones included."""
+    """One call has a limit of requests, refused ones included."""
     server = await servers.start({"/": servers.response(b"x")})
     async with client(policy=EgressPolicy(allow=(server.netloc,), requests_max=3)) as http:
         for _ in range(3):
@@ -133,7 +133,7 @@ async def test_the_number_of_requests_is_bounded(servers: Servers) -> None:
 
 
 async def test_nothing_leaves_after_start_by(servers: Servers) -> None:
-    """The first byte may only leave in time, however long the name took to resolve."""
+    """The first byte may leave only in time, even if resolving the name took long."""
     server = await servers.start({"/": servers.response(b"x")})
     now = dt.datetime.now(dt.UTC)
     start_by = now + dt.timedelta(seconds=0.05)
@@ -156,7 +156,7 @@ async def test_nothing_leaves_after_start_by(servers: Servers) -> None:
 
 
 async def test_nothing_leaves_once_the_run_is_stopped(servers: Servers) -> None:
-    """Heard while the connection was made: not a byte is written. What has begun goes on."""
+    """After a stop during the connection not a byte is written; a request that has begun continues."""
     server = await servers.start({"/": servers.response(b"x")})
     stops: list[bool] = []
 
@@ -166,7 +166,7 @@ async def test_nothing_leaves_once_the_run_is_stopped(servers: Servers) -> None:
 
     now = dt.datetime.now(dt.UTC)
     policy = EgressPolicy(allow=(f"app.example:{server.port}",))
-    # Tests that share an event loop share a context: what is left set there would be true of the next tests.
+    # Tests that share an event loop share a context: a value left there would apply to the next tests.
     token = IS_STOPPED.set(lambda: bool(stops))
     try:
         async with EgressClient(policy, deadline=now + SOON, start_by=now + SOON, resolve=resolve) as http:
@@ -182,7 +182,7 @@ async def test_nothing_leaves_once_the_run_is_stopped(servers: Servers) -> None:
         IS_STOPPED.reset(token)
 
 
-async def test_what_has_begun_may_go_on_after_start_by(servers: Servers) -> None:
+async def test_a_call_that_has_begun_may_continue_after_start_by(servers: Servers) -> None:
     """The second request of a call belongs to an effect that began in time."""
     server = await servers.start({"/": servers.response(b"x")})
     now = dt.datetime.now(dt.UTC)
@@ -196,8 +196,8 @@ async def test_what_has_begun_may_go_on_after_start_by(servers: Servers) -> None
     assert len(server.requests) == 2
 
 
-async def test_effect_sent_says_whether_a_request_may_have_been_read(servers: Servers) -> None:
-    """A read never is an effect; a write is one as soon as it may have been read, answered or not."""
+async def test_effect_sent_is_true_once_a_write_may_have_been_read(servers: Servers) -> None:
+    """A read is never an effect; a write is one as soon as it may have been read, with or without a response."""
 
     async def hang_up(_request: ReceivedRequest, writer: asyncio.StreamWriter) -> None:
         writer.close()
@@ -249,7 +249,7 @@ def _certificate(tmp_path: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLCont
 
 
 async def test_a_pinned_connection_still_checks_the_name(servers: Servers, tmp_path: Path) -> None:
-    """TLS asks for the name in the URL and verifies it, although the connection goes to an address."""
+    """TLS verifies the name in the URL, although the connection goes to an address."""
     server_tls, client_tls = _certificate(tmp_path, "api.example")
     asked: list[str | None] = []
     server_tls.sni_callback = lambda _socket, name, _context: asked.append(name)

@@ -1,4 +1,4 @@
-"""Which trusted paths the lint takes for ones that lead somewhere."""
+"""The trusted paths that exist for the lint."""
 
 from __future__ import annotations
 

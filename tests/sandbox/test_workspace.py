@@ -19,11 +19,11 @@ SECRET = b"the secret of another run"
 
 @pytest.fixture(params=["openat2", "walk"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run every test both ways; the kernel's way only where the kernel has it."""
+    """Run every test with and without ``openat2``; with it only where the kernel has it."""
     way = str(request.param)
     if way == "openat2" and not safe_paths.HAS_OPENAT2:
         pytest.skip("this kernel has no openat2")
-    monkeypatch.setattr(safe_paths, "OPENAT2", way == "openat2")
+    monkeypatch.setattr(safe_paths, "HAS_OPENAT2", way == "openat2")
     return way
 
 
@@ -37,7 +37,7 @@ def work(tmp_path: Path) -> Workspace:
 
 
 def refused(work: Workspace, path: str) -> str:
-    """The sentence with which reading is refused."""
+    """The sentence by which reading is refused."""
     with pytest.raises(WorkspaceError) as caught:
         work.read(path)
     assert SECRET.decode() not in str(caught.value)
@@ -45,7 +45,7 @@ def refused(work: Workspace, path: str) -> str:
 
 
 def test_what_was_written_is_read_listed_and_deleted(work: Workspace) -> None:
-    """The four operations agree, directories are made on the way."""
+    """The four operations agree, and missing directories are created."""
     work.write("notes/a.txt", b"one")
     work.write("notes/a.txt", b"two!")
     assert work.read("notes/a.txt") == b"two!"
@@ -77,7 +77,7 @@ def test_what_was_written_is_read_listed_and_deleted(work: Workspace) -> None:
         ".linestop-0",
     ],
 )
-def test_a_path_that_could_leave_is_refused_by_every_operation(work: Workspace, path: str) -> None:
+def test_a_path_that_could_leave_the_workspace_is_refused_by_every_operation(work: Workspace, path: str) -> None:
     """Nothing is read, written, listed or deleted by such a path, and the message can be printed."""
     operations: tuple[Callable[[str], object], ...] = (
         work.read,
@@ -107,13 +107,13 @@ def test_no_symbolic_link_is_followed(work: Workspace, path: str) -> None:
 
 
 def test_a_magic_link_is_not_followed() -> None:
-    """With a process's directory as the root, its links to root and to files lead nowhere."""
+    """With a process's directory as the root, its links to root and to files are refused."""
     for path in ("root/etc/passwd", "cwd", "exe"):
         refused(Workspace(Path(f"/proc/{os.getpid()}")), path)
 
 
 def test_writing_replaces_a_planted_link_and_not_its_target(work: Workspace) -> None:
-    """The name becomes a file of its own; what it pointed to is untouched."""
+    """The link becomes a new file, and its target is untouched."""
     target = work.root.parent / "run-10" / "secret"
     (work.root / "report").symlink_to(target)
     work.write("report", b"mine")
@@ -122,7 +122,7 @@ def test_writing_replaces_a_planted_link_and_not_its_target(work: Workspace) -> 
 
 
 def test_writing_through_a_planted_directory_link_is_refused(work: Workspace) -> None:
-    """A directory that is a link is no way out either, for writing, listing or deleting."""
+    """A linked directory is refused too, for writing, listing and deleting."""
     (work.root / "dir").symlink_to("../run-10")
     for operation in (lambda: work.write("dir/new", b"x"), lambda: work.list("dir"), lambda: work.delete("dir/secret")):
         with pytest.raises(WorkspaceError):
@@ -131,7 +131,7 @@ def test_writing_through_a_planted_directory_link_is_refused(work: Workspace) ->
 
 
 def test_deleting_a_link_deletes_the_link(work: Workspace) -> None:
-    """What it points to stays."""
+    """Its target stays."""
     (work.root / "up").symlink_to("../run-10/secret")
     work.delete("up")
     assert (work.root.parent / "run-10" / "secret").read_bytes() == SECRET
@@ -139,7 +139,7 @@ def test_deleting_a_link_deletes_the_link(work: Workspace) -> None:
 
 
 def test_a_hard_link_to_another_file_is_refused(work: Workspace) -> None:
-    """A second name may be somebody else's file."""
+    """A file with a second name may belong to another user."""
     os.link(work.root.parent / "run-10" / "secret", work.root / "hard")
     assert "hard link" in refused(work, "hard")
     assert work.list() == (Entry(name="hard", kind="other"),)
@@ -162,7 +162,7 @@ def test_a_fifo_a_socket_and_a_device_are_refused_at_once(work: Workspace) -> No
 
 
 def test_a_directory_is_not_a_file(work: Workspace) -> None:
-    """Reading one is refused, and writing over one too."""
+    """Reading a directory is refused, and so is overwriting it."""
     work.write("d/f", b"x")
     assert "is a directory" in refused(work, "d")
     with pytest.raises(WorkspaceError, match="is a directory"):
@@ -175,9 +175,9 @@ def test_a_directory_is_not_a_file(work: Workspace) -> None:
 
 
 def test_another_file_system_is_refused() -> None:
-    """A mount inside the workspace is not part of it."""
+    """A mount inside the workspace does not belong to it."""
     if not os.path.ismount("/proc"):
-        pytest.skip("/proc is no mount here")
+        pytest.skip("/proc is not a mount here")
     refused(Workspace(Path("/")), "proc/version")
 
 
@@ -210,14 +210,14 @@ def test_each_limit_trips(tmp_path: Path) -> None:
 
 
 def test_look_alikes_of_dots_and_slashes_are_ordinary_names(work: Workspace) -> None:
-    """No traversal comes from characters that only look like it."""
+    """Characters that only look like dots and slashes cause no traversal."""
     for name in ("\uff0e\uff0e\u2215secret", "..\\secret", "\u202egnp.exe"):
         work.write(name, b"x")
         assert work.read(name) == b"x"
     assert all(entry.name.isprintable() for entry in work.list())
 
 
-def test_a_workspace_is_named_plainly(tmp_path: Path) -> None:
+def test_only_plain_names_name_a_workspace(tmp_path: Path) -> None:
     """Tenant and run are names, not paths."""
     for name in ("..", "a/b", "", "A", "-x", "x" * 64):
         with pytest.raises(WorkspaceError):
@@ -232,7 +232,7 @@ def test_a_missing_workspace_is_reported(tmp_path: Path) -> None:
 
 
 def test_no_race_leaks(work: Workspace) -> None:
-    """While a directory is swapped for a link to another run's and back, no read crosses over."""
+    """While a directory and a link to another run's directory are swapped, no read reaches the other run."""
     mine, link, here = work.root / "mine", work.root / "link", work.root / "here"
     mine.mkdir()
     (mine / "secret").write_bytes(b"mine")
@@ -261,13 +261,13 @@ def test_no_race_leaks(work: Workspace) -> None:
         done.set()
         swapping.join()
     assert SECRET.decode() not in seen
-    # The race was a race: both of its sides were met.
+    # Both sides of the race occurred.
     assert seen.get("mine"), seen
     assert any("symbolic link" in what or "not a directory" in what for what in seen), seen
 
 
 def test_no_descriptor_is_left_open(work: Workspace) -> None:
-    """Neither success nor refusal leaks one."""
+    """Neither success nor refusal leaks a descriptor."""
     work.write("a", b"x")
     os.mkfifo(work.root / "fifo")
     before = len(list(Path("/proc/self/fd").iterdir()))

@@ -1,4 +1,4 @@
-"""The providers: each turns ``linestop.schemas.model_messages`` into one API and back.
+"""The providers: each translates ``linestop.schemas.model_messages`` to one API and back.
 
 Importing this package imports no SDK; ``open_model`` imports the one it needs, because each costs a second of
 CPU and 40 to 70 MB.
@@ -36,9 +36,9 @@ def open_model(
         base_url: Of a compatible server; the provider's own by default.
         api_key: By default from ``api_key_env``.
         api_key_env: The variable that holds the key of this server. By default ANTHROPIC_API_KEY or
-            OPENAI_API_KEY at the provider's own host, and no key at all elsewhere: what is configured for one
-            host is sent to no other.
-        tool_mode: See ``docs/models.md``. ``auto`` is ``native`` but for ``openai/`` with a ``base_url``, where
+            OPENAI_API_KEY at the provider's own host, and no key elsewhere: the key of one host is never sent to
+            another.
+        tool_mode: See ``docs/models.md``. ``auto`` is ``native``, except for ``openai/`` with a ``base_url``, where
             the first answer decides.
 
     Raises:
@@ -75,7 +75,7 @@ def _open_playbook(model: str, base_url: str | None, tool_mode: ToolMode) -> Mod
 
 
 def key_variable(model: str, base_url: str | None = None, api_key_env: str = "") -> str:
-    """The variable whose value is the key that is sent with ``model``; empty where none is sent."""
+    """The variable that holds the key for ``model``; empty where no key is sent."""
     provider = model.partition("/")[0]
     if api_key_env or provider not in _KEYS:
         return api_key_env
@@ -83,7 +83,7 @@ def key_variable(model: str, base_url: str | None = None, api_key_env: str = "")
 
 
 def is_own_host(provider: str, base_url: str | None) -> bool:
-    """Whether an address is the provider's own, regional ones included; None and "" stand for that."""
+    """Whether an address is the provider's own, regional ones included; None and "" mean the provider's own."""
     if not base_url:
         return True
     parts, provider_host = urlsplit(base_url), PROVIDER_HOSTS.get(provider)
@@ -109,7 +109,7 @@ def _key_of(model: str, base_url: str | None, api_key_env: str) -> str:
 
 
 def check_api_key_env(model: str, api_key_env: str) -> None:
-    """Refuse what is not the name of a variable, without repeating it: it may be the key itself.
+    """Refuse a text that is not the name of a variable, without repeating it: it may be the key itself.
 
     Raises:
         ConfigError: in one sentence.
@@ -123,7 +123,7 @@ def check_api_key_env(model: str, api_key_env: str) -> None:
 
 
 def check_base_url(model: str, base_url: str) -> None:
-    """Refuse an address that no client could be opened with.
+    """Refuse an address for which no client could be opened.
 
     Raises:
         ConfigError: in one sentence.

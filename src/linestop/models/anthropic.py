@@ -19,12 +19,12 @@ PROVIDER = "anthropic"
 BASE_URL = "https://api.anthropic.com"
 
 PARAMS = frozenset({"cache_control", "metadata", "output_config", "stop_sequences", "thinking"})
-"""What an agent may set. Left out on purpose: what this adapter owns, and what changes the price
-(``service_tier``, ``speed``, ``inference_geo``), which would break the budget's bound."""
+"""The parameters that an agent may set. Left out on purpose: those that this adapter sets, and those that change the
+price (``service_tier``, ``speed``, ``inference_geo``), which would break the bound of the budget."""
 
 
 class _Sdk(AsyncAnthropic):
-    """The SDK's client, deaf to its environment variables, silent towards OpenTelemetry, without retries."""
+    """The SDK's client, which ignores its environment variables, exports nothing to OpenTelemetry and never retries."""
 
     def __init__(self, api_key: str, base_url: str) -> None:
         super().__init__(
@@ -32,10 +32,10 @@ class _Sdk(AsyncAnthropic):
             base_url=base_url,
             max_retries=0,
             open_telemetry={"traces": {"enabled": False}, "propagation": False},
-            # A redirect would carry the key in `x-api-key` to wherever it points.
+            # A redirect would carry the key in `x-api-key` to its target.
             http_client=DefaultAsyncHttpxClient(follow_redirects=False, event_hooks=HOOKS),
         )
-        # ANTHROPIC_CUSTOM_HEADERS is read by the constructor and cannot be switched off there.
+        # The constructor reads ANTHROPIC_CUSTOM_HEADERS, which cannot be switched off there.
         self._custom_headers = {}
 
 
@@ -91,7 +91,7 @@ class AnthropicClient:
 
 
 def request_body(request: ModelRequest) -> dict[str, Any]:
-    """Write ``request`` as the Messages API wants it.
+    """Encode ``request`` for the Messages API.
 
     Raises:
         ModelFailed: ``permanent`` for a tool name or parameter that cannot be sent.
@@ -122,7 +122,7 @@ def request_body(request: ModelRequest) -> dict[str, Any]:
 
 
 def _check_cache(request: ModelRequest) -> None:
-    """One-hour cache writes cost more than the price that reservations are made with."""
+    """Refuse one-hour cache writes, which cost more than the price that reservations use."""
     control = request.params.get("cache_control")
     if isinstance(control, dict) and cast("dict[str, Any]", control).get("ttl", "5m") != "5m":
         raise ModelFailed(
@@ -137,7 +137,7 @@ def _tool(tool: ToolSpec) -> dict[str, Any]:
 
 
 def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """Neighbours of one role become one message: all results of a turn must stand together and first."""
+    """Merge adjacent messages of one role: all results of a turn must be together and come first."""
     written: list[dict[str, Any]] = []
     for message in messages:
         role = "assistant" if message.role == "assistant" else "user"
@@ -147,7 +147,7 @@ def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
         else:
             written.append({"role": role, "content": content})
     for entry in written:
-        # An empty message is refused by the provider, but a model may well have said nothing.
+        # The provider refuses an empty message, but the answer of a model may have been empty.
         entry["content"] = entry["content"] or [{"type": "text", "text": "(nothing)"}]
     return written
 

@@ -1,8 +1,8 @@
-"""Anthropic's answer, event by event, into ``ModelReply`` or ``ModelFailed``.
+"""Reads Anthropic's answer, event by event, into ``ModelReply`` or ``ModelFailed``.
 
 Pure. Content blocks are rebuilt as plain dictionaries, unknown fields included, because thinking blocks must
-go back exactly as they came. A side part that cannot be read (usage, ids, indexes) spoils nothing. What carries the
-answer is not guessed at: an unknown delta or stop reason means that the answer is not whole in our hands.
+go back exactly as they came. Side parts that cannot be read (usage, ids, indexes) are ignored. The parts that carry the
+answer are never guessed: an unknown delta or stop reason means that the answer may be incomplete.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _FAILURES: dict[str, tuple[FailureClass, str]] = {
 }
 _FIELD_OF_DELTA = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
 _KINDS = {"text": "text_delta", "thinking": "thinking_delta", "partial_json": "input_json_delta"}
-"""What a piece is that does not say it, by its field."""
+"""The type of a delta that does not name its type, by its field."""
 
 _PLAIN_BLOCK_TYPES = frozenset({"text", "tool_use"})
 
@@ -62,7 +62,7 @@ _COUNTERS = {
     "thinking": ("output_tokens_details", "thinking_tokens"),
 }
 _TYPE_BY_FIRST_DELTA = {"text_delta": "text", "thinking_delta": "thinking", "citations_delta": "text"}
-"""What a block is whose beginning does not say it, by its first piece."""
+"""The type of a block whose start does not name it, by its first delta."""
 
 
 class _Block:
@@ -77,7 +77,7 @@ class _Block:
         self._shown = Shown()
 
     def add(self, delta: dict[str, Any]) -> str:
-        """Take a delta; return its text for watchers."""
+        """Add a delta; return its text for watchers."""
         kind = delta.get("type") or next((_KINDS[field] for field in _KINDS if delta.get(field)), None)
         if not self.fields.get("type") and kind in _TYPE_BY_FIRST_DELTA:
             self.fields["type"] = _TYPE_BY_FIRST_DELTA[kind]
@@ -94,14 +94,14 @@ class _Block:
         return self._shown.piece(piece or "") if field == "text" else ""
 
     def whole(self) -> bool:
-        """Whether the message's end may stand for its own: there is something of it, and of a call a whole input."""
+        """Whether the end of the message may also end this block: it has content, and a call has its whole input."""
         if self.fields.get("type") == "tool_use":
             pieces = self._pieces.get("partial_json", [])
             return is_json_object(assembled_args(pieces)) if any(pieces) else bool(self.fields.get("input"))
         return any(any(pieces) for pieces in self._pieces.values())
 
     def close(self) -> None:
-        """Join what came in pieces."""
+        """Join the pieces of the block."""
         if not self.open:
             return
         self.open = False
@@ -121,7 +121,7 @@ class _Block:
 
 
 def arguments_object(args: str) -> dict[str, Any]:
-    """Arguments as the object that the provider requires of past calls, even if they are no JSON."""
+    """Arguments as the object that the provider requires of past calls, even if they are not JSON."""
     try:
         value = msgspec.json.decode(args)
     except (msgspec.DecodeError, RecursionError):
@@ -144,7 +144,7 @@ class AnthropicReplyReader:
         self._last_output_tokens: int | None = None
 
     def take_event(self, event: SseEvent) -> str:
-        """Take one event; return the text it adds."""
+        """Read one event; return the text that it adds."""
         data = read_object(event.data)
         if data is None:
             return ""
@@ -165,12 +165,12 @@ class AnthropicReplyReader:
             case "error":
                 raise failure_of_error_body(data.get("error") or data, self._asked_model)
             case _:
-                # `ping`, and kinds that the provider announced it may add between the others.
+                # `ping`, and kinds that the provider may add later, as it announced.
                 pass
         return ""
 
     def take_body(self, body: bytes) -> str:
-        """Take an answer that was not streamed; return its text."""
+        """Read an answer that was not streamed; return its text."""
         message = read_object(body) or {}
         if message.get("type") == "error" or (message.get("error") and "content" not in message):
             raise failure_of_error_body(message.get("error") or message, self._asked_model)
@@ -193,7 +193,7 @@ class AnthropicReplyReader:
         """Return the answer.
 
         Raises:
-            ModelFailed: when it is cut short, refused, or contradicts itself.
+            ModelFailed: when the answer is cut short, refused, or contradicts itself.
         """
         if not self.finished:
             self._fail("availability", "ended its stream without message_stop")
@@ -202,7 +202,7 @@ class AnthropicReplyReader:
         if reason in _FAILURES:
             kind, what = _FAILURES[reason]
             self._fail(kind, what)
-        # Some servers say nothing, or end_turn, after calls; those that are whole are meant all the same.
+        # Some servers send no stop reason, or end_turn, after calls; complete calls count all the same.
         stop = "calls" if all_complete and reason in ("", "end_turn", "stop") else _STOPS.get(reason)
         if stop is None:
             self._fail("malformed", f'stopped for the unknown reason "{reason[:100] or "none"}"')
@@ -225,9 +225,9 @@ class AnthropicReplyReader:
         )
 
     def reported_usage(self) -> Usage | None:
-        """What the provider said the answer took; None where it did not, or where that cannot be true.
+        """The usage that the provider reported; None if it reported none, or an impossible one.
 
-        The output of message_start is a placeholder: only what is said at the end counts as reported.
+        The output of message_start is a placeholder: only the report at the end counts.
         ``input_tokens`` excludes both cache figures here, so nothing is subtracted.
         """
         counts = self._counts
@@ -256,7 +256,7 @@ class AnthropicReplyReader:
         if not self._begun or not all(block.whole() for block in ended):
             raise ValueError("content_block_start out of order")
         for block in ended:
-            # A server that never ends a block says so by beginning the next.
+            # A server that never ends its blocks ends one by starting the next.
             block.close()
         self._blocks.append(_Block(fields_of(data.get("content_block")), len(self._blocks) if index is None else index))
 
@@ -272,12 +272,12 @@ class AnthropicReplyReader:
         return block.add(delta)
 
     def _close_block(self, index: int | None) -> None:
-        # One that ends twice is whole all the same.
+        # A block that ends twice is still complete.
         if block := self._open(index):
             block.close()
 
     def _open(self, index: int | None) -> _Block | None:
-        """The open block of that index; without an index the only one."""
+        """The open block of that index; without an index, the only open block."""
         open_blocks = [block for block in self._blocks if block.open and index in (None, block.index)]
         return open_blocks[0] if len(open_blocks) == 1 else None
 
@@ -285,7 +285,7 @@ class AnthropicReplyReader:
         if stop_reason is not None and not isinstance(stop_reason, str):
             raise ValueError("a stop reason that is not a text")
         if self._stop_reason not in _FAILURES:
-            # Nothing said later makes a cut answer whole.
+            # No later stop reason makes a truncated answer complete.
             self._stop_reason = (stop_reason or "").strip().lower() or self._stop_reason
         reported = self._counts.add_report(usage)
         self._last_output_tokens = reported.get("output", self._last_output_tokens)
@@ -326,5 +326,5 @@ def _is_of_type(block: _Block, kind: str) -> bool:
 
 
 def _has_content(block: _Block) -> bool:
-    """Whether a block holds anything, so that tokens were spent on it."""
+    """Whether a block has content, so that tokens were spent on it."""
     return not _is_of_type(block, "text") or bool(block.fields.get("text"))

@@ -1,4 +1,4 @@
-"""The planner's voice: reaches a model, or a plain function, once a call."""
+"""Sends the planner's requests to a model or a planner function; each call sends one request."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.redaction import StreamRedactor
 
 OnModelDelta = Callable[[ModelWork, str, int], Awaitable[None]]
-"""Takes the next piece of an attempt's text, and how many characters of it came before."""
+"""Receives the next piece of an attempt's text, and the number of characters before it."""
 FLUSH_TIMEOUT_S = 1.0
-"""How long an answer waits at most until its last piece is on its way to watchers."""
+"""The longest time that an answer waits for its last piece to be sent to watchers."""
 
 
 class Requester:
-    """Opens each model once and keeps it. ``on_delta`` gets pieces of text as they come, redacted."""
+    """Opens each model once and reuses its client. ``on_delta`` receives pieces of text as they come, redacted."""
 
     def __init__(self, *, on_delta: OnModelDelta | None = None, base_urls: dict[str, str] | None = None) -> None:
         self._on_delta = on_delta
@@ -36,7 +36,7 @@ class Requester:
         """Return the complete answer and its duration in seconds.
 
         Raises:
-            ModelFailed: there is none.
+            ModelFailed: there is no complete answer.
         """
         began = time.perf_counter()
         if work.planner.startswith(PREFIX):
@@ -63,7 +63,7 @@ class Requester:
                 await show(pieces.add(text))
 
             reply = await client.complete(request, delta)
-            # Watchers are told the rest if they can be: no answer waits for them or fails with them.
+            # Watchers get the rest if possible: an answer neither waits long for them nor fails with them.
             with anyio.move_on_after(FLUSH_TIMEOUT_S), contextlib.suppress(Exception):
                 await show(pieces.finish())
         return without_lone_surrogates(reply), time.perf_counter() - began
@@ -89,7 +89,7 @@ class Requester:
 
 
 def without_lone_surrogates(reply: ModelReply) -> ModelReply:
-    """The answer without halves of characters, which no event could hold; its text has none already."""
+    """The answer without unpaired surrogates, which an event cannot hold; its text has none already."""
     try:
         msgspec.json.encode(reply)
     except UnicodeEncodeError:

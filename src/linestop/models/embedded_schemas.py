@@ -1,10 +1,10 @@
-"""JSON Schemas inside another document, with every reference leading where it led before. Pure.
+"""Embeds JSON Schemas in another document so that every reference keeps its target. Pure.
 
-A reference such as ``#/$defs/Address`` counts from the root of its document, so a schema that becomes a part of
-another document loses what it refers to. Here its definitions move to the root of that document, each under a name
-of its own: the definitions of two schemas may have one name. A schema that refers to itself, or to a part of itself
-that is no definition, becomes a definition as a whole. Identifiers and anchors are resolved and left out: servers
-read nothing but ``#/$defs/…``.
+A reference such as ``#/$defs/Address`` starts at the root of its document, so a schema that becomes a part of
+another document loses its targets. Here its definitions move to the root of that document, each under a new and
+unique name, because two schemas may use the same name. A schema that refers to itself, or to a part of itself
+that is not a definition, becomes a definition as a whole. Identifiers and anchors are resolved and left out: servers
+understand only ``#/$defs/…``.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Pointer = tuple[str, ...]
 Visit = Callable[[dict[str, Any], Pointer], dict[str, Any]]
 
 DATA: Final = frozenset({"const", "default", "enum", "examples"})
-"""Keywords whose values are data, in which nothing means a schema."""
+"""Keywords whose values are data and hold no schemas."""
 
 NAMED: Final = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
-"""Keywords whose values are schemas by a name, which may be any text."""
+"""Keywords whose values map names, which may be any text, to schemas."""
 
 DEFINITIONS: Final = ("$defs", "definitions")
 _IDENTITY: Final = ("$id", "$schema", "$anchor", "$dynamicAnchor")
@@ -52,9 +52,9 @@ def _transform_part(part: object, visit: Visit, at: Pointer) -> object:
 
 
 def embed_schema(schema: dict[str, Any], name: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    """The part to put into a document for ``schema``; what it refers to is added to the document's ``definitions``.
+    """The part to put into a document for ``schema``; its targets are added to the document's ``definitions``.
 
-    ``name`` is where its definitions get their names from; no two schemas of a document may have the same.
+    The names of its definitions are derived from ``name``; each schema of a document needs another ``name``.
     """
     targets = _Targets(schema)
     new_names: dict[Pointer, str] = {
@@ -87,7 +87,7 @@ def embed_schema(schema: dict[str, Any], name: str, definitions: dict[str, Any])
 
 
 class _Targets:
-    """Where the references of a schema lead, as pointers from its root."""
+    """The targets of the references of a schema, as pointers from its root."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._bases: dict[Pointer, str] = {}
@@ -102,7 +102,7 @@ class _Targets:
         return (target for target in found if target is not None)
 
     def resolve(self, reference: str, at: Pointer) -> Pointer | None:
-        """Where a reference in the schema at ``at`` leads; None for one that leads out of the document."""
+        """The target of a reference in the schema at ``at``; None if it is outside the document."""
         base = self._bases[at]
         uri, _, fragment = (base + reference if reference.startswith("#") else urljoin(base, reference)).partition("#")
         fragment = unquote(fragment)
@@ -120,7 +120,7 @@ class _Targets:
         self._bases[at] = base
         for key in ("$anchor", "$dynamicAnchor"):
             if isinstance(anchor := schema.get(key), str):
-                # The outermost is entered first, and it is the one that a dynamic reference means.
+                # The outermost anchor is entered first, and a dynamic reference means that one.
                 self._anchors.setdefault((base, anchor), at)
         self._references.extend((reference, at) for reference in _references(schema))
         for step, part in _subschemas(schema):
@@ -143,7 +143,7 @@ def _subschemas(schema: dict[str, Any]) -> Iterator[tuple[Pointer, dict[str, Any
 
 
 def _references(fields: dict[str, Any]) -> Iterator[str]:
-    """Every reference that a schema itself makes, those of a union's discriminator too."""
+    """Every reference of a schema itself, those of the discriminator of a union included."""
     yield from (value for key in ("$ref", "$dynamicRef") if isinstance(value := fields.get(key), str))
     yield from (value for value in _mapping(fields).values() if value.startswith("#"))
 
@@ -156,7 +156,7 @@ def _mapping(fields: dict[str, Any]) -> dict[str, str]:
 
 
 def _with_moved_references(fields: dict[str, Any], moved_reference: Callable[[str], str]) -> dict[str, Any]:
-    """A schema with its own references moved, and without what identifies it."""
+    """A schema with its own references moved, and without its identifiers."""
     moved_fields = {key: value for key, value in fields.items() if key not in _IDENTITY or not isinstance(value, str)}
     if isinstance(reference := moved_fields.get("$ref"), str):
         moved_fields["$ref"] = moved_reference(reference)
@@ -174,7 +174,7 @@ def _with_moved_references(fields: dict[str, Any], moved_reference: Callable[[st
 
 
 def _free_name(name: str, names_in_use: dict[str, Any]) -> str:
-    """``name``, or with a number where it is taken."""
+    """``name``, with a number appended if it is taken."""
     found, count = name, 1
     while found in names_in_use:
         count += 1

@@ -1,7 +1,7 @@
-"""From what went wrong to ``ModelFailed``: one table for HTTP statuses, one for providers' error names.
+"""Translates errors into ``ModelFailed``: one table for HTTP statuses, one for the error names of providers.
 
-Whether a failed call may be billed is decided here too, always against us: only where the provider cannot
-have begun (no connection, a client error, an explicit overload) does the reservation come back.
+Whether a failed request may be billed is decided here too, in case of doubt with yes: only where the provider cannot
+have begun (no connection, a client error, an explicit overload) is the reservation released.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _TRANSPORT = (httpx2.HTTPError, httpx2.StreamError, OSError)
 _CAUSES_MAX = 4
 _ENVELOPES_MAX = 4
 _REASONS = ("error", "message", "detail", "msg", "error_message", "error_description", "errors", "reason", "title")
-"""Where servers put their reason, in this order; seen with OpenAI, Anthropic, vLLM, FastAPI, llama.cpp and gateways."""
+"""Fields that hold the reason, in this order; seen with OpenAI, Anthropic, vLLM, FastAPI, llama.cpp and gateways."""
 
 _WRONG_SETUP = (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
 ERRORS_TO_CLASSIFY = (
@@ -63,7 +63,7 @@ ERRORS_TO_CLASSIFY = (
     TypeError,
     ValueError,
 )
-"""What the SDKs let through besides their own errors: a cut stream, a body that is not JSON, a deep one."""
+"""Errors that the SDKs raise besides their own: for a cut stream, a body that is not JSON, or a too deep one."""
 
 
 def class_of_status(status_code: int) -> FailureClass:
@@ -72,16 +72,16 @@ def class_of_status(status_code: int) -> FailureClass:
 
 
 def failure_of_error(error: Exception, asked_model: str, *, has_response: bool) -> ModelFailed:
-    """Turn an exception of an SDK, of its transport or of our own decoding into the failure it means.
+    """Turn an exception of an SDK, of its transport or of linestop's decoding into the failure that it means.
 
-    ``answering`` says whether the response had begun: until then a ``ValueError`` is about the request.
+    ``has_response`` tells whether the response had begun: until then a ``ValueError`` is about the request.
     """
     if (failure := _cause_of_kind(error, (ModelFailed,))) is not None:
         return cast("ModelFailed", failure)
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         return _failure_of_response(error, status, asked_model)
-    # The SDKs wrap the transport's own error sometimes, and it wraps that of the layer below.
+    # The SDKs sometimes wrap the error of the transport, which wraps that of the layer below.
     cause = _cause_of_kind(error, _TRANSPORT)
     if isinstance(cause, _NEVER_SENT):
         return ModelFailed("availability", f"{asked_model} cannot be reached ({_error_text(cause)}); check base_url.")
@@ -99,7 +99,7 @@ def failure_of_error(error: Exception, asked_model: str, *, has_response: bool) 
 
 
 def reworded(failed: ModelFailed, sentence: str, kind: FailureClass | None = None) -> ModelFailed:
-    """The same failure in other words, perhaps of another class."""
+    """The same failure with another sentence, and perhaps another class."""
     return ModelFailed(
         kind or failed.kind, sentence, status=failed.status, retry_after_s=failed.retry_after_s,
         usage=failed.usage, possibly_billed=failed.possibly_billed, begun=failed.begun,
@@ -126,7 +126,7 @@ def failure_of_error_body(error: object, asked_model: str) -> ModelFailed:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Read how long the provider asks us to wait: seconds, milliseconds or a date; never capped here."""
+    """Read the wait that the provider asks for (seconds, milliseconds or a date), in seconds; never capped here."""
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         text = headers.get(name)
         if text is None:
@@ -170,7 +170,7 @@ def _failure_of_response(error: Exception, status: int, asked_model: str) -> Mod
 
 
 def _provider_message(body: object) -> str:
-    """The provider's own words, without the envelope, bounded."""
+    """The message of the provider without its envelope, bounded."""
     reason: object = body
     for _ in range(_ENVELOPES_MAX):
         if isinstance(reason, list):
@@ -187,7 +187,7 @@ def _provider_message(body: object) -> str:
         text = reason if isinstance(reason, str) else json.dumps(reason, ensure_ascii=False)
     except (RecursionError, TypeError, ValueError):
         return "a reason that cannot be read"
-    # Python's own JSON reader lets halves of characters through, which no event could hold.
+    # Python's JSON decoder accepts unpaired surrogates, which an event cannot hold.
     return text[:MESSAGE_CHARS_MAX].encode(errors="replace").decode()
 
 

@@ -1,12 +1,12 @@
-"""Tools for models that perhaps cannot call them, or cannot at all.
+"""Tools for models that may not be able to call them, or certainly are not.
 
-On trial, the final answer is a tool like the others: a model that can call tools has no reason then to answer
-without a call, so that the first answer shows what it can do. In JSON-schema mode each turn is one JSON object
+On trial, the final answer is a tool like the others: a model that can call tools then has no reason to answer
+without a call, so its first answer shows whether it can. In JSON-schema mode each turn is one JSON object
 that a schema constrains.
 
 Small local models mostly ignore ``tools`` and even ``tool_choice: required``, but fill in a schema reliably.
-So the tools become alternatives of one schema, the conversation becomes plain text, and the object that
-comes back becomes a call again. Strings are bounded in the schema, or such answers get cut off.
+So the tools become alternatives of one schema, the conversation becomes plain text, and the returned object
+becomes a call again. The schema bounds strings, because such answers are otherwise cut off.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def trial_request(request: ModelRequest) -> ModelRequest:
 
 
 def trial_reply(reply: ModelReply, asked_model: str) -> ModelReply:
-    """Make a call of the final answer the answer; beside other calls it came too early and is left out.
+    """Turn a call of the final answer into the answer; beside other calls it came too early and is dropped.
 
     Raises:
-        ModelFailed: ``malformed`` when it gives no answer.
+        ModelFailed: ``malformed`` when the call has no answer.
     """
     others = tuple(call for call in reply.calls if call.name != FINAL_ANSWER_TOOL)
     if others or not reply.calls:
@@ -77,7 +77,7 @@ def trial_reply(reply: ModelReply, asked_model: str) -> ModelReply:
 
 
 def json_mode_request(request: ModelRequest) -> tuple[ModelRequest, dict[str, Any]]:
-    """Rewrite a request with tools as one without, and the ``response_format`` that goes with it.
+    """Rewrite a request with tools as a request without, and its ``response_format``.
 
     Raises:
         ModelFailed: ``permanent`` when a tool has the name of the final answer.
@@ -103,7 +103,7 @@ def json_mode_reply(reply: ModelReply, asked_model: str) -> ModelReply:
     """Read the object back into a call or an answer.
 
     Raises:
-        ModelFailed: ``malformed`` when it is no such object.
+        ModelFailed: ``malformed`` when the reply is not such an object.
     """
     try:
         turn = msgspec.json.decode(reply.text, type=_JsonTurn)
@@ -121,7 +121,7 @@ def json_mode_reply(reply: ModelReply, asked_model: str) -> ModelReply:
 
 
 def bound_strings(schema: dict[str, Any]) -> dict[str, Any]:
-    """Copy a JSON Schema with every free string bounded."""
+    """Copy a JSON Schema with every unbounded string bounded."""
 
     def visit(fields: dict[str, Any], at: Pointer) -> dict[str, Any]:
         del at
@@ -135,7 +135,7 @@ def bound_strings(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _final_answer_text(args: bytes) -> str:
-    """The text of a final answer; a structured one as its JSON, word for word."""
+    """The text of a final answer; the exact JSON of a structured one."""
     answer = bytes(msgspec.json.decode(args, type=_FinalAnswer).answer)
     value = cast("object", msgspec.json.decode(answer))
     return value if isinstance(value, str) else answer.decode()

@@ -1,4 +1,4 @@
-"""OpenAI's Chat Completions through the official SDK, for OpenAI and every server that speaks the same."""
+"""OpenAI's Chat Completions through the official SDK, for OpenAI and every compatible server."""
 
 from __future__ import annotations
 
@@ -45,31 +45,31 @@ PARAMS = frozenset(
         "verbosity",
     }
 )
-"""What an agent may set. Left out on purpose: what this adapter owns, and what changes the price
-(``service_tier``), which would break the budget's bound. ``extra_body`` is allowed besides, except for OpenAI
-itself: local servers have knobs of their own."""
+"""The parameters that an agent may set. Left out on purpose: those that this adapter sets, and those that change the
+price (``service_tier``), which would break the bound of the budget. ``extra_body`` is also allowed, except for OpenAI
+itself: local servers have their own settings."""
 
 _FORBIDDEN_EXTRAS = frozenset(
     {"best_of", "max_completion_tokens", "max_output_tokens", "max_tokens", "n", "service_tier"}
 )
-"""What must not be set beside the output limit: more answers, or longer ones, than were reserved for."""
+"""Fields that must not be set beside the output limit: they allow more or longer answers than were reserved for."""
 
 _UNSUPPORTED_STATUSES = frozenset({400, 422, 501})
-"""How servers refuse tools, or a schema, that they cannot handle."""
+"""The statuses by which servers refuse tools, or a schema, that they cannot handle."""
 
 
 class _Sdk(AsyncOpenAI):
-    """The SDK's client, deaf to its environment variables, without retries."""
+    """The SDK's client, which ignores its environment variables and never retries."""
 
     def __init__(self, api_key: str, base_url: str) -> None:
         super().__init__(
             api_key=api_key,
             base_url=base_url,
             max_retries=0,
-            # A redirect must not carry the conversation to wherever it points.
+            # A redirect must not carry the conversation to its target.
             http_client=DefaultAsyncHttpxClient(follow_redirects=False, event_hooks=HOOKS),
         )
-        # The constructor reads OPENAI_ORG_ID, _PROJECT_ID, _ADMIN_KEY and _CUSTOM_HEADERS without asking.
+        # The constructor always reads OPENAI_ORG_ID, _PROJECT_ID, _ADMIN_KEY and _CUSTOM_HEADERS.
         self.organization = self.project = self.admin_api_key = None
         self._custom_headers = {}
 
@@ -77,14 +77,14 @@ class _Sdk(AsyncOpenAI):
 class OpenAIClient:
     """A ``ModelClient`` for ``openai/...`` and compatible servers. Safe for concurrent calls.
 
-    One call is one request, also where ``auto`` still has to find the mode: then the first answers are on trial,
-    and one without a tool call is a failure after which the next attempt asks for one JSON object.
+    One call sends one request, also while ``auto`` still has to find the mode: then the first answers are on trial,
+    and an answer without a tool call is a failure, after which the next attempt asks for one JSON object.
 
     Args:
         api_key: The key; nothing is read from the environment here.
-        base_url: With its ``/v1``, where the server has one.
-        tool_mode: ``native`` sends tools as tools. ``json_schema`` asks for one JSON object a turn. ``auto``
-            finds out once a model; for OpenAI itself it is ``native``.
+        base_url: With its ``/v1``, if the server has one.
+        tool_mode: ``native`` sends tools as tools. ``json_schema`` asks for one JSON object per turn. ``auto``
+            finds the mode once per model; for OpenAI itself it is ``native``.
     """
 
     def __init__(self, api_key: str, base_url: str = BASE_URL, *, tool_mode: ToolMode = "auto") -> None:
@@ -124,11 +124,11 @@ class OpenAIClient:
             return await self._exchange(request, request_body(request, official=self._official), on_delta)
         written, response_format = json_mode_request(request)
         body = request_body(written, official=self._official) | {"response_format": response_format}
-        # Pieces of a step are JSON, not text: watchers get nothing rather than that.
+        # The pieces of a turn are JSON, not text, so watchers get nothing.
         return json_mode_reply(await self._exchange(written, body, None), request.model)
 
     async def _request_with_trial_tool(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
-        """Offer tools as tools: a call shows that the model can call them."""
+        """Send tools as tools: a call shows that the model can call them."""
         model = request.model
         try:
             reply = await self._request(trial_request(request), "native", on_delta)
@@ -136,7 +136,7 @@ class OpenAIClient:
             if failed.status not in _UNSUPPORTED_STATUSES and failed.kind not in {"malformed", "truncated"}:
                 raise
             self._models_without_calls.add(model)
-            # A server that refuses tools is asked again, unlike one that refuses for good.
+            # A server that refuses only tools is asked again, in JSON-schema mode.
             kind: FailureClass = "malformed" if failed.status in _UNSUPPORTED_STATUSES else failed.kind
             sentence = f"{failed} The next attempt asks for one JSON object instead of tool calls."
             raise reworded(failed, sentence, kind) from failed
@@ -154,13 +154,13 @@ class OpenAIClient:
         return trial_reply(reply, model)
 
     async def _request_json_object(self, request: ModelRequest) -> ModelReply:
-        """Ask for one JSON object: if that does not come either, no answer of this model is of use."""
+        """Ask for one JSON object; without one, this model cannot be used with tools at all."""
         try:
             reply = await self._request(request, "json_schema")
         except ModelFailed as failed:
             if failed.status not in _UNSUPPORTED_STATUSES and failed.kind != "malformed":
                 raise
-            # Forgotten, so that another run may find another model loaded in its place.
+            # Forgotten, because another run may find that the server has loaded another model.
             self._models_without_calls.discard(request.model)
             sentence = (
                 f"{failed} Before that, {request.model} at {self._base_url} did not call a tool when it was offered "
@@ -193,7 +193,7 @@ class OpenAIClient:
 
 
 def request_body(request: ModelRequest, *, official: bool) -> dict[str, Any]:
-    """Write ``request`` as Chat Completions wants it.
+    """Encode ``request`` for Chat Completions.
 
     Raises:
         ModelFailed: ``permanent`` for a tool name or parameter that cannot be sent.
@@ -213,7 +213,7 @@ def request_body(request: ModelRequest, *, official: bool) -> dict[str, Any]:
             f'The parameter "{unknown[0]}" is not supported for {request.model}; '
             f"allowed are {', '.join(sorted(PARAMS))}.",
         )
-    # Most compatible servers know the older name only, and an unknown one means no limit at all there.
+    # Most compatible servers know only the older name, and ignore a limit under an unknown one.
     limit = str(params.pop("output_tokens_field", "max_completion_tokens" if official else "max_tokens"))
     system = [{"role": "system", "content": request.system}] if request.system else []
     body: dict[str, Any] = {

@@ -1,9 +1,9 @@
-"""A Chat Completions answer, chunk by chunk, into ``ModelReply`` or ``ModelFailed``.
+"""Reads a Chat Completions answer, chunk by chunk, into ``ModelReply`` or ``ModelFailed``.
 
-Pure. Many servers speak this protocol, each with its accent: whole answers instead of streams, call ids that
-begin at "0" every time, content in parts, arguments as objects, and proxies that never say why the model stopped.
-Accents are understood, and a side part that cannot be read (usage, ids, indexes) spoils nothing; anything that could
-hide half an answer is not understood.
+Pure. Many servers speak this protocol, each with deviations: whole answers instead of streams, call ids that
+begin at "0" every time, content in parts, arguments as objects, and proxies that send no stop reason. Such
+deviations are accepted, and side parts that cannot be read (usage, ids, indexes) are ignored; anything that could
+hide half an answer is an error.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STOPS: dict[str, StopReason] = {
 }  # fmt: skip
 LEGACY: Final = "function_call"
 _SAYS: Final = ("content", "tool_calls", "refusal", "function_call")
-"""Where a piece of an answer is; a piece without these only ends it."""
+"""The fields that carry a piece of the answer; a delta without them only ends it."""
 
 _TRUNCATED: tuple[FailureClass, str] = (
     "truncated",
@@ -61,7 +61,7 @@ _COUNTERS = {
     "reasoning": ("completion_tokens_details", "reasoning_tokens"),
 }
 JOINED_FRAGMENTS_MAX: Final = 1_000
-"""A call in more fragments is not looked at again with each of them: that would take quadratic time."""
+"""A call in more fragments is not checked again at each of them, which would take quadratic time."""
 
 _TEXT_PARTS = frozenset({None, "text", "output_text"})
 
@@ -75,17 +75,17 @@ class _PartialCall(msgspec.Struct):
     args: list[str] = []
 
     def is_complete(self) -> bool:
-        """Whether its arguments are a whole object already."""
+        """Whether the arguments are a whole object already."""
         return is_json_object(assembled_args(self.args))
 
     def followed_by(self, name: str, args: str) -> bool:
-        """Whether a fragment is another call, since both are whole; the same call once more is a repetition."""
+        """Whether a fragment is another call: both are complete, and the fragment does not repeat this one."""
         if not name or not is_json_object(args) or len(self.args) > JOINED_FRAGMENTS_MAX:
             return False
         return self.is_complete() and not self.repeated_by(name, args)
 
     def repeated_by(self, name: str, args: str) -> bool:
-        """Whether a fragment says the whole call once more."""
+        """Whether a fragment repeats the whole call."""
         if name != self.name or not is_json_object(args) or len(self.args) > JOINED_FRAGMENTS_MAX:
             return False
         return args == "".join(self.args)
@@ -110,7 +110,7 @@ class OpenAIReplyReader:
         self._counts = TokenCounts(_COUNTERS)
 
     def take_event(self, event: SseEvent) -> str:
-        """Take one event; return the text it adds."""
+        """Read one event; return the text that it adds."""
         if event.data.strip() == b"[DONE]":
             self.finished = True
             return ""
@@ -122,7 +122,7 @@ class OpenAIReplyReader:
         return self._shown.piece(self._take(chunk))
 
     def take_body(self, body: bytes) -> str:
-        """Take an answer that was not streamed; return its text."""
+        """Read an answer that was not streamed; return its text."""
         chunk = read_object(body) or {}
         text = self._take(chunk)
         if not chunk.get("choices"):
@@ -134,7 +134,7 @@ class OpenAIReplyReader:
         """Return the answer.
 
         Raises:
-            ModelFailed: when it is cut short, refused, or contradicts itself.
+            ModelFailed: when the answer is cut short, refused, or contradicts itself.
         """
         reason = self._finish_reason
         if self._choice is None and self._has_unknown_chunk:
@@ -151,7 +151,7 @@ class OpenAIReplyReader:
         if self._refusal:
             self._fail("refusal", f"refused to answer: {join_pieces(self._refusal)[:500]}")
         if stop == "end" and self._all_complete():
-            # Some servers say "stop" after calls; those that are whole are meant all the same.
+            # Some servers send "stop" after calls; complete calls count all the same.
             stop = "calls"
         if bool(calls) != (stop == "calls"):
             self._fail("malformed", f"made {len(calls)} tool calls but stopped with {reason}")
@@ -167,7 +167,7 @@ class OpenAIReplyReader:
         )
 
     def reported_usage(self) -> Usage | None:
-        """What the server said the answer took; None where it did not, or where that cannot be true.
+        """The usage that the server reported; None if it reported none, or an impossible one.
 
         ``prompt_tokens`` includes both cache figures; some servers leave reasoning out of the output.
         """
@@ -211,7 +211,7 @@ class OpenAIReplyReader:
         if reason is not None and not isinstance(reason, str):
             raise ValueError("a finish reason that is not a text")
         if self._finish_reason not in _FAILURES:
-            # Nothing said later makes a cut answer whole.
+            # No later stop reason makes a truncated answer complete.
             self._finish_reason = (reason or "").strip().lower() or self._finish_reason
         return self._take_delta(delta)
 
@@ -228,7 +228,7 @@ class OpenAIReplyReader:
         return text
 
     def _take_call(self, row: dict[str, Any], place: int, calls_before: int) -> None:
-        """Enter one fragment; ``here`` is how many calls there were before this chunk."""
+        """Add one fragment; ``calls_before`` is the number of calls before this chunk."""
         function = fields_of(row.get("function")) or row
         call_id, name = id_text(row.get("id")), id_text(function.get("name"))
         args, index = arguments_text(function.get("arguments")), read_index(row.get("index"))
@@ -242,10 +242,10 @@ class OpenAIReplyReader:
         call.id, call.name = call.id or call_id, call.name or name
 
     def _call_of(self, index: int | None, place: int, *, call_id: str, name: str, calls_before: int) -> _PartialCall:
-        """The call that a fragment belongs to: by its id, else the last of its index; a new one if it is none's."""
+        """The call of a fragment: by its id, else the last one of its index; a new call if there is none."""
         call_with_id = next((call for call in self._calls if call_id and call.id == call_id), None)
         if index is None:
-            # Without an index a fragment with an id begins a call, one without continues the last.
+            # Without an index, a fragment with an id begins a call, and one without an id continues the last.
             last = self._calls[-1] if self._calls and not call_id and (place == 0 or not name) else None
             return call_with_id or last or self._new_call(len(self._calls))
         call_with_index = next((call for call in reversed(self._calls) if call.index == index), None)
@@ -253,7 +253,7 @@ class OpenAIReplyReader:
             return call_with_id if call_with_id is not None and call_with_id.index == index else self._new_call(index)
         has_other_id = bool(name) and bool(call_id) and bool(call_with_index.id) and call_id != call_with_index.id
         if not has_other_id and (not name or not call_with_index.name or name == call_with_index.name):
-            # Some proxies repeat name and id in each fragment, or make up an id for each.
+            # Some proxies repeat name and id in each fragment, or invent an id for each.
             return call_with_index
         if call_with_index.is_complete() or self._calls.index(call_with_index) >= calls_before:
             return self._new_call(index)
@@ -277,14 +277,14 @@ class OpenAIReplyReader:
         return tuple(calls)
 
     def _all_complete(self) -> bool:
-        """Whether there are calls and none can be cut short. One without arguments can: they may be still to come."""
+        """Whether there are calls and all are complete. A call without arguments is not: they may still come."""
         return bool(self._calls) and all(call.is_complete() for call in self._calls)
 
     def _stop_without_reason(self) -> StopReason:
-        """Judge an answer without a finish reason: usable only if nothing can be missing.
+        """The stop reason of an answer that has none; the answer is usable only if nothing can be missing.
 
-        That is, the stream ended properly and all there is are calls whose arguments are complete. Text may
-        stop anywhere and still look whole, so text alone is not usable.
+        That is, the stream ended properly and holds only calls whose arguments are complete. Text may stop
+        anywhere and still look complete, so text alone is not usable.
         """
         if not self.finished and "prompt" not in self._counts:
             self._fail("availability", "ended its stream without a finish reason")
@@ -298,7 +298,7 @@ class OpenAIReplyReader:
 
 
 def _rows(calls: object) -> list[object]:
-    """The fragments of calls in a piece: a list of them, one, or an object of them by index."""
+    """The call fragments of a delta, which may be a list, a single one, or an object by index."""
     by_index = cast("dict[str, object]", calls) if isinstance(calls, dict) else {}
     if by_index and all(key.isdecimal() for key in by_index):
         return [{"index": key, **fields_of(row)} for key, row in by_index.items()]
@@ -306,7 +306,7 @@ def _rows(calls: object) -> list[object]:
 
 
 def _text_of(content: object) -> str:
-    """A text, or the texts among its parts."""
+    """The text of a content that is a text or a list of parts."""
     if content is None or isinstance(content, str):
         return content or ""
     if isinstance(content, dict):

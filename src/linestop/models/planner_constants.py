@@ -1,7 +1,7 @@
-"""The constants of a planner function: what the operator wrote down in its code, as JSON.
+"""The constants of a planner function: the values that the operator wrote in its code, as JSON.
 
-The function's own code counts, that of functions of its module that it uses, and the simple values of its module that
-it names. What it computes is no constant, and neither is its documentation.
+These are the constants in the function's own code and in the functions of its module that it uses, and the simple
+values of its module that it names. Computed values and docstrings are not constants.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEPTH_MAX: Final = 8
 
 
 def constants_of(function: object) -> tuple[str, ...]:
-    """Return every constant of a planner function once, sorted; of very many the first ``CONSTANTS_MAX``."""
+    """Return the constants of a planner function, sorted and without duplicates; at most ``CONSTANTS_MAX``."""
     found: set[str] = set()
     functions_to_read, functions_seen = [inspect.unwrap(cast("Any", function))], set[int]()
     while functions_to_read and len(functions_seen) < FUNCTIONS_MAX:
@@ -30,7 +30,7 @@ def constants_of(function: object) -> tuple[str, ...]:
         functions_seen.add(id(current))
         values: list[Any] = [*(current.__defaults__ or ()), *(current.__kwdefaults__ or {}).values()]
         for code in _codes(current.__code__):
-            # The first constant of a function with a documentation is that.
+            # The first constant of a function with a docstring is the docstring.
             values += code.co_consts[1:] if code.co_consts[:1] == (current.__doc__,) else code.co_consts
             for name in code.co_names:
                 global_value = current.__globals__.get(name)
@@ -45,7 +45,7 @@ def constants_of(function: object) -> tuple[str, ...]:
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A function's code and that of the functions within it."""
+    """The code of a function and of the functions inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -60,7 +60,7 @@ def _is_filled(cell: Any) -> bool:  # noqa: ANN401 - the type of a closure's cel
 
 
 def _texts(value: object, depth: int) -> Iterator[str]:
-    """The simple values in a value, each as JSON."""
+    """The simple values inside a value, each as JSON."""
     if isinstance(value, str | int | float | bool):
         try:
             text = canonical(value).decode()

@@ -1,4 +1,4 @@
-"""A planner that is a function, called in a thread: neither a slow one nor a long plan holds the event loop up."""
+"""A planner that is a function, called in a thread, so that a slow function or a long plan never blocks the loop."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from linestop.schemas.value_size import OversizedError, json_size
 
 PREFIX: Final = "python:"
 PLAN_BYTES_MAX: Final = ARGUMENTS_BYTES_MAX
-"""What a plan may have, as JSON: as much as the arguments of one answer of a model."""
+"""The largest plan as JSON: the same size as all arguments of one answer of a model."""
 
 _AROUND_BYTES: Final = 1024 * 1024
-"""More than the names and brackets around the texts that are counted."""
+"""An upper bound for the names and brackets around the counted texts."""
 
 CALLS_AT_ONCE_MAX: Final = 64
-"""Threads that call planner functions. One that never returns keeps its thread until the process ends."""
+"""Threads for planner functions. A function that never returns keeps its thread until the process ends."""
 
 _threads = DaemonThreads("linestop planner function", threads_max=CALLS_AT_ONCE_MAX)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a planner function returns: an answer, or calls as (tool, arguments)."""
+    """The return value of a planner function: an answer, or calls as (tool, arguments)."""
 
     answer: str = ""
     calls: tuple[tuple[str, dict[str, Any]], ...] = ()
@@ -39,10 +39,10 @@ PlannerFunction = Callable[[tuple[Message, ...]], Plan]
 
 
 async def call_function(name: str, function: PlannerFunction, request: ModelRequest) -> ModelReply:
-    """Return the function's plan as a model's answer.
+    """Return the plan of the function as the answer of a model.
 
     Raises:
-        ModelFailed: it fails, gives no plan or one that is too large, or takes longer than the request may.
+        ModelFailed: the function fails, returns no plan or a too large one, or takes longer than the request may.
     """
     try:
         with anyio.fail_after(request.deadline_s):
@@ -55,7 +55,7 @@ async def call_function(name: str, function: PlannerFunction, request: ModelRequ
 def _reply(name: str, function: PlannerFunction, request: ModelRequest) -> ModelReply:
     try:
         returned = function(request.messages)
-        # Before anything is made of it: that is one call of C, which nothing can interrupt.
+        # Measured before encoding, because encoding is one C call that nothing can interrupt.
         json_size(returned, bytes_max=PLAN_BYTES_MAX + _AROUND_BYTES)
         plan = msgspec.convert(msgspec.to_builtins(returned), Plan)
         calls = tuple(
@@ -64,15 +64,15 @@ def _reply(name: str, function: PlannerFunction, request: ModelRequest) -> Model
         )
         size = len(plan.answer.encode()) + sum(len(call.name) + len(call.args.encode()) for call in calls)
     except OversizedError as error:
-        raise ModelFailed("permanent", f"What the planner function returned {error}.") from None
+        raise ModelFailed("permanent", f"The plan that the planner function returned {error}.") from None
     except BaseException as error:
-        # An exit is the function's mistake, and must not end the process with all its runs.
+        # SystemExit is a mistake of the function, and must not end the process with all its runs.
         raise ModelFailed("permanent", f"The planner function failed: {type(error).__name__}.") from error
     if size > PLAN_BYTES_MAX:
         raise ModelFailed(
             "permanent",
-            f"What the planner function returned has too many bytes as JSON; at most {PLAN_BYTES_MAX}: return less, "
-            "for instance the name of a file that a tool has written.",
+            f"The plan that the planner function returned has too many bytes as JSON; at most {PLAN_BYTES_MAX}: "
+            "return less, for instance the name of a file that a tool has written.",
         )
     return ModelReply(
         text=plan.answer, calls=calls, stop_reason="calls" if calls else "end", usage=Usage(), usage_reported=True,
@@ -81,7 +81,7 @@ def _reply(name: str, function: PlannerFunction, request: ModelRequest) -> Model
 
 
 async def _in_thread(work: Callable[[], ModelReply]) -> ModelReply:
-    """Return what ``work`` returns; if the waiting is cancelled, it goes on and its plan is dropped."""
+    """Return the result of ``work``; if the wait is cancelled, ``work`` continues and its plan is dropped."""
     try:
         return await _threads.run(work)
     except AllBusyError:
@@ -95,7 +95,7 @@ def load_planner(name: str) -> PlannerFunction:
     """Import ``python:<module>.<function>``.
 
     Raises:
-        ModelFailed: there is no such module or function.
+        ModelFailed: the module or function does not exist.
     """
     module, _, function = name.removeprefix(PREFIX).rpartition(".")
     try:
@@ -105,5 +105,5 @@ def load_planner(name: str) -> PlannerFunction:
         sentence = f"The planner '{name}' cannot be imported ({type(error).__name__}: {error})."
         raise ModelFailed("permanent", sentence) from error
     if not callable(function_object):
-        raise ModelFailed("permanent", f"The planner '{name}' is no function.")
+        raise ModelFailed("permanent", f"The planner '{name}' is not a function.")
     return function_object

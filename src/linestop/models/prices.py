@@ -1,7 +1,7 @@
-"""The price of a model, from the table that ships with ``genai-prices``. Never from the network.
+"""The price of a model, from the table that ships with ``genai-prices``, never from the network.
 
-A price is a bound, because budgets are made of it: where a model has tiers, the dearest counts. An unknown
-model has no price rather than the price zero.
+A price is an upper bound, because budgets depend on it: of several tiers of a model the dearest counts. An unknown
+model has no price, rather than the price zero.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ PROVIDERS = frozenset({"anthropic", "openai"})
 def price_of(model: str, at: datetime | None = None) -> Price:
     """Price of ``<provider>/<name>`` in micro-dollars per million tokens, as of ``at`` (default: now).
 
-    Cache writes are priced as five-minute ones, the only kind the Anthropic adapter asks for.
+    Cache writes are priced as five-minute ones, the only kind that the Anthropic adapter requests.
 
     Raises:
-        Refused: when the table has no input or no output price of it.
+        Refused: when the table has no input price or no output price for the model.
     """
     table = f"genai-prices {version('genai-prices')}"
     provider, _, name = model.partition("/")
@@ -60,7 +60,7 @@ def _find(provider: str, name: str, at: datetime) -> ModelPrice | None:
 
 @cache
 def _snapshot() -> DataSnapshot:
-    # Made here and not asked for, because the library's own may have been refreshed from the network.
+    # Built here, because the snapshot of the library may have been refreshed from the network.
     from genai_prices.data import providers  # noqa: PLC0415 - costs a quarter of a second and 32 MB
     from genai_prices.data_snapshot import DataSnapshot as Snapshot  # noqa: PLC0415 - as above
 

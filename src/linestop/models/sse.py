@@ -1,6 +1,6 @@
 """Server-sent events: bytes in, events out, every buffer bounded.
 
-The SDKs have decoders of their own, but swallow what decides whether an answer is whole: OpenAI's ``[DONE]``
+The SDKs have their own decoders, but hide the facts that decide whether an answer is complete: OpenAI's ``[DONE]``
 never reaches the caller, and a stream that ends early raises nothing in either.
 """
 
@@ -14,7 +14,7 @@ import msgspec
 from linestop.schemas.model_messages import ModelFailed
 
 STREAM_BYTES_MAX = 32 * 1024 * 1024
-"""The most bytes of one answer that are read; far above any output limit of a provider."""
+"""The largest answer that is read, in bytes; far above any output limit of a provider."""
 
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\n|\Z)")
 EVENT_BYTES_MAX = 8 * 1024 * 1024
@@ -28,7 +28,7 @@ class SseEvent(msgspec.Struct, frozen=True):
 
 
 class EventDecoder:
-    """Turns the bytes of a stream into events; one without its blank line is never given out."""
+    """Turns the bytes of a stream into events; an event without its blank line is never yielded."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -48,9 +48,9 @@ class EventDecoder:
             raise _too_large("The model's answer", STREAM_BYTES_MAX)
         self._buffer += chunk
         lines: list[bytes] = []
-        # Only what is new is searched: a long line that comes in small pieces would take quadratic time.
+        # Only new bytes are searched: a long line in small pieces would otherwise take quadratic time.
         if b"\n" in chunk or b"\r" in chunk:
-            # A carriage return alone ends a line too; at the end of a chunk its line feed may still come.
+            # A carriage return alone also ends a line; at the end of a chunk its line feed may still follow.
             *lines, rest = _LINE_END.split(bytes(self._buffer))
             self._buffer[:] = rest
         for line in lines:
@@ -61,7 +61,7 @@ class EventDecoder:
             raise _too_large("One event of the model's answer", EVENT_BYTES_MAX)
 
     def flush(self) -> SseEvent | None:
-        """The event that the end of the stream left without its blank line, if any."""
+        """The last event of a stream that ended without a blank line, or None."""
         event = None
         for line in (*bytes(self._buffer).splitlines(), b""):
             event = self._line(line) or event

@@ -1,4 +1,4 @@
-"""Whether a model call that was started may still begin; kept apart because it must cost no import."""
+"""Checks that a started model request may still begin; a module of its own, so that importing it is cheap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from linestop.schemas.start_deadline import reason_not_to_begin
 
 
 def require_fresh(start_by: datetime | None) -> None:
-    """Let a call go on that may still begin.
+    """Return if the request may still begin.
 
     Raises:
         ModelFailed: ``cancelled``, not begun and not billed: ``start_by`` has passed, or the run was stopped.

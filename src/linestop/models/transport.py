@@ -1,7 +1,7 @@
-"""One exchange with a provider: the SDK opens it, a reader judges what comes back, a deadline bounds it all.
+"""One exchange with a provider: the SDK opens it, a reader reads the answer, and a deadline bounds both.
 
-The SDK is only a transport. It signs, sends and reports statuses; its own models of the answer are not used,
-because they accept anything: an object without a single expected field becomes a message full of ``None``.
+The SDK is only a transport: it signs, sends and reports statuses. Its classes for answers are not used, because
+they accept anything: an object without a single expected field becomes a message full of ``None``.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from linestop.schemas.model_messages import NO_KEY, ModelFailed, ModelReply, Mod
 
 _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _PEEK_BYTES = 6
-"""So many bytes tell how a body begins."""
+"""The number of bytes that show how a body begins."""
 
 DRAIN_S = 1.0
-"""How long the rest of a finished stream is waited for, so that its connection can be used again."""
+"""How long to wait for the rest of a finished stream, so that its connection can be used again."""
 
 CONNECT_S = 10.0
 SECRET_CHARS_MIN = 8
-"""A key is longer; what stands in for one where a server needs none is a word like any other."""
+"""Real keys are longer; a placeholder for a server without a key is an ordinary word and is not removed."""
 
 ERROR_BYTES_MAX = 64 * 1024
-"""How much of an error's body is read, as it comes over the wire."""
+"""How much of the body of an error is read, in bytes on the wire."""
 
 _KEY_REJECTED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _NO_KEY_SENT = "No key was sent; name the variable that holds this server's key in api_key_env."
@@ -44,11 +44,11 @@ _START_BY: ContextVar[datetime | None] = ContextVar("start_by", default=None)
 
 
 class HttpResponse(Protocol):
-    """What of an SDK's streaming response is used."""
+    """The part of an SDK's streaming response that is used."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The response's headers, case-insensitive."""
+        """The headers of the response, case-insensitive."""
         ...
 
     def iter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
@@ -57,7 +57,7 @@ class HttpResponse(Protocol):
 
 
 class ReplyReader(Protocol):
-    """Judges one answer. Pure: no I/O, and one reader an answer."""
+    """Reads one answer. Pure: no I/O, and one reader per answer."""
 
     @property
     def finished(self) -> bool:
@@ -65,11 +65,11 @@ class ReplyReader(Protocol):
         ...
 
     def take_event(self, event: SseEvent) -> str:
-        """Take one event of a stream; return the text it adds for watchers."""
+        """Read one event of a stream; return the text that it adds for watchers."""
         ...
 
     def take_body(self, body: bytes) -> str:
-        """Take an answer that came as one JSON body; return its text."""
+        """Read an answer that came as one JSON body; return its text."""
         ...
 
     def reply(self) -> ModelReply:
@@ -77,17 +77,17 @@ class ReplyReader(Protocol):
         ...
 
     def reported_usage(self) -> Usage | None:
-        """What the provider has said so far the answer took; None where it did not."""
+        """The usage that the provider has reported so far, or None."""
         ...
 
 
 async def check_start_when_connected(request: httpx2.Request) -> None:
-    """Have ``request`` look at the clock once it is connected, right before its first byte (a hook of httpx2)."""
+    """Have ``request`` check ``start_by`` once connected, right before its first byte (a hook of httpx2)."""
     request.extensions["trace"] = _check_start_by
 
 
 async def bound_error_body(response: httpx2.Response) -> None:
-    """Let no error of a server be longer than anybody reads; the SDKs would take it in whole (a hook of httpx2)."""
+    """Bound the body of a server's error, which the SDKs would read whole (a hook of httpx2)."""
     if response.status_code >= HTTPStatus.MULTIPLE_CHOICES and isinstance(response.stream, httpx2.AsyncByteStream):
         response.stream = _BoundedBody(response.stream)
 
@@ -117,13 +117,13 @@ async def _check_start_by(name: str, info: dict[str, Any]) -> None:
 
 
 HOOKS: dict[str, list[Callable[..., Any]]] = {"request": [check_start_when_connected], "response": [bound_error_body]}
-"""What an adapter's HTTP client does besides carrying requests."""
+"""The hooks of an adapter's HTTP client."""
 
 
 async def with_deadline(request: ModelRequest, secret: str, send: Callable[[], Awaitable[ModelReply]]) -> ModelReply:
-    """Run ``call`` under the request's ``start_by`` and deadline: connecting, waiting, reading and watchers together.
+    """Run ``send`` under the request's ``start_by`` and deadline: connecting, waiting, reading and watchers together.
 
-    The SDKs' timeouts are per read, so a stream that drips forever would never meet one. ``secret`` is the key,
+    The SDKs' timeouts are per read, so a stream that drips without end would never reach one. ``secret`` is the key,
     which no failure repeats.
 
     Raises:
@@ -136,7 +136,7 @@ async def with_deadline(request: ModelRequest, secret: str, send: Callable[[], A
     except ModelFailed as failed:
         if secret == NO_KEY and failed.status in _KEY_REJECTED:
             raise reworded(failed, f"{failed} {_NO_KEY_SENT}") from None
-        # Some proxies quote the request that they refuse, and what is said here is kept for ever.
+        # Some proxies quote the request that they refuse, and this sentence is stored in the log.
         if len(secret) < SECRET_CHARS_MIN or secret not in str(failed):
             raise
         raise reworded(failed, str(failed).replace(secret, "[key]")) from None
@@ -157,7 +157,7 @@ async def exchange(
 ) -> ModelReply:
     """Send one request and read its answer to the end.
 
-    Cancellation passes through: the caller knows better than we why it stopped.
+    Cancellation passes through: the caller knows why it stopped.
 
     Raises:
         ModelFailed: for everything else that is not a whole, well-formed answer.
@@ -179,9 +179,9 @@ async def _read(response: HttpResponse, reader: ReplyReader, *, asked_model: str
     media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     head, chunks = await _peek(response.iter_bytes())
     body_start = head.lstrip()
-    # Servers and proxies mislabel both forms, so what is there decides before its label does.
+    # Servers and proxies mislabel both forms, so the content decides before its label.
     if body_start.startswith(b"{") or (media == "application/json" and not body_start.startswith(_EVENT_FIELDS)):
-        # A server that ignores `stream` answers whole: the same answer in another wrapping.
+        # A server that ignores `stream` sends the same answer as one body.
         text = reader.take_body(await _whole_body(chunks, asked_model))
         if text:
             await on_delta(text)
@@ -225,7 +225,7 @@ async def _read_events(chunks: AsyncIterator[bytes], reader: ReplyReader, on_del
         if reader.finished:
             break
     else:
-        # The last event of some servers lacks its blank line; half of one is no JSON and says nothing.
+        # Some servers omit the blank line of the last event; half an event is not JSON and is dropped.
         with contextlib.suppress(ValueError):
             if last := decoder.flush():
                 await on_delta(reader.take_event(last))
@@ -246,7 +246,7 @@ async def _whole_body(chunks: AsyncIterator[bytes], asked_model: str) -> bytes:
 
 
 def _ignoring_failures(on_delta: OnDelta | None) -> OnDelta:
-    """Deltas are for watchers and lossy: a watcher that fails is left out, the answer goes on."""
+    """Deltas are for watchers and may be lost: a watcher that fails gets no more, and the answer continues."""
     has_failed = on_delta is None
 
     async def deliver(text: str) -> None:

@@ -1,7 +1,7 @@
-"""Tool names and call ids as they may appear on a provider's wire.
+"""Tool names and call ids in the form that providers accept.
 
-Providers demand ``^[a-zA-Z0-9_-]{1,64}$``, linestop's tools are called ``files.read``: a dot travels as two
-underscores. A name that would not come back as itself is refused before anything is sent.
+Providers require ``^[a-zA-Z0-9_-]{1,64}$``, but linestop's tools have names like ``files.read``: a dot is sent as
+two underscores. A name that would not come back unchanged is refused before anything is sent.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _CHARS_TO_REPLACE = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def to_wire(name: str) -> str:
-    """Write a tool's name for a provider; one that no provider accepts is made acceptable.
+    """Encode a tool's name for a provider; an unacceptable name is made acceptable.
 
-    Only names of a conversation's past need the second half: a model may have called something that never
-    existed, and telling it so must not make every later request fail.
+    Only names in past calls need the latter: a model may have called a tool that never existed, and reporting
+    that must not make every later request fail.
     """
     wire = name.replace(".", "__")
     if _NAME.fullmatch(wire):
@@ -33,7 +33,7 @@ def to_wire(name: str) -> str:
 
 
 def from_wire(wire: str) -> str:
-    """Read a tool's name as a provider wrote it; any text is a name, the validator judges it."""
+    """Decode a tool's name from a provider; any text is a name, and the validator judges it."""
     return wire.replace("__", ".")
 
 
@@ -54,7 +54,7 @@ def check_names(tools: Iterable[ToolSpec]) -> None:
 
 
 def unique_id(call_id: str, reply_id: str) -> str:
-    """Keep a call's id, or make one of the reply's id where it is too short to be unique in a run.
+    """Keep a call's id, or derive one from the reply's id if it is too short to be unique in a run.
 
     Some servers number the calls of every reply from "0" again.
     """
@@ -62,12 +62,12 @@ def unique_id(call_id: str, reply_id: str) -> str:
 
 
 def json_mode_call_id(reply_id: str) -> str:
-    """Make the id of a call that a model made as a JSON object, so that the log tells how it was made."""
+    """Create the id of a call that a model made as a JSON object; its prefix shows that in the log."""
     return _digest(JSON_MODE_ID_PREFIX, reply_id, "")
 
 
 def wire_id(call_id: str) -> str:
-    """Write a call's id for a provider; another provider's id may be longer than this one accepts."""
+    """Encode a call's id for a provider; an id of another provider may be longer than this one accepts."""
     return call_id if _ID.fullmatch(call_id) else _digest("call_", "", call_id)
 
 

@@ -1,8 +1,8 @@
-"""Values of a provider's answer, read as far as they can be read.
+"""Reads values of a provider's answer as far as they can be read.
 
-Compatible servers write the side parts of an answer as they like: ids as numbers, arguments as objects, counters as
-null. What carries the answer is read strictly by the two readers; everything here returns "nothing" for a side part
-that cannot be read, and never raises for one.
+Compatible servers vary in the side parts of an answer: ids as numbers, arguments as objects, counters as null. The
+two readers read the parts that carry the answer strictly. The functions here return "nothing" for a side part that
+cannot be read, and never raise for one.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _BEGUN = re.compile(
     "(?:[\ud800-\udbff]|[\udcc2-\udcdf]|[\udce0-\udcef][\udc80-\udcbf]?|[\udcf0-\udcf4][\udc80-\udcbf]{0,2})\\Z"
 )
-"""The end of a piece that is the beginning of a character: the first of two surrogates, or of its bytes."""
+"""The end of a piece that begins a character: its first surrogate, or its first bytes."""
 
 _PLACEHOLDERS = ("{}", "null")
 _DIGITS_MAX = 30
 
 
 def read_object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object in ``data``; None for what says nothing (blank, null, a single word that keeps alive).
+    """The JSON object in ``data``; None for data without content (blank, null, a keep-alive word).
 
-    A character may be cut in two by the events that carry it, as bytes or as an escaped surrogate: the halves are
-    kept, for ``joined`` to put together.
+    Two events may split a character, as bytes or as an escaped surrogate: both halves are kept, and ``join_pieces``
+    joins them.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the data is something else.
     """
     if not data.strip():
         return None
@@ -52,17 +52,17 @@ def read_object(data: bytes) -> dict[str, Any] | None:
 
 
 def join_pieces(pieces: list[str]) -> str:
-    """One text of its pieces, with characters that were cut in two put together.
+    """Join the pieces of a text, and the halves of characters that were split between them.
 
     Raises:
-        ValueError: half a character is left.
+        ValueError: an unpaired surrogate is left.
     """
     text = "".join(pieces)
     if not _SURROGATE.search(text):
         return text
     text = _whole_characters(text, errors="strict")
     if _SURROGATE.search(text):
-        raise ValueError("half a character")
+        raise ValueError("an unpaired surrogate")
     return text
 
 
@@ -72,13 +72,13 @@ def _whole_characters(text: str, *, errors: str) -> str:
 
 
 class Shown:
-    """A text for watchers, piece by piece: the beginning of a character waits for its rest."""
+    """A text for watchers, piece by piece; the first half of a character waits for the second."""
 
     def __init__(self) -> None:
         self._held = ""
 
     def piece(self, piece: str) -> str:
-        """What can be shown now that ``piece`` has come."""
+        """The text that can be shown after ``piece``."""
         text = self._held + piece
         begun = _BEGUN.search(text)
         self._held = begun[0] if begun else ""
@@ -86,19 +86,19 @@ class Shown:
 
 
 def replace_surrogates(piece: str) -> str:
-    """A piece of a text for watchers; half of a character is shown as a mark."""
+    """A piece of a text for watchers, with U+FFFD for each unpaired surrogate."""
     return _SURROGATE.sub("\ufffd", piece)
 
 
 def id_text(value: object) -> str:
-    """An id or a name; a number is one too, anything else is none."""
+    """An id or a name; a number counts as one, anything else gives ""."""
     if isinstance(value, str):
         return replace_surrogates(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
 def read_index(value: object) -> int | None:
-    """An index, also where it is written as a text or a float; None for none."""
+    """An index, also one written as a text or a float; None for anything else."""
     if isinstance(value, str) and value.isdecimal() and len(value) < _DIGITS_MAX:
         return int(value)
     if isinstance(value, float) and value.is_integer():
@@ -107,10 +107,10 @@ def read_index(value: object) -> int | None:
 
 
 def fields_of(value: object) -> dict[str, Any]:
-    """An object's fields; null, and what is empty, has none.
+    """The fields of an object; null and empty values have none.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the value is something else.
     """
     if not value:
         return {}
@@ -123,7 +123,7 @@ def arguments_text(value: object) -> str:
     """A call's arguments as the model wrote them, or as its server understood them.
 
     Raises:
-        ValueError: they hold a number that JSON cannot write.
+        ValueError: the arguments hold a number that JSON cannot express.
     """
     if value is None:
         return ""
@@ -133,10 +133,10 @@ def arguments_text(value: object) -> str:
 
 
 def assembled_args(pieces: list[str]) -> str:
-    """A call's arguments of their fragments, also where each fragment repeats what came before, or a placeholder leads.
+    """Join a call's arguments, also if each fragment repeats the ones before, or the first is a placeholder.
 
     Raises:
-        ValueError: half a character is left.
+        ValueError: an unpaired surrogate is left.
     """
     text = join_pieces(pieces)
     if is_json_object(text) or not pieces:
@@ -160,10 +160,10 @@ def is_json_object(args: str) -> bool:
 
 
 class TokenCounts:
-    """The counters of one answer, from all reports of it: totals, so that none ever falls.
+    """The token counters of one answer, from all its reports; reports are totals, so a counter never falls.
 
     Args:
-        paths: Counter → where it stands in a report.
+        paths: Counter → its path in a report.
     """
 
     def __init__(self, paths: Mapping[str, tuple[str, ...]]) -> None:
@@ -185,7 +185,7 @@ class TokenCounts:
         return counter in self._counts
 
     def add_report(self, report: object) -> dict[str, int]:
-        """Enter a report; return the counters that it says."""
+        """Add a report; return the counters in it."""
         reported: dict[str, int] = {}
         for counter, path in self._paths.items():
             value = report
@@ -204,5 +204,5 @@ class TokenCounts:
 
 
 def _number(digits: str) -> int | float:
-    """Python refuses to read a number of thousands of digits, which would cost the whole answer."""
+    """Parse a number; Python refuses one of thousands of digits, which would cost the whole answer."""
     return int(digits) if len(digits) <= _DIGITS_MAX else math.inf

@@ -1,8 +1,8 @@
 """The playbook: a scripted model that is a real HTTP server on loopback.
 
-It speaks the wire formats of Anthropic's Messages and OpenAI's Chat Completions, streaming and not, so that a
-demo or a test takes the same path through SDK and adapter as production does. The format of a script is
-described in ``docs/models.md``::
+It speaks the wire formats of Anthropic's Messages and OpenAI's Chat Completions, with and without streaming, so that
+a demo or a test takes the same path through SDK and adapter as production. ``docs/models.md`` describes the format
+of a script::
 
     async with PlaybookServer(load_playbook(Path("support.toml"))) as server:
         client = open_model("playbook/support", base_url=server.url)

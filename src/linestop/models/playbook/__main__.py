@@ -25,12 +25,12 @@ def main(files: tuple[Path, ...], port: int) -> None:
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        click.echo(f"Port {port} cannot be listened on: {error}.", err=True)
+        click.echo(f"Port {port} cannot be opened: {error}.", err=True)
         sys.exit(1)
 
 
 async def _serve(server: PlaybookServer) -> None:
-    # Both are asked for, since what a script starts in the background inherits an ignored SIGINT.
+    # Both signals, because a background process of a shell script inherits an ignored SIGINT.
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with server:
             click.echo(server.url)

@@ -1,9 +1,9 @@
-"""Which step answers a request, and what it says. Pure and stateless.
+"""Chooses the step that answers a request, and composes its answer. Pure and stateless.
 
-The rule: each step answers once a conversation (or always, with ``repeat``), and the first step of the file
-that has not answered yet and whose ``when`` holds is next. Which steps have answered is not remembered but
-worked out from the conversation that is sent: the rule is applied again to each answer it already holds. So a
-server may be restarted or serve any number of runs at once.
+The rule: each step answers once per conversation (or always, with ``repeat``), and the first step of the file
+that has not answered yet and whose ``when`` holds is next. The steps that have answered are not stored but
+derived from the conversation in the request: the rule is applied again to each answer in it. So a server may be
+restarted or serve any number of runs at once.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _PLACEHOLDER = re.compile(r"\{\{\s*([a-z_]+(?:\.[^{}\s]+)?)\s*\}\}")
 _BYTES_PER_TOKEN = 4
 
 
-class NoScriptedReply(Exception):  # noqa: N818 - what it says at the place where it is raised
-    """Raised when the script has no answer; the message is for whoever wrote the script."""
+class NoScriptedReply(Exception):  # noqa: N818 - reads well where it is raised
+    """Raised when the script has no answer; the message is for the author of the script."""
 
 
 class ScriptedCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A call as it goes on the wire: dotted name, argument text."""
+    """A call as it is sent: dotted name, argument text."""
 
     tool: str
     args: str
@@ -48,7 +48,7 @@ def choose_step(playbook: Playbook, conversation: Conversation) -> int:
     """Return the number of the step that answers.
 
     Raises:
-        NoAnswer: naming model, turn and last tool, when no step does.
+        NoScriptedReply: naming model, turn and last tool, when no step answers.
     """
     used: set[int] = set()
     seen_texts: list[str] = []
@@ -72,7 +72,7 @@ def compose_reply(playbook: Playbook, step: Step, conversation: Conversation) ->
     """Fill in a step's placeholders and count its tokens.
 
     Raises:
-        NoAnswer: when a placeholder names something that the last result does not have.
+        NoScriptedReply: when a placeholder names a field that the last result does not have.
     """
     text = _filled(step.say, conversation)
     text, calls = _as_model_can(
@@ -95,7 +95,7 @@ def compose_reply(playbook: Playbook, step: Step, conversation: Conversation) ->
 
 
 def truncate_reply(reply: ScriptedReply, tokens_max: int | None = None) -> ScriptedReply:
-    """Cut an answer as a provider does at its token limit: the last thing it was writing is half there."""
+    """Cut an answer as a provider does at its token limit: the last part is only half there."""
     calls = reply.calls
     text = reply.text if calls else reply.text[: len(reply.text) // 2]
     if calls:
@@ -131,7 +131,7 @@ def _scripted_call(call: Call, conversation: Conversation) -> ScriptedCall:
 def _as_model_can(
     playbook: Playbook, text: str, calls: tuple[ScriptedCall, ...], conversation: Conversation
 ) -> tuple[str, tuple[ScriptedCall, ...]]:
-    """Say it as the scripted model is able to: with tool calls, as one JSON step, or only in words."""
+    """Express a step as the scripted model can: with tool calls, as one JSON object, or only in words."""
     if conversation.wants_json_mode and playbook.tools != "none":
         if calls:
             return _as_json_turn(calls[0].tool, calls[0].args), ()
@@ -184,7 +184,7 @@ def _value(name: str, conversation: Conversation) -> object:
 def _value_at(value: object, path: str, name: str) -> object:
     for key in path.split(".") if path else []:
         try:
-            # Whatever cannot be looked into raises one of the three below.
+            # A value without such a key or index raises one of the three below.
             place = int(key) if isinstance(value, list) else key
             value = cast("object", cast("Any", value)[place])
         except (LookupError, TypeError, ValueError):
@@ -194,10 +194,10 @@ def _value_at(value: object, path: str, name: str) -> object:
 
 
 def _json_in(text: str) -> object:
-    """The JSON of a result, also inside the wrapping that a runtime puts around what tools say."""
+    """The JSON of a result, also inside the frame that a runtime puts around results."""
     for start in sorted(place for place in (text.find("{"), text.find("[")) if place >= 0):
         try:
-            # Only the standard decoder can stop where the value ends.
+            # Only the decoder of the standard library can stop where the value ends.
             return cast("object", json.JSONDecoder().raw_decode(text, start)[0])
         except ValueError:
             continue

@@ -1,4 +1,4 @@
-"""A request of either wire format as one conversation, so that a script need not know who asks."""
+"""A request of either wire format as one conversation, so that a script is independent of the provider."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 WireFormat = Literal["anthropic", "openai"]
 JSON_MODE_SCHEMA = "linestop_step"
-"""The name of the ``response_format`` in which linestop asks models that cannot call tools."""
+"""The name of the ``response_format`` that linestop uses for models that cannot call tools."""
 
 
 class _Request(msgspec.Struct):
@@ -31,7 +31,7 @@ class _ToolResultForm(msgspec.Struct):
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """What came before one answer of the model: the texts since its last one, and the tools they answer."""
+    """The input of one answer of the model: the texts since its last answer, and the results of tools."""
 
     texts: tuple[str, ...]
     results: tuple[tuple[str, str], ...]
@@ -39,7 +39,7 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
-    """One request, normalised. ``turns`` has one entry an answer already given, and one for the next."""
+    """One request, normalised. ``turns`` has one entry per previous answer, and one for the next."""
 
     wire: WireFormat
     model: str
@@ -49,21 +49,21 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     wants_json_mode: bool
     turns: tuple[Turn, ...]
     digest: bytes
-    """Of the messages: the same for a repeated request, different at every other place."""
+    """The digest of the messages: equal for a repeated request, different at every other place."""
 
     @property
     def task(self) -> str:
-        """The first thing a user said."""
+        """The first text of a user."""
         return next((text for turn in self.turns for text in turn.texts), "")
 
     @property
     def last_tool(self) -> str:
-        """The tool whose result came last in the whole conversation; empty without one."""
+        """The tool of the last result in the whole conversation; empty without a result."""
         return self._last_result_with_tool[0]
 
     @property
     def last_result(self) -> str:
-        """That result."""
+        """The last result; empty without one."""
         return self._last_result_with_tool[1]
 
     @property
@@ -76,7 +76,7 @@ def read_conversation(wire: WireFormat, body: bytes) -> Conversation:
     """Read a request body.
 
     Raises:
-        msgspec.MsgspecError: when it is no request.
+        msgspec.MsgspecError: when the body is not a request.
     """
     request = msgspec.json.decode(body, type=_Request)
     schema = (request.response_format or {}).get("json_schema")
@@ -117,7 +117,7 @@ def _turns(messages: list[dict[str, Any]]) -> tuple[Turn, ...]:
 
 
 def _tools_by_call_id(message: dict[str, Any]) -> dict[str, str]:
-    """Tool names by call id, dotted again, from either wire format."""
+    """Tool names, dotted again, by call id, from either wire format."""
     tool_by_call_id: dict[str, str] = {}
     for call in cast("list[dict[str, Any]]", message.get("tool_calls") or []):
         tool_by_call_id[str(call.get("id"))] = str(call.get("function", {}).get("name", "")).replace("__", ".")
@@ -141,7 +141,7 @@ def _text(content: object) -> str:
 
 
 def _result(content: object) -> str:
-    """What a tool returned, or why it did not, out of the form in which linestop tells its models."""
+    """The result or error of a tool, taken from the form in which linestop sends it to models."""
     text = _text(content)
     try:
         form = msgspec.json.decode(text, type=_ToolResultForm)

@@ -1,4 +1,4 @@
-"""What is sent for a step, with its fault or without. Pure: the server does the waiting and breaking off."""
+"""Builds the HTTP reply of a step, with or without its fault. Pure: the server does the waiting and cutting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from linestop.models.playbook.wire import (
 
 
 class HttpReply(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent, and how it ends. A ``cut`` reply breaks off, ``never`` sends nothing at all."""
+    """An HTTP reply, and how it ends. A ``cut`` reply breaks off; ``never`` sends nothing at all."""
 
     status: int = 200
     media: str = "application/json"
@@ -32,10 +32,10 @@ class HttpReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plain_reply(book: Playbook, step: Step, conversation: Conversation, *, truncated: bool = False) -> HttpReply:
-    """The reply of a step without a fault; ``short`` cuts it off as a token limit does.
+    """The reply of a step without a fault; ``truncated`` cuts it off as a token limit does.
 
     Raises:
-        NoAnswer: when a placeholder cannot be filled in.
+        NoScriptedReply: when a placeholder cannot be filled in.
     """
     scripted = compose_reply(book, step, conversation)
     if truncated:
@@ -47,10 +47,10 @@ def plain_reply(book: Playbook, step: Step, conversation: Conversation, *, trunc
 
 
 def faulty_reply(book: Playbook, step: Step, conversation: Conversation) -> HttpReply:
-    """The reply of a step whose fault is met.
+    """The reply of a step whose fault is active.
 
     Raises:
-        NoAnswer: when a placeholder cannot be filled in.
+        NoScriptedReply: when a placeholder cannot be filled in.
     """
     match step.fault:
         case script.Status(status=status, retry_after_s=wait, message=message):
@@ -70,7 +70,7 @@ def faulty_reply(book: Playbook, step: Step, conversation: Conversation) -> Http
 
 
 def _with_fault(reply: HttpReply, step: Step, conversation: Conversation) -> HttpReply:
-    """A right reply, delivered wrongly."""
+    """A correct reply, delivered with a fault."""
     pieces, whole = reply.pieces, b"".join(reply.pieces)
     match step.fault:
         case script.Delay(delay_s=delay_s):
@@ -85,5 +85,5 @@ def _with_fault(reply: HttpReply, step: Step, conversation: Conversation) -> Htt
         case script.NoTerminal() if conversation.stream:
             return msgspec.structs.replace(reply, pieces=pieces[: -TERMINAL_EVENTS[conversation.wire]])
         case _:
-            # What spoils a stream spoils a whole body by leaving half of it out.
+            # The fault that breaks a stream cuts an unstreamed body in half.
             return msgspec.structs.replace(reply, pieces=(whole[: len(whole) // 2],))

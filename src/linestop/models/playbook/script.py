@@ -1,7 +1,7 @@
-"""What a playbook says: the TOML of a scripted model, read strictly.
+"""The TOML format of a playbook, a scripted model; read strictly.
 
-Tables are closed: a misspelt key is an error that names file and key, because a script that silently does
-less than it says would make every test that uses it worthless.
+Tables are closed: a misspelt key is an error that names file and key, because a script that silently ignores a
+key would make every test that uses it worthless.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a step may be taken; every key that is given must hold.
+    """The conditions of a step; every given key must hold.
 
-    ``turn`` counts the model's answers from 1. ``contains`` and ``not_contains`` look at what users and tools
-    said so far, ignoring case. ``tool_result`` names a tool whose result has just come.
+    ``turn`` counts the model's answers from 1. ``contains`` and ``not_contains`` search the texts of users and tools
+    so far, ignoring case. ``tool_result`` names a tool whose result has just come.
     """
 
     turn: Positive | None = None
@@ -33,7 +33,7 @@ class When(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One tool call: ``args``, or ``raw_args`` sent as it is, which may be broken JSON."""
+    """One tool call: ``args``, or ``raw_args``, which is sent unchanged and may be broken JSON."""
 
     tool: str
     args: dict[str, Any] = {}
@@ -41,7 +41,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class _Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """``times``: how many requests at this place of a conversation meet the fault; all, if left out."""
+    """``times``: how many requests at this place of a conversation get the fault; by default all."""
 
     times: Positive | None = None
 
@@ -61,7 +61,7 @@ class Delay(_Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="
 
 
 class Cut(_Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cut"):
-    """A connection that breaks after so many bytes or events of the answer's body."""
+    """A connection that breaks after this many bytes or events of the body."""
 
     after_bytes: Count | None = None
     after_events: Count = 1
@@ -72,7 +72,7 @@ class Malformed(_Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, t
 
 
 class Truncated(_Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="truncated"):
-    """An answer that reached its token limit: text and arguments are cut, the stop reason says so."""
+    """An answer that reached its token limit: text and arguments are cut, and the stop reason shows it."""
 
 
 class Html(_Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="html"):
@@ -80,7 +80,7 @@ class Html(_Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="h
 
 
 class Empty(_Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="empty"):
-    """A status of 200 with nothing in it."""
+    """A status of 200 with an empty body."""
 
 
 class Never(_Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="never"):
@@ -88,14 +88,14 @@ class Never(_Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="
 
 
 class NoTerminal(_Fault, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="no_terminal"):
-    """A stream that ends properly, but without the event that says the answer is whole."""
+    """A stream that ends properly, but without the event that completes the answer."""
 
 
 Fault = Status | Delay | Cut | Malformed | Truncated | Html | Empty | Never | NoTerminal
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the answer reports as used. ``input`` excludes the cache figures, ``output`` has the reasoning."""
+    """The usage that the answer reports. ``input`` excludes the cache figures, ``output`` includes the reasoning."""
 
     input: Count = 0
     output: Count = 0
@@ -107,8 +107,8 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One answer of the model.
 
-    ``stop`` replaces the stop reason on the wire, word for word; the empty text leaves it out. ``repeat``
-    lets the step answer again and again. ``pace_s`` waits between the pieces of a stream.
+    ``stop`` replaces the stop reason on the wire; the empty text leaves it out. ``repeat`` lets the step answer any
+    number of times. ``pace_s`` is the wait between the pieces of a stream.
     """
 
     when: When = When()
@@ -125,8 +125,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Playbook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One scripted model, chosen by its ``name``.
 
-    ``tools``: ``native`` makes tool calls. ``json_schema`` is a model that cannot, but keeps to a
-    ``response_format``; ``none`` one that does neither. Both say in plain text what they would have called.
+    ``tools``: ``native`` makes tool calls. ``json_schema`` is a model that cannot, but obeys a ``response_format``;
+    ``none`` does neither. The last two otherwise name in plain text the tools that they would have called.
     """
 
     name: str
@@ -138,7 +138,7 @@ def load_playbook(path: Path) -> Playbook:
     """Read a playbook.
 
     Raises:
-        ConfigError: naming file and key, when it cannot be read or is not a playbook.
+        ConfigError: naming file and key, when the file cannot be read or is not a playbook.
     """
     return parse_playbook(read_text(path, str(path)), str(path))
 

@@ -1,7 +1,7 @@
 """The playbook server: a scripted model behind real HTTP on loopback, in both providers' wire formats.
 
-h11 does the protocol, asyncio the sockets. A request is answered from its own content alone; the only thing
-that is remembered, in a bounded table, is how often a fault that ends after some times was met where.
+h11 handles the protocol, asyncio the sockets. A reply depends on its request alone. The only state, in a bounded
+table, is how often a fault with ``times`` was used at each place of a conversation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from linestop.models.playbook.wire import error_body
 BODY_BYTES_MAX = 16 * 1024 * 1024
 REQUESTS_RECORDED_MAX = 256
 FAULT_COUNTS_MAX = 10_000
-"""How many places of conversations are remembered for faults that end; the oldest is forgotten first."""
+"""How many places of conversations are stored for faults with ``times``; the oldest is removed first."""
 
 _READ_BYTES = 64 * 1024
 _PATHS: dict[str, WireFormat] = {"/v1/messages": "anthropic", "/v1/chat/completions": "openai"}
@@ -50,7 +50,7 @@ class PlaybookServer:
 
     Args:
         playbooks: The scripts, chosen by the request's model name.
-        port: 0 takes a free one. Only 127.0.0.1 is listened on.
+        port: 0 takes a free one. The server listens on 127.0.0.1 only.
 
     Raises:
         ConfigError: when two playbooks have one name, or none is given.
@@ -60,7 +60,7 @@ class PlaybookServer:
         books = (playbooks,) if isinstance(playbooks, Playbook) else tuple(playbooks)
         self._books = {book.name: book for book in books}
         if len(self._books) != len(books) or not books:
-            raise ConfigError("A playbook server needs at least one playbook, and each needs a name of its own.")
+            raise ConfigError("A playbook server needs at least one playbook, each with a unique name.")
         self._port = port
         self._faults_met: OrderedDict[tuple[str, int, bytes], int] = OrderedDict()
         self._connections: set[asyncio.Task[None]] = set()
@@ -72,12 +72,12 @@ class PlaybookServer:
 
     @property
     def url(self) -> str:
-        """The server's address without a path: the ``base_url`` of ``playbook/<name>``."""
+        """The address of the server without a path: the ``base_url`` of ``playbook/<name>``."""
         assert self._server is not None
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def arrived(self, count: int) -> None:
-        """Wait until ``count`` requests have been read: a signal for tests that must not guess with sleeps."""
+        """Wait until ``count`` requests have been read: a signal for tests, instead of sleeps."""
         while self._arrivals < count:
             await self._arrival.wait()
 
@@ -102,14 +102,14 @@ class PlaybookServer:
         try:
             await _Connection(self, reader, writer).serve()
         except (ConnectionError, h11.RemoteProtocolError, asyncio.CancelledError):
-            # A client that hangs up or does not speak HTTP gets what it deserves; a cancel is our own exit.
+            # A client that hangs up or does not speak HTTP is ignored; a cancellation ends this server.
             pass
         finally:
             self._connections.discard(task)
             writer.close()
 
     def reply_to(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> HttpReply:
-        """Work out the reply to one request and note the request down."""
+        """Return the reply to one request, and record the request."""
         received = Received(method=method, path=path, headers=dict(headers), body=body)
         wire = _PATHS.get(path.partition("?")[0])
         if wire is None or method != "POST":
@@ -149,7 +149,7 @@ class PlaybookServer:
         return faulty_reply(book, step, conversation), str(step.fault.__struct_config__.tag)
 
     def _is_fault_used_up(self, step: Step, key: tuple[str, int, bytes]) -> bool:
-        """Whether a fault has been met as often as it says; if not, this counts as once more."""
+        """Whether a fault has been used ``times`` times; if not, this use is counted."""
         if step.fault is None or step.fault.times is None:
             return False
         times_met = self._faults_met.get(key, 0)
@@ -163,7 +163,7 @@ class PlaybookServer:
 
 
 class _Connection:
-    """One client's connection: requests and replies in turn."""
+    """The connection of one client: requests and replies in turn."""
 
     def __init__(self, server: PlaybookServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._server = server
@@ -172,7 +172,7 @@ class _Connection:
         self._http = h11.Connection(h11.SERVER)
 
     async def serve(self) -> None:
-        """Answer requests until either side has had enough."""
+        """Answer requests until either side closes."""
         while True:
             head = await self._next_event()
             if not isinstance(head, h11.Request):
@@ -212,7 +212,7 @@ class _Connection:
     async def _send(self, reply: HttpReply) -> bool:
         """Send a reply; return whether the connection may be used again."""
         if reply.ending == "never":
-            # Nothing but the client's hanging up ends this.
+            # Only the client can end this, by hanging up.
             await self._reader.read()
             return False
         if reply.delay_s:

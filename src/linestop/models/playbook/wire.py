@@ -1,4 +1,4 @@
-"""An answer as bytes: both providers' JSON and event streams."""
+"""Encodes an answer as bytes: the JSON and event streams of both providers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _ANTHROPIC_ERRORS = {
     529: "overloaded_error",
 }
 TERMINAL_EVENTS = {"anthropic": 2, "openai": 3}
-"""How many events at the end of a stream say that the answer is whole: stop reason, usage, end mark."""
+"""How many events at the end of a stream complete the answer: stop reason, usage, end mark."""
 
 BROKEN_EVENT = b'data: {"type": "content_block_del\n\n'
 
 
 def error_body(wire: WireFormat, status: int, message: str) -> bytes:
-    """An error as the provider writes it."""
+    """An error in the form of the provider."""
     if wire == "anthropic":
         error = {"type": _ANTHROPIC_ERRORS.get(status, "api_error"), "message": message}
         return msgspec.json.encode({"type": "error", "error": error})
@@ -122,7 +122,7 @@ def _with_content(block: dict[str, Any], text: str) -> dict[str, Any]:
     try:
         return block | {"input": msgspec.json.decode(text)}
     except msgspec.DecodeError:
-        # A whole answer has no place for broken arguments, so they become the nearest thing.
+        # An unstreamed answer has no place for broken arguments, so they become an object around their text.
         return block | {"input": {"not_an_object": text}}
 
 
@@ -180,7 +180,7 @@ def _openai_usage(reply: ScriptedReply) -> dict[str, Any]:
 
 
 def _stop(reply: ScriptedReply, names: dict[str, str]) -> str | None:
-    # A cut answer says so, whatever the script wanted: that is what the fault is about.
+    # A truncated answer has the stop reason of the limit, whatever the script says.
     if reply.stop_verbatim is not None and reply.stop != "length":
         return reply.stop_verbatim or None
     return names[reply.stop]

@@ -1,8 +1,8 @@
-"""Open files strictly beneath a directory: no ``..``, no symbolic link, no other file system.
+"""Opens files strictly beneath a directory: no ``..``, no symbolic link, no other file system.
 
-On Linux 5.6 and later one ``openat2`` does it, and the kernel holds it against any race. Elsewhere the path
+On Linux 5.6 and later one ``openat2`` does this, and the kernel guards it against races. Elsewhere the path
 is walked component by component with ``O_NOFOLLOW``, each relative to the descriptor of the one before.
-A check of the path's text followed by ``open`` is no substitute: what the text names may change in between.
+Checking the text of the path and then calling ``open`` is not enough: the file may be replaced in between.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NO_MAGICLINKS = 0x02
 _NO_SYMLINKS = 0x04
 _BENEATH = 0x08
 _TRIES_MAX = 128
-"""``openat2`` answers EAGAIN when it cannot rule out a race; so often it is asked again."""
+"""How often ``openat2`` is called while it fails with EAGAIN, because it cannot rule out a race."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -50,7 +50,7 @@ def open_beneath(root: int, parts: tuple[str, ...], flags: int) -> int:
 
 
 def walk_beneath(root: int, parts: tuple[str, ...], flags: int) -> int:
-    """Do what ``open_beneath`` does without ``openat2``: one component at a time, following nothing."""
+    """``open_beneath`` without ``openat2``: opens one component at a time and follows no link."""
     device = os.fstat(root).st_dev
     current = os.dup(root)
     try:

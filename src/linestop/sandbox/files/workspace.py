@@ -1,8 +1,8 @@
 """The files of one run: a directory that its tools cannot leave.
 
-Paths come from a model, so they are held to names beneath the directory by the kernel (``beneath``), not by
-looking at their text. Only regular files with a single name are read: a symbolic link, a hard link, a FIFO or
-a device that something left behind is refused. Writing replaces a whole file in one step.
+Paths come from a model, so the kernel keeps them beneath the directory (``safe_paths``), not a check of their
+text. Only regular files with a single name are read: symbolic links, hard links, FIFOs and devices are refused.
+Writing replaces a whole file in one step.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _REASONS = {
 
 
 class WorkspaceLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one workspace may hold: bytes a file, bytes and entries altogether."""
+    """The limits of one workspace: bytes per file, bytes in total, entries in total."""
 
     file_bytes_max: int = 8 * 1024 * 1024
     total_bytes_max: int = 64 * 1024 * 1024
@@ -68,20 +68,20 @@ class Workspace:
 
     @classmethod
     def create(cls, base: Path, tenant: str, run: str, *, limits: WorkspaceLimits | None = None) -> Workspace:
-        """Make the directory ``base/tenant/run`` (mode 0700) if need be and return its workspace.
+        """Create the directory ``base/tenant/run`` (mode 0700) if it does not exist, and return its workspace.
 
         Raises:
             WorkspaceError: if tenant or run is not a plain name.
         """
         for name in (tenant, run):
             if not _NAME.fullmatch(name):
-                raise WorkspaceError(f"{_quoted(name)} is no name for a workspace; use [a-z0-9-], at most 63")
+                raise WorkspaceError(f"{_quoted(name)} cannot name a workspace; use [a-z0-9-], at most 63")
         root = base / tenant / run
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         return cls(root, limits)
 
     def remove_if_empty(self) -> None:
-        """Remove the directory if nothing is in it; the next call, or the next ``write``, makes it again."""
+        """Remove the directory if it is empty; the next call, or the next ``write``, creates it again."""
         with contextlib.suppress(OSError):
             self.root.rmdir()
 
@@ -89,12 +89,12 @@ class Workspace:
         """Return the whole content of a regular file.
 
         Raises:
-            WorkspaceError: if there is none beneath the workspace, or it is over ``file_bytes_max``.
+            WorkspaceError: if no such file is beneath the workspace, or it is over ``file_bytes_max``.
         """
         parts = _parts(path)
         bytes_max = self.limits.file_bytes_max
         with _Root(self.root, path) as root:
-            # O_NONBLOCK: opening a FIFO would otherwise wait for a writer, for ever.
+            # O_NONBLOCK: opening a FIFO would otherwise wait for a writer without end.
             descriptor = open_beneath(root, parts, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
             try:
                 file_status = os.fstat(descriptor)
@@ -106,7 +106,7 @@ class Workspace:
                     raise WorkspaceError(f"{_quoted(path)} has a second name (hard link), which is refused")
                 if file_status.st_size > bytes_max:
                     raise WorkspaceError(_too_large_sentence(path, file_status.st_size, bytes_max))
-                # The size may have grown since fstat, so the cap is also put on what is read.
+                # The file may have grown since fstat, so reading is limited too.
                 data = _read_up_to(descriptor, bytes_max + 1)
             finally:
                 os.close(descriptor)
@@ -115,10 +115,10 @@ class Workspace:
         return data
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a file, replacing one of that name in one step; missing directories are made.
+        """Write a file, replacing one of that name in one step; missing directories are created.
 
         Raises:
-            WorkspaceError: for a bad path, or if a limit of the workspace would be passed.
+            WorkspaceError: for a bad path, or if a limit of the workspace would be exceeded.
         """
         parts = _parts(path)
         if not parts:
@@ -135,7 +135,7 @@ class Workspace:
                 os.close(parent)
 
     def list(self, path: str = ".") -> tuple[Entry, ...]:
-        """Return the entries of a directory by name, at most ``entries_max``; nothing is followed."""
+        """Return the entries of a directory by name, at most ``entries_max``; links are not followed."""
         parts = _parts(path)
         with _Root(self.root, path) as root:
             directory = open_beneath(root, parts, os.O_RDONLY | os.O_DIRECTORY)
@@ -147,7 +147,7 @@ class Workspace:
         return tuple(sorted((entry for entry in found if entry is not None), key=lambda entry: entry.name))
 
     def delete(self, path: str) -> None:
-        """Delete a file (or the link itself, never what it points to) or an empty directory."""
+        """Delete a file, an empty directory, or a link (never its target)."""
         parts = _parts(path)
         if not parts:
             raise WorkspaceError(f"{_quoted(path)} is the workspace itself and cannot be deleted")
@@ -177,7 +177,7 @@ class Workspace:
 
 
 class _Root:
-    """The open root directory for one operation; turns OSError into one sentence about ``path``."""
+    """The root directory, open for one operation; turns OSError into one sentence about ``path``."""
 
     def __init__(self, root: Path, path: str) -> None:
         self._root = root
@@ -220,7 +220,7 @@ def _parts(path: str) -> tuple[str, ...]:
 
 
 def _resolve(path: str) -> tuple[str, ...]:
-    """Split at slashes and resolve ``.`` and ``..``: without links the text is what they mean."""
+    """Split at slashes and resolve ``.`` and ``..``; without links that needs only the text."""
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":
@@ -242,7 +242,7 @@ def _read_up_to(descriptor: int, bytes_max: int) -> bytes:
 
 
 def _make_parents(root: int, parts: tuple[str, ...]) -> int:
-    """Make the directories of ``parts`` where missing and return a descriptor of the last one."""
+    """Create the missing directories of ``parts`` and return a descriptor of the last one."""
     for depth in range(len(parts)):
         parent = open_beneath(root, parts[:depth], os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -302,7 +302,7 @@ def _size_beneath(root: int, parts: tuple[str, ...]) -> int | None:
 
 
 def _usage(root: int, entries_max: int) -> tuple[int, int]:
-    """Count entries and bytes, following nothing; stops counting just above ``entries_max``."""
+    """Count entries and bytes without following links; stop counting just above ``entries_max``."""
     entries = total = 0
     for _, directories, files, descriptor in os.fwalk(".", dir_fd=root, follow_symlinks=False):
         entries += len(directories) + len(files)

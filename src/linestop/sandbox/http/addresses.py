@@ -1,8 +1,8 @@
-"""Which hosts and addresses a tool may reach: pure rules, no network.
+"""The rules for the hosts and addresses that a tool may reach: pure functions, no network.
 
-``ipaddress.is_global`` alone is not the answer: Python 3.11 holds 224.0.0.1, fec0::1, 64:ff9b::7f00:1 and
+``ipaddress.is_global`` alone is not enough: Python 3.11 takes 224.0.0.1, fec0::1, 64:ff9b::7f00:1 and
 ::127.0.0.1 for global. So the special-purpose ranges are listed, IPv6 must be in 2000::/3, and an IPv4
-address carried inside an IPv6 one is taken out and judged itself.
+address inside an IPv6 one is extracted and checked itself.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ _METADATA: dict[str, str] = {
     "fd20:ce::254": "Google Cloud over IPv6 (cloud.google.com, View VM metadata)",
     "fd00:42::42": "Scaleway over IPv6",
 }
-"""Addresses from which a machine gets its cloud's secrets, by provider: refused even where the operator named them.
+"""Addresses that give a machine the secrets of its cloud, by provider: refused even if the operator allowed them.
 
-One of them is public by its range, and some are in ranges that an operator may allow.
+One of them is in a public range, and some are in ranges that an operator may allow.
 """
 
 _METADATA_ADDRESSES = frozenset(ipaddress.ip_address(address) for address in _METADATA)
@@ -80,7 +80,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class Rule(NamedTuple):
-    """One entry of an allow-list. ``port`` 0 is 80 and 443; an explicit one makes private addresses legal."""
+    """One entry of an allow-list. ``port`` 0 means 80 and 443; an explicit port also allows private addresses."""
 
     host: str
     port: int
@@ -90,13 +90,13 @@ def parse_allow(entries: tuple[str, ...]) -> tuple[Rule, ...]:
     """Read an allow-list: ``*``, ``host``, ``*.domain``, ``host:port``, ``[v6]:port``.
 
     Raises:
-        ConfigError: for an entry that is none of these.
+        ConfigError: for an entry of another form.
     """
     return tuple(_parse_entry(entry) for entry in entries)
 
 
 def matching_rule(rules: tuple[Rule, ...], host: str, port: int) -> Rule | None:
-    """The rule that allows ``host`` and ``port``, one with an explicit port first; None if there is none."""
+    """The rule that allows ``host`` and ``port``, one with an explicit port first, or None."""
     for rule in sorted(rules, key=lambda rule: rule.port == 0):
         port_fits = port == rule.port if rule.port else port in _PORTS.values()
         if port_fits and _host_matches(rule.host, host):
@@ -105,7 +105,7 @@ def matching_rule(rules: tuple[Rule, ...], host: str, port: int) -> Rule | None:
 
 
 def host_error(host: str) -> str | None:
-    """Why ``host`` (lower case, as a URL has it, without brackets) is no proper host, or None."""
+    """Why ``host`` (lower case, as a URL has it, without brackets) is not a proper host, or None."""
     if not host:
         return "the URL names no host"
     if parse_address(host) is not None:
@@ -114,17 +114,17 @@ def host_error(host: str) -> str | None:
         return "a host with a trailing dot is refused"
     if len(host) > _HOST_CHARS_MAX or not _HOST_NAME.fullmatch(host):
         return "that is not a proper host name"
-    # 127.1, 0x7f.1, 2130706433: what ends in a number is an address, and has one proper spelling only.
+    # 127.1, 0x7f.1, 2130706433: a host that ends in a number is an address, and has only one proper spelling.
     if _NUMBER.fullmatch(host.rsplit(".", 1)[-1]):
         return "an address is written as four decimal numbers"
     return None
 
 
 def address_error(address: Address, *, private: bool = False) -> str | None:
-    """Why nobody may connect to ``address``, or None if it is a public one.
+    """Why connections to ``address`` are refused, or None if it is a public one.
 
-    ``private``: the operator named this very host and port, so private and loopback addresses are legal.
-    Link-local ones (cloud metadata), multicast and reserved ranges never are.
+    ``private``: the operator named this host and port, so private and loopback addresses are allowed.
+    Link-local addresses (cloud metadata), multicast and reserved ranges never are.
     """
     unwrapped = _unwrap(address)
     if unwrapped is None:
@@ -142,7 +142,7 @@ def address_error(address: Address, *, private: bool = False) -> str | None:
 
 
 def parse_address(text: str) -> Address | None:
-    """Read a properly written IP address without a zone; None for anything else."""
+    """Parse a properly written IP address without a zone; None for anything else."""
     if "%" in text:
         return None
     try:
@@ -152,7 +152,7 @@ def parse_address(text: str) -> Address | None:
 
 
 def _unwrap(address: Address) -> Address | None:
-    """The address that packets really go to; None for retired forms that only ever hide one."""
+    """The address that packets really go to; None for retired forms, which only hide an address."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address.ipv4_mapped is not None:
@@ -182,5 +182,5 @@ def _parse_entry(entry: str) -> Rule:
         port = int(match[3] or 0)
     is_valid_host = host_error(host.removeprefix("*.")) is None
     if not is_valid_host or port > 65_535 or (match and match[3] and not port):
-        raise ConfigError(f"allow: {entry!r} is no host; write host, host:port, *.domain or * (any public host)")
+        raise ConfigError(f"allow: {entry!r} is not a host; write host, host:port, *.domain or * (any public host)")
     return Rule(host, port)

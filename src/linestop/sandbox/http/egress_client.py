@@ -1,9 +1,9 @@
-"""The only HTTP client a tool gets: it cannot be talked into reaching what it should not.
+"""The only HTTP client of a tool: it reaches only the hosts that its policy allows.
 
-A name is resolved once, every address it gives must be public (or the operator named host and port), and the
-connection goes to the very address that was checked, so a name that changes its mind gains nothing. Each
+A name is resolved once, each of its addresses must be public (or the operator named host and port), and the
+connection goes to the address that was checked, so a name that resolves differently later gains nothing. Each
 redirect is a new request under the same rules. Nothing is taken from the environment: no proxy, no netrc.
-Answers are bounded in bytes after decompression and in time altogether. Every request is recorded, also one
+Responses are bounded in bytes after decompression and in total time. Every request is recorded, also one
 that was refused (status 0).
 """
 
@@ -36,7 +36,7 @@ _HEADERS_FOR_OTHER_HOSTS = frozenset({"accept", "accept-encoding", "accept-langu
 
 
 class RequestOptions(TypedDict, total=False):
-    """What a request may carry; the same meaning as in httpx."""
+    """The options of a request; they mean the same as in httpx."""
 
     headers: dict[str, str]
     params: dict[str, str | int | float | bool | None]
@@ -46,10 +46,10 @@ class RequestOptions(TypedDict, total=False):
 
 
 class EgressClient:
-    """An HTTP client for one call of a tool. Use as ``async with``, or ``aclose`` it.
+    """An HTTP client for one call of a tool. Use it in ``async with``, or call ``aclose``.
 
     ``deadline`` bounds every request; ``start_by`` is checked right before the first byte of the first one
-    leaves. ``requests`` is what was asked of whom; ``effect_sent`` whether any request that is not a read
+    leaves. ``requests`` lists every request; ``effect_sent`` tells whether any request that is not a read
     may have reached its host.
     """
 
@@ -111,11 +111,11 @@ class EgressClient:
         return await self.request("DELETE", url, **options)
 
     async def request(self, method: str, url: str, **options: Unpack[RequestOptions]) -> httpx2.Response:
-        """Send a request, follow its redirects, and return the whole answer whatever its status.
+        """Send a request, follow its redirects, and return the whole response whatever its status.
 
         Raises:
             EgressDenied: if the guard refuses the request or one of its redirects.
-            EgressFailed: if there was no complete answer in time, or it is over a limit.
+            EgressFailed: if there was no complete response in time, or it is over a limit.
             EgressTooLate: if ``start_by`` passed before the first byte left.
         """
         seconds = min((self._deadline - clock.now()).total_seconds(), self.policy.request_s_max)
@@ -146,7 +146,7 @@ class EgressClient:
                 transport=GuardedTransport(self._guard, self._tls or _default_tls()),
                 trust_env=False,
                 follow_redirects=False,
-                timeout=None,  # the deadline bounds the whole exchange, the gaps in it included
+                timeout=None,  # the deadline bounds the whole exchange, gaps included
                 headers={"User-Agent": "linestop", "Accept-Encoding": "gzip"},
             )
         return self._client
@@ -165,7 +165,7 @@ class EgressClient:
         )
 
     def _checked_redirect(self, request: httpx2.Request, next_request: httpx2.Request) -> httpx2.Request:
-        """Keep what was meant for one host from another: headers may hold a key, a body is data."""
+        """Send another host neither headers, which may hold a key, nor a body that was meant for the first."""
         if _origin(request.url) == _origin(next_request.url):
             return next_request
         if next_request.method not in READ_METHODS:
@@ -178,7 +178,7 @@ class EgressClient:
 
 
 def _wrong_length_reason(request: httpx2.Request) -> str:
-    """What is wrong with a length that the caller gave: sent as it is, it would break in the middle of the request."""
+    """What is wrong with the caller's Content-Length, which would break the request halfway, or ""."""
     declared = request.headers.get("content-length")
     if declared is None:
         return ""
@@ -197,5 +197,5 @@ def _origin(url: httpx2.URL) -> tuple[str, bytes, int | None]:
 
 @cache
 def _default_tls() -> ssl.SSLContext:
-    # Made once: reading the certificates takes tens of milliseconds.
+    # Created once: reading the certificates takes tens of milliseconds.
     return httpx2.create_ssl_context(trust_env=False)

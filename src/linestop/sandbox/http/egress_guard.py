@@ -1,4 +1,4 @@
-"""The rules for the requests of one call, and the record of what was asked of whom."""
+"""The rules for the requests of one call, and the record of these requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from linestop.schemas.start_deadline import reason_not_to_begin
 from linestop.schemas.tool_contracts import Egress
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
-"""Gives all addresses of a host; replaceable, so that a test can play a name server that lies."""
+"""Returns all addresses of a host; replaceable, so that a test can play a lying name server."""
 
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 METHODS = READ_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
@@ -25,10 +25,10 @@ _ADDRESSES_MAX = 4
 
 
 class EgressPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tool may reach and how much it may take in.
+    """The hosts that a tool may reach, and how much it may receive.
 
     ``allow``: ``*`` any public host; ``api.example.com`` or ``*.example.com`` on ports 80 and 443, public
-    addresses only; ``host:port`` exactly that one, also on a private or loopback address. Empty: nothing.
+    addresses only; ``host:port`` exactly that port, also on a private or loopback address. Empty: nothing.
     """
 
     allow: tuple[str, ...] = ("*",)
@@ -45,7 +45,7 @@ async def resolve_host(host: str, port: int) -> list[str]:
 
 
 class EgressGuard:
-    """The rules and the record of one client. ``writes`` counts what went onto the wire."""
+    """The rules and the record of one client. ``writes`` counts the writes to the wire."""
 
     def __init__(self, policy: EgressPolicy, start_by: datetime | None, resolve: Resolver) -> None:
         self.policy = policy
@@ -58,7 +58,7 @@ class EgressGuard:
         self._begun = False
 
     def screen(self, request: httpx2.Request) -> None:
-        """Refuse by method and URL, before any name is resolved."""
+        """Refuse a request by its method and URL, before any name is resolved."""
         url = request.url
         host = url.raw_host.decode("ascii")
         netloc = netloc_of(url)
@@ -79,7 +79,7 @@ class EgressGuard:
         self.check_may_leave(check_only=True)
 
     async def addresses(self, host: str, port: int) -> list[str]:
-        """Resolve once and return what may be connected to; one bad address among them refuses all."""
+        """Resolve once and return the addresses to connect to; one bad address refuses all of them."""
         rule = self._rule(host, port)
         if rule is None:
             raise EgressDenied(f"{host}:{port} is not on the allow-list")
@@ -92,13 +92,13 @@ class EgressGuard:
             raise httpcore2.ConnectError(f"{host} has no address")
         for text in texts:
             address = parse_address(text)
-            reason = f"{text} is no address" if address is None else address_error(address, private=rule.port != 0)
+            reason = f"{text} is not an address" if address is None else address_error(address, private=rule.port != 0)
             if reason is not None:
                 raise EgressDenied(f"request to {host} refused: {reason}")
         return texts[:_ADDRESSES_MAX]
 
     def check_may_leave(self, *, check_only: bool = False) -> None:
-        """Stand before the first byte: may it leave? Later ones belong to what has begun."""
+        """Raise if the first byte may not leave any more; later bytes belong to a request that has begun."""
         if self._begun:
             return
         if reason := reason_not_to_begin(self._start_by):
@@ -106,12 +106,12 @@ class EgressGuard:
         self._begun = not check_only
 
     def record(self, request: Egress) -> int:
-        """Note a request that is about to be made; returns where, for ``update``."""
+        """Record a request that is about to be made; return its index for ``update``."""
         self.records.append(request)
         return len(self.records) - 1
 
     def update(self, index: int, **fields: int) -> None:
-        """Complete the record of a request by what is known of its answer."""
+        """Add what is known of the response to the record of a request."""
         self.records[index] = msgspec.structs.replace(self.records[index], **fields)
 
     def denied(self, netloc: str, method: str, reason: str) -> EgressDenied:
@@ -121,15 +121,15 @@ class EgressGuard:
         return EgressDenied(f"request to {netloc} refused: {reason}")
 
     def failed(self, reason: str) -> EgressFailed:
-        """The error for a request that got no complete answer."""
+        """The error for a request that got no complete response."""
         return EgressFailed(f"request failed: {reason}", type="transient", retry_safe=not self.effect_sent)
 
     def unreadable(self, reason: str) -> EgressFailed:
-        """The error for an answer that will not be better next time."""
+        """The error for a response that will not be better next time."""
         return EgressFailed(f"request failed: {reason}", retry_safe=not self.effect_sent)
 
     def too_large(self, bytes_max: int) -> EgressFailed:
-        """The error for an answer over the limit."""
+        """The error for a response over the limit."""
         return self.unreadable(f"the answer is over {bytes_max} bytes; ask for less or for a page of it")
 
     def _rule(self, host: str, port: int) -> Rule | None:
@@ -137,12 +137,12 @@ class EgressGuard:
 
 
 def port_of(url: httpx2.URL) -> int:
-    """The port a URL means, given or not."""
+    """The port of a URL, explicit or by its scheme."""
     if url.port is not None:
         return url.port
     return 443 if url.scheme == "https" else 80
 
 
 def netloc_of(url: httpx2.URL) -> str:
-    """Host, and port where it is not the scheme's own, as recorded."""
+    """The host of a URL, and its port unless that is the scheme's own, as it is recorded."""
     return url.netloc.decode("ascii", "replace")

@@ -1,4 +1,4 @@
-"""How a guarded request travels: over a connection to a checked address, its answer bounded."""
+"""Sends guarded requests over connections to checked addresses; responses are bounded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CORE_ERRORS = (
 _CHARSETS = re.compile(
     r"ascii|utf-(?:8|16|32)\S*|iso8859-\d+|cp\d+|koi8-[ru]|mac-\w+|big5\w*|gb\w+|euc_\w+|shift_jis\w*"
 )
-"""Names, as Python has them, of the codecs in which text is written."""
+"""Python's names of the codecs that text is written in."""
 
 _PIECE_BYTES = 64 * 1024
 _GZIP = 16 + zlib.MAX_WBITS
@@ -40,7 +40,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         self._pool = httpcore2.AsyncConnectionPool(ssl_context=tls, network_backend=_Backend(guard))
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send ``request`` and return its answer with a bounded, already decompressed body."""
+        """Send ``request`` and return its response with a bounded, already decompressed body."""
         guard = self._guard
         guard.screen(request)
         index = guard.record(Egress(host=netloc_of(request.url), method=request.method))
@@ -73,7 +73,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             try:
                 return await self._pool.handle_async_request(core_request)
             finally:
-                # Once a byte was written the host may have read it all, whatever becomes of the answer.
+                # Once a byte was written the host may have read the whole request, with or without a response.
                 if guard.writes != writes_before and request.method not in READ_METHODS:
                     guard.effect_sent = True
         except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
@@ -83,7 +83,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
 
 
 def readable_content_type(content_type: str) -> str:
-    """The content type with no charset but those that text is written in: what has none is read as UTF-8.
+    """The content type, without a charset that text is not written in; without a charset a body is read as UTF-8.
 
     A server may name any codec of Python, and some take quadratic time (``punycode``) or give no text (``zip``).
     """
@@ -98,7 +98,7 @@ def readable_content_type(content_type: str) -> str:
 
 
 class _Body(httpx2.AsyncByteStream):
-    """The answer's body, decompressed, at most ``response_bytes_max`` bytes before and after."""
+    """The body of the response, decompressed, at most ``response_bytes_max`` bytes before and after."""
 
     def __init__(self, response: httpcore2.Response, headers: httpx2.Headers, guard: EgressGuard, index: int) -> None:
         self._response = response
@@ -120,7 +120,7 @@ class _Body(httpx2.AsyncByteStream):
                     if max(decompressed_bytes, received_bytes) > bytes_max:
                         raise guard.too_large(bytes_max)
                     yield piece
-                    # A few bytes may unfold into megabytes, and nothing waits for the network meanwhile.
+                    # A few bytes may become megabytes, and decompressing them never waits for the network.
                     await anyio.lowlevel.checkpoint()
         except _CORE_ERRORS as error:
             raise guard.failed(f"the answer broke off ({error})") from None
@@ -131,7 +131,7 @@ class _Body(httpx2.AsyncByteStream):
 
 
 class _Decompressor:
-    """Decompresses in small pieces, so that a bomb is noticed before it has unfolded."""
+    """Decompresses in small pieces, so that a bomb is noticed before it is unpacked."""
 
     def __init__(self, guard: EgressGuard, coding: str) -> None:
         if coding not in {"identity", "", "gzip", "x-gzip"}:
@@ -161,7 +161,7 @@ class _Decompressor:
 
 
 class _Backend(httpcore2.AsyncNetworkBackend):
-    """Connects to addresses that were checked, and to nothing else."""
+    """Connects only to addresses that were checked."""
 
     def __init__(self, guard: EgressGuard) -> None:
         self._guard = guard
@@ -196,7 +196,7 @@ class _Backend(httpcore2.AsyncNetworkBackend):
 
 
 class _Stream(httpcore2.AsyncNetworkStream):
-    """A connection that asks the guard before the first byte leaves and counts what was written."""
+    """A connection that asks the guard before the first byte leaves, and counts the writes."""
 
     def __init__(self, stream: httpcore2.AsyncNetworkStream, guard: EgressGuard) -> None:
         self._stream = stream

@@ -1,1 +1,1 @@
-"""Tools: how a function becomes one, what its contract says, and how a call of it is performed."""
+"""Tools: functions with a contract, the registry of them, and the performing of their calls."""

@@ -1,4 +1,4 @@
-"""The tools that every installation has. All are safe to repeat; the waits are carried out by the log."""
+"""The tools of every installation. All are safe to repeat; the waits are carried out by the log, not by a worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from linestop.schemas.tool_contracts import Contract
 
 HTTP_TEXT_CHARS_MAX = 200_000
 WAIT_S_MAX = 30 * 86_400
-"""A run lasts at most 30 days, and so does a wait."""
+"""30 days in seconds: a run lasts at most that long, and so does a wait."""
 
 _OWNER = "linestop"
 _TEXT_TYPES = ("application/json", "application/xml", "application/javascript", "application/x-ndjson")

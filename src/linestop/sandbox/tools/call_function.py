@@ -1,8 +1,8 @@
-"""Call a tool's function once and turn whatever comes back into a ``Reply``.
+"""Call a tool's function once and turn whatever comes back into a ``FunctionReply``.
 
 This runs wherever the function runs (event loop, thread, child process); what the reply means for the run is
-decided in ``perform``, in one place. A value that came back is kept, whatever is wrong with it: the effect took
-place, and a result that nobody can read does not undo it.
+decided in ``perform_call`` alone. A returned value is kept, whatever is wrong with it: the effect took place, and an
+unreadable result does not undo it.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ _BRACKET_RUNS = re.compile(rb"\[+|\]+")
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _INNER_LEVELS = 16
-"""Innermost levels taken off at once, each over the whole text: what is left has few runs of brackets to count."""
+"""Number of innermost levels that are first removed from the whole text; few runs of brackets are left to count."""
 
 _MENDED_BYTES_MAX = 4 * 1024 * 1024
-"""A value that is not JSON is written as such, each odd part as text, if it is not larger: the time is bounded so."""
+"""Largest value that is mended if it is not JSON (each odd part becomes text); the limit bounds the time."""
 
 _EXCERPT_BYTES_MAX = 65_536
-"""Of a result that is too long, too deep or not JSON, so much is kept as text."""
+"""How much of a result that is too long, too deep or not JSON is kept as text."""
 _ERROR_TYPES = frozenset(get_args(ErrorType))
 _RAISED_BY_CONTEXT = (EgressFailed, WorkspaceError)
-"""Kinds of ``ToolFailed`` that ``ctx`` raises in a tool: they do not say what the tool had done before."""
+"""Kinds of ``ToolFailed`` that ``ctx`` raises in a tool; they leave open what the tool had done before."""
 _LONG_WAIT_S = 1e9
 _MESSAGE_CHARS_MAX = 2_000
-"""A message is cut here at once and to its final length after redaction, so that no half secret remains."""
+"""A message is cut to this length first, and to its final length after redaction, so that no half secret remains."""
 
 
 class FunctionReply(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What one invocation gave: ``value`` as JSON with ``findings`` about it, or ``error``.
+    """The outcome of one invocation: ``value`` as JSON with ``findings`` about it, or ``error``.
 
-    ``unknown``: the function was interrupted or said that it does not know what took effect. ``begun`` is false if the
-    worker was too busy to call it. ``cut_off``: it did not come to its end. ``egress`` and ``effect_sent`` are filled
-    by a child process, which has an HTTP client of its own.
+    ``unknown``: the function was interrupted, or reported that it does not know what took effect. ``begun`` is false if
+    the worker was too busy to call it. ``cut_off``: the function did not return. ``egress`` and ``effect_sent`` are
+    filled by a child process, which has its own HTTP client.
     """
 
     value: msgspec.Raw = msgspec.Raw(b"")
@@ -70,7 +70,7 @@ class FunctionReply(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class _NotAResult(Exception):  # noqa: N818 - carries one sentence to _failed
-    """Raised for a result that is only the promise of one, so that nobody knows what took effect."""
+    """Raised for a result that is only a promise (a coroutine, a generator): it is unknown what took effect."""
 
 
 def not_begun(error: ToolFailed) -> FunctionReply:
@@ -79,9 +79,9 @@ def not_begun(error: ToolFailed) -> FunctionReply:
 
 
 async def in_own_task(call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - whatever a tool returns
-    """Await what ``call`` returns in a task of its own: code that cancels the task it runs in cancels no other.
+    """Await ``call()`` in a task of its own, so that code that cancels its own task cancels no other.
 
-    Its exceptions come out here and nowhere else; the event loop would end over some of them.
+    Its exceptions are raised here and nowhere else; some of them would end the event loop.
     """
 
     async def value_or_error() -> tuple[Any, BaseException | None]:
@@ -107,7 +107,7 @@ async def invoke_async(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> F
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        # Nobody cancelled this task: the tool awaited something that was cancelled.
+        # This task was not cancelled: the tool awaited something that was.
         return _error_reply(tool, error)
     except BaseException as error:  # noqa: BLE001 - a tool may raise anything, and none of it may end this process
         return _error_reply(tool, error)
@@ -122,12 +122,12 @@ def invoke_sync(tool: AnyTool, ctx: Context, kwargs: dict[str, Any]) -> Function
 
 
 def with_egress(reply: FunctionReply, http: EgressClient) -> FunctionReply:
-    """Add what the HTTP client of a child process did."""
+    """Add the requests that the HTTP client of a child process made."""
     return msgspec.structs.replace(reply, egress=http.requests, effect_sent=http.effect_sent)
 
 
 def _work_bytes(value: object) -> int:
-    """About how many bytes there are to write, read and check; it is found in a few milliseconds for any value."""
+    """Estimate how many bytes there are to write, read and check, in a few milliseconds for any value."""
     if isinstance(value, httpx2.Response):
         return len(value.content)
     try:
@@ -137,7 +137,7 @@ def _work_bytes(value: object) -> int:
 
 
 def _value_reply(tool: AnyTool, value: Any, ctx: Context) -> FunctionReply:  # noqa: ANN401 - what a tool returned
-    """The reply for a value that came back."""
+    """The reply for a returned value."""
     encoded, finding = _json_of(value, ctx)
     if not finding:
         try:
@@ -152,7 +152,7 @@ def _value_reply(tool: AnyTool, value: Any, ctx: Context) -> FunctionReply:  # n
 
 
 def _json_of(value: Any, ctx: Context) -> tuple[bytes, str]:  # noqa: ANN401 - what a tool returned
-    """The value as JSON, whole or as much of it as can be kept, and what is wrong with it or nothing."""
+    """The value as JSON, whole or as much of it as can be kept, and a finding about it, or ""."""
     if inspect.isawaitable(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
         if inspect.iscoroutine(value) or inspect.isgenerator(value):
             value.close()
@@ -162,7 +162,7 @@ def _json_of(value: Any, ctx: Context) -> tuple[bytes, str]:  # noqa: ANN401 - w
         encoded, finding = _response_json(value, ctx)
     else:
         try:
-            # Before it is written: writing is one call of C, which nothing can interrupt.
+            # Measured before encoding, because encoding is one C call that nothing can interrupt.
             json_size(value, bytes_max=BLOB_BYTES_MAX)
             encoded, finding = msgspec.json.encode(value), ""
         except OversizedError as error:
@@ -177,27 +177,27 @@ def _json_of(value: Any, ctx: Context) -> tuple[bytes, str]:  # noqa: ANN401 - w
 
 
 def _storable(value: Any) -> bytes:  # noqa: ANN401 - what a tool returned
-    """As much of a value as can be written as JSON: what cannot stands there as Python shows it."""
+    """The value as JSON; each part that JSON cannot express is replaced by its ``repr``."""
     left = [_MENDED_BYTES_MAX]
     try:
         json_size(value, bytes_max=_MENDED_BYTES_MAX)
         plain = msgspec.to_builtins(value, str_keys=True, enc_hook=lambda each: _repr_text(each, left))
         json_text = json.dumps(plain, ensure_ascii=False, allow_nan=False, default=lambda each: _repr_text(each, left))
-        # Read once more, as the log will be: what passes here can be stored.
+        # Decoded once more, as a reader of the log will do: what passes here can be stored.
         return msgspec.json.encode(msgspec.json.decode(json_text.encode("utf-8", "replace")))
-    except Exception:  # noqa: BLE001 - whatever it was, the rest of the value is lost
+    except Exception:  # noqa: BLE001 - whatever the error is, the rest of the value is lost
         return _beginning(value)
 
 
 def _repr_text(value: object, left: list[int]) -> str:
-    """How Python shows a value; ``left`` holds how many characters may be shown of all that are."""
+    """The ``repr`` of a value; ``left`` holds how many characters all values together may still use."""
     text = replace_surrogates(shown(value, min(_EXCERPT_BYTES_MAX, left[0])))
     left[0] -= len(text)
     return text
 
 
 def _beginning(value: object) -> bytes:
-    """The beginning of the JSON of a value, as a JSON string; of one that cannot be read at all, its class."""
+    """The beginning of a value's JSON, as a JSON string; the name of its class if it cannot be read at all."""
     try:
         text = beginning(value, _EXCERPT_BYTES_MAX)
     except Exception:  # noqa: BLE001 - a value may have code of its own, which raises anything
@@ -206,12 +206,12 @@ def _beginning(value: object) -> bytes:
 
 
 def _excerpt(encoded: bytes) -> bytes:
-    """The beginning of some JSON, as a JSON string."""
+    """The beginning of encoded JSON, as a JSON string."""
     return msgspec.json.encode(encoded[:_EXCERPT_BYTES_MAX].decode(errors="ignore"))
 
 
 def too_deep(encoded: bytes) -> bool:
-    """Whether valid JSON is nested deeper than ``DEPTH_MAX``: found where the tool ran, so that nobody chokes on it."""
+    """Whether valid JSON is nested deeper than ``DEPTH_MAX``; checked where the tool ran, before any other reader."""
     if encoded.count(b"[") + encoded.count(b"{") <= DEPTH_MAX:
         return False
     brackets = _STRINGS.sub(b"", encoded).translate(_SQUARE, _NO_BRACKETS)
@@ -228,12 +228,12 @@ def too_deep(encoded: bytes) -> bool:
 
 
 def _response_json(response: httpx2.Response, ctx: Context) -> tuple[bytes, str]:
-    """The JSON body of an answer that a tool returned as it came; the status decides whether it failed."""
+    """The JSON body of an HTTP response that a tool returned as it came; the status decides whether the tool failed."""
     status = response.status_code
     message = f"{response.request.url.host} answered {status}"
     writes = sum(1 for request in ctx.http.requests if request.method not in READ_METHODS)
     if status >= 500 or status == _REQUEST_TIMEOUT or (status >= 300 and writes > 1):
-        # It, or a request before it, may have taken effect, so the answer does not say that nothing did.
+        # This request, or one before it, may have taken effect, so the response does not prove that nothing did.
         raise EgressFailed(message, type="transient")
     if status == _TOO_MANY_REQUESTS:
         after = response.headers.get("retry-after", "")
@@ -258,7 +258,7 @@ def _response_json(response: httpx2.Response, ctx: Context) -> tuple[bytes, str]
 
 
 def _containers(encoded: bytes) -> int:
-    """How many lists and objects some JSON holds, or more if it is not JSON; brackets in texts do not count."""
+    """The number of lists and objects in encoded JSON, or more if it is not JSON; brackets in strings do not count."""
     found = encoded.count(b"[") + encoded.count(b"{")
     if found <= RESULT_CONTAINERS_MAX:
         return found
@@ -280,7 +280,7 @@ def _error_reply(tool: AnyTool, error: BaseException) -> FunctionReply:
 
 
 def _tool_error(error: ToolFailed, *, known_by: Literal["", "tool", "not_begun"]) -> ToolError:
-    """The error as its raiser meant it; whatever a subclass put into its fields must not break the log."""
+    """The error with fields that the log can hold, whatever a subclass of ``ToolFailed`` put into them."""
     raised_type: Any = getattr(error, "type", "")
     kind: ErrorType = (
         cast("ErrorType", raised_type) if isinstance(raised_type, str) and raised_type in _ERROR_TYPES else "permanent"
@@ -297,7 +297,7 @@ def _tool_error(error: ToolFailed, *, known_by: Literal["", "tool", "not_begun"]
 
 
 def message_of(error: BaseException) -> str:
-    """What an error says, cut, and fit for an event; a tool may raise one that has code of its own."""
+    """The text of an error, cut to what an event can hold; the ``__str__`` of a tool's error may raise."""
     return replace_surrogates(shown(error, _MESSAGE_CHARS_MAX, show=str, otherwise="(no message)"))
 
 

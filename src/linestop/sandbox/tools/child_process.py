@@ -1,7 +1,7 @@
-"""The program a ``kind="process"`` tool runs in; started by ``linestop.sandbox.tools.process_tool``, by path.
+"""The program that a ``kind="process"`` tool runs in; ``linestop.sandbox.tools.process_tool`` starts it by path.
 
-It is started in isolated mode with an empty environment, so the first thing it needs, where to import from,
-comes with the call. Until then only the standard library is at hand.
+It starts in isolated mode with an empty environment, so its import path comes with the call. Until then only the
+standard library is available.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(parent: int, result_pipe: int, liveness: int) -> None:
-    """Read one call from standard input, perform it, write its reply to the descriptor ``result``."""
+    """Read one call from standard input, perform it, write its reply to the descriptor ``result_pipe``."""
     die_with_parent(parent, liveness)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for descriptor in (result_pipe, liveness):
@@ -46,17 +46,17 @@ def main(parent: int, result_pipe: int, liveness: int) -> None:
 def die_with_parent(parent: int, liveness: int) -> None:
     """Have this process and its group killed when ``parent`` dies, even by SIGKILL.
 
-    ``life`` is a pipe that only the parent holds open: when the last of it is gone, the kernel signals the
-    pipe's owner, which is the whole group, grandchildren included. PR_SET_PDEATHSIG comes earlier, namely
-    when the thread that started us ends. It must not simply kill this process: then nobody would be left
-    that owns the pipe, and the grandchildren would live on. So it is a signal that kills the group.
+    ``liveness`` is a pipe that only the parent holds open: when its last descriptor is closed, the kernel signals
+    the pipe's owner, which is the whole group, grandchildren included. PR_SET_PDEATHSIG comes earlier, namely when
+    the thread that started this process ends. That signal must not simply kill this process: the pipe would have no
+    owner any more, and the grandchildren would live on. So its handler kills the group.
     """
     if not sys.platform.startswith("linux"):
         return
     leader = os.getpid()
 
     def end_group(_number: int, _frame: object) -> None:
-        if os.getpid() == leader:  # a fork of ours inherits this handler, but not its right to end us
+        if os.getpid() == leader:  # a fork of this process inherits the handler, but must not end the group
             os.killpg(leader, signal.SIGKILL)
 
     parent_died = signal.SIGRTMAX - 7
@@ -65,12 +65,12 @@ def die_with_parent(parent: int, liveness: int) -> None:
     fcntl.fcntl(liveness, fcntl.F_SETOWN, -leader)
     fcntl.fcntl(liveness, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(liveness, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-    if os.getppid() != parent:  # it died before we asked to be told
+    if os.getppid() != parent:  # it died before the signal was requested
         os.killpg(leader, signal.SIGKILL)
 
 
 def _read_frame() -> bytes:
-    """Read the call, then detach from standard input, so that a tool which reads it gets nothing."""
+    """Read the call, then detach from standard input, so that a tool that reads it gets nothing."""
     stream = sys.stdin.buffer
     (length,) = struct.unpack(">I", stream.read(4))
     frame = stream.read(length)
@@ -81,7 +81,7 @@ def _read_frame() -> bytes:
 
 
 def _perform(encoded: bytes) -> FunctionReply:
-    # The imports are here because sys.path was set a moment ago; see the module's docstring.
+    # Imported here because sys.path has only just been set; see the docstring of the module.
     import msgspec  # noqa: PLC0415
 
     from linestop.sandbox.tools.call_function import invoke_async, invoke_sync, message_of, not_begun, with_egress  # noqa: PLC0415
@@ -114,7 +114,7 @@ def _context(frame: Any) -> Context:  # noqa: ANN401 - a ContextFrame, whose mod
     from linestop.sandbox.http.egress_client import EgressClient  # noqa: PLC0415
     from linestop.sandbox.tools.context import Context  # noqa: PLC0415
 
-    # The worker's clock may not be the machine's; the steady clock is the same in both processes.
+    # The worker's clock may differ from the machine's; the steady clock is the same in both processes.
     clock.PROCESS_CLOCK.follow(datetime.fromisoformat(frame.now), frame.steady_s)
     start_by, deadline = (datetime.fromisoformat(text) for text in (frame.start_by, frame.deadline))
     return Context(

@@ -1,4 +1,4 @@
-"""What a tool is handed besides its arguments."""
+"""The context that a tool receives besides its arguments."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from linestop.schemas.start_deadline import reason_not_to_begin
 class Context:
     """One attempt of one call.
 
-    ``key`` is the effect key: the same for every attempt of the same effect. Hand it on (an
+    ``key`` is the effect key: the same for every attempt of the same effect. Pass it on (an
     ``Idempotency-Key`` header, a unique column) and an attempt may be repeated. ``start_by`` is the latest
-    moment the effect may begin, ``deadline`` the one at which the runtime gives up; both are aware. It
-    holds no secret: what a tool needs to log in somewhere, the tool reads itself.
+    moment the effect may begin, ``deadline`` the one at which the runtime gives up; both are aware. The
+    context holds no secret: a tool reads the credentials that it needs itself.
     """
 
     tenant: str

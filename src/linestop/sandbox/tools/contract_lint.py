@@ -1,4 +1,4 @@
-"""What an operator should know about a contract before an agent may use the tool."""
+"""Findings about a contract that an operator should know before an agent may use the tool."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SENT_NAMES = frozenset({"url", "to", "recipient", "body", "message", "text", "s
 
 
 class LintFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """One finding. ``error``: do not use the tool like this; ``warning``: know it and decide."""
+    """One finding. ``error``: do not use the tool like this; ``warning``: read it and decide."""
 
     tool: str
     rule: str
@@ -27,9 +27,9 @@ class LintFinding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def lint_contracts(contracts: Iterable[Contract], *, without_tier: Collection[str] = ()) -> list[LintFinding]:
-    """Judge contracts by the rules of this module, in the order given.
+    """Check contracts by the rules of this module, in the order given.
 
-    ``tierless``: names of tools that declare no tier (``Registry.tierless``); the contract cannot tell them
+    ``without_tier``: names of tools that declare no tier (``Registry.without_tier``); the contract cannot tell them
     from those declared destructive.
     """
     findings: list[LintFinding] = []
@@ -65,7 +65,7 @@ def _fate(contract: Contract) -> str | None:
         return None
     return (
         f"is {contract.tier}, neither idempotent nor with a probe: an interrupted call needs a person. "
-        f"Hand ctx.key on and say idempotent, or write a probe"
+        f"Pass ctx.key on and declare idempotent, or write a probe"
     )
 
 
@@ -76,15 +76,15 @@ def _reversible(contract: Contract) -> str | None:
 
 
 def _raising(contract: Contract) -> str | None:
-    """What a tool raises leaves its effect open, unless the tool or its contract says otherwise."""
+    """An error of a tool leaves its effect open, unless the tool or its contract rules that out."""
     if contract.safe_to_repeat and contract.raises_before_effect:
         why = "only reads" if contract.tier == "read" else "is idempotent"
-        return f"says raises_before_effect to no purpose: what {why} is simply done again"
+        return f"declares raises_before_effect to no purpose: a tool that {why} is simply called again"
     if contract.safe_to_repeat or contract.raises_before_effect or contract.probe:
         return None
     return (
         "becomes unknown, and a person is asked, whenever it raises anything but ToolFailed. Raise ToolFailed where "
-        "nothing happened, or say raises_before_effect=True if whatever it raises, it raises before it acts"
+        "nothing happened, or declare raises_before_effect=True if every error comes before the effect"
     )
 
 
@@ -95,7 +95,7 @@ def _repeatable(contract: Contract) -> str | None:
 
 
 def _shared_key(contract: Contract) -> str | None:
-    """Equal calls of one run have one effect key, and a probe is asked about a key."""
+    """Equal calls of one run share one effect key, and a probe is asked about a key."""
     if not (contract.repeatable and contract.probe) or contract.safe_to_repeat:
         return None
     return (
@@ -108,7 +108,7 @@ def _idle_probe(contract: Contract) -> str | None:
     if not contract.probe or not contract.safe_to_repeat:
         return None
     why = "only reads" if contract.tier == "read" else "is idempotent"
-    return f"has a probe that is never asked: what {why} is simply done again"
+    return f"has a probe that is never asked: a tool that {why} is simply called again"
 
 
 def _repeated_once(contract: Contract) -> str | None:
@@ -124,7 +124,7 @@ def _egress_names(contract: Contract) -> str | None:
 
 
 def _trusted(contract: Contract) -> str | None:
-    """A trusted path that leads nowhere trusts nothing, and every value of it needs a person."""
+    """A trusted path that does not exist trusts nothing, and every value then needs a person."""
     if contract.returns is None:
         return None
     paths = {path: [] if path == "$" else path.replace("[]", ".[]").split(".") for path in contract.trusted}
@@ -157,7 +157,7 @@ def _items_of(returns: dict[str, Any], schema: dict[str, Any]) -> list[dict[str,
 
 
 def _objects(returns: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """What of a schema describes an object: itself, what it refers to, or some of its alternatives."""
+    """The parts of a schema that describe an object: the schema, its reference, or some of its alternatives."""
     schemas_to_read, found = [schema], list[dict[str, Any]]()
     for _ in range(_REFERENCES_MAX):
         if not schemas_to_read:
@@ -173,7 +173,7 @@ def _objects(returns: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, 
 
 
 def _owner(contract: Contract) -> str | None:
-    return None if contract.owner else "has no owner: nobody is asked when it misbehaves"
+    return None if contract.owner else "has no owner: declare whom to ask when it misbehaves"
 
 
 def _timeout(contract: Contract) -> str | None:
@@ -185,13 +185,13 @@ def _timeout(contract: Contract) -> str | None:
 def _thread(contract: Contract) -> str | None:
     if contract.kind != "thread" or contract.safe_to_repeat:
         return None
-    return "runs in a thread, which a stop cannot cancel: its fate will be unknown. Use async or process"
+    return "runs in a thread, which a stop cannot cancel: its outcome will be unknown. Use async or process"
 
 
 def _description(contract: Contract) -> str | None:
     length = len(contract.description.strip())
     if length < _DESCRIPTION_CHARS_MIN:
-        return "has no description worth the name: the model chooses tools by it"
+        return "has too short a description: the model chooses tools by it"
     if length > _DESCRIPTION_CHARS_MAX:
         return f"has {length} characters of description, sent in every turn: at most {_DESCRIPTION_CHARS_MAX}"
     return None
@@ -204,7 +204,7 @@ def _arguments(contract: Contract) -> str | None:
 
 
 def _egress(contract: Contract) -> str | None:
-    """A tool that looks as if it sent something, without saying which arguments leave the system."""
+    """A tool that seems to send something, without declaring which arguments leave the system."""
     if contract.egress or contract.kind == "wait":
         return None
     words = set(contract.name.replace(".", "_").split("_"))

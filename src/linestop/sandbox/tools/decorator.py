@@ -1,7 +1,7 @@
 """``@tool``: a Python function with a contract.
 
-The contract is made once, when the function is declared, so that a wrong declaration fails at import and not
-in the middle of a run. The function stays an ordinary function: call it in a unit test as it is.
+The contract is created once, when the function is declared, so that a wrong declaration fails at import and not
+in the middle of a run. The function stays an ordinary function: a unit test can call it directly.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["AnyTool", "Context", "Tool", "ToolFailed", "ToolOptions", "ToolUnkno
 P = ParamSpec("P")
 R = TypeVar("R")
 Probe = Callable[..., Awaitable[bool | None]]
-"""``(ctx, **args)``: True if the key took effect, False if it never did nor will, None if it cannot tell."""
+"""``(ctx, **args)``: True if the key took effect, False if it did not and never will, None if it cannot tell."""
 
 Check = Callable[[Any], Sequence[str]]
-"""Looks at a result and returns findings, one sentence each; none means that it is fine."""
+"""Checks a result and returns findings, one sentence each; an empty tuple means that it is fine."""
 
 NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 NAME_CHARS_MAX = 60
@@ -36,7 +36,7 @@ TIMEOUT_S_MAX = 3_600.0
 
 
 class ToolOptions(TypedDict, total=False):
-    """What may be declared about a tool; the fields of ``Contract``, and the functions that back them."""
+    """The options of ``@tool``: the fields of ``Contract``, and the functions that back them."""
 
     name: str
     tier: Tier
@@ -59,7 +59,7 @@ class ToolOptions(TypedDict, total=False):
 
 
 class Tool(Generic[P, R]):
-    """A function with its contract. Calling it calls the function, with no runtime around it."""
+    """A function with its contract. Calling the tool calls the function, without the runtime."""
 
     def __init__(self, fn: Callable[P, R], contract: Contract, signature: Signature, options: ToolOptions) -> None:
         self.fn = fn
@@ -75,7 +75,7 @@ class Tool(Generic[P, R]):
         self.__wrapped__ = fn
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function itself."""
+        """Call the function directly."""
         return self.fn(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -83,7 +83,7 @@ class Tool(Generic[P, R]):
 
     @property
     def name(self) -> str:
-        """The name by which agents and models know it."""
+        """The name by which agents and models know the tool."""
         return self.contract.name
 
     def with_contract(self, contract: Contract) -> AnyTool:
@@ -93,7 +93,7 @@ class Tool(Generic[P, R]):
         return cast("AnyTool", other)
 
     def bind(self, args: bytes) -> dict[str, Any]:
-        """Decode canonical JSON arguments into the values the function takes.
+        """Decode canonical JSON arguments into the values that the function takes.
 
         Raises:
             ToolFailed: type ``invalid``, if they do not fit the signature.
@@ -118,9 +118,9 @@ def tool(
 def tool(fn: Any = None, /, **options: Unpack[ToolOptions]) -> Any:
     """Declare a function as a tool; an undeclared ``tier`` is ``destructive``.
 
-    An ``async def`` is performed in the event loop and can be cancelled; a plain function in a thread, which
-    cannot; either, with ``kind="process"``, in a child process of its own, which is killed. Arguments are
-    what msgspec can express (``Annotated[int, msgspec.Meta(ge=1)]``), their descriptions the docstring's
+    An ``async def`` runs in the event loop and can be cancelled. A plain function runs in a thread, which cannot be
+    cancelled. With ``kind="process"`` either runs in a child process, which can be killed. Arguments have any type
+    that msgspec can express (``Annotated[int, msgspec.Meta(ge=1)]``); their descriptions are in the docstring under
     ``Args:``.
 
     Raises:
@@ -134,7 +134,7 @@ def tool(fn: Any = None, /, **options: Unpack[ToolOptions]) -> Any:
 
 
 def make_tool(fn: Callable[P, R], options: ToolOptions) -> Tool[P, R]:
-    """Make the tool that ``@tool(**options)`` makes of ``fn``; see there."""
+    """Create the tool for ``fn``, as ``@tool(**options)`` does."""
     name = options.get("name", getattr(fn, "__name__", "?"))
     if not NAME.fullmatch(name) or "__" in name or len(name) > NAME_CHARS_MAX:
         raise ConfigError(
@@ -170,7 +170,7 @@ def _check_options(name: str, options: ToolOptions) -> None:
         raise ConfigError(f"tool {name}: there is no option {unknown[0]}; see docs/tools.md")
     tier = options.get("tier", "destructive")
     if tier not in TIERS:
-        raise ConfigError(f"tool {name}: tier {tier!r} is none of {', '.join(TIERS)}")
+        raise ConfigError(f"tool {name}: tier {tier!r} must be one of {', '.join(TIERS)}")
     if not 0 < options.get("timeout_s", 1) <= TIMEOUT_S_MAX:
         raise ConfigError(f"tool {name}: timeout_s must be over 0 and at most {TIMEOUT_S_MAX:.0f}")
     counts = {key: options.get(key, 0) for key in ("retries_max", "calls_max", "price_micros")}
@@ -190,7 +190,7 @@ def _kind(name: str, fn: Callable[..., Any], options: ToolOptions) -> ToolKind:
     asynchronous = inspect.iscoroutinefunction(fn)
     kind = options.get("kind", "async" if asynchronous else "thread")
     if kind not in {"async", "thread", "process"}:
-        raise ConfigError(f"tool {name}: kind {kind!r} is none of async, thread, process")
+        raise ConfigError(f"tool {name}: kind {kind!r} must be one of async, thread, process")
     if (kind == "async") != asynchronous and kind != "process":
         raise ConfigError(f"tool {name}: kind {kind} does not fit; use async def for async, def for thread")
     if kind == "process" and "." in fn.__qualname__:
@@ -199,7 +199,7 @@ def _kind(name: str, fn: Callable[..., Any], options: ToolOptions) -> ToolKind:
 
 
 def _contract_fields(options: ToolOptions) -> dict[str, Any]:
-    """The options that are fields of the contract as they stand; collections as sorted tuples."""
+    """The options that are fields of the contract; collections become sorted tuples."""
     fields: dict[str, Any] = {
         key: value for key, value in options.items() if key not in {"name", "kind", "probe", "check"}
     }

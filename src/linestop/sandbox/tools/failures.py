@@ -1,7 +1,7 @@
-"""How a tool says that it failed, in a way the runtime can act on.
+"""The errors by which a tool reports its failure, so that the runtime can act on it.
 
-Anything else that a tool raises leaves open whether it took effect, unless its contract is safe to repeat or says
-``raises_before_effect``. So do the errors below that this library raises in a tool (``WorkspaceError``,
+Any other error of a tool leaves open whether the call took effect, unless its contract is safe to repeat or has
+``raises_before_effect``. The same holds for the errors below that this library raises in a tool (``WorkspaceError``,
 ``EgressFailed``): only the tool knows what it had done before.
 """
 
@@ -12,11 +12,11 @@ from linestop.schemas.tool_contracts import ErrorType
 
 
 class ToolFailed(Exception):  # noqa: N818 - an outcome, recorded as executor.finished
-    """Raise it in a tool to fail with a reason the runtime understands.
+    """Raised by a tool to fail for a reason that the runtime understands.
 
     ``type``: ``transient`` (try again later), ``rate_limit`` (the same, ``retry_after_s`` if known),
-    ``invalid`` (the model should mend the arguments), ``permanent``. ``retry_safe``: nothing took effect,
-    so trying again cannot repeat anything. Not for a call whose fate is open: that is ``ToolUnknown``.
+    ``invalid`` (the model should correct the arguments), ``permanent``. ``retry_safe``: nothing took effect,
+    so trying again cannot repeat anything. Not for a call whose outcome is unknown: that is ``ToolUnknown``.
     """
 
     def __init__(
@@ -34,21 +34,21 @@ class ToolFailed(Exception):  # noqa: N818 - an outcome, recorded as executor.fi
 
 
 class ToolUnknown(Exception):  # noqa: N818 - see ToolFailed
-    """Raise it in a tool that cannot say whether it took effect, e.g. a request without an answer.
+    """Raised by a tool that cannot tell whether it took effect, e.g. after a request without a response.
 
-    Recorded as ``unknown``, so that the probe or a person finds out, unless the contract is safe to repeat.
+    The call is recorded as ``unknown``, and the probe or a person resolves it, unless the contract is safe to repeat.
     """
 
 
 class NotBegun(ToolFailed):
-    """Raised when this worker is too busy to begin a call: nothing took effect, and the attempt costs no try."""
+    """Raised when this worker is too busy to begin a call: nothing took effect, and no try is used up."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, type="transient", retry_safe=True)
 
 
 class StartedTooLate(NotBegun):
-    """Raised by ``ctx.require_fresh()`` when ``start_by`` has passed or the run was stopped: the tool asked first."""
+    """Raised by ``ctx.require_fresh()`` when ``start_by`` has passed or the run was stopped: nothing took effect."""
 
     def __init__(self, message: str = TOO_LATE) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ class WorkspaceError(ToolFailed):
 
 
 class EgressFailed(ToolFailed):
-    """Raised when an allowed request got no complete answer; not when it was refused (``EgressDenied``)."""
+    """Raised when an allowed request got no complete response; not when it was refused (``EgressDenied``)."""
 
 
 class EgressTooLate(StartedTooLate, EgressFailed):

@@ -17,7 +17,7 @@ _ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.*)")
 
 
 class Signature(NamedTuple):
-    """What a function's declaration says: a Struct of its arguments, its return type and two schemas."""
+    """The declaration of a function: a Struct of its arguments, its return type and the schemas of both."""
 
     arguments: type[msgspec.Struct]
     returns: Any  # a type, or Any where the function declares none
@@ -110,7 +110,7 @@ def _struct(name: str, parameters: list[inspect.Parameter], hints: dict[str, Any
 
 
 def _arguments_schema(name: str, struct: type[msgspec.Struct], descriptions: dict[str, str]) -> dict[str, Any]:
-    """The schema of the arguments as one object, with the docstring's descriptions."""
+    """The schema of the arguments as one object, with the descriptions of the docstring."""
     full = _schema(name, struct)
     definitions: dict[str, Any] = full.pop("$defs")
     top: dict[str, Any] = definitions.pop(str(full["$ref"]).rsplit("/", 1)[-1])
@@ -124,7 +124,7 @@ def _arguments_schema(name: str, struct: type[msgspec.Struct], descriptions: dic
         if argument in properties and description:
             properties[argument].setdefault("description", description)
     for definition in definitions.values():
-        # Strict inwards too: an argument that nobody reads is a misunderstanding worth telling the model.
+        # Nested objects are strict too: the model should learn of an argument that the tool never reads.
         if "properties" in definition:
             definition.setdefault("additionalProperties", False)
     if definitions:
@@ -136,7 +136,7 @@ def _schema(name: str, kind: Any) -> dict[str, Any]:  # noqa: ANN401 - a type
     try:
         return msgspec.json.schema(kind)
     except KeyError:
-        # Of each type it takes the letters, digits and dots of the name, without asking whether another has these.
+        # msgspec names each type by the letters, digits and dots of its name and does not notice when two collide.
         raise ConfigError(
             f"tool {name}: two of its types have names that differ in no ASCII letter; rename one"
         ) from None

@@ -1,16 +1,16 @@
-"""Perform one call of a tool, once, and say what became of it.
+"""Perform one call of a tool, once, and report its outcome.
 
-Once the tool's function has begun, only the tool itself can say that nothing happened. So the outcomes are:
+Once the function of the tool has begun, only the tool can report that nothing happened. So the outcomes are:
 
 - ``never_started``: the worker was too busy to begin, so the function was not called.
-- ``succeeded``: a value came back. What is wrong with it is a finding, for the effect took place; only of a
-  ``read``, which has none, an unusable result is a failure.
+- ``succeeded``: the function returned a value. A defect of that value is a finding, for the effect took place; only
+  for a ``read``, which has no effect, is an unusable result a failure.
 - ``failed``: the function was not begun, or the tool raised ``ToolFailed``, or its contract is safe to repeat, or
-  it says ``raises_before_effect`` and the tool raised, having sent nothing but reads through ``ctx.http``.
-- ``unknown``: everything else. A probe or a person finds out.
+  it has ``raises_before_effect`` and the tool raised, having sent nothing but reads through ``ctx.http``.
+- ``unknown``: everything else. A probe or a person resolves it.
 
-A call costs its contract's price unless it is known that it did nothing (``retry_safe``). No tool reports what it
-used, and what is not reported is charged in full.
+A call costs the price in its contract unless it is known that it did nothing (``retry_safe``). No tool reports its
+usage, and unreported usage is charged in full.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FINDINGS_MAX = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerformLimits:
-    """What everything that leaves a tool must pass: its length, and the removal of secrets."""
+    """The limits on everything that leaves a tool: its length, and the removal of secrets."""
 
     message_chars_max: int = 500
     redactor: Redactor = field(default_factory=Redactor)
@@ -66,14 +66,14 @@ async def perform(
 ) -> ToolResult:
     """Call ``tool`` with canonical JSON ``args``, within its timeout and ``ctx.deadline``.
 
-    To stop it and still learn its fate, cancel ``scope``: the effect is cancelled or killed and the result
-    says what can be said. If instead the caller's own task is cancelled, nothing is left running but a
-    thread, and the cancellation goes on.
+    To stop the call and still learn its outcome, cancel ``scope``: the effect is cancelled or killed, and the result
+    reports what is known. If instead the caller's own task is cancelled, only a thread can be left running, and the
+    cancellation passes through.
     """
     limits = limits or PerformLimits()
     contract = tool.contract
     if contract.kind == "wait":
-        raise Defect(f"{contract.name} is an act of waiting; the log carries it out, not the sandbox")
+        raise Defect(f"{contract.name} is a wait; the log carries it out, not the sandbox")
     scope = scope or anyio.CancelScope()
     if scope.cancel_called:
         not_begun_error = NotBegun("it was stopped before it began")
@@ -128,7 +128,7 @@ async def probe(tool: AnyTool, ctx: Context, args: bytes, *, limits: PerformLimi
 
 
 def run_check(tool: AnyTool, value: Any) -> tuple[str, ...]:  # noqa: ANN401 - any JSON value
-    """Have the tool's own check look at a result; a check that breaks is a finding itself."""
+    """Run the tool's own check on a result; an error of the check is a finding."""
     if tool.check is None:
         return ()
     try:
@@ -159,7 +159,7 @@ def _interrupted(contract: Contract, why: str) -> FunctionReply:
 
 
 def result_of(contract: Contract, reply: FunctionReply, ctx: Context, limits: PerformLimits) -> ToolResult:
-    """Decide the outcome of a call by what its function gave; the one place where ``unknown`` is."""
+    """Decide the outcome of a call from the reply of its function; the only place that decides ``unknown``."""
     egress, price = ctx.http.requests + reply.egress, contract.price_micros
     findings = tuple(_shortened(finding, limits) for finding in reply.findings)
     if reply.error is None and findings and contract.tier == "read":
@@ -181,7 +181,7 @@ def result_of(contract: Contract, reply: FunctionReply, ctx: Context, limits: Pe
 def _fate(
     contract: Contract, reply: FunctionReply, error: ToolError, ctx: Context
 ) -> tuple[ToolError, Literal["failed", "unknown"]]:
-    """What became of a call from which no value came back."""
+    """The error and the outcome of a call whose function returned no value."""
     if error.known_by:
         return error, "failed"
     raised_without_effect = not reply.unknown and not (ctx.http.effect_sent or reply.effect_sent)
@@ -193,9 +193,9 @@ def _fate(
 
 
 def _value_without_secrets(raw: msgspec.Raw, redactor: Redactor) -> tuple[Any, int]:
-    """The value without secrets, and about how long it is. Most hold none, and are not gone through one by one."""
+    """The value without secrets, and its approximate length. Most values have no secret and are not walked."""
     value = msgspec.json.decode(raw)
-    # Written again, so that nothing of it is hidden by an escape that JSON does not need.
+    # Encoded again, so that no secret is hidden by an escape that JSON does not need.
     text = msgspec.json.encode(value).decode()
     return value if redactor.is_clean(text) else redactor.value(value), len(text)
 

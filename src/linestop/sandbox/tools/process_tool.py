@@ -1,9 +1,9 @@
 """Perform a tool in a child process that can be killed.
 
-The child is a fresh interpreter, not a fork of ours: it inherits no memory, no descriptors and no
-environment but PATH and LANG, so no secret of this process is in it. It leads a process group of its own,
-and the whole group is killed when the call ends, however it ends. Its result comes over a pipe of its own:
-what it prints is data, logged and bounded, and cannot be taken for a result.
+The child is a new interpreter, not a fork of this process: it inherits no memory, no descriptors and no
+environment but PATH and LANG, so it holds no secret of this process. It leads a process group of its own,
+and the whole group is killed when the call ends, however it ends. Its result comes over a separate pipe:
+its output is data, logged and bounded, and cannot be taken for a result.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.tool_contracts import ToolError
 
 FILE_MODULE_PREFIX = "linestop_tools_"
-"""Modules that the registry loads from a file carry this prefix: nobody can import them by name."""
+"""Modules that the registry loads from a file carry this prefix: they cannot be imported by name."""
 
 OUTPUT_BYTES_MAX = 64 * 1024
-"""What a child prints is kept up to here and thrown away above, so that it never blocks on a full pipe."""
+"""Output of a child beyond this size is discarded, so that the child never blocks on a full pipe."""
 
 _REPLY_BYTES_MAX = BLOB_BYTES_MAX + 1024 * 1024
 _CHILD_PROGRAM = str(Path(__file__).with_name("child_process.py"))
@@ -44,7 +44,7 @@ _log = logging.getLogger("linestop.tools")
 
 
 class ContextFrame(msgspec.Struct, frozen=True, kw_only=True):
-    """A ``Context`` as the child is told it."""
+    """A ``Context`` in the form that is sent to the child."""
 
     tenant: str
     run: str
@@ -62,7 +62,7 @@ class ContextFrame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallFrame(msgspec.Struct, frozen=True, kw_only=True):
-    """The one message to a child. ``sys_path`` comes first: without it the child cannot import the rest."""
+    """The only message to a child. ``sys_path`` comes first: without it the child cannot import the rest."""
 
     sys_path: list[str]
     module: str
@@ -73,7 +73,7 @@ class CallFrame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def run_in_process(tool: AnyTool, ctx: Context, args: bytes) -> FunctionReply:
-    """Perform ``tool`` in a child process. Leaving, by whatever way, kills its whole process group."""
+    """Perform ``tool`` in a child process. Its whole process group is killed on the way out, also after an error."""
     frame = msgspec.json.encode(_frame(tool, ctx, args))
     data, status = b"", 0
     async with _child(ctx) as (process, results):
@@ -99,7 +99,7 @@ async def run_in_process(tool: AnyTool, ctx: Context, args: bytes) -> FunctionRe
 
 @contextlib.asynccontextmanager
 async def _child(ctx: Context) -> AsyncGenerator[tuple[anyio.abc.Process, int], None]:
-    """Start the child and yield it with the descriptor its result comes from."""
+    """Start the child and yield it with the descriptor of its result pipe."""
     with contextlib.ExitStack() as descriptors:
         (results, result_end), (liveness_end, liveness) = _pipes()
         for descriptor in (results, liveness):
@@ -210,7 +210,7 @@ async def _drain(process: anyio.abc.Process, name: str) -> None:
 
 
 async def _kill_when_done(process: anyio.abc.Process) -> None:
-    """A grandchild may hold the result pipe open; once the child is gone nothing can come from it."""
+    """Kill the group once the child has ended: a grandchild may hold the result pipe open, without a result to send."""
     await process.wait()
     _kill_group(process.pid)
 

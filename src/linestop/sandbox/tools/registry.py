@@ -1,4 +1,4 @@
-"""All tools of a process: built in, and from the modules that the configuration names."""
+"""All tools of a process: the built-in ones, and those of the modules that the configuration names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from linestop.schemas.tool_contracts import Contract
 
 
 class Registry:
-    """Tools by name, and all contracts, those of waiting included."""
+    """Tools by name, and all contracts, those of waits included."""
 
     def __init__(self) -> None:
         self._tools: dict[str, AnyTool] = {}
@@ -30,7 +30,7 @@ class Registry:
         return len(self._contracts)
 
     def add(self, tool: AnyTool, source: str) -> None:
-        """Add a tool; the same one again is fine, another one of the same name is not.
+        """Add a tool; the same tool may be added again, another tool of the same name may not.
 
         Raises:
             ConfigError: if the name is taken or the schema cannot be used.
@@ -41,7 +41,7 @@ class Registry:
         self._tools[tool.name] = tool
 
     def add_contract(self, contract: Contract, source: str) -> None:
-        """Add a contract without a function: an act of waiting, or a tool performed elsewhere."""
+        """Add a contract without a function: a wait, or a tool that another process performs."""
         if contract.name in self._contracts:
             raise ConfigError(
                 f"tool {contract.name} is declared in {self._sources[contract.name]} and again in {source}; "
@@ -56,7 +56,7 @@ class Registry:
         """The tool of that name.
 
         Raises:
-            NotFound: if there is none, or it has no function.
+            NotFound: if no tool has that name, or it has no function.
         """
         try:
             return self._tools[name]
@@ -67,7 +67,7 @@ class Registry:
         """The contract of that name.
 
         Raises:
-            NotFound: if there is none.
+            NotFound: if no contract has that name.
         """
         try:
             return self._contracts[name]
@@ -83,7 +83,7 @@ class Registry:
         return tuple(self._tools[name] for name in sorted(self._tools))
 
     def source(self, name: str) -> str:
-        """Where a tool comes from, as the configuration wrote it."""
+        """The source of a tool, as the configuration names it."""
         return self._sources.get(name, "")
 
     def without_tier(self) -> frozenset[str]:
@@ -177,7 +177,7 @@ def _load(source: str, base: Path) -> dict[str, AnyTool]:
 
 
 def _with_location(error: ConfigError, where: str | Path) -> ConfigError:
-    """The same error with the file or module that holds the tool: a declaration knows only the tool's name."""
+    """The same error with the file or module of the tool: a declaration knows only the name of the tool."""
     return error if str(error).startswith("tools: ") else ConfigError(f"tools: {where}: {error}")
 
 

@@ -1,4 +1,4 @@
-"""Perform a plain function in a thread of its own; hung tools cannot pile up without bound."""
+"""Perform a plain function in its own thread; the number of threads, hung ones included, is bounded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from linestop.sandbox.tools.failures import NotBegun
 
 T = TypeVar("T")
 THREADS_MAX = 512
-"""More than a process makes calls at once: only threads that hang are ever that many."""
+"""More threads than a process ever has calls at once: the limit is reached only if threads hang."""
 
 _threads = DaemonThreads("linestop tool", threads_max=THREADS_MAX)
 
 
 async def run_in_thread(work: Callable[[], T]) -> T:
-    """Return what ``work`` returns. If the waiting is cancelled, ``work`` goes on and its result is dropped.
+    """Return the result of ``work``. If the wait is cancelled, ``work`` continues and its result is dropped.
 
     Raises:
         NotBegun: if too many threads are busy or none can be started.

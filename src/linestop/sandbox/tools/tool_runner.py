@@ -1,4 +1,4 @@
-"""The executor's hands: performs calls by the tools of a registry, all calls of a start at once."""
+"""Performs the executor's calls with the tools of a registry, all calls of a start at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _log = logging.getLogger("linestop.tools")
 
 
 class RegistryRunner:
-    """Performs calls with the tools of ``registry``. ``workspaces`` is the folder that holds one folder a run."""
+    """Performs calls with the tools of ``registry``. ``workspaces`` is the folder that holds one folder per run."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class RegistryRunner:
         """How many calls use each workspace now."""
 
     async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[PerformedCall]:
-        """Perform all at once; yield each with its result and duration in seconds as it comes.
+        """Perform all calls at once; yield each with its result and its duration in seconds as it ends.
 
-        Cancelling the iteration cancels what runs and kills what can be killed; it yields what had ended before.
+        Cancelling the iteration cancels or kills the running calls; the calls that had already ended are still yielded.
         """
         if len(works) == 1:
             yield await self._perform_timed(works[0])
@@ -78,9 +78,9 @@ class RegistryRunner:
         began = time.perf_counter()
         try:
             result = await self._perform(work)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this call's alone
-            # One call that breaks must not cancel those beside it, whose fate would then be unknown too.
-            _log.exception("call %s of run %s broke", work.call, work.run)
+        except Exception as error:  # noqa: BLE001 - an error of one call must not reach the others
+            # A call that fails here must not cancel the calls beside it, whose outcome would then be unknown too.
+            _log.exception("call %s of run %s could not be performed", work.call, work.run)
             result = _runner_error(work, error)
         return work, result, time.perf_counter() - began
 
@@ -110,7 +110,7 @@ class RegistryRunner:
 
     @contextlib.contextmanager
     def _workspace(self, work: CallWork) -> Generator[Workspace]:
-        """The workspace of the call's run; it is removed if no call of the run is left and nothing was put into it."""
+        """The workspace of the call's run; removed if no call of the run is left and it is empty."""
         workspace = Workspace.create(self._workspaces, work.tenant, work.run)
         self._calls_in_workspace[workspace.root] += 1
         try:
@@ -134,10 +134,10 @@ class RegistryRunner:
 
 
 def _refused_by_grant(work: CallWork, current: Contract) -> ToolResult | None:
-    """Why the tool as it is ``now`` must not perform a call of a run that was opened with another contract of it.
+    """The refusal of a call whose run was opened with another contract of the tool than the ``current`` one, or None.
 
-    A probe changes nothing, and a result that is never asked for would leave its call in doubt: it may be made, if
-    the tool still has one.
+    A probe changes nothing, and without one the outcome of its call would stay unknown: it may be made if the tool
+    still has a probe.
     """
     if current.digest() == work.grant.contract_digest:
         return None
@@ -157,7 +157,7 @@ def _refused_by_grant(work: CallWork, current: Contract) -> ToolResult | None:
 
 
 def _not_begun(work: CallWork, why: str, *, kind: ErrorType, widened: bool = False) -> ToolResult:
-    """What to say of a call whose tool was not called; a probe that was not made says nothing about its effect."""
+    """The result of a call whose tool was not called; a probe that was not made leaves the outcome unknown."""
     if work.probe:
         return ToolResult(outcome="unknown", error=ToolError(type=kind, message=why))
     is_safe = kind in {"transient", "invalid"}
@@ -166,7 +166,7 @@ def _not_begun(work: CallWork, why: str, *, kind: ErrorType, widened: bool = Fal
 
 
 def _runner_error(work: CallWork, error: Exception) -> ToolResult:
-    """What to say of a call that broke in this process, not in its tool; the log of the process has the details."""
+    """The result of a call that failed in this process, not in its tool; the log of the process has the details."""
     is_safe = work.tier == "read" and not work.probe
     message = f"tool {work.tool} could not be performed to its end ({type(error).__name__}); an operator must look"
     tool_error = ToolError(type="permanent", message=message, retry_safe=is_safe)
