@@ -15,8 +15,8 @@ from linestop.models.failures import failure_of_error_body
 from linestop.models.sse import SseEvent
 from linestop.models.wire_names import from_wire, unique_id, wire_id
 from linestop.models.wire_values import (
-    Shown,
     TokenCounts,
+    WholeCharacters,
     arguments_text,
     assembled_args,
     fields_of,
@@ -47,8 +47,8 @@ _FAILURES: dict[str, tuple[FailureClass, str]] = {
     "pause_turn": ("truncated", "paused in the middle of its turn, as only the provider's own tools make it do"),
     "refusal": ("refusal", "refused to answer"),
 }
-_FIELD_OF_DELTA = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
-_KINDS = {"text": "text_delta", "thinking": "thinking_delta", "partial_json": "input_json_delta"}
+_FIELD_BY_TYPE = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
+_TYPE_BY_FIELD = {"text": "text_delta", "thinking": "thinking_delta", "partial_json": "input_json_delta"}
 """The type of a delta that does not name its type, by its field."""
 
 _PLAIN_BLOCK_TYPES = frozenset({"text", "tool_use"})
@@ -74,26 +74,26 @@ class _Block:
         self.open = True
         self.args = ""
         self._pieces: dict[str, list[str]] = {}
-        self._shown = Shown()
+        self._watcher_text = WholeCharacters()
 
     def add(self, delta: dict[str, Any]) -> str:
         """Add a delta; return its text for watchers."""
-        kind = delta.get("type") or next((_KINDS[field] for field in _KINDS if delta.get(field)), None)
+        kind = delta.get("type") or next((_TYPE_BY_FIELD[field] for field in _TYPE_BY_FIELD if delta.get(field)), None)
         if not self.fields.get("type") and kind in _TYPE_BY_FIRST_DELTA:
             self.fields["type"] = _TYPE_BY_FIRST_DELTA[kind]
         if kind == "citations_delta":
             self.fields["citations"] = [*(self.fields.get("citations") or ()), delta.get("citation")]
             return ""
-        field = "partial_json" if kind == "input_json_delta" else _FIELD_OF_DELTA.get(str(kind))
+        field = "partial_json" if kind == "input_json_delta" else _FIELD_BY_TYPE.get(str(kind))
         piece = delta.get(field) if field else None
         if field == "partial_json":
             piece = arguments_text(piece)
         if field is None or not isinstance(piece, str | None):
             raise ValueError(f"unknown content delta {kind!r}")
         self._pieces.setdefault(field, []).append(piece or "")
-        return self._shown.piece(piece or "") if field == "text" else ""
+        return self._watcher_text.piece(piece or "") if field == "text" else ""
 
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the end of the message may also end this block: it has content, and a call has its whole input."""
         if self.fields.get("type") == "tool_use":
             pieces = self._pieces.get("partial_json", [])
@@ -253,7 +253,7 @@ class AnthropicReplyReader:
     def _open_block(self, data: dict[str, Any]) -> None:
         index = read_index(data.get("index"))
         ended = [block for block in self._blocks if block.open and index in (None, block.index)]
-        if not self._begun or not all(block.whole() for block in ended):
+        if not self._begun or not all(block.is_complete() for block in ended):
             raise ValueError("content_block_start out of order")
         for block in ended:
             # A server that never ends its blocks ends one by starting the next.
@@ -291,7 +291,7 @@ class AnthropicReplyReader:
         self._last_output_tokens = reported.get("output", self._last_output_tokens)
 
     def _finish(self) -> None:
-        if not self._begun or any(block.open and not block.whole() for block in self._blocks):
+        if not self._begun or any(block.open and not block.is_complete() for block in self._blocks):
             raise ValueError("message_stop in the middle of a call, or without a message")
         for block in self._blocks:
             block.close()

@@ -16,8 +16,8 @@ from linestop.models.failures import failure_of_error_body
 from linestop.models.sse import SseEvent
 from linestop.models.wire_names import from_wire, unique_id
 from linestop.models.wire_values import (
-    Shown,
     TokenCounts,
+    WholeCharacters,
     arguments_text,
     assembled_args,
     fields_of,
@@ -35,7 +35,7 @@ _STOPS: dict[str, StopReason] = {
     "tool_calls": "calls", "tool_use": "calls", "function_call": "calls", "stop_sequence": "stop_sequence",
 }  # fmt: skip
 LEGACY: Final = "function_call"
-_SAYS: Final = ("content", "tool_calls", "refusal", "function_call")
+_CONTENT_FIELDS: Final = ("content", "tool_calls", "refusal", "function_call")
 """The fields that carry a piece of the answer; a delta without them only ends it."""
 
 _TRUNCATED: tuple[FailureClass, str] = (
@@ -103,7 +103,7 @@ class OpenAIReplyReader:
         self._has_unknown_chunk = False
         self._legacy = False
         self._text: list[str] = []
-        self._shown = Shown()
+        self._watcher_text = WholeCharacters()
         self._refusal: list[str] = []
         self._calls: list[_PartialCall] = []
         self._finish_reason = ""
@@ -119,7 +119,7 @@ class OpenAIReplyReader:
             return ""
         if event.name == "error" and not chunk.get("error"):
             raise failure_of_error_body(chunk, self._asked_model)
-        return self._shown.piece(self._take(chunk))
+        return self._watcher_text.piece(self._take(chunk))
 
     def take_body(self, body: bytes) -> str:
         """Read an answer that was not streamed; return its text."""
@@ -204,7 +204,7 @@ class OpenAIReplyReader:
 
     def _take_choice(self, choice: dict[str, Any]) -> str:
         index, delta = read_index(choice.get("index")) or 0, fields_of(choice.get("delta") or choice.get("message"))
-        if self._choice not in (None, index) and any(delta.get(key) for key in _SAYS):
+        if self._choice not in (None, index) and any(delta.get(key) for key in _CONTENT_FIELDS):
             raise ValueError("a second choice, although one was asked for")
         self._choice = index if self._choice is None else self._choice
         reason = choice.get("finish_reason") or None

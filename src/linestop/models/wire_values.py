@@ -60,29 +60,29 @@ def join_pieces(pieces: list[str]) -> str:
     text = "".join(pieces)
     if not _SURROGATE.search(text):
         return text
-    text = _whole_characters(text, errors="strict")
+    text = _join_halves(text, errors="strict")
     if _SURROGATE.search(text):
         raise ValueError("an unpaired surrogate")
     return text
 
 
-def _whole_characters(text: str, *, errors: str) -> str:
+def _join_halves(text: str, *, errors: str) -> str:
     text = _SURROGATE_PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
     return _RAW_BYTES.sub(lambda run: run[0].encode("utf-8", "surrogateescape").decode(errors=errors), text)
 
 
-class Shown:
+class WholeCharacters:
     """A text for watchers, piece by piece; the first half of a character waits for the second."""
 
     def __init__(self) -> None:
-        self._held = ""
+        self._first_half = ""
 
     def piece(self, piece: str) -> str:
         """The text that can be shown after ``piece``."""
-        text = self._held + piece
+        text = self._first_half + piece
         begun = _BEGUN.search(text)
-        self._held = begun[0] if begun else ""
-        return replace_surrogates(_whole_characters(text[: len(text) - len(self._held)], errors="replace"))
+        self._first_half = begun[0] if begun else ""
+        return replace_surrogates(_join_halves(text[: len(text) - len(self._first_half)], errors="replace"))
 
 
 def replace_surrogates(piece: str) -> str:

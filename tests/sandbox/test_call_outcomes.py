@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 import pytest
-from tests.sandbox.fate_tools import CONTRACTS, ERRORS, TOOL_FAILURES, UNKNOWN_ENDS, VALUES
+from tests.sandbox.failing_tools import CONTRACTS, ERRORS, TOOL_FAILURES, UNKNOWN_ENDS, VALUES
 
 from linestop.actors.executor import finished_event
 from linestop.actors.task_opening import tool_grant
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-TOOLS = load_file(Path(__file__).with_name("fate_tools.py"))
+TOOLS = load_file(Path(__file__).with_name("failing_tools.py"))
 IN_A_PROCESS = ("wrong type", "surrogate", "surrogate exception", "interrupt", "base group", "coroutine", "failed")
 """A process takes a quarter of a second to start, so it gets only the cases that differ there."""
 
