@@ -25,7 +25,7 @@ LATER: Final = datetime(2099, 1, 1, tzinfo=UTC)
 LOG: Final = SCENARIOS["approved"]()
 N: Final = len(LOG)
 STEPS: Final[dict[str, tuple[Any, str]]] = {
-    "statement": (ArchiveFile, "_run"),
+    "statement": (ArchiveFile, "_execute"),
     "sync": (parquet_files, "_sync"),
     "rename": (Path, "rename"),
 }

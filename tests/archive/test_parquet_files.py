@@ -15,7 +15,7 @@ from tests.run_logs import SCENARIOS, Message
 
 from linestop.archive import parquet_files
 from linestop.archive.duckdb_file import ArchiveFile
-from linestop.archive.requests import Wanted
+from linestop.archive.requests import RunQuery
 from linestop.bus.interfaces import StoredMessage
 from linestop.schemas.run.state import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
@@ -109,7 +109,7 @@ def test_a_late_fact_of_a_run_that_moved_is_folded_on_all_of_it(archive: Archive
 
 Step = tuple[Any, str]
 STEPS: dict[str, Step] = {
-    "writing": (ArchiveFile, "_run"),
+    "writing": (ArchiveFile, "_execute"),
     "syncing": (parquet_files, "_sync"),
     "renaming": (Path, "rename"),
 }
@@ -174,12 +174,12 @@ def test_a_new_reading_of_the_log_keeps_what_has_left_it(archive: ArchiveFile) -
 
 def test_a_run_and_the_list_of_runs_are_told_as_lines(archive: ArchiveFile, tmp_path: Path) -> None:
     """From database and files together, the runs that began last first."""
-    archive.export(Wanted(before_seq=10_000, limit=5), tmp_path / "list")
+    archive.export(RunQuery(before_seq=10_000, limit=5), tmp_path / "list")
     pairs = [msgspec.json.decode(line) for line in (tmp_path / "list").read_bytes().splitlines()]
     archive.move_old(LATER)
-    archive.export(Wanted(before_seq=10_000, limit=5), tmp_path / "again")
+    archive.export(RunQuery(before_seq=10_000, limit=5), tmp_path / "again")
     assert (tmp_path / "list").read_bytes() == (tmp_path / "again").read_bytes()
     assert pairs == [["t", "open"], ["t", "r1"]]
-    archive.export(Wanted(tenant="t", run="r1"), tmp_path / "log")
+    archive.export(RunQuery(tenant="t", run="r1"), tmp_path / "log")
     bundle = read_bundle((tmp_path / "log").read_bytes().splitlines())
     assert [(subject, payload) for subject, payload, _ in bundle.messages] == told()

@@ -208,7 +208,7 @@ async def restarts(monkeypatch: pytest.MonkeyPatch, free: Callable[[int], int], 
     monkeypatch.setattr(time, "monotonic", lambda: float(now))
     watch = StoreWatch(store_health.new_supervisor(""), Path(), report=lambda _: None, restart=restart)
     for now in range(1, seconds + 1):  # noqa: B007 - read by the functions above
-        await watch.look(cast("Connection", Ill()))
+        await watch.check(cast("Connection", Ill()))
     return at
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests.bus_fixtures import BusFixture, ServerBusFixture, until
 
-from linestop.bus.interfaces import Append, HeadMoved, Left, Log
+from linestop.bus.interfaces import Append, HeadMoved, Log, RemovedRun
 from linestop.bus.jetstream import retry
 from linestop.bus.jetstream.replies import PubAck, ReplyMeaning, meaning
 from linestop.errors import InputError, PermissionDenied, TooLarge
@@ -53,15 +53,15 @@ async def test_a_run_without_a_first_event_and_with_an_outcome_has_left(
 ) -> None:
     """Its outcome says what became of it and of its key; that of a run whose first event is there does not count."""
     log, publisher = await rig.log(), await rig.publisher()
-    assert await log.left(tenant, run) is None
+    assert await log.removed_run(tenant, run) is None
     said = msgspec.json.encode({"status": "stopped", "why": "not today", "gave_key_back": True, "n": 2})
     await publisher.outcome(tenant, "none", run, said, {})
-    left = await log.left(tenant, run)
-    assert left == Left(status="stopped", why="not today", gave_key_back=True)
+    left = await log.removed_run(tenant, run)
+    assert left == RemovedRun(status="stopped", why="not today", gave_key_back=True)
     assert left is not None
     assert (left.key_is_free, left.stopped_beforehand) == (True, True)
     await chain(log, tenant, run, length=1)
-    assert await log.left(tenant, run) is None
+    assert await log.removed_run(tenant, run) is None
 
 
 @pytest.mark.parametrize(("status", "free"), [("over_budget", False), ("stopped", False), ("refused", True)])
@@ -70,7 +70,7 @@ async def test_an_outcome_that_says_nothing_of_a_key_gave_none_back(
 ) -> None:
     """It is from before that was told; that a refused run keeps no key was known then."""
     await (await rig.publisher()).outcome(tenant, "desk", run, msgspec.json.encode({"status": status}), {})
-    left = await (await rig.log()).left(tenant, run)
+    left = await (await rig.log()).removed_run(tenant, run)
     assert left is not None
     assert (left.status, left.key_is_free, left.stopped_beforehand) == (status, free, False)
 

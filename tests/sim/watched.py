@@ -14,7 +14,7 @@ from tests.sim.hardships import Hardship
 from tests.sim.loop import Process, SimLoop
 
 from linestop.bus import stream_names
-from linestop.bus.interfaces import Append, Fill, Left, OnSent, StoredMessage
+from linestop.bus.interfaces import Append, Fill, OnSent, RemovedRun, StoredMessage
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import virtual_now
@@ -124,9 +124,9 @@ class WatchedLog:
         """Whether replicas may lag."""
         return self._hardship.kind == "replica lags"
 
-    async def left(self, tenant: TenantId, run: RunId) -> Left | None:
+    async def removed_run(self, tenant: TenantId, run: RunId) -> RemovedRun | None:
         """See ``Log``."""
-        return await self._log.left(tenant, run)
+        return await self._log.removed_run(tenant, run)
 
     async def fills(self) -> list[Fill]:
         """See ``Log``."""

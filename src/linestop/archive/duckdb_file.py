@@ -31,7 +31,7 @@ from linestop.archive.columns import (
     run_row,
 )
 from linestop.archive.parquet_files import RUNS_MAX, OldRuns
-from linestop.archive.requests import Reach, Wanted
+from linestop.archive.requests import Reach, RunQuery
 from linestop.bus.credentials import write_private
 from linestop.bus.interfaces import StoredMessage
 from linestop.errors import ConfigError, InputError, Refused
@@ -148,8 +148,8 @@ class ArchiveFile:
         self._connection.begin()
         if first_seq > 1 and self.has_current_version():
             for table in ("calls", "runs"):
-                gone = "(SELECT tenant, run FROM runs WHERE last_seq >= ?)"
-                self._execute(f"DELETE FROM {table} WHERE (tenant, run) IN {gone}", [first_seq])  # noqa: S608 - our names
+                reread_runs = "(SELECT tenant, run FROM runs WHERE last_seq >= ?)"
+                self._execute(f"DELETE FROM {table} WHERE (tenant, run) IN {reread_runs}", [first_seq])  # noqa: S608 - our names
             self._execute("DELETE FROM events WHERE seq >= ?", [first_seq])
             self.watermark = min(self.watermark, first_seq - 1)
             self._set_meta("watermark", self.watermark)
@@ -208,7 +208,7 @@ class ArchiveFile:
         """
         target = path.absolute()
         _require_usable(target)
-        if target.exists() and (target.samefile(self.path) or not _replaceable(target)):
+        if target.exists() and (target.samefile(self.path) or not _is_replaceable(target)):
             raise InputError(f"A snapshot cannot take the place of {path}, which is no snapshot: name another file.")
         unfinished = target.with_name(f".{target.name}.unfinished")
         unfinished.unlink(missing_ok=True)
@@ -253,7 +253,7 @@ class ArchiveFile:
             for subject, payload, raw, seq in found
         ]
 
-    def export(self, want: Wanted, path: Path) -> None:
+    def export(self, want: RunQuery, path: Path) -> None:
         """Write the log of a run, or which runs there are, as lines into a new file that only its owner may read."""
         if want.run:
             lines = write_bundle(self.log_of((TenantId(want.tenant), RunId(want.run))))
@@ -286,13 +286,13 @@ class ArchiveFile:
         )
         count, day = self._execute("SELECT count(*), min(day) FROM moving")[0]
         if count:
-            self._delete_moved(self._old.holding(f"{day:%Y-%m-%d}"))
-        ((left, last_seq),) = self._execute("SELECT count(*), max(last_seq) FROM moving")
-        if left:
+            self._delete_moved(self._old.batches_with_moving_runs(f"{day:%Y-%m-%d}"))
+        ((remaining, last_seq),) = self._execute("SELECT count(*), max(last_seq) FROM moving")
+        if remaining:
             self._delete_moved([self._old.write(f"{day:%Y-%m-%d}", int(last_seq))])
-        ((left,),) = self._execute("SELECT count(*) FROM moving")
+        ((remaining,),) = self._execute("SELECT count(*) FROM moving")
         self._execute("DROP TABLE moving")
-        return int(count) - int(left)
+        return int(count) - int(remaining)
 
     def _delete_moved(self, batches: list[Path]) -> None:
         """Delete what these batches hold, all or nothing."""
@@ -354,7 +354,7 @@ class ArchiveFile:
         return rows
 
 
-def _replaceable(target: Path) -> bool:
+def _is_replaceable(target: Path) -> bool:
     """Whether what lies there is an older snapshot or an empty file, and no device or file of another program."""
     if not target.is_file():
         return False

@@ -53,14 +53,14 @@ class OldRuns:
             file.chmod(0o600)
             _sync(file)
         _sync(unfinished)
-        final = self._free(f"{day}-{last_seq}")
+        final = self._free_folder(f"{day}-{last_seq}")
         unfinished.rename(final)
         _sync(self.folder)
         return final
 
-    def holding(self, day: str) -> list[Path]:
+    def batches_with_moving_runs(self, day: str) -> list[Path]:
         """The batches of a day that hold some of the table ``moving`` already: a try before did not delete it."""
-        batches = [each for each in sorted(self.folder.glob(f"{day}-*")) if _whole(each)]
+        batches = [each for each in sorted(self.folder.glob(f"{day}-*")) if _is_complete(each)]
         if not batches:
             return []
         found = self._query(
@@ -87,7 +87,7 @@ class OldRuns:
         for table in ("calls", "runs", "moving"):
             self._query(f"DELETE FROM {table} WHERE (tenant, run) IN (SELECT tenant, run FROM moved)")  # noqa: S608 - our names
 
-    def _free(self, name: str) -> Path:
+    def _free_folder(self, name: str) -> Path:
         """Where a batch of this name goes: a batch that is there is never changed, nor taken for this one."""
         path, further = self.folder / name, 1
         while path.exists():
@@ -97,7 +97,7 @@ class OldRuns:
 
     def events(self, *, where: str, values: list[Any]) -> list[tuple[Any, ...]]:
         """Events as (subject, payload, raw, seq), in order; of a run in several batches each of them once."""
-        if not self._there():
+        if not self._has_batches():
             return []
         files = _quoted(self.folder / "*-*" / "events.parquet")
         sql = (
@@ -108,7 +108,7 @@ class OldRuns:
 
     def runs(self, *, before_seq: int, limit: int) -> list[tuple[str, str, int]]:
         """The runs that ended before a sequence and began last: tenant, run and where each began."""
-        if not self._there():
+        if not self._has_batches():
             return []
         files = _quoted(self.folder / "*-*" / "runs.parquet")
         sql = (
@@ -121,11 +121,11 @@ class OldRuns:
         """How much space they take."""
         return sum(file.stat().st_size for file in self.folder.glob("*/*.parquet")) if self.folder.is_dir() else 0
 
-    def _there(self) -> bool:
+    def _has_batches(self) -> bool:
         return any(self.folder.glob("*-*/events.parquet")) if self.folder.is_dir() else False
 
 
-def _whole(batch: Path) -> bool:
+def _is_complete(batch: Path) -> bool:
     return all((batch / f"{table}.parquet").is_file() for table in TABLES_MOVED)
 
 

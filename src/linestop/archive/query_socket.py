@@ -19,7 +19,7 @@ import anyio.abc
 import msgspec
 
 from linestop.archive.duckdb_file import ArchiveStatus
-from linestop.archive.requests import Reach, Wanted
+from linestop.archive.requests import Reach, RunQuery
 from linestop.errors import LinestopError, RetryableError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class QueryRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     want: Literal["status", "reach", "snapshot", "runs"]
     path: str = ""
-    runs: Wanted | None = None
+    runs: RunQuery | None = None
 
 
 class QueryReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -74,7 +74,7 @@ class QuerySocket:
     async def _serve_request(self, stream: anyio.abc.SocketStream) -> None:
         async with stream:
             try:
-                reply = await self._done(msgspec.json.decode(await _read_line(stream), type=QueryRequest))
+                reply = await self._handle(msgspec.json.decode(await _read_line(stream), type=QueryRequest))
             except (LinestopError, msgspec.DecodeError, OSError) as error:
                 reply = QueryReply(error=str(error))
             except Exception as error:  # noqa: BLE001 - the database's own, told to whoever asked
@@ -82,7 +82,7 @@ class QuerySocket:
             with contextlib.suppress(anyio.BrokenResourceError):
                 await stream.send(msgspec.json.encode(reply) + b"\n")
 
-    async def _done(self, request: QueryRequest) -> QueryReply:
+    async def _handle(self, request: QueryRequest) -> QueryReply:
         if request.want == "reach":
             return QueryReply(reach=await self._archive.reach())
         if request.want == "snapshot":
@@ -98,8 +98,8 @@ async def ask_recorder(path: Path, request: QueryRequest) -> ArchiveStatus | Non
     Raises:
         RetryableError: it did not do what was asked, and says why.
     """
-    reply = await _answered(path, request)
-    return None if reply is None else _given(path, reply, reply.status)
+    reply = await _exchange(path, request)
+    return None if reply is None else _require_reply(path, reply, reply.status)
 
 
 async def ask_reach(path: Path) -> Reach | None:
@@ -108,18 +108,18 @@ async def ask_reach(path: Path) -> Reach | None:
     Raises:
         RetryableError: it did not tell, and says why.
     """
-    answer = await _answered(path, QueryRequest(want="reach"))
-    return None if answer is None else _given(path, answer, answer.reach)
+    reply = await _exchange(path, QueryRequest(want="reach"))
+    return None if reply is None else _require_reply(path, reply, reply.reach)
 
 
-def _given(path: Path, answer: QueryReply, found: T | None) -> T:
-    if answer.error or found is None:
-        why = answer.error.removesuffix(".") or "it said nothing"
+def _require_reply(path: Path, reply: QueryReply, found: T | None) -> T:
+    if reply.error or found is None:
+        why = reply.error.removesuffix(".") or "it said nothing"
         raise RetryableError(f"The recorder that keeps {path} refused: {why}.")
     return found
 
 
-async def _answered(path: Path, request: QueryRequest) -> QueryReply | None:
+async def _exchange(path: Path, request: QueryRequest) -> QueryReply | None:
     with _short_path(path) as socket:
         try:
             stream = await anyio.connect_unix(socket)

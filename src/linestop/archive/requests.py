@@ -12,7 +12,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     oldest_open_seq: int = 0
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     """The log of one run; or, without one, which runs began before a sequence, the last of them first."""
 
     tenant: str = ""

@@ -24,7 +24,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse, ArchiveStatus
 from linestop.archive.parquet_files import old_folder
 from linestop.archive.query_socket import QuerySocket
-from linestop.archive.requests import Reach, Wanted
+from linestop.archive.requests import Reach, RunQuery
 from linestop.bus.interfaces import Delivery, Log, Queue, StoredMessage
 from linestop.errors import InputError, LinestopError
 
@@ -58,11 +58,11 @@ class Archive:
 
     async def run(self, log: Log, queue: Queue) -> None:
         """Archive for ever. Where another process has the file, wait until it lets go of it."""
-        waiting, told = False, ""
+        waiting, last_error = False, ""
         while True:
             try:
                 await self._open()
-                waiting, told = False, ""
+                waiting, last_error = False, ""
                 async with QuerySocket(self.path, self).open():
                     await self._follow(log, queue)
             except* ArchiveInUse:
@@ -75,9 +75,9 @@ class Archive:
             except* _LogReplaced:
                 await self._set_aside()
             except* LinestopError as group:
-                if told != str(group.exceptions[0]):
-                    told = str(group.exceptions[0])
-                    LOG.warning("archive_interrupted", error=told, sentence=f"Archiving is paused. {told}")
+                if last_error != str(group.exceptions[0]):
+                    last_error = str(group.exceptions[0])
+                    LOG.warning("archive_interrupted", error=last_error, sentence=f"Archiving is paused. {last_error}")
             except* Exception:
                 # A full disk, a damaged file: unacknowledged, everything comes again.
                 LOG.exception("archive_failed", path=str(self.path))
@@ -119,7 +119,7 @@ class Archive:
         await self.wait_until_stored(0)
         return await self._in_thread(self._open_file.reach)
 
-    async def export(self, want: Wanted, path: Path) -> None:
+    async def export(self, want: RunQuery, path: Path) -> None:
         """Write what is wanted of a run, or of the oldest runs, to a new file that only its owner may read."""
         await self._in_thread(self._open_file.export, want, path)
 
@@ -215,7 +215,7 @@ class Archive:
     async def _store(self, messages: list[StoredMessage]) -> None:
         if messages:
             await self._in_thread(self._open_file.store, messages)
-            self._tell()
+            self._notify()
 
     # --- the file, in a thread ---------------------------------------------------------------------------
 
@@ -228,9 +228,9 @@ class Archive:
     async def _open(self) -> None:
         self._limiter = anyio.CapacityLimiter(1)
         self._file = await self._in_thread(ArchiveFile, self.path)
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         """Wake those who wait for it to be open, or to have come further."""
         changed, self._changed = self._changed, anyio.Event()
         changed.set()

@@ -71,7 +71,7 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True):
     bytes_max: int = 0
 
 
-class Left(msgspec.Struct, frozen=True, kw_only=True):
+class RemovedRun(msgspec.Struct, frozen=True, kw_only=True):
     """The facts that an outcome holds about a run whose log, or its beginning, was removed from RUNS.
 
     An outcome of an older linestop says nothing about the key.
@@ -93,12 +93,12 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
         return self.gave_key_back and self.asked_at is None and self.status != "refused"
 
 
-def left_of(outcome: bytes) -> Left:
+def read_removed_run(outcome: bytes) -> RemovedRun:
     """Read how a run ended from its stored outcome; a run with an unreadable outcome has ended too."""
     try:
-        return msgspec.json.decode(outcome, type=Left)
+        return msgspec.json.decode(outcome, type=RemovedRun)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return Left()
+        return RemovedRun()
 
 
 class Log(Protocol):
@@ -139,7 +139,7 @@ class Log(Protocol):
         """Return the run's last message, from the leader; None for a run without messages."""
         ...
 
-    async def left(self, tenant: TenantId, run: RunId) -> Left | None:
+    async def removed_run(self, tenant: TenantId, run: RunId) -> RemovedRun | None:
         """Describe an ended run whose log, or its beginning, was removed from RUNS; None for every other run."""
         ...
 

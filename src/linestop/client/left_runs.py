@@ -10,7 +10,7 @@ from typing import Final
 import anyio.to_thread
 import msgspec
 
-from linestop.archive.requests import Wanted
+from linestop.archive.requests import RunQuery
 from linestop.bus.interfaces import Log, StoredMessage
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.schemas.verify.export_bundle import read_bundle
@@ -31,7 +31,7 @@ class LeftRuns:
         found = await log.load(tenant, run, after_seq=after_seq, leader=leader)
         if after_seq or (found and found[0].subject.endswith(".1")):
             return found
-        lines = await self._ask(Wanted(tenant=tenant, run=run))
+        lines = await self._ask(RunQuery(tenant=tenant, run=run))
         kept = {message.seq for message in found}
         old = [
             StoredMessage(subject=subject, payload=payload, seq=seq)
@@ -44,11 +44,11 @@ class LeftRuns:
         """The runs that began last of those that began before a sequence, the last one first."""
         if limit <= 0:
             return []
-        lines = await self._ask(Wanted(before_seq=before_seq, limit=limit))
+        lines = await self._ask(RunQuery(before_seq=before_seq, limit=limit))
         pairs = [msgspec.json.decode(line, type=tuple[str, str]) for line in lines]
         return [(TenantId(tenant), RunId(run)) for tenant, run in pairs]
 
-    async def _ask(self, wanted: Wanted) -> Sequence[bytes]:
+    async def _ask(self, wanted: RunQuery) -> Sequence[bytes]:
         path = self._path
         if path is None or not path.is_file():
             return []

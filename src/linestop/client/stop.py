@@ -55,7 +55,7 @@ class DirectStop:
         state = Run(tenant, run)
         # Nothing read here is proof: a replica's old answer only costs a refusal that names the real head.
         await catch_up(self._log, state)
-        if state.n == 0 and (left := await self._log.left(tenant, run)) is not None:
+        if state.n == 0 and (left := await self._log.removed_run(tenant, run)) is not None:
             raise Refused(
                 f"Run '{run}' is over ({left.status or 'sealed'}); there is nothing to stop. Its log has left RUNS."
             )

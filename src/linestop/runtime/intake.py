@@ -25,7 +25,7 @@ from linestop.actors.task_opening import (
     stopped_before_start_message,
 )
 from linestop.bus.idempotency_keys import IdempotencyKeys, KeyOwner
-from linestop.bus.interfaces import Delivery, Left, Publisher
+from linestop.bus.interfaces import Delivery, Publisher, RemovedRun
 from linestop.bus.operator_stop import catch_up
 from linestop.errors import InputError, LinestopError, TooLarge
 from linestop.runtime.fetch_facts import FactSource
@@ -133,7 +133,7 @@ class TaskIntake:
         owner = await self._keys.owner(tenant, key) if key else None
         run = preferred_run(task, owner)
         state = await self._load_run(tenant, run)
-        left = await self._binding.log.left(tenant, run) if state.n == 0 and run != task.new_run else None
+        left = await self._binding.log.removed_run(tenant, run) if state.n == 0 and run != task.new_run else None
         beforehand = left.stopped_beforehand if left is not None else state.stopped_beforehand
         if key and beforehand and (refusal := await self._refuse_stopped(task, left or state, run, no_space)):
             return refusal
@@ -197,7 +197,9 @@ class TaskIntake:
             await self._shell.advance(task.tenant, refusal, task.cue, incoming)
         return Reply(status="refused", run=refusal, sentence=key_taken_message(run))
 
-    async def _refuse_stopped(self, task: ArrivedTask, stopped: Run | Left, run: RunId, no_space: str) -> Reply | None:
+    async def _refuse_stopped(
+        self, task: ArrivedTask, stopped: Run | RemovedRun, run: RunId, no_space: str
+    ) -> Reply | None:
         """Refuse, once, a task whose run was stopped before it came: sent again, its key stands for another run.
 
         The refusal is a run of its own, whose log shows that it was made; None if another message got it before.
@@ -205,7 +207,7 @@ class TaskIntake:
         incoming, refusal = task.incoming, run_of_refusal(run, task.incoming)
         sentence = stopped_before_start_message(why_stopped(stopped), incoming)
         before = await self._load_run(task.tenant, refusal)
-        if not before.n and await self._binding.log.left(task.tenant, refusal) is not None:
+        if not before.n and await self._binding.log.removed_run(task.tenant, refusal) is not None:
             return None
         if before.n and (before.refused is None or before.refused.cue.id != task.cue.id):
             return None
@@ -257,7 +259,7 @@ class ControlIntake:
             trusted=subject.verb == "reply" or bool(signer),
         )
         try:
-            if (left := await self._shell.bindings[0].log.left(subject.tenant, subject.run)) is not None:
+            if (left := await self._shell.bindings[0].log.removed_run(subject.tenant, subject.run)) is not None:
                 reply: Reply | None = removed_run_reply(subject.run, left, status="refused")
             elif await self._may_create_run(subject):
                 log = self._shell.bindings[0].log

@@ -11,7 +11,7 @@ from linestop.actors.task_opening import stopped_before_start_message, task_sha2
 from linestop.bus.cloud_events import unwrap
 from linestop.bus.event_envelope import uuid7
 from linestop.bus.idempotency_keys import KeyOwner, run_id_rejection_reason, run_of_key
-from linestop.bus.interfaces import Delivery, Left
+from linestop.bus.interfaces import Delivery, RemovedRun
 from linestop.errors import InputError
 from linestop.schemas.events import Cue
 from linestop.schemas.messages import Reply, Task, read_message, readable
@@ -61,7 +61,7 @@ def preferred_run(task: ArrivedTask, owner: KeyOwner | None) -> RunId:
     return run_of_key(task.tenant, message.key) if message is not None and message.key else task.new_run
 
 
-def removed_run_reply(run: RunId, left: Left, *, status: str) -> Reply:
+def removed_run_reply(run: RunId, left: RemovedRun, *, status: str) -> Reply:
     """Return the reply about a run that is over and whose log was removed."""
     sentence = f"Run '{run}' is over ({left.status or 'sealed'}) and is not done again"
     return Reply(status=status, run=run, sentence=f"{sentence}: its log has left RUNS, and the archive has it.")
@@ -83,9 +83,9 @@ def task_reply(run: Run, incoming: IncomingTask) -> Reply | None:
     return Reply(status="refused", run=run.run, sentence=stopped_before_start_message(why_stopped(run), incoming))
 
 
-def why_stopped(run: Run | Left) -> str:
+def why_stopped(run: Run | RemovedRun) -> str:
     """Return why a run was stopped: by its log, or by its outcome if the log was removed."""
-    if isinstance(run, Left):
+    if isinstance(run, RemovedRun):
         return run.why
     return run.stopped.why if run.stopped is not None else ""
 

@@ -15,7 +15,7 @@ import asyncio
 from typing import Final
 
 from linestop.bus import stream_names
-from linestop.bus.interfaces import Append, Fill, HeadMoved, Left, OnSent, StoredMessage, left_of
+from linestop.bus.interfaces import Append, Fill, HeadMoved, OnSent, RemovedRun, StoredMessage, read_removed_run
 from linestop.bus.jetstream.reads import PAGES_MAX, Reader, StreamInfo, StreamMessage
 from linestop.bus.jetstream.replies import PubAck, head_in_refusal, meaning
 from linestop.bus.jetstream.retry import publish
@@ -93,7 +93,7 @@ class JetStreamLog:
         message = await self._reader.last(self._filter(tenant, run))
         return _stored_message(message) if message else None
 
-    async def left(self, tenant: TenantId, run: RunId) -> Left | None:
+    async def removed_run(self, tenant: TenantId, run: RunId) -> RemovedRun | None:
         """What is known of a run whose log, or its beginning, has left: its outcome stays longer; see ``ports.Log``."""
         first = await self._reader.next(self._filter(tenant, run), seq=1)
         if first is not None and first.subject.endswith(".1"):
@@ -103,7 +103,7 @@ class JetStreamLog:
         except PermissionDenied:
             # The broker was set up for an older linestop, so nothing has left it early.
             return None
-        return left_of(found.payload) if found is not None else None
+        return read_removed_run(found.payload) if found is not None else None
 
     async def page(self, *, after_seq: int) -> list[StoredMessage]:
         """The next messages of all runs; see ``ports.Log``."""

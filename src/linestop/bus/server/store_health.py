@@ -90,7 +90,7 @@ class StoreWatch:
         self._restart = restart
         self._pause_s = RESTART_PAUSE_MIN_S
         self._restarted_at = -RESET_PAUSE_AFTER_S
-        self._free_then = 0
+        self._free_at_restart = 0
         self._disk_full_reported = False
 
     async def run(self) -> None:
@@ -100,22 +100,22 @@ class StoreWatch:
                 async with await connect(self._user, name="linestop supervisor") as connection:
                     while True:
                         await asyncio.sleep(CHECK_EVERY_S)
-                        await self.look(connection)
+                        await self.check(connection)
             except (LinestopError, msgspec.DecodeError) as error:
                 # The server is away or busy; who starts it again is another's task.
                 LOG.debug("store_not_looked_at", why=str(error))
             await asyncio.sleep(CHECK_EVERY_S)
 
-    async def look(self, connection: Connection) -> None:
+    async def check(self, connection: Connection) -> None:
         """Say that the disk is full, once; or start the server again where a stream is stuck and there is room."""
         full = is_full(self._directory)
         if full and not self._disk_full_reported:
             self._report(disk_full_message(self._directory))
         self._disk_full_reported = full
-        if full or free_bytes(self._directory) >= self._free_then + DISK_FULL_BYTES:
+        if full or free_bytes(self._directory) >= self._free_at_restart + DISK_FULL_BYTES:
             self._pause_s = RESTART_PAUSE_MIN_S
         if full:
-            self._free_then = 0
+            self._free_at_restart = 0
             return
         stuck = read_stuck_stream((await connection.request(HEALTH)).data)
         since_s = time.monotonic() - self._restarted_at
@@ -129,4 +129,4 @@ class StoreWatch:
             "started again; there is space, so that is done now."
         )
         await self._restart()
-        self._restarted_at, self._free_then = time.monotonic(), free_bytes(self._directory)
+        self._restarted_at, self._free_at_restart = time.monotonic(), free_bytes(self._directory)

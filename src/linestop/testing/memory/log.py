@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from linestop.bus.interfaces import Append, Fill, HeadMoved, Left, OnSent, StoredMessage, left_of
+from linestop.bus.interfaces import Append, Fill, HeadMoved, OnSent, RemovedRun, StoredMessage, read_removed_run
 from linestop.bus.jetstream.reads import PAGE_MESSAGES
 from linestop.bus.jetstream.wire import header_block
 from linestop.errors import PermissionDenied, TooLarge
@@ -70,13 +70,13 @@ class MemoryLog:
             found = self._stream.last(self._filter(tenant, run))
             return _messages([found])[0] if found else None
 
-    async def left(self, tenant: TenantId, run: RunId) -> Left | None:
+    async def removed_run(self, tenant: TenantId, run: RunId) -> RemovedRun | None:
         """What is known of a run whose log, or its beginning, was removed from the stream; no fault strikes here."""
         first = next(iter(self._stream.matching(self._filter(tenant, run))), None)
         if first is not None and first.subject.endswith(".1"):
             return None
         found = self._outcomes.last(subjects.run_outcome_filter(tenant, run))
-        return left_of(found.payload) if found is not None else None
+        return read_removed_run(found.payload) if found is not None else None
 
     async def page(self, *, after_seq: int) -> list[StoredMessage]:
         """The next messages of all runs."""
