@@ -86,7 +86,7 @@ def test_a_hold_over_the_cost_limit_is_ignored_by_the_fold() -> None:
 def test_the_same_hold_twice_counts_once() -> None:
     """A hold's id is made from run and ordinal."""
     story = Story().open_run().when("budget").append_decided()
-    assert "there already" in story.append("budget", story.last(Held)).ignored
+    assert "exists already" in story.append("budget", story.last(Held)).ignored
 
 
 def test_nothing_is_held_without_a_reply_of_the_accounts() -> None:

@@ -86,7 +86,7 @@ def test_an_effect_is_not_made_a_question_that_an_answer_settles() -> None:
     """Or the model would hear of a payment that nobody made."""
     story = at_gate(call("pay"))
     question = Question(call="pay", text="paid?", expires_at=story.now + timedelta(hours=1))
-    assert "is no question" in story.append("approver", Asked(question=question)).ignored
+    assert "is not a question" in story.append("approver", Asked(question=question)).ignored
 
 
 def test_only_deciders_decide() -> None:

@@ -405,7 +405,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "another contract",
         tool("pay", contract_digest="0" * 64),
         "opened",
-        "contract that agent 'a' has not",
+        "contract that agent 'a' does not have",
     ),
     ("approved", "a tool it lacks", tool("look", name="wreck"), "opened", "tool 'wreck' with a contract"),
     ("approved", "another agent's name", opened("agent", name="b"), "opened", "digest is that of 'a'"),
@@ -486,7 +486,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "a model asked in the reserve",
         _limited(("planner", "started", 2), events_max=59),
         "limit",
-        "new work in event 10; from 10 on a run of 59 only ends",
+        "new work in event 10; from 10 on a run of 59 events accepts none",
     ),
     ("out of turns", "one turn more", _one_turn_more, "budget", "begins turn 6 of at most 5"),
     ("approved", "a call without end", field("planner", "started", done_by=FAR), "once", "open for longer"),
@@ -553,8 +553,8 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "result",
         "stored full result that it names is not its result",
     ),
-    ("approved", "too long a result", _too_long_a_result, "result", "at most 16384 go to the model"),
-    ("waited", "a wait cut short", _wait_cut_short, "result", "before its moment"),
+    ("approved", "too long a result", _too_long_a_result, "result", "the model receives at most 16384"),
+    ("waited", "a wait cut short", _wait_cut_short, "result", "before its time"),
     ("waited", "a wait that says more", _wait_with_extra_fields, "result", "with more than the time"),
     # Budget.
     (
@@ -667,5 +667,5 @@ def test_without_the_agents_version_a_run_is_compared_with_itself_only(log_of: L
     assert check(forger.messages()).sentence == "broken at 1"
     digest = hashlib.sha256(b"{}").hexdigest()
     opened("agent", digest=digest)(forger)
-    assert "is no agent" in check(forger.messages(), texts={digest: b"{}"}).problems[0].sentence
+    assert "is not an agent" in check(forger.messages(), texts={digest: b"{}"}).problems[0].sentence
     assert msgspec.json.decode(AGENT.stored_bytes())["name"] == "a"

@@ -1,12 +1,12 @@
-"""Every event of a run, one frozen struct each, grouped by the role that says it.
+"""Every event of a run, one frozen struct each, grouped by the role that appends it.
 
-The subject (``runs.<tenant>.<run>.<role>.<event>.<n>``) carries tenant, run, role, event name and number;
-the payload never repeats them, so nothing in a payload can claim another speaker. The pair (role, event) is
-the contract, the class name is not: ``EVENTS`` maps one to the other.
+The subject (``runs.<tenant>.<run>.<role>.<event>.<n>``) carries tenant, run, role, event name and number; the payload
+never repeats them, so a payload cannot claim another role. The pair (role, event) is the contract, the class name is
+not: ``EVENTS`` maps one to the other.
 
 Money is in integer micro-dollars (``_micros``), durations in seconds, digests SHA-256 hex. Unknown fields
-are ignored on reading; a field whose meaning changes gets a new event name instead. ``Text`` may be a
-reference to a blob; nothing that a decision reads may be.
+are ignored on reading; a field whose meaning changes gets a new event name instead. ``Text`` may be a reference to a
+blob; a field that a decision reads may not.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ EVENTS: dict[tuple[str, str], type[AnyEvent]] = {
     ("recorder", "sealed"): Sealed,
     ("recorder", "amended"): Amended,
 }
-"""(role, event name) → struct. ``stopped`` is everybody's, so it is not listed for each role."""
+"""(role, event name) → struct. Every role may append ``stopped``, so it is not listed for each role."""
 
 EVENT_NAMES: dict[type[AnyEvent], str] = {struct: name for (_, name), struct in EVENTS.items()} | {Stopped: "stopped"}
 _KNOWN_NAMES = frozenset(EVENT_NAMES.values())
@@ -150,7 +150,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """The two fields on which chain validity rests, read without looking at the rest of the payload."""
+    """The two fields on which chain validity rests, read without the rest of the payload."""
 
     id: str
     prev: str
@@ -160,17 +160,17 @@ _ENVELOPE = msgspec.json.Decoder(Envelope)
 
 
 def is_known(role: RoleName, event: str) -> bool:
-    """Whether this build knows what (role, event) means."""
+    """Whether this build knows the event (role, event)."""
     return event == "stopped" or (role, event) in EVENTS
 
 
 def belongs_to_another_role(role: RoleName, event: str) -> bool:
-    """Whether an event of that name is known, but as another role's to say: a lie, not a later version's word."""
+    """Whether the event is known but belongs to another role: a forgery, not an event of a later version."""
     return not is_known(role, event) and event in _KNOWN_NAMES
 
 
 def encode(event: AnyEvent) -> bytes:
-    """The payload as it is stored and hashed."""
+    """Return the payload as it is stored and hashed."""
     return _ENCODER.encode(event)
 
 
@@ -179,7 +179,7 @@ def decode(role: RoleName, event: str, payload: bytes) -> AnyEvent:
 
     Raises:
         msgspec.DecodeError: not JSON, or fields of the wrong type (``msgspec.ValidationError``).
-        RecursionError: nested beyond what the parser bears.
+        RecursionError: nested more deeply than the parser can read.
         KeyError: a tag this build does not know.
     """
     decoder = _STOPPED if event == "stopped" else _DECODERS[role, event]

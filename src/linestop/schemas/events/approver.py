@@ -1,4 +1,4 @@
-"""What the approver says: gates, and the words of people."""
+"""Events of the approver: clearings, questions, and the decisions of people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from linestop.schemas.tool_contracts import Tier
 
 
 class ClearedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A call that needs nobody. ``rule`` names why."""
+    """A call that needs no person. ``rule`` gives the reason."""
 
     call: str
     rule: str
@@ -27,9 +27,9 @@ class Cleared(Event, frozen=True, kw_only=True):
 
 
 class AskedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a person is asked to agree to: exactly this tool, contract and arguments, until ``expires_at``.
+    """A call that a person must approve: exactly this tool, contract and arguments, until ``expires_at``.
 
-    ``wider`` says in one sentence what the contract allows in addition to the one that was agreed to before.
+    ``wider`` states in one sentence what the contract allows in addition to the one that was agreed to before.
     """
 
     call: str
@@ -58,7 +58,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SpendQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """May the run go on spending?"""
+    """The question whether the run may spend more."""
 
     so_far_micros: int
     limit_micros: int
@@ -89,7 +89,7 @@ class Granted(Event, frozen=True, kw_only=True):
 
 
 class Denied(Event, frozen=True, kw_only=True):
-    """A person said no, or nobody answered in time (``by`` is ``timer``)."""
+    """A person denied, or the question expired (``by`` is ``timer``)."""
 
     call: str
     by: str
@@ -106,11 +106,11 @@ class Denied(Event, frozen=True, kw_only=True):
 class Edited(Event, frozen=True, kw_only=True):
     """A person changed the arguments; the call is judged again with ``args`` (canonical JSON).
 
-    ``approves``: it is also the person's approval of what they wrote. None in logs of versions that asked again
-    after every edit and did not tell the model of it.
+    ``approves``: the edit also approves the new arguments. None in logs of versions that asked again after every edit
+    and did not show the edit to the model.
 
-    ``shown_sha256``, ``contract_digest``, ``nonce`` and ``expires_at`` are the person's own, as they signed them
-    (here and in ``Answered`` and ``Resolved``): without them nobody could check the signature from the log.
+    ``shown_sha256``, ``contract_digest``, ``nonce`` and ``expires_at`` are the values that the person signed (here and
+    in ``Answered`` and ``Resolved``): without them the signature could not be checked from the log.
     """
 
     call: str
@@ -130,9 +130,9 @@ class Edited(Event, frozen=True, kw_only=True):
 class Answered(Event, frozen=True, kw_only=True):
     """A person answered the question of ``call``; ``answer`` is any JSON value as text.
 
-    ``event`` is its name if it reports one (`wait.for_event`). Without a ``call`` the report is kept until a call waits
-    for it; that one is answered from it, and ``reported_n`` is its number. ``untrusted``: it came with a client's
-    credential and no person's signature, so its values are nobody's word.
+    ``event`` is the name of the event that it reports, if any (`wait.for_event`). Without a ``call`` the report is
+    stored until a call waits for it; the answer to that call names the report in ``reported_n``. ``untrusted``: it came
+    with a client's credential and without a person's signature, so no person vouches for its values.
     """
 
     call: str
@@ -150,7 +150,7 @@ class Answered(Event, frozen=True, kw_only=True):
 
 
 class Resolved(Event, frozen=True, kw_only=True):
-    """A person said what became of a call whose fate was unknown."""
+    """A person decided about a call whose outcome was unknown."""
 
     call: str
     action: Literal["retry", "done", "stop"]
@@ -166,7 +166,7 @@ class Resolved(Event, frozen=True, kw_only=True):
 
 
 class Paused(Event, frozen=True, kw_only=True):
-    """Nothing may start until ``resumed``; deadlines go on."""
+    """Nothing may start until ``resumed``; deadlines continue."""
 
     by: str
     why: str = ""

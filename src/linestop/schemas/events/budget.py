@@ -1,4 +1,4 @@
-"""What the budget says."""
+"""Events of the budget."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from linestop.schemas.model_messages import Usage
 
 
 class AccountLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an account had given out before this hold, and its limit, in micro-dollars of ``period``."""
+    """An account's use before this hold, and its limit, in micro-dollars of ``period``."""
 
     account: str
     period: str
     before_micros: int
     limit_micros: int
     spent_micros: int = 0
-    """What of ``before_micros`` is spent for good; the rest was held for runs at work."""
+    """The part of ``before_micros`` that is spent for good; the rest was held for active runs."""
 
 
 class Held(Event, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Held(Event, frozen=True, kw_only=True):
 
 
 class SettledHold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of one hold: ``spent`` stays charged, ``released`` went back to the accounts."""
+    """The settlement of one hold: ``spent`` stays charged, ``released`` went back to the accounts."""
 
     hold: str
     spent_micros: int
@@ -40,7 +40,7 @@ class SettledHold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class CostLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one event cost. ``source`` is ``reserved`` where the real usage is not known."""
+    """The cost of one event. ``source`` is ``reserved`` if the real usage is unknown."""
 
     n: int
     cost_micros: int
@@ -56,10 +56,10 @@ class Settled(Event, frozen=True, kw_only=True):
 
 
 class Queued(Event, frozen=True, kw_only=True):
-    """The run waits for money: its next start needs ``need_micros`` more than its accounts have to give now.
+    """The run waits for money: its next start needs ``need_micros`` more than its accounts can give now.
 
-    ``holds`` says what the run has spent; the rest goes back to the accounts, so that no two runs wait for each
-    other's money. ``account`` refused it; without one, the accounts could not be changed and ``why`` says why.
+    ``holds`` states what the run has spent; the rest goes back to the accounts, so that no two runs wait for each
+    other's money. ``account`` refused the hold; without one, the accounts could not be changed and ``why`` says why.
     """
 
     need_micros: int

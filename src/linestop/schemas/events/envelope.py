@@ -1,4 +1,4 @@
-"""What every event carries: the envelope, texts that may be blobs, and moments."""
+"""The parts shared by all events: the envelope, texts that may be blobs, and moments."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
-"""A moment with its zone: one without cannot be compared with others, so it is not read at all."""
+"""A moment with its zone: a moment without one cannot be compared with others, so it is not accepted."""
 
 
 class BlobRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A text or value stored once under its digest, because it is over ``INLINE_BYTES_MAX``."""
+    """A text or value that is stored once under its digest, because it is over ``INLINE_BYTES_MAX``."""
 
     sha256: str
     bytes: int
@@ -25,9 +25,9 @@ Text = str | BlobRef
 
 
 class Cue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What made a role look at the run: an event's number, or the id of a task, control message or timer.
+    """The cause of a pass over the run: an event's number, or the id of a task, control message or timer.
 
-    All events that are said in one look carry the cue that began it.
+    All events that are appended in one pass carry the cue that began it.
     """
 
     kind: Literal["event", "task", "control", "timer", "sweep"]
@@ -36,7 +36,7 @@ class Cue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The envelope of all events. The shell fills it in when it appends; decisions leave it alone.
+    """The envelope of all events. The shell fills it in when it appends; decisions leave it empty.
 
     ``prev`` is the SHA-256 of (subject, NUL, payload) of the event before; ``at`` is never before that
     event's; ``build`` is package version and configuration digest; ``trace`` a W3C traceparent.

@@ -1,4 +1,4 @@
-"""What the executor says."""
+"""Events of the executor."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StartedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class EffectStarted(Event, frozen=True, kw_only=True):
     """Effects begin. ``purpose`` ``probe`` only asks whether an earlier attempt took effect.
 
-    ``dead_workers`` were known to be dead, so that what they had left open counted as past its end.
+    ``dead_workers`` were known to be dead, so that their open starts counted as past their end.
     """
 
     calls: tuple[StartedCall, ...]
@@ -44,16 +44,16 @@ class EffectStarted(Event, frozen=True, kw_only=True):
 
 
 class WidenedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A call that has not begun, and the tool's contract as it is here now: it allows more than was agreed to."""
+    """A call that has not begun, and the tool's present contract, which allows more than was agreed to."""
 
     call: str
     grant: ToolGrant
 
 
 class Widened(Event, frozen=True, kw_only=True):
-    """The tools of these calls may do more than was agreed to: a person is asked under the contract as it is now.
+    """The tools of these calls may do more than was agreed to: a person is asked under the present contract.
 
-    What was cleared, asked or granted before for these calls counts no more.
+    Earlier clearings, questions and grants for these calls no longer count.
     """
 
     calls: tuple[WidenedCall, ...]
@@ -61,15 +61,15 @@ class Widened(Event, frozen=True, kw_only=True):
 
 
 class Finished(Event, frozen=True, kw_only=True):
-    """What became of one attempt. ``result`` is JSON text, capped at ``limits.result_bytes_max``.
+    """The outcome of one attempt. ``result`` is JSON text, capped at ``limits.result_bytes_max``.
 
-    ``result_bytes`` is the size before the cap; ``result_ref`` where the whole of a result that was cut is
-    kept, or none if it could not be stored. ``late``: it came after somebody had already spoken for this attempt.
-    ``findings``: what is wrong with the result of a call that took effect, a sentence each; the model is told.
+    ``result_bytes`` is the size before the cap; ``result_ref`` names the stored full result if it was cut, None if it
+    could not be stored. ``late``: it came after another process had already ended this attempt.
+    ``findings``: the defects of the result of a call that took effect, a sentence each; the model receives them.
     ``begun`` is false with the outcome ``never_started`` if the worker was too busy to begin by ``start_by``: such an
-    attempt costs no try; one in a log from before this was told counts as begun.
-    ``ended``: of an ``unknown`` one, that the tool's function itself came to its end: a probe need not wait for it.
-    ``dead_workers``: see ``EffectStarted``; for an attempt that somebody else speaks for.
+    attempt costs no try; without the field, in older logs, an attempt counts as begun.
+    ``ended``: the tool's function itself has ended although the outcome is ``unknown``: a probe need not wait for it.
+    ``dead_workers``: see ``EffectStarted``; used if another process ends the attempt.
     """
 
     call: str

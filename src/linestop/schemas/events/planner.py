@@ -1,4 +1,4 @@
-"""What the planner says."""
+"""Events of the planner."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from linestop.schemas.model_messages import FailureClass, Usage
 
 
 class ModelStarted(Event, frozen=True, kw_only=True):
-    """A model call begins: its reservation and its deadlines. ``attempt`` counts within the turn.
+    """A model request begins: its reservation and its deadlines. ``attempt`` counts within the turn.
 
-    ``base_url`` is the server that is asked, empty for the provider's own. ``prompt_sha256`` covers the prompt,
-    ``params`` and the answer's schema. The prompt leaves out the results of calls that were answered up to event
-    ``dropped_to``. ``close`` is the run's last turn: without tools, it sums up what is there; ``limit`` is what the
-    run has reached. ``charges_tokens``: without reported usage the answer counts at its reservation in tokens too.
-    ``dead_workers`` were known to be dead, so that what they had left open counted as past its end.
+    ``base_url`` is the server of the request, empty for the provider's own. ``prompt_sha256`` covers the prompt,
+    ``params`` and the answer's schema. The prompt leaves out the results of calls that ended up to event
+    ``dropped_to``. ``close`` is the run's last turn: without tools, it sums up the results; ``limit`` is the limit that
+    the run has reached. ``charges_tokens``: without reported usage the answer counts at its reserved tokens too.
+    ``dead_workers`` were known to be dead, so that their open starts counted as past their end.
     """
 
     turn: int
@@ -42,7 +42,7 @@ class ModelStarted(Event, frozen=True, kw_only=True):
 
 
 class ProposedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A call the model wants, with its arguments exactly as it wrote them."""
+    """A call that the model proposes, with its arguments exactly as the model wrote them."""
 
     call: str
     tool: str
@@ -52,7 +52,7 @@ class ProposedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class Proposed(Event, frozen=True, kw_only=True):
     """A complete answer of the model: calls to make, or (``final``) the answer.
 
-    ``reason`` is what the model said beside its calls, on one line and shortened, for who is asked about them.
+    ``reason`` is the model's text beside its calls, on one line and shortened, for the person who is asked about them.
     """
 
     turn: int
@@ -77,8 +77,8 @@ class Proposed(Event, frozen=True, kw_only=True):
 class ModelFailedEvent(Event, frozen=True, kw_only=True):
     """An attempt without a usable answer. ``charged_micros`` is what the run pays for it.
 
-    ``begun`` is false if nothing was asked: its worker was too busy to begin by ``start_by``. Such an attempt costs no
-    try; one in a log from before this was told counts as begun.
+    ``begun`` is false if no request was sent: the worker was too busy to begin by ``start_by``. Such an attempt costs
+    no try; without the field, in older logs, an attempt counts as begun.
     """
 
     turn: int

@@ -1,4 +1,4 @@
-"""What the recorder says."""
+"""Events of the recorder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SealStatus = Literal["completed", "failed", "refused", "stopped", "over_budget",
 
 
 class Fate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of one call: ``done``, ``failed``, ``unknown``, ``never_started``, ``not_started``."""
+    """The outcome of one call: ``done``, ``failed``, ``unknown``, ``never_started``, ``not_started``."""
 
     call: str
     tool: str
@@ -22,7 +22,7 @@ class Fate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the run took."""
+    """The totals of the run."""
 
     turns: int = 0
     calls: int = 0
@@ -33,21 +33,21 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Sealed(Event, frozen=True, kw_only=True):
-    """The run is complete and its receipt final; only late facts and ``amended`` may follow."""
+    """The run is over and its receipt final; only late results and ``amended`` may follow."""
 
     status: SealStatus
     cause: str = ""
     why: str = ""
     answer: Text | None = None
     partial: str = ""
-    """What there is of a run that did not complete: what ``partial_is`` says."""
+    """The partial answer of a run that did not complete; ``partial_is`` is its kind."""
 
     partial_is: Literal["", "summary", "results", "words"] = ""
-    """``summary``: the closing turn's. ``results``: they are listed by name. ``words``: the model's last ones."""
+    """``summary``: that of the closing turn. ``results``: a list of names. ``words``: the model's last text."""
 
     receipt: tuple[Fate, ...] = ()
     receipt_omits: int = 0
-    """Calls that the receipt has no room for; the log has them all."""
+    """The number of calls that the receipt has no room for; the log has them all."""
 
     totals: Totals = Totals()
     head_sha256: str = ""
@@ -55,7 +55,7 @@ class Sealed(Event, frozen=True, kw_only=True):
 
 
 class Amended(Event, frozen=True, kw_only=True):
-    """Facts came after the seal; this is the receipt with them."""
+    """Results came after the seal; this is the receipt with them."""
 
     facts: tuple[int, ...]
     receipt: tuple[Fate, ...] = ()

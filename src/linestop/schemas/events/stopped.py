@@ -1,4 +1,4 @@
-"""What everybody may say: a stop, with its receipt."""
+"""The event that every role may append: a stop, with its receipt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class OpenStart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LimitHit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which limit, how much of it, and its maximum. Of an account also its period, and what of it is spent."""
+    """A limit, the value that was reached, and its maximum. For an account also its period and the spent part."""
 
     name: str
     value: int
@@ -35,12 +35,12 @@ StopCode = Literal[
 
 
 class StopMode(StrEnum):
-    """What becomes of calls that were started before the stop. Nothing new starts in either mode.
+    """The treatment of calls that were started before the stop. Nothing new starts in either mode.
 
     ``fence`` cancels them at once: a model's answer is not waited for, a tool's process is killed with all its
-    children, a coroutine is cancelled, a thread is left behind. ``drain`` lets them end, until their ``done_by``.
+    children, a coroutine is cancelled, a thread is abandoned. ``drain`` lets them finish, until their ``done_by``.
 
-    A mode that this version does not know is read as ``fence``: a stop is not lost over how it was meant.
+    A mode that this version does not know is read as ``fence``, so that the stop still takes effect.
     """
 
     FENCE = "fence"
@@ -52,7 +52,7 @@ class StopMode(StrEnum):
 
 
 class Stopped(Event, frozen=True, kw_only=True):
-    """The run is over: nothing of it may start any more. Said by anyone; who is in the subject and ``by``."""
+    """The run is over: nothing of it may start any more. Any role may append it; subject and ``by`` name the author."""
 
     by: str
     why: str
@@ -64,5 +64,5 @@ class Stopped(Event, frozen=True, kw_only=True):
     open: tuple[OpenStart, ...] = ()
 
     def overrides(self, standing: Stopped) -> bool:
-        """Whether it changes a run that ``standing`` has stopped: what was to drain is cancelled after all."""
+        """Whether it changes a run that ``standing`` has stopped: draining calls are cancelled after all."""
         return standing.mode is StopMode.DRAIN and self.mode is StopMode.FENCE

@@ -1,4 +1,4 @@
-"""What the validator says, and what a run is opened with."""
+"""Events of the validator, and the contents of a run's opening."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from linestop.schemas.tool_contracts import TIERS, Contract, Tier, ToolKind
 class TaskFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The task as it was accepted. ``trace`` is the sender's W3C ``traceparent``: the run continues that trace.
 
-    ``material`` is without secrets, as results are. ``text_bytes`` bounds what text and material take in a prompt.
-    ``asked_at`` is when the broker stored it, by the broker's clock; None in a log from before it was kept.
+    ``material`` is redacted, as results are. ``text_bytes`` bounds the size of text and material in a prompt.
+    ``asked_at`` is when the broker stored the task, by the broker's clock; None in older logs.
     """
 
     text: Text
@@ -37,7 +37,7 @@ class TaskFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AgentRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which version of which agent runs: everything that was configured hangs on ``digest``."""
+    """The agent and its version: ``digest`` determines its whole configuration."""
 
     name: str
     version: str = ""
@@ -46,10 +46,10 @@ class AgentRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A model with everything that is configured for it, pinned when the run opens, and used for no other model.
+    """A model with its whole configuration, pinned when the run opens, and never used for another model.
 
-    ``base_url`` is the server that is asked, empty for the provider's own; ``api_key_env`` names the variable that
-    holds its key, ``tool_mode`` says how it is offered tools, ``window_tokens`` is its context window.
+    ``base_url`` is its server, empty for the provider's own; ``api_key_env`` names the variable that holds its key,
+    ``tool_mode`` says how it is offered tools, ``window_tokens`` is its context window.
     """
 
     model: str
@@ -62,12 +62,12 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     params: dict[str, Any] = {}
 
     def is_requested_by(self, start: RequestsModel) -> bool:
-        """Whether ``start`` asks this model: the same name at the same server."""
+        """Whether ``start`` requests this model: the same name at the same server."""
         return (self.model, self.base_url) == (start.model, start.base_url)
 
 
 class RequestsModel(Protocol):
-    """A start of a model call, as an event or as what was entered of it."""
+    """A start of a model request, as an event or as a record of one."""
 
     @property
     def model(self) -> str:
@@ -76,14 +76,14 @@ class RequestsModel(Protocol):
 
     @property
     def base_url(self) -> str:
-        """The server that is asked, empty for the provider's own."""
+        """The server of the model, empty for the provider's own."""
         ...
 
 
 class ToolGrant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A tool this run may use, with the part of its contract that decisions need. The rest is in the agent.
 
-    ``scopes`` is what the tool needed when the run was opened; None in a log from before they were pinned.
+    ``scopes`` are those that the tool needed when the run was opened; None in logs from before they were pinned.
     """
 
     name: str
@@ -108,13 +108,13 @@ class ToolGrant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def safe_to_repeat(self) -> bool:
-        """Whether an interrupted attempt may be made again without asking anybody."""
+        """Whether an interrupted attempt may be repeated without asking a person."""
         return self.tier == "read" or self.idempotent
 
     def widened_by(self, now: Contract | ToolGrant) -> tuple[str, ...]:
-        """In what the tool under ``now``, its contract as it is, may do more than was agreed to; empty if in nothing.
+        """Return the points in which ``now``, the present contract, allows more than was agreed to; empty if none.
 
-        A promise that was taken back counts: a run repeats a call because of it.
+        A withdrawn promise counts too: a run repeats a call because of it.
         """
         if (now.contract_digest if isinstance(now, ToolGrant) else now.digest()) == self.contract_digest:
             return ()
@@ -129,7 +129,7 @@ class ToolGrant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return tuple(differences)
 
     def applied_to(self, now: Contract) -> Contract:
-        """The contract under which a run performs the tool as it is ``now``: what was pinned, and no promise of one."""
+        """Return the contract under which a run performs the tool ``now``: the pinned one, minus withdrawn promises."""
         return msgspec.structs.replace(
             now, tier=self.tier, timeout_s=self.timeout_s, price_micros=self.price_micros,
             idempotent=self.idempotent and now.idempotent,
@@ -146,7 +146,7 @@ class Parent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ForkPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a fork left its origin."""
+    """The event at which a fork left its origin."""
 
     run: str
     n: int
@@ -154,12 +154,12 @@ class ForkPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator lets pass without a person, and what always needs one; stored in full, defaults too.
+    """The calls that pass without a person, and those that always need one; stored in full, defaults too.
 
-    ``clear``: names of irreversible tools (``mail.*`` for a family) that need nobody. ``ask``: tools that
+    ``clear``: names of irreversible tools (``mail.*`` for a family) that need no person. ``ask``: tools that
     need a person whatever their tier. ``ask_on_spend``: ask before the run spends more than
     ``limits.ask_from_micros``. ``provenance``: a value of an irreversible call that comes neither from the
-    task nor from a trusted source needs a person even where ``clear`` names the tool.
+    task nor from a trusted source needs a person even if ``clear`` names the tool.
     """
 
     clear: tuple[str, ...] = ()
@@ -171,11 +171,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Opened(Event, frozen=True, kw_only=True):
-    """A run begins, with everything it may do fixed.
+    """A run begins; all its rights are fixed here.
 
     ``base_bytes`` bounds prompt and tools in bytes, ``base_tokens`` estimates their tokens; 0 in older logs.
 
-    ``result_form`` says how results reach its model: 1 in the structured form, 0 (in older logs) as bare text.
+    ``result_form`` is the form in which results reach its model: 1 structured, 0 (in older logs) bare text.
     """
 
     task: TaskFacts
@@ -199,9 +199,9 @@ class Opened(Event, frozen=True, kw_only=True):
 
 
 class AskedFor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Whose a task was that is not run, as far as it could be read; ``asked_at`` is when the broker stored it.
+    """The sender's data of a refused task, as far as it could be read; ``asked_at`` is when the broker stored it.
 
-    What is longer than a run would take is left out, for a refusal must stay small.
+    Fields that are longer than a run allows are left out, since a refusal must stay small.
     """
 
     user: str = ""
@@ -212,9 +212,9 @@ class AskedFor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Refused(Event, frozen=True, kw_only=True):
-    """A task that is not run. ``code`` is stable, ``sentence`` says what to change.
+    """A task that is refused. ``code`` is stable, ``sentence`` says what to change.
 
-    ``asked`` is None in a log from before it was told.
+    ``asked`` is None in older logs.
     """
 
     code: str
@@ -226,10 +226,10 @@ class Refused(Event, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the value at ``path`` of the arguments was seen; ``n`` 0 for nowhere we know of.
+    """The event in which the value at ``path`` of the arguments occurred; ``n`` 0 if its origin is unknown.
 
-    ``field`` is ``trusted``, ``untrusted`` (a result), ``material`` (of the task), or empty. ``value`` is what it is
-    about, where that is a part of a content argument.
+    ``field`` is ``trusted``, ``untrusted`` (a result), ``material`` (of the task), or empty. ``value`` is the lead in
+    question if it is a part of a content argument.
     """
 
     path: str
@@ -239,7 +239,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JudgedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The verdict on one proposed call. ``errors`` go back to the model; ``recorded_n`` answers from record."""
+    """The verdict on one proposed call. ``errors`` go back to the model; ``recorded_n`` is a result that is reused."""
 
     call: str
     tool: str = ""
@@ -254,15 +254,15 @@ class JudgedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     flags: tuple[str, ...] = ()
     recorded_n: int = 0
     limit: LimitHit | None = None
-    """The limit that the call was rejected by, if it was one."""
+    """The limit for which the call was rejected, if any."""
 
     wait_until: Moment | None = None
 
 
 class Judged(Event, frozen=True, kw_only=True):
-    """Every call of proposal ``proposal_n`` judged at once.
+    """The verdicts on all calls of proposal ``proposal_n``.
 
-    ``rule`` is the version of the rule by which values were traced: a log is checked by the one that it names.
+    ``rule`` is the version of the rule by which values were traced: a log is checked by the version that it names.
     """
 
     proposal_n: int
@@ -272,7 +272,7 @@ class Judged(Event, frozen=True, kw_only=True):
 
 
 class Checked(Event, frozen=True, kw_only=True):
-    """The result in event ``finished_n`` was looked at before anything builds on it."""
+    """The result in event ``finished_n`` was checked before anything uses it."""
 
     finished_n: int
     verdict: Literal["pass", "reject"]
@@ -280,7 +280,7 @@ class Checked(Event, frozen=True, kw_only=True):
 
 
 class Accepted(Event, frozen=True, kw_only=True):
-    """The final answer stands, as given here (secrets taken out)."""
+    """The final answer is accepted, as given here (redacted)."""
 
     proposal_n: int
     answer: Text
@@ -288,7 +288,7 @@ class Accepted(Event, frozen=True, kw_only=True):
 
 
 class Returned(Event, frozen=True, kw_only=True):
-    """The final answer is not good enough; the model is told why and asked again."""
+    """The final answer is sent back; the model receives the reasons and is requested again."""
 
     proposal_n: int
     errors: tuple[str, ...]

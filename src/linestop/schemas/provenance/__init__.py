@@ -1,1 +1,1 @@
-"""Where the values of a call come from: the task, a trusted result, the developer's code, or nowhere."""
+"""The origins of a call's values: the task, a trusted result, the developer's code, or none."""

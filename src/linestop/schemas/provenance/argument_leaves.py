@@ -1,4 +1,4 @@
-"""The values of arguments that somebody chose: leaves, names of fields that no schema knows, switches."""
+"""The chosen values of arguments: leaves, field names that no schema declares, switches."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, cast
 import msgspec
 
 _DEPTH_MAX = 8
-"""References and alternatives of a schema that are followed for one field."""
+"""The most references and alternatives of a schema that are followed for one field."""
 
 _NO_SCHEMAS: list[dict[str, Any]] = []
 
 
 class Leaf(msgspec.Struct, frozen=True, kw_only=True):
-    """One value: where it stands (``$.to[0].email``), the same without numbers, and what the schema says of it."""
+    """One value: its path (``$.to[0].email``), its path without indexes, and the schema's facts about it."""
 
     path: str
     place: str
@@ -24,12 +24,12 @@ class Leaf(msgspec.Struct, frozen=True, kw_only=True):
     has_default: bool = False
 
     def within(self, places: tuple[str, ...]) -> bool:
-        """Whether it is one of these arguments (``body``, ``items[].note``) or a part of one."""
+        """Whether the leaf is one of these arguments (``body``, ``items[].note``) or a part of one."""
         return any(self.place == place or self.place.startswith((f"{place}.", f"{place}[")) for place in places)
 
 
 def leaves(args: Any, parameters: dict[str, Any] | None) -> Iterator[Leaf]:  # noqa: ANN401 - any JSON value
-    """The leaves of ``args`` in their order, without what the schema gives: defaults, constants, declared names."""
+    """Yield the leaves of ``args`` in order, except those that the schema gives: defaults, constants, known names."""
     root = parameters or {}
     stack: list[tuple[str, str, str, Any, list[dict[str, Any]]]] = [("$", "", "", args, _resolve_schemas(root, [root]))]
     while stack:
@@ -61,13 +61,13 @@ def leaves(args: Any, parameters: dict[str, Any] | None) -> Iterator[Leaf]:  # n
 
 
 def items_of(value: Any) -> list[Any]:  # noqa: ANN401 - a JSON array
-    """The items of a JSON array."""
+    """Return the items of a JSON array."""
     items: list[Any] = value
     return items
 
 
 def _resolve_schemas(root: dict[str, Any], schemas: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The schemas with their references and alternatives, each once."""
+    """Return the schemas with their references and alternatives, each once."""
     resolved: list[dict[str, Any]] = []
     waiting = list(schemas)
     for _ in range(_DEPTH_MAX):
@@ -86,7 +86,7 @@ def _resolve_schemas(root: dict[str, Any], schemas: list[dict[str, Any]]) -> lis
 
 
 def _is_fixed_by_schema(schema: dict[str, Any], value: Any) -> bool:  # noqa: ANN401 - any JSON value
-    """Whether the schema itself gives this value: as the default, or as the only one there is."""
+    """Whether the schema itself gives this value: as the default, or as the only allowed one."""
     if "default" in schema and type(schema["default"]) is type(value) and schema["default"] == value:
         return True
     only = schema.get("enum", [])

@@ -1,12 +1,11 @@
-"""The rule about where the values of a call come from: one function, for the validator and for the checker.
+"""The rule about the origins of a call's values: one function, for the validator and for the checker.
 
-A value is trusted if a trusted text says it, whole and as what it is (see ``value_tokens``): the task, a field that
-a tool's contract declares trusted, a person's answer. So is a constant of the planner function that made the call
-(see ``code_constants``). An argument that the contract calls content (a letter's body) needs an origin only for what
-could lead somebody somewhere: links, addresses, accounts and identifiers in it.
-What equals the argument's default is the developer's own.
+A value is trusted if a trusted text contains it whole and as the same kind of token (see ``tokens``): the task, a field
+that a tool's contract declares trusted, a person's answer. So is a constant of the planner function that made the call
+(see ``code_constants``). In an argument that the contract calls content (a letter's body) only leads need an origin:
+links, addresses, accounts and identifiers. A value that equals the argument's default is the developer's own.
 
-Rule detectors for prompt injection miss most attacks; where a value came from does not depend on wording.
+Rule detectors for prompt injection miss most attacks; the origin of a value does not depend on wording.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ from linestop.schemas.provenance.tokens import (
 )
 
 RULE = 3
-"""The version of this rule; ``judged`` says by which one it was made. 1 is that of the logs before there were more.
+"""The version of this rule; ``judged`` names the version that it used. 1 is that of logs without a version.
 
-By 2 a content needed an origin only for what is one token: numbers in groups, PINs, names of messengers and most hosts
-that are spelled out passed.
+By version 2 a content needed an origin only for single tokens: numbers in groups, PINs, names on messengers and most
+hosts that are spelled out passed.
 """
 
 VALUES_MAX = 200
-"""Leaves of the arguments that are looked at; more than that count as of unknown origin."""
+"""The most leaves of the arguments that are traced; further ones count as of unknown origin."""
 
 CHARS_MAX = 50_000
-"""Characters of all leaves together that are looked through."""
+"""The most characters of all leaves together that are traced."""
 
 SHOWN_CHARS_MAX = 80
 NO_CONSTANTS = CodeConstants((), ())
@@ -62,17 +61,17 @@ _MICROS_NAME = re.compile(r"(?:^|_)micros?(?:_|$)", re.IGNORECASE)
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A text and the event it came with; 0 is the task."""
+    """A text and the event that contains it; 0 is the task."""
 
     n: int
     text: str
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
-    """All texts of a run, newest first: the trusted ones, and those that only show where a value was seen.
+    """All texts of a run, newest first: the trusted ones, and those that only show where a value occurred.
 
-    ``code`` are the constants of the function that made the call, if one did.
-    ``today`` are the days that words like "tomorrow" are about.
+    ``code`` are the constants of the planner function that made the call, if one did.
+    ``today`` are the days to which words like "tomorrow" refer.
     """
 
     trusted: tuple[Source, ...]
@@ -83,9 +82,9 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TracedArguments(msgspec.Struct, frozen=True, kw_only=True):
-    """What a contract says of the arguments. ``only`` names those that are looked at; empty for all.
+    """A contract's facts about the arguments. ``only`` names those that are traced; empty for all.
 
-    ``rule`` is the version by which they are judged: a log of before is checked by its own.
+    ``rule`` is the version by which they are judged: an older log is checked by its own version.
     """
 
     parameters: dict[str, Any] | None = None
@@ -95,7 +94,7 @@ class TracedArguments(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def trace(args: Any, contract: TracedArguments, sources: Sources) -> tuple[Provenance, ...]:  # noqa: ANN401 - any JSON value
-    """Where each value comes from that is not of the task; empty if all are."""
+    """Return the origin of each value that is not from the task; empty if all are."""
     rule = _Rule(sources, version=contract.rule)
     result: list[Provenance] = []
     chars = 0
@@ -115,14 +114,14 @@ def trace(args: Any, contract: TracedArguments, sources: Sources) -> tuple[Prove
 
 
 def has_untrusted(lines: Iterable[Provenance]) -> bool:
-    """Whether any value comes from elsewhere than the task or a trusted source."""
+    """Whether any value comes neither from the task nor from a trusted source."""
     return any(line.field != "trusted" for line in lines)
 
 
 def trusted_leaves(result: str, paths: tuple[str, ...]) -> Iterator[str]:
-    """The values of a result at the paths that its contract declares trusted (``a.b``, ``contacts[].email``, ``$``).
+    """Yield a result's values at the paths that its contract declares trusted (``a.b``, ``contacts[].email``, ``$``).
 
-    A path ends at a value, or at a list of values; what an object holds is trusted only if it is named itself.
+    A path ends at a value, or at a list of values; the fields of an object are trusted only if they are named.
     """
     try:
         whole = msgspec.json.decode(result)
@@ -139,7 +138,7 @@ def trusted_leaves(result: str, paths: tuple[str, ...]) -> Iterator[str]:
 
 
 def _as_list(item: Any) -> list[Any]:  # noqa: ANN401 - any JSON value
-    """The items of a list, or the one value that there is."""
+    """Return the items of a list, or the single value."""
     return items_of(item) if isinstance(item, list) else [item]
 
 
@@ -153,11 +152,11 @@ def _children(item: Any, step: str) -> list[Any]:  # noqa: ANN401 - any JSON val
 _JOINED_BEFORE = re.compile(r"[\w.%@/:-]")
 _JOINED_AFTER = re.compile(r"[\w/%?&=#@~+-]|[.:]\w")
 OCCURRENCES_MAX: Final = 64
-"""In so many places of one text a value is looked at; what is a part of other words in all of them needs a person."""
+"""The most places of one text in which a value is compared; if it is a part of a word in all, a person decides."""
 
 
 def _contains_whole(text: str, value: str) -> bool:
-    """Whether a value stands in a text, and not as a part of a longer address, path, number or word."""
+    """Whether a text contains a value, and not as a part of a longer address, path, number or word."""
     at = -1
     for _ in range(OCCURRENCES_MAX):
         at = text.find(value, at + 1)
@@ -170,7 +169,7 @@ def _contains_whole(text: str, value: str) -> bool:
 
 
 class _TrustedText:
-    """A trusted text, taken apart once."""
+    """A trusted text, split into tokens once."""
 
     def __init__(self, source: Source) -> None:
         line = tokens(source.text)
@@ -186,11 +185,11 @@ class _TrustedText:
 
     @property
     def leads(self) -> frozenset[str]:
-        """What it leads to, for contents; most calls have none."""
+        """The leads in the text, for contents; most calls have none."""
         return known_leads(self.source)
 
     def contains(self, wanted: tuple[Token, ...]) -> bool:
-        """Whether these tokens stand in it, whole and one after the other."""
+        """Whether the text contains these tokens, whole and one after the other."""
         return _joined(wanted) in self.joined
 
 
@@ -199,7 +198,7 @@ def _joined(line: Iterable[Token]) -> str:
 
 
 class _Rule:
-    """The rule over the texts of one run."""
+    """The rule, applied to the texts of one run."""
 
     def __init__(self, sources: Sources, *, version: int) -> None:
         self._sources = sources
@@ -207,7 +206,7 @@ class _Rule:
         self._texts = [_TrustedText(source) for source in sources.trusted]
 
     def origin(self, leaf: Leaf) -> Provenance | None:
-        """Where a value comes from; None for the task."""
+        """Return the origin of a value; None for the task."""
         value = leaf.value
         if value is None or isinstance(value, bool):
             n = self._flag_origin(leaf)
@@ -220,7 +219,7 @@ class _Rule:
         return Provenance(path=leaf.path, n=n, field="trusted") if n else None
 
     def content(self, leaf: Leaf) -> Provenance | None:
-        """What in a content argument leads somewhere and has no trusted origin: the first such token."""
+        """Return the first lead of a content argument that has no trusted origin; None if there is none."""
         line = self.origin(leaf)
         if line is None or line.field == "trusted" or not isinstance(leaf.value, str):
             return None if isinstance(leaf.value, int | float | bool | None) else line
@@ -235,7 +234,7 @@ class _Rule:
         return None
 
     def is_verbatim(self, value: Any) -> bool:  # noqa: ANN401 - any JSON leaf
-        """Whether a value stands, whole, in any text of the run: then nothing was put into it on the way out."""
+        """Whether any text of the run contains the value whole, so that nothing was added to it on the way out."""
         if value is None or isinstance(value, bool):
             return True
         verbatim = normalized(value.strip() if isinstance(value, str) else msgspec.json.encode(value).decode())
@@ -243,7 +242,7 @@ class _Rule:
         return not verbatim or any(_contains_whole(text, verbatim) for text in texts)
 
     def _flag_origin(self, leaf: Leaf) -> int | None:
-        """A switch: the text names it (or, to switch it off, names it with a "no")."""
+        """Return the origin of a switch: a text that names it (with a "no" if it is switched off)."""
         if leaf.value is None:
             return None if leaf.has_default else 0
         name_parts = tuple(part for part in re.split(r"[\W_]+", leaf.name.casefold()) if part)
@@ -269,7 +268,7 @@ class _Rule:
     def _text_origin(self, value: str, leaf: Leaf) -> int | None:
         value_tokens = tokens(value.strip().rstrip(".!?") or value)
         if all(token.kind == "sign" for token in value_tokens):
-            # A full stop of the task is no folder of it.
+            # A full stop in the task is not a folder.
             return None
         for text in self._texts:
             if text.contains(value_tokens) or self._contains_equivalent(text, value, value_tokens, leaf):
@@ -285,7 +284,7 @@ class _Rule:
 
     @staticmethod
     def _contains_equivalent(text: _TrustedText, value: str, value_tokens: tuple[Token, ...], leaf: Leaf) -> bool:
-        """Whether a number, an amount of money or an account stands in the text in another way of writing it."""
+        """Whether the text contains the number, amount of money or account in another spelling."""
         if without_separators(value) in text.accounts:
             return True
         if (
@@ -314,7 +313,7 @@ class _Rule:
         return token.kind == "number" and any(possible_numbers(token.text) & amount.values for amount in text.amounts)
 
     def _untrusted_origin(self, path: str, value: Any) -> Provenance:  # noqa: ANN401 - any JSON leaf
-        """Where a value that is not trusted was seen last, for whoever is asked."""
+        """Return where an untrusted value occurred last, for the person who is asked."""
         shown = (value if isinstance(value, str) else msgspec.json.encode(value).decode()).strip().casefold()
         if shown:
             for source in self._sources.untrusted:
@@ -326,14 +325,14 @@ class _Rule:
 
 
 def _is_form_of(word: str, part: str) -> bool:
-    """Whether a word is a name's part or a form of it: notify, notifies, notified."""
+    """Whether a word is a part of a name or a form of it: notify, notifies, notified."""
     if min(len(word), len(part)) < 4:
         return word == part
     return word.startswith(part[:-1]) or part.startswith(word)
 
 
 def _in_argument_unit(amount: Amount, leaf: Leaf) -> frozenset[Decimal]:
-    """A number of a text in the unit that the argument is in: euros where it says nothing, cents where it says so."""
+    """Return a number of a text in the unit of the argument: euros by default, cents if the argument says so."""
     factor = Decimal(1)
     if amount.unit == "percent":
         return amount.values if _SHARE_NAME.search(f"{leaf.name} {leaf.description}") else frozenset()

@@ -1,9 +1,9 @@
-"""Values that a planner function has from its own code, told from those that it took out of what came from outside.
+"""Values that a planner function has from its own code, as opposed to values from outside texts.
 
-Nobody can follow a value through a function. But a value that the operator wrote down in the code, and that stands in
-nothing that the function was given from outside, was not copied from there. Both are needed: a function that compares
-with a word of its code and then passes on what a result said must not make that word trusted; and a value that was put
-together from a result (cut, joined, counted) stands in no code.
+A value cannot be followed through a function. But a value that the operator wrote in the code, and that no outside text
+given to the function contains, was not copied from such a text. Both conditions are needed: a function that compares a
+result with a word of its code and then passes the result on must not make that word trusted; and a value that was built
+from a result (cut, joined, counted) is not in the code.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class CodeConstants:
         self._texts: tuple[str, ...] | None = None
 
     def has_constant(self, value: Any) -> bool:  # noqa: ANN401 - any JSON leaf
-        """Whether a value is a constant of the code and stands nowhere outside."""
+        """Whether a value is a constant of the code and no outside text contains it."""
         if not self._constants or canonical(value).decode() not in self._constants:
             return False
         if self._texts is None:
             self._texts = tuple(text.casefold() for text in self._outside_texts if text)
         if isinstance(value, str):
-            # Conservative: a part of a word outside counts, and so does the text as JSON writes it.
+            # Conservative: a part of an outside word counts, and so does the JSON form of the text.
             spellings = {value.strip().casefold(), canonical(value).decode()[1:-1].casefold()}
             return all(each not in text for each in spellings for text in self._texts)
         pattern = re.compile(rf"(?<![\w.,]){re.escape(canonical(value).decode())}(?![\w])")

@@ -1,4 +1,4 @@
-"""Dates and times: whether the moment that an argument names is one that a text names, however both write it."""
+"""Dates and times: whether a text names the same moment as an argument, however each is written."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _DAY_MINUTES = 24 * 60
 
 
 class Day(NamedTuple):
-    """A date as far as a text gives it; 0 for what it leaves open."""
+    """A date as far as a text gives it; 0 for each part that it leaves open."""
 
     year: int
     month: int
@@ -51,7 +51,7 @@ class Day(NamedTuple):
 
 
 class MentionedTimes(NamedTuple):
-    """The days and the minutes of the day that a text names."""
+    """The days, and the minutes of the day, that a text names."""
 
     days: frozenset[Day]
     minutes: frozenset[int]
@@ -61,7 +61,7 @@ class MentionedTimes(NamedTuple):
 
 @lru_cache(maxsize=512)
 def mentioned_times(text: str) -> MentionedTimes:
-    """What a text says of dates and times."""
+    """Return the dates and times that a text names."""
     line = tokens(text)
     days = {day for token in line if token.kind == "date" for day in _days(token)}
     minutes = {
@@ -88,7 +88,7 @@ def _duration_minutes(match: re.Match[str]) -> int:
 
 
 def _days(token: Token) -> Iterable[Day]:
-    """How a date may be read: 06/07/2024 is in June to some and in July to others."""
+    """Yield the possible readings of a date: 06/07/2024 is in June to some and in July to others."""
     text = token.text
     numbers = [int(number) for number in re.findall(r"\d+", text.partition("t")[0] if text[:4].isdigit() else text)][:3]
     name = re.search(r"[a-zä]{3,9}", text.replace("of", ""))
@@ -127,10 +127,10 @@ def is_moment(value: str) -> bool:
 
 
 def is_mentioned(value: str, mentions: Iterable[MentionedTimes], today: Iterable[date]) -> bool:
-    """Whether the moment ``value`` is one that the texts name; ``today`` is what relative words are about.
+    """Whether the texts name the moment ``value``; relative words refer to ``today``.
 
-    All that the value says must be said: the day in full or as far as a text gives it, and the time, midnight
-    excepted, which is how a day alone is written as a moment.
+    Every part of the value must be named: the day in full or as far as a text gives it, and the time, except for
+    midnight, which a day alone is written with.
     """
     match = _VALUE.fullmatch(value.strip())
     if match is None or not (match["date"] or match["time"]) or (match["zone"] or "Z").strip("+-:0") not in {"", "Z"}:
@@ -159,7 +159,7 @@ def _mentions_day(mentions: MentionedTimes, day: date, today: list[date]) -> boo
             return True
     for base in today:
         if day == base:
-            # The day on which it is asked needs no mention: the clock said it.
+            # The present day needs no mention: it comes from the clock.
             return True
         if any(day == base + timedelta(days=more) for more in mentions.relative):
             return True

@@ -1,7 +1,7 @@
-"""Hosts that a text spells out: "evil dot ai", "e v i l . c o m", and the endings that a host has.
+"""Hosts that a text spells out ("evil dot ai", "e v i l . c o m"), and the endings of hosts.
 
-The endings are those of the root zone of the Internet (IANA), as the ICANN section of the Public Suffix List
-(https://publicsuffix.org/list/) has them, without those that are not written in ASCII letters.
+The endings are those of the root zone of the Internet (IANA), as listed in the ICANN section of the Public Suffix List
+(https://publicsuffix.org/list/), without those that are not in ASCII letters.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WORDS = frozenset({
     "cat", "dog", "eat", "fly", "run", "win", "fit", "fun", "box", "bid", "buy", "pay", "pet", "tax", "top",
     "sky", "ski", "joy", "hot", "ink", "bar", "mom", "dad", "fan", "are", "ist", "med", "sap", "spa", "may",
 })  # fmt: skip
-"""Endings that are also words of a language: of a host only where the clause ends with them."""
+"""Endings that are also words of a language: they make a host only at the end of a clause."""
 
 _SAID = r"(?:d[o0]t|p[uo]n[ck]t|p[uo]nto|ponto|point|kropka|tečka|nokta|\u0442\u043e\u0447\u043a\u0430)"
 _DOTTED = re.compile(
@@ -35,7 +35,7 @@ _SPACED = re.compile(
     r"(?:[^\W\d_][\s_-]{1,2}){1,17}[^\W\d_](?!\w)",
     re.IGNORECASE,
 )
-"""Letters one by one, on both sides of a dot that is not the end of a sentence."""
+"""Single letters on both sides of a dot that is not the end of a sentence."""
 _HALF_SPACED = re.compile(
     rf"(?<!\w)(?:[^\W_][\s_-]{{1,2}}){{2,30}}[^\W_][\s_-]{{0,2}}(?:\.|{_SAID})[\s_-]{{0,2}}([a-z]{{2,18}})(?!\w)",
     re.IGNORECASE,
@@ -123,7 +123,7 @@ _ENDINGS = frozenset(
 
 
 def spelled_hosts(plain: str) -> Iterator[str]:
-    """The hosts that a text spells out, as they stand in it."""
+    """Yield the hosts that a text spells out, as written in it."""
     for found in _DOTTED.finditer(plain):
         if _is_host(found):
             yield found[0]
@@ -135,7 +135,7 @@ def spelled_hosts(plain: str) -> Iterator[str]:
 
 
 def _is_host(found: re.Match[str]) -> bool:
-    """Whether the ending is one of a host, and no word of a sentence about a dot or a point."""
+    """Whether the ending is that of a host, and not a word of a sentence about a dot or a point."""
     ending = found["ending"].casefold()
     if ending not in _ENDINGS:
         return False

@@ -1,7 +1,7 @@
-"""Names on a platform that a text tells somebody to write to, to pay or to look for, in whatever order they stand.
+"""Names on a platform that a text asks its reader to write to, to pay or to look for, in any order of words.
 
-No form shows that "evilbob" is a name. What shows it is its place: behind a verb of contact and before the platform's
-name, or the other way round, or behind a word like "handle".
+The form of "evilbob" does not show that it is a name. Its place does: after a verb of contact and before the platform's
+name, or the other way round, or after a word like "handle".
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ _NO_NAMES = frozenset(
 
 
 def names_on_platforms(plain: str) -> Iterator[str]:
-    """The names that stand where only a name of a person or an account does."""
+    """Yield the words in a place where only the name of a person or an account can be."""
     for pattern in _PATTERNS:
         for found in pattern.finditer(plain):
             if found[1].casefold() not in _NO_NAMES and any(char.isalpha() for char in found[1]):

@@ -1,6 +1,6 @@
 """Numbers that a text spells out or writes in groups: telephone numbers, accounts, cards, PINs.
 
-Sums, spans of years, opening hours and seats are none of these.
+Sums, spans of years, opening hours and seats are not among them.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ _DAY = 24
 
 
 def said_numbers(plain: str) -> Iterator[str]:
-    """Digits in words: four of them anywhere, two beside a word like PIN."""
+    """Yield digits in words: four of them anywhere, two beside a word like PIN."""
     yield from (found[0] for found in _RUN.finditer(plain))
     for pattern in (_SAID_SECRET, _WORD_AND_DIGIT):
         yield from (found[1] for found in pattern.finditer(plain))
 
 
 def grouped_secrets(plain: str) -> Iterator[str]:
-    """Digits in groups beside a word like account, and the addresses of wallets in groups."""
+    """Yield digits in groups beside a word like account, and the addresses of wallets in groups."""
     for found in _GROUPED_SECRET.finditer(plain):
         if sum(map(str.isdigit, found[1])) >= 4 and not _DATES.fullmatch(found[1]):
             yield found[1]
@@ -77,12 +77,12 @@ def grouped_secrets(plain: str) -> Iterator[str]:
 
 
 def is_number_of_one(found: re.Match[str], text: str) -> bool:
-    """Whether digits with signs between them are a number to call or an account, and not a sum, a span or a list."""
+    """Whether digits with signs between them are a telephone number or an account, not a sum, a span or a list."""
     whole = found[0]
     groups = re.findall(r"\d+", whole)
     digits = sum(map(len, groups))
     if len(groups) == 1:
-        return False  # one token, which is looked at as such
+        return False  # one token, which is checked as such
     before = text[max(found.start() - 4, 0) : found.start()].rstrip(" (")
     if before.endswith("+"):
         return digits >= 6
@@ -103,7 +103,7 @@ def _is_hours(whole: str, groups: list[str]) -> bool:
 
 
 def _is_list(groups: list[str]) -> bool:
-    """Whether digits are seats, pages or steps: numbers that rise, close together, none with a zero before it."""
+    """Whether digits are seats, pages or steps: rising numbers, close together, without leading zeros."""
     numbers = [int(group) for group in groups]
     rises = all(low < high for low, high in itertools.pairwise(numbers))
     return rises and numbers[-1] - numbers[0] < 3 * len(numbers) and not any(group[0] == "0" for group in groups)

@@ -1,9 +1,9 @@
-"""What in a text could lead somebody somewhere: links, addresses, accounts, numbers to call, names to write to.
+"""Leads: the parts of a text that a reader could follow: links, addresses, accounts, telephone numbers, names.
 
-Two kinds of them: tokens that are one by their form (``leading``), and what takes more than a token or a word beside
-it (``short_leads``): a telephone number in groups, a PIN, a name of a messenger, a host that is spelled out. Prose
-seldom has any, so that few are asked about it; a lead in words that no pattern knows passes.
-A lead is compared without the signs between its parts.
+There are two kinds: tokens that are leads by their form (``leading``), and leads that take several tokens or a word
+beside them (``short_leads``): a telephone number in groups, a PIN, a name on a messenger, a host that is spelled out.
+Prose seldom has any, so people are seldom asked; a lead in words that no pattern knows passes.
+Leads are compared without the signs between their parts.
 
 Every pattern is bounded and anchored at a character that it cannot pass twice, so that any text takes linear time.
 """
@@ -25,7 +25,7 @@ _FILES = frozenset({
     "pdf", "txt", "docx", "doc", "xlsx", "xls", "csv", "png", "jpg", "jpeg", "gif", "json", "xml", "html", "pptx",
     "log", "yaml", "yml", "ini",
 })  # fmt: skip
-"""Endings of files, none of which ends a domain."""
+"""Endings of files; no domain has them."""
 
 _HOST = re.compile(r"(?:[\w-]{1,63}\.){1,8}([^\W\d_]{2,24})")
 _ENDINGS = r"(?:com|org|net|io|co|de|info|xyz|dev|app|me|ru|cn|uk|eu|site|online|shop)(?!\w)"
@@ -37,7 +37,7 @@ _SPELLED_HOST = re.compile(
 
 _SHORT_ENDINGS = r"(?:com|org|net|io|xyz|dev|ru|cn|uk|eu|biz|ch|nl|(?:de|co|info|at|fr)(?=\s*(?:[/.,;:!?)]|$)))(?!\w)"
 _SPELLED = re.compile(
-    # Said in words or with another dot: evil point com, evil -dot- com, evil d0t com.
+    # Spelled in words or with another dot: evil point com, evil -dot- com, evil d0t com.
     r"(?<!\w)(?:d[o0]t|p[uo]n[ck]t|p[uo]nto|point|kropka|\u0442\u043e\u0447\u043a\u0430)[\s\-_*<>\"'|~]{1,3}"
     rf"{_SHORT_ENDINGS}"
     rf"|\w[\s\-_*<>\"'|~]{{0,3}}[\u00b7\u2022\u2027\u30fb\u22c5\u2219\u0387\u2024]\s{{0,3}}{_SHORT_ENDINGS}"
@@ -99,14 +99,14 @@ _NAMED_LIKE = re.compile(
 )
 _NUMBERED = re.compile(r"\d{4,40}|[a-z]{2}\d{2}[a-z]{0,4}\d{8,30}")
 _SECTION = re.compile(r"(?:[1-9]\d?|0)\.\d{1,2}\.(?:[1-9]\d?|0)")
-"""A chapter or a version: three small numbers. A sum, a telephone number and an IP address have more digits."""
+"""A chapter or a version: three small numbers. Sums, telephone numbers and IP addresses have more digits."""
 _UNDERSCORED = re.compile(r"(?<![\w.@/-])[^\W_][\w.-]{0,62}_[\w.-]{0,62}[^\W_](?![\w@])")
 
 
 def leading(value: str, *, sections: bool = True) -> Iterator[Token]:
-    """The tokens of a content that could lead somebody somewhere, also where they are spelled out ("evil dot com").
+    """Yield the tokens of a content that are leads, also if they are spelled out ("evil dot com").
 
-    ``sections`` counts numbers of chapters and versions (12.10.3) as such, as the rules before 3 did.
+    ``sections``: numbers of chapters and versions (12.10.3) count as leads, as in the rule versions before 3.
     """
     if spelled := _SPELLED_HOST.search(value):
         yield Token("link", " ".join(spelled[0].casefold().split()))
@@ -123,7 +123,7 @@ def leading(value: str, *, sections: bool = True) -> Iterator[Token]:
 
 
 def _is_name_of_one(token: Token) -> bool:
-    """Whether a token is an identifier, or a host, rather than a word of a language."""
+    """Whether a token is an identifier or a host, not a word of a language."""
     text = token.text
     if token.kind == "path":
         first = text.split("/")[0]
@@ -142,7 +142,7 @@ def _is_name_of_one(token: Token) -> bool:
 
 
 def short_leads(value: str) -> Iterator[str]:
-    """What leads somewhere though no single token shows it, as it stands in the text, with digits as ASCII has them."""
+    """Yield the leads that no single token shows, as written in the text, with ASCII digits."""
     plain = folded(value)
     yield from (found[0] for found in _SPELLED.finditer(plain))
     yield from spelled_hosts(plain)
@@ -163,24 +163,24 @@ def short_leads(value: str) -> Iterator[str]:
 
 @lru_cache(maxsize=512)
 def known_leads(text: str) -> frozenset[str]:
-    """The leads and single tokens of a trusted text, as they are compared."""
+    """Return the leads and single tokens of a trusted text, in the form in which they are compared."""
     plain = folded(text)
     own = {bare(token.text) for token in tokens(plain) if token.kind not in {"sign", "link"}}
     return frozenset(own | {bare(lead) for lead in short_leads(plain)} - {""})
 
 
 def bare(lead: str) -> str:
-    """A lead without the signs between its parts."""
+    """Return a lead without the signs between its parts."""
     return re.sub(r"[\W_]", "", lead).casefold()
 
 
 def is_numbered(token: Token) -> bool:
-    """Whether a token is a number or an account, which may be written in other groups, and not a name."""
+    """Whether a token is a number or an account, which may be grouped differently, and not a name."""
     return token.kind in {"account", "number", "identifier"} and _NUMBERED.fullmatch(bare(token.text)) is not None
 
 
 def folded(text: str) -> str:
-    """``text`` with compatible characters and the digits of every script as ASCII has them."""
+    """Return ``text`` with compatible characters and the digits of every script replaced by those of ASCII."""
     text = unicodedata.normalize("NFKC", text)
     if text.isascii():
         return text
@@ -193,13 +193,13 @@ def _ascii_digit(char: str) -> str:
 
 
 def _is_secret(word: str) -> bool:
-    """Whether what stands beside a word like PIN is a value: it has digits, and is not a year."""
+    """Whether the word beside a word like PIN is a value: it has digits, and is not a year."""
     digits = sum(char.isdigit() for char in word)
     return digits >= 3 or (digits >= 1 and len(word) >= 4 and not word[0].isdigit())
 
 
 def _is_handle(word: str) -> bool:
-    """Whether a word is made up as a name, and no word of a language: evil_bob, evil.99, evil#1234."""
+    """Whether a word is an invented name, not a word of a language: evil_bob, evil.99, evil#1234."""
     inner = word.strip(".,:;#$+-")
     if not any(char.isalpha() for char in inner):
         return False

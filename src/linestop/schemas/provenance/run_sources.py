@@ -1,8 +1,8 @@
-"""Where the values of a call come from, asked of the texts of its run; and which of those are trusted.
+"""The origins of a call's values in the texts of its run, and which of these texts are trusted.
 
-Of an irreversible or destructive call every value is traced. Of any other call those that leave the system
-(``egress``) are: they must stand in some text of the run as they are, or come from a trusted one, so that nothing
-can be put together on its way out.
+Every value of an irreversible or destructive call is traced. Of any other call only the values that leave the system
+(``egress``) are: some text of the run must contain them unchanged, or they must come from a trusted one, so that no
+data can be assembled on its way out.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def provenance(
     *,
     rule: int = RULE,
 ) -> tuple[Provenance, ...]:
-    """Where each value of a call comes from that is not of the task; empty if all are, or none matters."""
+    """Return the origin of each value of a call that is not from the task; empty if all are, or if none is traced."""
     if contract.tier not in TRACED_TIERS and not contract.egress:
         return ()
     only = () if contract.tier in TRACED_TIERS else contract.egress
@@ -51,7 +51,7 @@ def provenance(
 
 
 def sources_of(run: Run, agent: AgentVersion) -> Sources:
-    """All texts of a run, newest first: task, trusted fields, people's answers, the developer's facts; and the rest."""
+    """Return a run's texts, newest first: task, trusted fields, people's answers, the developer's; then the rest."""
     task = run.opened.task if run.opened else None
     trusted = tuple(_trusted_sources(run))
     own = [*agent.pinned, " ".join(token.text for token in tokens(agent.prompt) if token.kind in _REFERENCE_KINDS)]
@@ -74,14 +74,14 @@ def sources_of(run: Run, agent: AgentVersion) -> Sources:
 
 
 def _is_by_function(run: Run) -> bool:
-    """Whether a planner function made the calls in question, and not a model that it falls back to."""
+    """Whether a planner function made the calls, and not a model that the run fell back to."""
     return run.proposal is not None and run.proposal.model.startswith(FUNCTION_MODEL_PREFIX)
 
 
 def _outside_texts(run: Run) -> Iterator[str]:
-    """All that a planner function was told and that somebody else than the operator or the task's sender may have said.
+    """Yield the texts given to a planner function that may come from others than the operator or the task's sender.
 
-    What its agent declares trusted is not told apart here: it is trusted by itself.
+    Fields that its agent declares trusted are included: they are trusted on their own.
     """
     if run.opened is not None:
         yield run.opened.task.material

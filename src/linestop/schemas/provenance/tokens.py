@@ -1,8 +1,8 @@
 """Text as typed tokens, so that values are compared whole: an address with an address, a number with a number.
 
 A part of a token is never the token: ``anna@firm.co`` is not in ``anna@firm.co.uk``, ``/srv`` not in ``/srv/data``,
-and the 13 of ``June 13`` belongs to a date. What lies between tokens (quotes, operators, invisible characters) is a
-token of its own, so nothing of a value is passed over.
+and the 13 of ``June 13`` belongs to a date. Characters between tokens (quotes, operators, invisible characters) are
+tokens too, so no part of a value is skipped.
 
 Every pattern is anchored at the first character of a token and bounded, so that any text takes linear time.
 """
@@ -52,7 +52,7 @@ _TOKEN = re.compile(
 _TRAILING = ".,;:!?)]}'\u2019"
 _POSSESSIVE = re.compile(r"['\u2019]s?$")
 _CHARS_MAX = 2_000_000
-"""No more of a text is looked at; what comes later is no origin of anything."""
+"""The most characters of a text that are read; later ones are not an origin of any value."""
 
 CURRENCIES = {
     "€": "eur", "eur": "eur", "euro": "eur", "euros": "eur", "$": "usd", "usd": "usd", "dollar": "usd",
@@ -72,14 +72,14 @@ _SPELLED_NUMBERS = {
 
 
 class Token(NamedTuple):
-    """One token: its kind, and its text as it is compared."""
+    """One token: its kind, and its text in the form in which it is compared."""
 
     kind: Kind
     text: str
 
 
 class Amount(NamedTuple):
-    """A number that a text names: how it can be read, and in which unit: ``major`` are euros, ``minor`` cents."""
+    """A number in a text: its possible values, and its unit: ``major`` are euros, ``minor`` cents."""
 
     values: frozenset[Decimal]
     unit: Unit
@@ -87,13 +87,13 @@ class Amount(NamedTuple):
 
 
 def normalized(text: str) -> str:
-    """``text`` with equal characters written alike; what only looks alike stays different."""
+    """Return ``text`` with equal characters written alike; lookalikes stay different."""
     return unicodedata.normalize("NFC", text[:_CHARS_MAX])
 
 
 @lru_cache(maxsize=512)
 def tokens(text: str) -> tuple[Token, ...]:
-    """The tokens of a text, in their order."""
+    """Return the tokens of a text, in order."""
     result: list[Token] = []
     text = normalized(text)
     at = 0
@@ -110,7 +110,7 @@ def tokens(text: str) -> tuple[Token, ...]:
 
 def _token(kind: Kind, text: str) -> Token:
     if kind == "link":
-        # Names of hosts have no case; what comes after them may have.
+        # Names of hosts have no case; the rest of a link may have.
         head, slash, rest = text.partition("://")
         host, cut, path = rest.partition("/") if slash else (head.partition("/"))
         scheme = f"{head.casefold()}://" if slash else ""
@@ -128,12 +128,12 @@ def _token(kind: Kind, text: str) -> Token:
 
 
 def without_separators(text: str) -> str:
-    """An account, card or telephone number without the blanks and dashes that it may be written with."""
+    """Return an account, card or telephone number without blanks and dashes."""
     return re.sub(r"[\s()/-]", "", text).casefold()
 
 
 def possible_numbers(text: str) -> frozenset[Decimal]:
-    """The numbers that a written number may mean: ``1.000`` is a thousand to some and one to others."""
+    """Return the values that a written number may have: ``1.000`` is a thousand to some and one to others."""
     plain = text.replace("\u2212", "-").lstrip("+")
     plain = re.sub(r"['\u2019\u00a0\u202f]", "", plain)
     if not plain.isascii():
@@ -159,7 +159,7 @@ def possible_numbers(text: str) -> frozenset[Decimal]:
 
 @lru_cache(maxsize=512)
 def amounts(text: str) -> tuple[Amount, ...]:
-    """The numbers of a text, each with the unit that stands beside it."""
+    """Return the numbers of a text, each with the unit beside it."""
     result: list[Amount] = []
     line = tokens(text)
     for at, token in enumerate(line):
