@@ -83,8 +83,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(function.__kwdefaults__, "within_s", SOON_S)
     for method in methods:
         monkeypatch.setitem(method.__kwdefaults__, "timeout_s", SOON_S)
-    monkeypatch.setattr("linestop.client.sender.WAIT_S", SOON_S)
-    monkeypatch.setattr("linestop.client.client.WAIT_S", SOON_S)
+    monkeypatch.setattr("linestop.client.sender.REPLY_WAIT_S", SOON_S)
+    monkeypatch.setattr("linestop.client.client.REPLY_WAIT_S", SOON_S)
 
 
 async def _all_of(source: AsyncIterator[Any]) -> None:

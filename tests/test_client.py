@@ -162,11 +162,11 @@ async def test_a_task_that_no_actor_opens_is_stored_and_done_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no actor alive a task is still safe: the answer says so, and it is done once they run."""
-    monkeypatch.setattr("linestop.client.client.WAIT_S", 0.2)
+    monkeypatch.setattr("linestop.client.client.REPLY_WAIT_S", 0.2)
     async with stack(tmp_path, actors=False) as idle, Client.connect(tmp_path) as client:
         submitted = await client.submit("desk", "say hello")
         assert submitted.status == "kept"
-        assert "nobody has opened it" in submitted.sentence
+        assert "no validator has opened it" in submitted.sentence
         with pytest.raises(TimedOut, match="it goes on"):
             await client.outcome(submitted.run, timeout_s=0.1)
         async with idle.actors():
@@ -175,7 +175,7 @@ async def test_a_task_that_no_actor_opens_is_stored_and_done_later(
 
 async def test_a_task_carries_cloudevents_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What other services see of a task says what it is, when it was sent and what it is about."""
-    monkeypatch.setattr("linestop.client.client.WAIT_S", 0.1)
+    monkeypatch.setattr("linestop.client.client.REPLY_WAIT_S", 0.1)
     async with stack(tmp_path, actors=False) as idle, Client.connect(tmp_path) as client:
         received_headers: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
         submitted = await client.submit("desk", "say hello", wait_opened=False)
@@ -245,7 +245,7 @@ async def test_a_watcher_whose_hints_are_lost_still_sees_everything(
     def lost(_hints: waiting.Hints, _seq: int = 0) -> None:
         """Lose the hint."""
 
-    monkeypatch.setattr(waiting.Hints, "tell", lost)
+    monkeypatch.setattr(waiting.Hints, "announce", lost)
     monkeypatch.setattr(waiting, "POLL_S", 0.02)
     submitted = await client.submit("desk", "look")
     names = [entry.name async for entry in client.events(submitted.run, follow=True)]
@@ -390,11 +390,11 @@ async def test_a_call_of_unknown_fate_is_resolved(client: Client, operator: Clie
 
 async def test_a_text_that_no_message_can_carry_is_refused_before_it_is_sent(client: Client, operator: Client) -> None:
     """Half a character cannot be written, and what is too long is named with its size."""
-    with pytest.raises(InputError, match="The task holds half a character"):
+    with pytest.raises(InputError, match="The task contains an unpaired surrogate"):
         await client.submit("desk", "caf\udce9")
-    with pytest.raises(TooLarge, match=r"The task has 30\d{4} bytes and a message at most 262144: shorten it"):
+    with pytest.raises(TooLarge, match=r"The task has 30\d{4} bytes; a message may have at most 262144: shorten it"):
         await client.submit("desk", "x" * 300_000)
-    with pytest.raises(InputError, match="The pause holds half a character"):
+    with pytest.raises(InputError, match="The pause contains an unpaired surrogate"):
         await operator.pause("any", why="\ud800")
     run, shared = (await client.submit("desk", "doubt")).run, list[object]()
     await until(client, run, lambda state: any(c.asked_about_outcome for c in state.calls.values()))
@@ -421,7 +421,7 @@ async def test_a_decision_that_changes_nothing_is_refused_with_the_reason(client
         await operator.approve(submitted.run, call)
     with pytest.raises(NotFound, match="has no call 'c9'"):
         await operator.approve(submitted.run, "c9")
-    with pytest.raises(Refused, match="is over and asks nobody anything"):
+    with pytest.raises(Refused, match="is over and asks no question"):
         await operator.approve(submitted.run)
     with pytest.raises(Refused, match="is over"):
         await client.pause(submitted.run)
@@ -502,7 +502,7 @@ async def test_a_client_stops_through_the_roles(client: Client) -> None:
 
 async def test_a_run_is_stopped_with_no_actor_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator's stop needs nobody; a client's is kept, and says so."""
-    monkeypatch.setattr(sender, "WAIT_S", 0.2)
+    monkeypatch.setattr(sender, "REPLY_WAIT_S", 0.2)
     async with (
         stack(tmp_path, actors=False) as idle,
         Client.connect(tmp_path) as client,
@@ -644,7 +644,7 @@ async def test_a_stop_whose_reply_is_lost_is_found_in_the_log(client: Client, mo
     async def lost(future: asyncio.Future[object], wait_s: float) -> None:
         await waiting.reply_within(future, wait_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(sender, "answer_within", lost)
+    monkeypatch.setattr(sender, "reply_within", lost)
     receipt = await client.stop(submitted.run, by="ann", why="enough")
     assert (receipt.by, receipt.already) == ("ann", False)
     assert receipt.n > 0
@@ -753,7 +753,7 @@ def test_a_person_has_one_key_that_only_they_can_read(tmp_path: Path) -> None:
         load_key(tmp_path, "ann")
     (tmp_path / "bob.key").write_text("nonsense")
     (tmp_path / "bob.key").chmod(0o600)
-    with pytest.raises(ConfigError, match="is no Ed25519 key"):
+    with pytest.raises(ConfigError, match="is not an Ed25519 key"):
         load_key(tmp_path, "bob")
     (tmp_path / "bob.key").write_text("0" * 100_000)
     with pytest.raises(ConfigError, match=r"bob\.key cannot be read: it has over 16384 bytes"):

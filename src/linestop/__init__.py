@@ -50,7 +50,7 @@ _HOMES = {
     "TimedOut": "linestop.errors",
     "Unreachable": "linestop.errors",
 }
-"""Where each public name lives."""
+"""The module that defines each public name."""
 
 __all__ = [
     "Alert",
@@ -74,8 +74,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
-    """Import a public name when it is asked for the first time."""
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the value can have any type
+    """Import a public name on its first use."""
     if name == "errors":
         return importlib.import_module("linestop.errors")
     if name not in _HOMES:
@@ -86,5 +86,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands fo
 
 
 def __dir__() -> list[str]:
-    """List the public names too, imported or not."""
+    """Return all names of the module, including public names that are not imported yet."""
     return sorted({*globals(), *__all__})

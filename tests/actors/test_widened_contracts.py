@@ -115,7 +115,7 @@ def test_only_a_word_about_the_contract_that_is_shown_counts() -> None:
     story.run_until_idle(tools := changed("pay", tier="destructive"))
     (shown,) = open_questions(story.run, {})
     for digest in (shown_before.shown, before.args_sha256):
-        with pytest.raises(Refused, match="is not what was shown"):
+        with pytest.raises(Refused, match="is no longer the one shown"):
             require_shown(shown, digest)
     require_shown(shown, shown.shown)
     args: dict[str, Any] = {"call": "pay", "args_sha256": before.args_sha256}

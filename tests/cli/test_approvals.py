@@ -108,7 +108,7 @@ def test_a_decision_about_an_unknown_call_lists_the_open_ones(system: Stack) -> 
     assert cli(system, "watch", run).code == 0
     nothing = cli(system, "approve", run, "--shown", "0" * 12)
     assert nothing.code == 1
-    assert f"Run '{run}' is over and asks nobody anything now; `linestop approvals` lists" in nothing.err
+    assert f"Run '{run}' is over and asks no question now; `linestop approvals` lists" in nothing.err
 
 
 def test_answer_answers_a_question_with_text_or_json(system: Stack) -> None:
@@ -248,7 +248,7 @@ def test_a_decision_names_what_was_shown(system: Stack) -> None:
         (
             ("--shown", "3f9c1a3f9c1a"),
             1,
-            f"is not what was shown as 3f9c1a3f9c1a. It now asks about {question['tool']}(",
+            f"is no longer the one shown as 3f9c1a3f9c1a. It now asks about {question['tool']}(",
         ),
     ):
         ran = cli(system, "approve", run, *shown, "--by", "ann")

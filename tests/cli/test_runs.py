@@ -398,7 +398,7 @@ def test_a_paused_run_goes_on_when_it_is_resumed(system: Stack) -> None:
 def test_a_missing_state_folder_and_a_missing_broker_have_different_exit_codes(tmp_path: Path) -> None:
     """Exit 2 where nothing was ever started, 8 where nobody answers."""
     missing = command(tmp_path / "nothing", "runs")
-    assert "in LINESTOP_DIR, as a command's --dir or as what Client.connect is given" in missing.err
+    assert "in LINESTOP_DIR, with a command's --dir, or as the argument of Client.connect" in missing.err
     assert (missing.code, missing.out) == (2, "")
     assert "linestop dev" in missing.err
     write_credential(

@@ -45,7 +45,7 @@ def test_a_run_waits_for_the_role_whose_turn_it_is_and_says_whether_a_worker_doe
     wait = only(story, everybody("budget"), later_s=38)
     assert (wait.kind, wait.role, wait.missing, wait.since) == ("worker", "budget", True, NOW)
     assert wait.sentence == (
-        "waits for a budget worker, and no worker does that role: start one with `linestop actor budget`, `up` or `dev`"
+        "waits for a budget worker, and no worker has that role: start one with `linestop actor budget`, `up` or `dev`"
     )
     assert story.run.opened is not None
     assert wait.until == story.run.opened.deadline_at
@@ -99,7 +99,7 @@ def test_a_retry_is_waited_for_until_its_moment_and_then_it_is_a_role_s_turn() -
     """A model that was not there is asked again."""
     story = Story().open_run().run_until_idle().finish_model(ModelFailed(kind="availability", message="503"))
     wait = only(story, everybody())
-    assert (wait.kind, wait.sentence) == ("retry", "waits to ask model playbook/large again")
+    assert (wait.kind, wait.sentence) == ("retry", "waits to try model playbook/large again")
     assert wait.until is not None
     later_s = (wait.until - story.now).total_seconds()
     assert only(story, everybody("planner", "budget"), later_s=later_s).missing

@@ -1,4 +1,4 @@
-"""Talking to linestop from a program: submit, watch, decide, stop. What the command line is made of."""
+"""The client for programs: submit, watch, decide, stop. The command line is built on it."""
 
 from __future__ import annotations
 

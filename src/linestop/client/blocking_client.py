@@ -32,7 +32,7 @@ M = TypeVar("M", bound=HasPosition)
 def _blocking(
     method: Callable[Concatenate[Client, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[SyncClient, P], R]:
-    """The same method, run in the background loop and waited for."""
+    """Return the method as a blocking one that runs in the background loop."""
 
     def blocking(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
         async def work() -> R:
@@ -49,7 +49,7 @@ async def _next(source: AsyncIterator[R]) -> R | None:
 
 
 class SyncListener(Generic[M]):
-    """A ``Listener`` for programs without an event loop: an iterator, and a context manager as the other is one."""
+    """A ``Listener`` for programs without an event loop: an iterator and a context manager."""
 
     def __init__(self, portal: BlockingPortal, listener: Listener[M]) -> None:
         self._portal = portal
@@ -59,18 +59,18 @@ class SyncListener(Generic[M]):
         return self
 
     def __next__(self) -> M:
-        """Count the message before as handled, and wait for the next; errors as ``Listener.__anext__``."""
+        """Count the previous message as handled and wait for the next; errors as ``Listener.__anext__``."""
         found: M | None = self._portal.call(_next, self._listener)
         if found is None:
             raise StopIteration
         return found
 
     def save(self) -> None:
-        """Count all that was given as handled. Without a name it does nothing."""
+        """Count every message that was returned as handled. A listener without a name stores nothing."""
         self._portal.call(self._listener.save)
 
     def close(self) -> None:
-        """Stop listening; the last message that was given does not count as handled."""
+        """Stop listening; the message that was returned last does not count as handled."""
         self._portal.call(self._listener.aclose)
 
     def __enter__(self) -> Self:
@@ -84,9 +84,9 @@ class SyncListener(Generic[M]):
 
 
 class SyncClient:
-    """A ``Client`` whose event loop runs in a thread of its own; a context manager.
+    """A ``Client`` whose event loop runs in a background thread; a context manager.
 
-    It may be used from several threads. Interrupting a call (Ctrl-C) leaves the run as it is.
+    Several threads may use it. Interrupting a method (Ctrl-C) leaves the run as it is.
     """
 
     def __init__(self, identity: Identity, *, name: str = "linestop client") -> None:
@@ -97,7 +97,7 @@ class SyncClient:
         self._client: Client | None = None
 
     @classmethod
-    def connect(  # noqa: PLR0913 - three ways to say who one is
+    def connect(  # noqa: PLR0913 - three ways to give a credential
         cls,
         where: str | Path | None = None,
         *,
@@ -107,12 +107,12 @@ class SyncClient:
         password: str = "",
         seed: str = "",
     ) -> Self:
-        """Say who to be; the connection is made on entering. Arguments and errors as ``Client.connect``."""
+        """Choose the credential; the connection is made on entering. Arguments and errors as ``Client.connect``."""
         return cls(identify(where, as_=as_, url=url, user=user, password=password, seed=seed))
 
     @property
     def portal(self) -> BlockingPortal:
-        """The way into the background loop."""
+        """The portal into the background loop."""
         if self._portal is None:
             raise InputError(_NOT_ENTERED)
         return self._portal
@@ -201,7 +201,7 @@ class SyncClient:
         return self.portal.call(work)
 
     def stream(self, run: str, *, tenant: str = DEFAULT_TENANT) -> Generator[Token]:
-        """The words of the run's model, as ``Client.stream`` gives them. Closing the generator ends the listening."""
+        """The text of the run's model, as ``Client.stream`` yields it. Closing the generator unsubscribes."""
         return self._iterate(self.client.stream(run, tenant=tenant))
 
     @overload
@@ -217,24 +217,24 @@ class SyncClient:
     def outcomes(
         self, *, output: Any = None, agent: str = "", tenant: str = "", position: str = "", after: int | None = None
     ) -> SyncListener[Outcome[Any]]:
-        """The outcomes of runs, as ``Client.outcomes`` gives them; ``with`` does what ``async with`` does there."""
+        """The outcomes of runs, as ``Client.outcomes`` returns them; use ``with`` instead of ``async with``."""
         source = self.client.outcomes(output=output, agent=agent, tenant=tenant, position=position, after=after)
         return SyncListener(self.portal, source)
 
     def alerts(self, *, tenant: str = "", position: str = "", after: int | None = None) -> SyncListener[Alert]:
-        """What calls a person, as ``Client.alerts`` gives it; ``with`` does what ``async with`` does there."""
+        """The alerts, as ``Client.alerts`` returns them; use ``with`` instead of ``async with``."""
         return SyncListener(self.portal, self.client.alerts(tenant=tenant, position=position, after=after))
 
     def events(
         self, run: str, *, after_n: int = 0, follow: bool = False, tenant: str = DEFAULT_TENANT
     ) -> Generator[Entry]:
-        """The run's entries, as ``Client.events`` gives them. Closing the generator ends the watching."""
+        """The run's entries, as ``Client.events`` yields them. Closing the generator unsubscribes."""
         return self._iterate(self.client.events(run, after_n=after_n, follow=follow, tenant=tenant))
 
     def watch(
         self, run: str, *, after_n: int = 0, follow: bool = True, tenant: str = DEFAULT_TENANT
     ) -> Generator[tuple[Run, Entry]]:
-        """The run folded up to each entry, as ``Client.watch`` gives it. Closing the generator ends the watching."""
+        """The run folded up to each entry, as ``Client.watch`` yields it. Closing the generator unsubscribes."""
         return self._iterate(self.client.watch(run, after_n=after_n, follow=follow, tenant=tenant))
 
     def _iterate(self, source: AsyncGenerator[R]) -> Generator[R]:

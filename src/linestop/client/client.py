@@ -1,7 +1,7 @@
 """The asynchronous client: everything a person or a service can ask of linestop, over one connection.
 
-It holds no state of its own that matters: what it knows of a run it has folded from the run's log, and what
-it wants it says on subjects that any NATS client may use (``docs/any-client.md``).
+The client keeps no state that matters: it folds a run from the run's log, and sends tasks and control messages on
+subjects that any NATS client may use (``docs/any-client.md``).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ StopMode = Literal["fence", "drain"]
 STOP_MODES: Final[dict[StopMode, events.StopMode]] = {"fence": events.StopMode.FENCE, "drain": events.StopMode.DRAIN}
 
 STOP_VISIBLE_WITHIN_S: Final = 5.0
-"""How long a replica may take to show a stop that a role has said."""
+"""How long a replica may take to show a stop that a role has appended."""
 
 
 class TaskOptions(TypedDict, total=False):
-    """What else a task may say; see ``linestop.schemas.messages.Task``."""
+    """The optional fields of a task; see ``linestop.schemas.messages.Task``."""
 
     material: str
     key: str
@@ -55,10 +55,10 @@ class TaskOptions(TypedDict, total=False):
 
 
 class DecisionOptions(TypedDict, total=False):
-    """Who says a word, why, and of which tenant's run. ``by`` is by default the client's ``person``.
+    """Who sends a control message, why, and about which tenant's run. ``by`` is by default the client's ``person``.
 
-    ``shown`` is the digest of the question as it was shown (``OpenQuestion.shown``): if something else is asked by
-    now, the decision is refused. Without it, a decision is about what is asked at the moment it is made.
+    ``shown`` is the digest of the question as it was shown (``OpenQuestion.shown``): if the question has changed since,
+    the decision is refused. Without it, a decision is about the question at the moment of the decision.
     """
 
     by: str
@@ -86,14 +86,14 @@ class Client(RunFollower):
         wait_opened: bool = True,
         **options: Unpack[TaskOptions],
     ) -> Submitted:
-        """Give an agent a task. On return the broker has it: it will be done or refused, whatever crashes.
+        """Give an agent a task. On return the broker has stored it: it will be done or refused, whatever crashes.
 
         ``key`` makes it idempotent: the same key with the same task is the same run. With
-        ``wait_opened`` the answer says whether the task was let in; without, or if nobody answers within 10
-        seconds, it is ``kept``. ``scope`` and ``limits`` only take away from what the agent may do.
+        ``wait_opened`` the status says whether the task was accepted; without, or if no validator replies within 10
+        seconds, the status is ``kept``. ``scope`` and ``limits`` can only restrict what the agent may do.
 
         Raises:
-            InputError: agent, tenant or run is no name, or an option has the wrong type.
+            InputError: agent, tenant or run is not a valid name, or an option has the wrong type.
             Unreachable: the broker does not answer; submitting again with the same key is safe.
             PermissionDenied: this credential may not submit.
         """
@@ -102,7 +102,7 @@ class Client(RunFollower):
         try:
             task = msgspec.convert({**options, "text": text}, Task)
         except msgspec.ValidationError as error:
-            raise InputError(f"The task is not one: {error}.") from None
+            raise InputError(f"The task is not valid: {error}.") from None
         wait_s = REPLY_WAIT_S if wait_opened else 0.0
         return await self._connected_sender.send_task(TenantId(tenant), AgentName(agent), task, wait_s=wait_s)
 
@@ -127,8 +127,8 @@ class Client(RunFollower):
         ``output`` is the type of ``outcome.answer``. With ``key`` it may be called again after any error.
 
         Raises:
-            Refused: the task was not let in.
-            TimedOut: the run is not over after ``timeout_s``; it goes on.
+            Refused: the task was refused.
+            TimedOut: the run is not over after ``timeout_s``; it is still running.
             InputError, Unreachable, PermissionDenied: as ``submit`` and ``outcome``.
         """
         submitted = await self.submit(agent, text, tenant=tenant, **options)
@@ -139,29 +139,29 @@ class Client(RunFollower):
     # --- decisions ---------------------------------------------------------------------------------------
 
     async def approve(self, run: str, call: str = "", **options: Unpack[DecisionOptions]) -> Reply:
-        """Agree to exactly what the run asks now; without ``call``, to the one thing it asks.
+        """Approve exactly what the run asks now; without ``call``, its only question.
 
         Signed with the key of ``by`` if there is one in ``<dir>/people``.
 
         Raises:
             NotFound: there is no such run or call.
-            InputError: the run asks several things and no ``call`` says which is meant.
-            Refused: the call waits for nobody, the question expired, or ``by`` may not decide.
-            TimedOut: no approver answered; the word is kept and counts when one runs.
+            InputError: the run asks several questions and no ``call`` is named.
+            Refused: the call does not wait for a person, the question expired, or ``by`` may not decide.
+            TimedOut: no approver replied; the decision is stored and takes effect when one runs.
             PermissionDenied: this credential may not decide.
         """
         return await self._send_decision("approve", run, Control(call=call), options)
 
     async def deny(self, run: str, call: str = "", **options: Unpack[DecisionOptions]) -> Reply:
-        """Say no; the model is told ``why``. Errors as ``approve``."""
+        """Deny the call; the model reads ``why``. Errors as ``approve``."""
         return await self._send_decision("deny", run, Control(call=call), options)
 
     async def edit(
         self, run: str, args: dict[str, Any], *, call: str = "", **options: Unpack[DecisionOptions]
     ) -> Reply:
-        """Put other arguments in a call's place, and approve these; asked again where the policy wants two people.
+        """Replace a call's arguments and approve the new ones; asked again where the policy requires two people.
 
-        Errors as ``approve``; ``Refused`` too if the call could not be made with these arguments: it stays asked.
+        Errors as ``approve``; also ``Refused`` if these arguments are not valid for the tool: the question stays open.
         """
         return await self._send_decision("edit", run, Control(call=call, args=args), options)
 
@@ -172,10 +172,10 @@ class Client(RunFollower):
     async def event(self, run: str, name: str, data: object = None, **options: Unpack[DecisionOptions]) -> Reply:
         """Report an event to a run: to the call that waits for it (``wait.for_event``), or to the first that will.
 
-        ``data`` is what the model is told. A run keeps a few reports that it has not waited for yet.
+        The model reads ``data``. A run stores a few reports for which no call waits yet.
 
         Raises:
-            Refused: the run is over, or keeps as many as it may.
+            Refused: the run is over, or has stored as many reports as it may.
             NotFound, TimedOut, PermissionDenied: as ``approve``.
         """
         if not name:
@@ -188,14 +188,15 @@ class Client(RunFollower):
     async def resolve(
         self, run: str, action: Resolution, *, call: str = "", result: object = None, **options: Unpack[DecisionOptions]
     ) -> Reply:
-        """Say what became of a call whose fate is unknown. Errors as ``approve``.
+        """Decide about a call whose outcome is unknown. Errors as ``approve``.
 
-        ``retry``: do it again. ``done``: it took effect, and ``result`` goes to the model. ``stop``: end it.
+        ``retry``: perform the call again. ``done``: it took effect, and the model reads ``result``. ``stop``: end the
+        run.
         """
         return await self._send_decision("resolve", run, Control(call=call, action=action, result=result), options)
 
     async def _send_decision(self, verb: Verb, run: str, control: Control, options: DecisionOptions) -> Reply:
-        """Bind a word to what the run asks at this moment, and say it."""
+        """Bind a decision to the run's question at this moment, and send it."""
         state = await self.run(run, tenant=options.get("tenant", DEFAULT_TENANT))
         question = pick_question(state, await self.questions_of(state), control.call)
         if shown := options.get("shown", ""):
@@ -217,23 +218,23 @@ class Client(RunFollower):
             TenantId(options.get("tenant", DEFAULT_TENANT)), RunId(run), verb, message
         )
 
-    # --- the line ----------------------------------------------------------------------------------------
+    # --- stopping ----------------------------------------------------------------------------------------
 
     async def stop(
         self, run: str, *, mode: StopMode = "fence", beforehand: bool = True, **options: Unpack[DecisionOptions]
     ) -> Receipt:
         """Stop a run; when this returns, nothing of it can start any more.
 
-        What was started before is cancelled (``fence``) or may end, until its ``done_by`` (``drain``). With the
-        operator's credential the stop is appended to the log directly, with no actor alive; with another it goes
-        through whichever role sees it first. A run that does not exist yet is stopped before it begins, unless
-        ``beforehand`` is false. Stopping twice is harmless; the second time may cancel what the first let end.
+        Open starts are cancelled (``fence``) or may finish until their ``done_by`` (``drain``). With the operator's
+        credential the client appends the stop to the log itself, even if no actor is alive; with another, the first
+        role that sees the stop appends it. A run that does not exist yet is stopped before it begins, unless
+        ``beforehand`` is false. Stopping twice is harmless; the second stop may cancel calls that the first let finish.
 
         Raises:
             NotFound: there is no such run, and ``beforehand`` is false.
-            InputError: tenant or run is no name, or there is no such mode.
+            InputError: tenant or run is not a valid name, or there is no such mode.
             Refused: the run is over.
-            TimedOut: no role has taken up the stop yet; it is kept, and will be the first thing they see.
+            TimedOut: no role has handled the stop yet; it is stored, and the roles will handle it first.
             Unreachable: the broker does not answer; stopping again is safe.
         """
         tenant, run_id = tenant_id(options.get("tenant", DEFAULT_TENANT)), subjects.run_id(run)
@@ -252,7 +253,7 @@ class Client(RunFollower):
         try:
             await self._connected_sender.send_control(tenant, run_id, "stop", control)
         except TimedOut:
-            # The answer is a courtesy, and may be lost; the log is not.
+            # The reply is a courtesy and may be lost; the log is not.
             stopped_run = await self._stopped_run(tenant, run_id, within_s=0.0)
             if stopped_run is None:
                 raise
@@ -268,8 +269,8 @@ class Client(RunFollower):
         """Stop every open run that ``scope`` names; needs the operator's credential.
 
         ``scope`` is written as a kill switch: ``all``, ``tenant:NAME``, ``agent:NAME``, ``user:NAME`` or ``tool:NAME``
-        (the runs that may use that tool); with ``tenant`` only that tenant's. Runs that are opened meanwhile are looked
-        for again; a closed kill switch keeps more from coming.
+        (the runs that may use that tool); with ``tenant`` only that tenant's. The open runs are listed again for runs
+        that were opened meanwhile; a closed kill switch prevents further ones.
 
         Raises:
             InputError: there is no such scope or mode.
@@ -316,38 +317,38 @@ class Client(RunFollower):
         return state if state.stopped is not None else None
 
     async def pause(self, run: str, **options: Unpack[DecisionOptions]) -> Reply:
-        """Let nothing of the run start until ``resume``; deadlines go on.
+        """Start nothing of the run until ``resume``; deadlines keep running.
 
         Raises:
             Refused: there is no such run, or it is over or paused already.
-            TimedOut: no approver answered; the word is kept.
+            TimedOut: no approver replied; the pause is stored and takes effect when one runs.
         """
         return await self._send_control("pause", run, Control(), options)
 
     async def resume(self, run: str, **options: Unpack[DecisionOptions]) -> Reply:
-        """Let a paused run go on. Errors as ``pause``."""
+        """Resume a paused run. Errors as ``pause``."""
         return await self._send_control("resume", run, Control(), options)
 
     # --- dead letters ------------------------------------------------------------------------------------
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """What could not be handled, oldest first. Needs the operator's credential."""
+        """All dead letters, oldest first. Needs the operator's credential."""
         return await DeadLetters(self.bus.wire).all()
 
     async def dead_letter(self, seq: int) -> DeadLetter:
         """One dead letter by its number.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such dead letter.
         """
         return await DeadLetters(self.bus.wire).one(seq)
 
     async def requeue(self, seq: int) -> DeadLetter:
-        """Send a dead letter's message again, or wake the role that gave up; the letter stays.
+        """Send a dead letter's message again, or wake the role that gave up; the dead letter stays.
 
         Raises:
-            NotFound: there is no such letter.
-            InputError: it holds nothing that can be sent again.
+            NotFound: there is no such dead letter.
+            InputError: the dead letter contains nothing that can be sent again.
         """
         return await DeadLetters(self.bus.wire).requeue(seq)
 
@@ -359,7 +360,7 @@ class Client(RunFollower):
 
 
 def _receipt(state: Run, *, already: bool) -> Receipt:
-    """What the run's first stop says."""
+    """The receipt of the run's first stop."""
     event = state.stopped
     assert event is not None, "a receipt is for a stopped run"
     n, fenced_n = stop_number(state), fence_number(state)

@@ -1,4 +1,4 @@
-"""Who a client is: its credential at the broker, and the person whose key signs its decisions."""
+"""A client's identity: its credential at the broker, and the person whose key signs its decisions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     people: Path | None = None
 
 
-def identify(  # noqa: PLR0913 - three ways to say who one is
+def identify(  # noqa: PLR0913 - three ways to give a credential
     where: str | Path | None = None,
     *,
     as_: CredentialName = "client",
@@ -49,19 +49,18 @@ def identify(  # noqa: PLR0913 - three ways to say who one is
     password: str = "",
     seed: str = "",
 ) -> Identity:
-    """Find out who to be: by ``url`` with user and seed, by a credential file, or by a state directory.
+    """Find the credential: from ``url`` with user and seed, from a credential file, or from a state directory.
 
     Args:
         where: A credential file, or a state directory; by default ``LINESTOP_DIR``, else ``.linestop``.
         as_: Which credential of a state directory.
-        url: Where the broker listens; then ``user`` and ``seed`` are needed and ``where`` is only looked at for
-            people's keys.
+        url: Address of the broker; then ``user`` and ``seed`` are needed, and ``where`` is used only for people's keys.
         user: A credential's name.
         password: Its password, where the broker was set up by an older linestop. It is sent in clear.
         seed: The seed of its key, which is not sent.
 
     Raises:
-        ConfigError: no such file or directory, or it is not a credential.
+        ConfigError: there is no such file or directory, or the file is not a credential.
         InputError: ``url`` without a known user and a seed.
     """
     if url:
@@ -78,14 +77,14 @@ def identify(  # noqa: PLR0913 - three ways to say who one is
         return Identity(credential=load_credential(path), people=state_directory(path) / "people")
     if not path.is_dir():
         raise ConfigError(
-            f"There is no linestop state in '{path}': start `linestop dev` here, or name another directory, in "
-            f"{DIRECTORY_VARIABLE}, as a command's --dir or as what Client.connect is given."
+            f"There is no linestop state in '{path}': start `linestop dev` here, or name another directory in "
+            f"{DIRECTORY_VARIABLE}, with a command's --dir, or as the argument of Client.connect."
         )
     return Identity(credential=load_credential(credential_path(path, as_)), people=path / "people")
 
 
 def state_directory(where: Path) -> Path:
-    """The state directory that is meant by it or by one of its credential files."""
+    """The state directory, given as itself or as one of its credential files."""
     path = where.absolute()
     if not path.is_file():
         return path
@@ -93,7 +92,7 @@ def state_directory(where: Path) -> Path:
 
 
 def default_person() -> str:
-    """The name to decide under if none is given: the operating system's user."""
+    """The name for decisions if none is given: the operating system's user."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -101,10 +100,10 @@ def default_person() -> str:
 
 
 def write_key(people: Path, name: str) -> str:
-    """Make a person's key, ``<people>/<name>.key`` (mode 0600), and return the public half in hex.
+    """Create a person's key, ``<people>/<name>.key`` (mode 0600), and return the public half in hex.
 
     Raises:
-        InputError: the person has a key already, or the name is no name.
+        InputError: the person has a key already, or the name is not valid.
     """
     path = people / f"{check_name('person', name)}.key"
     if path.exists():
@@ -120,7 +119,7 @@ def load_key(people: Path | None, name: str) -> Ed25519PrivateKey | None:
     """The key of a person: 64 hexadecimal digits, or PEM. None if there is no such file.
 
     Raises:
-        ConfigError: the file is there but others may read it, or it is no Ed25519 key.
+        ConfigError: the file exists but others may read it, or it is not an Ed25519 key.
     """
     path = people / f"{name}.key" if people is not None and name and "/" not in name else None
     if path is None or not path.is_file():
@@ -141,11 +140,11 @@ def load_key(people: Path | None, name: str) -> Ed25519PrivateKey | None:
             return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text.decode("ascii")))
     except (ValueError, TypeError, UnsupportedAlgorithm):
         pass
-    raise ConfigError(f"The file {path} is no Ed25519 key: it needs {2 * KEY_BYTES} hexadecimal digits, or PEM.")
+    raise ConfigError(f"The file {path} is not an Ed25519 key: it needs {2 * KEY_BYTES} hexadecimal digits, or PEM.")
 
 
 def sign(control: Control, key: Ed25519PrivateKey, *, tenant: str, run: str, verb: Verb) -> Control:
-    """Return the word with a nonce and the signature of ``control.by``, whose key this is."""
+    """Return the control message with a nonce and the signature of ``control.by``, the owner of ``key``."""
     with_nonce = msgspec.structs.replace(control, nonce=secrets.token_hex(16), key_id=control.by)
     signature = key.sign(signed_bytes(tenant, run, verb, with_nonce))
     return msgspec.structs.replace(with_nonce, signature=signature.hex())

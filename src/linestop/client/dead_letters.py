@@ -1,4 +1,4 @@
-"""Dead letters: what a role could not handle, kept in DEAD; to be read and sent again by an operator."""
+"""Dead letters: messages and runs that a role could not handle, stored in DEAD; an operator reads and resends them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from linestop.schemas.subjects import parse_dead_letter, wake
 
 ALL_SUBJECTS: Final = "dead.>"
 RESENDABLE: Final = ("tasks.", "control.")
-"""Messages that can be sent again as they were; of a run, its role is woken instead."""
+"""Messages that can be sent again unchanged; for a run, the role is woken instead."""
 
 
 class DeadLetters:
@@ -27,14 +27,14 @@ class DeadLetters:
         self._reader = Reader(wire, stream_names.DEAD)
 
     async def all(self) -> list[DeadLetter]:
-        """All letters, oldest first."""
+        """All dead letters, oldest first."""
         return [_read_dead_letter(message) for message in await self._reader.read_all(ALL_SUBJECTS)]
 
     async def one(self, seq: int) -> DeadLetter:
-        """The letter with this number.
+        """The dead letter with this number.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such dead letter.
         """
         if seq > 0:
             body = msgspec.json.encode({"seq": seq})
@@ -49,11 +49,11 @@ class DeadLetters:
         raise NotFound(f"There is no dead letter {seq}; `linestop dead ls` lists them.")
 
     async def requeue(self, seq: int) -> DeadLetter:
-        """Send the message of a letter again, or wake the role that gave up on a run. The letter stays.
+        """Send the message of a dead letter again, or wake the role that gave up on a run. The dead letter stays.
 
         Raises:
-            NotFound: there is no such letter.
-            InputError: it holds nothing that could be sent again.
+            NotFound: there is no such dead letter.
+            InputError: the dead letter contains nothing that can be sent again.
         """
         dead_letter = await self.one(seq)
         if dead_letter.subject.startswith(RESENDABLE):
@@ -61,7 +61,7 @@ class DeadLetters:
             await publish(self._wire, dead_letter.subject, dead_letter.payload.encode(), headers=header_block(headers))
         elif dead_letter.subject:
             raise InputError(
-                f"Dead letter {seq} is of '{dead_letter.subject}', which is not sent again: look into its run."
+                f"Dead letter {seq} came from '{dead_letter.subject}' and cannot be sent again: inspect its run."
             )
         else:
             role_and_run = parse_dead_letter(f"dead.{dead_letter.role}.{dead_letter.tenant}.{dead_letter.run}")

@@ -1,4 +1,4 @@
-"""Following what runs come to: the words of one as they come, its outcome, and the outcomes and alerts of all."""
+"""Following runs: the text of one run as its model writes it, its outcome, and the outcomes and alerts of all runs."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ M = TypeVar("M", bound=HasPosition)
 
 
 class RunFollower(RunReader):
-    """A connection that can follow. ``Client`` is one that can also speak."""
+    """A connection that can follow runs. ``Client`` can also send tasks and control messages."""
 
     def __init__(self, identity: Identity, *, name: str = "linestop client") -> None:
         super().__init__(identity, name=name)
         self._listeners: weakref.WeakSet[Listener[Any]] = weakref.WeakSet()
 
     async def stream(self, run: str, *, tenant: str = DEFAULT_TENANT) -> AsyncGenerator[Token]:
-        """The words of the run's model as it writes them, until the run is over; of every turn, without a gap.
+        """Yield the text of the run's model as it writes it, until the run is over; of every turn, without a gap.
 
-        What was written before comes first, at once. A piece that was lost on the way, or came before this began, comes
-        with the rest of its attempt when that ends. The run may begin later than this.
+        Text that was written before is yielded first, at once. A piece that was lost on the way, or was sent before
+        this subscribed, is yielded with the rest of its attempt when that attempt ends. The run may begin later.
 
         Raises:
-            Unreachable: the broker does not answer; what was given stands. Begin again.
+            Unreachable: the broker does not answer; text that was already yielded stays valid. Start again.
             PermissionDenied: this credential may not read runs.
         """
         state, tokens = Run(as_tenant(tenant), as_run(run)), TokenStream()
@@ -77,23 +77,23 @@ class RunFollower(RunReader):
         ``output`` is the type of ``outcome.answer``: a dataclass, a TypedDict, a pydantic model, ``str`` …
 
         Raises:
-            TimedOut: not over after ``timeout_s``; the run goes on.
+            TimedOut: the run is not over after ``timeout_s``; it is still running.
             InputError: the answer is not an ``output``.
         """
-        wanted = subjects.run_outcome_filter(as_tenant(tenant), as_run(run))
+        subject = subjects.run_outcome_filter(as_tenant(tenant), as_run(run))
         reader = Reader(self.bus.wire, stream_names.OUTCOMES)
         with anyio.move_on_after(timeout_s):
-            async with watch_hints(self.bus.wire, subjects.live_subject(wanted)) as news:
-                while not (found := await reader.last_of_each(wanted)):
-                    await news.wait()
-                outcome = outcome_as(found[-1].payload, output, position=found[-1].seq)
+            async with watch_hints(self.bus.wire, subjects.live_subject(subject)) as new_messages:
+                while not (messages := await reader.last_of_each(subject)):
+                    await new_messages.wait()
+                outcome = outcome_as(messages[-1].payload, output, position=messages[-1].seq)
                 if isinstance(outcome.text, BlobRef):
                     outcome = with_text(outcome, await self.text(outcome.text, tenant=tenant))
                 if output is not None:
-                    # Read now: an answer of another type is told here, and not where it is used.
+                    # Read now: an answer of another type raises here, and not where it is used.
                     _ = outcome.answer
                 return outcome
-        raise TimedOut(f"Run '{run}' is not over after {timeout_s:g} s; it goes on. Wait again, or stop it.")
+        raise TimedOut(f"Run '{run}' is still running after {timeout_s:g} s. Wait again, or stop it.")
 
     @overload
     def outcomes(
@@ -110,30 +110,30 @@ class RunFollower(RunReader):
     ) -> Listener[Outcome[Any]]:
         """The outcomes of all runs, or of an agent's or tenant's, in order: ``async for outcome in client.outcomes()``.
 
-        With ``position``, a name, the broker keeps how far this listener has come: it begins with the oldest outcome
-        that is stored, and later where it was (see ``Listener``). With ``after`` it begins behind a position, ``0``
+        With ``position``, a name, the broker stores the position of this listener: it begins with the oldest stored
+        outcome, and later where it left off (see ``Listener``). With ``after`` it begins after that position, ``0``
         for the oldest. With neither it begins now. ``output`` is the type of ``outcome.answer``.
 
         Raises:
-            InputError: agent, tenant or position is not a name, or both ``position`` and ``after`` are given.
+            InputError: agent, tenant or position is not a valid name, or both ``position`` and ``after`` are given.
         """
-        wanted = ListenerOptions(
+        options = ListenerOptions(
             stream=stream_names.OUTCOMES, subject=outcome_filter(tenant, agent), after=after, name=position
         )
-        return self._listener(wanted, lambda found: outcome_as(found.payload, output, position=found.seq))
+        return self._listener(options, lambda message: outcome_as(message.payload, output, position=message.seq))
 
     def alerts(self, *, tenant: str = "", position: str = "", after: int | None = None) -> Listener[Alert]:
-        """What calls a person, as ``outcomes``: needs the credential ``operator`` or ``watcher``."""
+        """The alerts for people; arguments as ``outcomes``. Needs the credential ``operator`` or ``watcher``."""
         options = ListenerOptions(stream=stream_names.ALERTS, subject=alert_filter(tenant), after=after, name=position)
         return self._listener(options, read_alert)
 
     async def close(self) -> None:
-        """Close the connection, and before it the listeners that a ``break`` left open."""
-        for each in tuple(self._listeners):
-            each.warn_if_unsaved()
-            # One that is being waited for ends with its connection.
+        """Close the listeners that a ``break`` left open, and then the connection."""
+        for listener in tuple(self._listeners):
+            listener.warn_if_unsaved()
+            # A listener that another task waits for ends with its connection.
             with contextlib.suppress(RuntimeError):
-                await each.aclose()
+                await listener.aclose()
         await super().close()
 
     def _listener(self, options: ListenerOptions, read: Callable[[StreamMessage], M]) -> Listener[M]:
@@ -143,6 +143,6 @@ class RunFollower(RunReader):
 
 
 async def _proposal_text(reader: RunReader, entry: Entry, tenant: str) -> str:
-    """The whole text of a proposal, nothing of another event."""
+    """The whole text of a proposal; empty for any other event."""
     event = entry.event
     return await reader.text(event.text, tenant=tenant) if isinstance(event, Proposed) else ""

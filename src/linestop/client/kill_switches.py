@@ -15,31 +15,31 @@ TRIES_MAX: Final = 20
 
 
 class KillSwitchClient:
-    """The kill switches as one credential sees them; only the operator's may change them."""
+    """The kill switches; only the operator's credential may change them."""
 
     def __init__(self, store: KillSwitchStore) -> None:
         self._store = store
 
     async def closed(self) -> frozenset[str]:
-        """Those that are closed; ``unreadable`` alone if the stored value is not a list of names."""
-        found = await self._store.get()
-        return frozenset() if found is None else _read(found.value)
+        """The closed kill switches; only ``unreadable`` if the stored value is not a list of names."""
+        stored = await self._store.get()
+        return frozenset() if stored is None else _read(stored.value)
 
     async def close(self, *names: str) -> frozenset[str]:
-        """Close these; return all that are closed then.
+        """Close these kill switches; return all that are closed then.
 
         Raises:
-            InputError: a name is not a kill switch's, too many are closed, or the stored value cannot be read.
+            InputError: a name is not a kill switch, too many are closed, or the stored value cannot be read.
             PermissionDenied: the credential is not the operator's.
         """
         names_to_close = frozenset(switch_name(name) for name in names)
         return await self._change(lambda closed: closed | names_to_close)
 
     async def open(self, *names: str) -> frozenset[str]:
-        """Open these; return those that are still closed. A value that cannot be read is replaced: nothing is closed.
+        """Open these kill switches; return those that are still closed. An unreadable value is replaced.
 
         Raises:
-            InputError: a name is not a kill switch's, or is not closed.
+            InputError: a name is not a kill switch, or is not closed.
             PermissionDenied: the credential is not the operator's.
         """
         names_to_open = frozenset(switch_name(name) for name in names)
@@ -72,7 +72,7 @@ class KillSwitchClient:
             except Conflict:
                 continue
             return new_closed
-        raise Conflict(f"The kill switches changed {TRIES_MAX} times meanwhile; try again.")
+        raise Conflict(f"Other clients changed the kill switches {TRIES_MAX} times in between; try again.")
 
 
 def _read(value: bytes) -> frozenset[str]:

@@ -1,7 +1,8 @@
 """Listening to outcomes and alerts: everything that a stream stores, in order, from any point and across restarts.
 
-What is heard is a hint only; what is given comes from the store, so nothing is lost to a slow listener, a lost
-connection or a restart of the broker. A listener with a name keeps its position on the broker (bucket ``positions``).
+A message over core NATS is only a hint. Every message that a listener returns comes from the stream, so nothing is lost
+to a slow listener, a lost connection or a restart of the broker. A listener with a name stores its position on the
+broker (bucket ``positions``).
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ LOG = logging.getLogger("linestop.client")
 
 
 class HasPosition(Protocol):
-    """What a listener gives."""
+    """A message that a listener returns."""
 
     @property
     def position(self) -> int:
-        """Where it stands in its stream."""
+        """The position of the message in its stream."""
         ...
 
 
@@ -39,10 +40,10 @@ M = TypeVar("M", bound=HasPosition)
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What calls a person. ``event`` is the event of the run that it is about, number ``n``, as it stands in the log.
+    """An alert for a person. ``event`` is the run's event that caused it, number ``n``, as stored in the log.
 
     ``kind``: ``approval-asked``, ``stopped``, ``threshold``, ``wider-contract``, ``over-reservation`` (``why``);
-    ``no-worker`` (``role``), ``lost`` (``why``), ``clock-off`` (``worker``, ``role``, ``why``; of no run).
+    ``no-worker`` (``role``), ``lost`` (``why``), ``clock-off`` (``worker``, ``role``, ``why``; belongs to no run).
     """
 
     kind: str
@@ -68,7 +69,7 @@ def read_alert(message: StreamMessage) -> Alert:
 
 
 class ListenerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What to listen to. ``after`` is a position, ``name`` the listener's whose position is kept; neither: from now."""
+    """What to listen to. It starts at position ``after``, the stored position of ``name``, or now if neither is set."""
 
     stream: str
     subject: str
@@ -77,22 +78,22 @@ class ListenerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listener(Generic[M]):
-    """An asynchronous iterator over what a stream stores; it ends only with an error, or when it is left.
+    """An asynchronous iterator over the messages of a stream; it ends only with an error, or when it is closed.
 
-    With a name, a message counts as handled when the next one is asked for, and the last one also when the block of an
-    ``async with`` is left without an error, or when ``save`` says so. After a crash or an error the last one comes
-    again, and no other. A loop without ``async with`` cannot tell ``break`` from an error: the last one comes again,
-    and a warning says so. Of two listeners with one name, one gets ``Conflict``.
+    With a name, a message counts as handled when the next one is requested; the last one also when an ``async with``
+    block ends without an error, or after ``save``. After a crash or an error only the last message is returned again.
+    A loop without ``async with`` cannot tell ``break`` from an error: the last message is returned again, and a warning
+    is logged. Of two listeners with one name, one gets ``Conflict``.
     """
 
     def __init__(
         self, bus: Callable[[], JetStream], options: ListenerOptions, read: Callable[[StreamMessage], M]
     ) -> None:
-        # One that cannot be made is deleted, too.
+        # Set first: __del__ also runs for a listener whose __init__ failed.
         self._closed = False
         self._position: _Position | None = None
         if options.after is not None and options.name:
-            raise InputError("Give either `after` or `position`: a listener with a name knows where it was.")
+            raise InputError("Give either `after` or `position`: a listener with a name stores its own position.")
         if options.name:
             check_name("position", options.name)
         self._bus = bus
@@ -106,11 +107,11 @@ class Listener(Generic[M]):
         return self
 
     async def __anext__(self) -> M:
-        """Count the message before as handled, and wait for the next.
+        """Count the previous message as handled and wait for the next.
 
         Raises:
             Conflict: another listener of this name moved the position.
-            Unreachable: the broker does not answer. Begin again: nothing is lost.
+            Unreachable: the broker does not answer. Start again: nothing is lost.
             PermissionDenied: this credential may not read the stream.
         """
         await self.save()
@@ -120,7 +121,7 @@ class Listener(Generic[M]):
             except StopAsyncIteration:
                 if self._closed:
                     raise
-                # An error, or whoever waited and gave up, ended it: it goes on where it was.
+                # An error or a cancelled caller ended the source: a new one continues at the same position.
                 self._source = self._messages()
                 continue
             if message is None:
@@ -131,11 +132,11 @@ class Listener(Generic[M]):
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise Defect(
                     f"Message {message.seq} of {self._options.stream} cannot be read ({error}); report it. "
-                    f"`after={message.seq}` goes on behind it."
+                    f"`after={message.seq}` continues with the message after it."
                 ) from None
 
     async def save(self) -> None:
-        """Count all that was given as handled. Without a name it does nothing."""
+        """Count every message that was returned as handled. A listener without a name stores nothing."""
         if self._position is not None:
             await self._position.save(self._last_given_seq)
 
@@ -143,21 +144,21 @@ class Listener(Generic[M]):
         self.warn_if_unsaved()
 
     def warn_if_unsaved(self) -> None:
-        """Say that the last message comes again, where nothing told whether it was handled."""
+        """Warn that the last message will be returned again if the listener cannot know whether it was handled."""
         if not self._closed and self._position is not None and self._position.seq != self._last_given_seq:
             LOG.warning(
-                "Position '%s': nothing told whether message %d was handled, since its loop was left: it comes again. "
-                "Use `async with` around the loop, or `await listener.save()` before you leave it.",
+                "Position '%s': the loop ended without saving whether message %d was handled, so it will be returned "
+                "again. Use `async with` around the loop, or `await listener.save()` before leaving it.",
                 self._options.name, self._last_given_seq,
             )  # fmt: skip
 
     async def aclose(self) -> None:
-        """Stop listening; the last message that was given does not count as handled."""
+        """Stop listening; the message that was returned last does not count as handled."""
         self._closed = True
         await self._source.aclose()
 
     async def __aenter__(self) -> Self:
-        # From here on everything is heard: the first thing that the source gives is that it listens.
+        # The source first yields None when it is subscribed; from then on it misses nothing.
         await anext(self._source)
         return self
 
@@ -171,7 +172,7 @@ class Listener(Generic[M]):
             await self.aclose()
 
     async def _messages(self) -> AsyncGenerator[StreamMessage | None]:
-        """None once it is known where to begin, then every message."""
+        """Yield None once the first position is known, then every message."""
         bus, options = self._bus(), self._options
         reader = Reader(bus.wire, options.stream)
         async with watch_hints(bus.wire, subjects.live_subject(options.subject)) as new_messages:
@@ -186,7 +187,7 @@ class Listener(Generic[M]):
                     await new_messages.wait(after)
 
     async def _begin(self, bus: JetStream, reader: Reader) -> int:
-        """The position to begin behind."""
+        """The position after which to begin."""
         options = self._options
         if options.name:
             key = f"{bus.wire.connection.credential.user}.{options.stream.lower()}.{options.name}"
@@ -198,8 +199,8 @@ class Listener(Generic[M]):
             after = await _last_seq(reader)
         if after and (options.name or options.after is not None) and after > (last := await _last_seq(reader)):
             raise InputError(
-                f"Position {after} is behind the last message of {options.stream}, {last}: it belongs to another "
-                "broker, or to one that was set up again. Begin with `after=0`, or under another name."
+                f"Position {after} is higher than the last message of {options.stream}, {last}: it belongs to another "
+                "broker, or to one that was set up again. Start with `after=0`, or under another name."
             )
         return after
 
@@ -214,7 +215,7 @@ class _Seq(msgspec.Struct, frozen=True):
 
 
 class _Position:
-    """How far the listener of one name has come, kept in a key of its own; whoever moved it last must be us."""
+    """The stored position of one named listener, in its own key; only the listener that wrote it last may move it."""
 
     def __init__(self, bucket: Bucket, key: str, seq: int, revision: int) -> None:
         self._bucket = bucket
@@ -228,8 +229,8 @@ class _Position:
             stored = await bucket.get(key)
         except NoResponders:
             raise Unreachable(
-                "The broker keeps no positions of listeners: an older linestop set it up. Start `linestop dev` again, "
-                "or run `linestop bus init`."
+                "The broker has no bucket for the positions of listeners, because an older linestop set it up. Start "
+                "`linestop dev` again, or run `linestop bus init`."
             ) from None
         if stored is None:
             return cls(bucket, key, 0, 0)
@@ -247,7 +248,7 @@ class _Position:
         except Conflict:
             name = self._key.rpartition(".")[2]
             raise Conflict(
-                f"Another listener moved the position '{name}' meanwhile: let one at a time use a name, or give each "
-                "its own."
+                f"Another listener moved the position '{name}' in between: use a name for one listener at a time, or "
+                "give each listener its own."
             ) from None
         self.seq = seq

@@ -1,4 +1,4 @@
-"""What a run came to, as a program gets it: the stored outcome, with the answer as a value of the caller's own type."""
+"""The outcome of a run for a program: the stored outcome, with the answer as a value of the caller's type."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ REASON_CHARS_MAX: Final = 300
 
 
 class Outcome(run_outcomes_and_alerts.Outcome, Generic[T], frozen=True, kw_only=True, omit_defaults=True, dict=True):
-    """What became of a run.
+    """The outcome of a run.
 
-    ``status`` says how it ended, ``text`` is the answer as the model wrote it, ``answer`` the same as a value.
-    ``asked_at`` is when the broker had the task, ``opened_at`` and ``ended_at`` are the run's; ``model`` is the one
-    that answered. All of these are empty in an outcome from before they were kept. ``position`` is where it stands
-    in the stream: a later ``client.outcomes(after=position)`` begins behind it.
+    ``status`` is how the run ended, ``text`` the answer as the model wrote it, ``answer`` the same as a value.
+    ``asked_at`` is when the broker stored the task, ``opened_at`` and ``ended_at`` are the run's; ``model`` is the one
+    that answered. These four are empty in outcomes of older versions. ``position`` is the outcome's position in
+    the stream: a later ``client.outcomes(after=position)`` begins after it.
     """
 
     position: int = 0
 
     @cached_property
     def answer(self) -> T | None:
-        """The answer, None if there is none; read as the type that was asked for with ``output``.
+        """The answer as the type given with ``output``; None if there is no answer.
 
-        Without ``output`` it is the parsed JSON where the agent has an output schema, else the text.
+        Without ``output`` it is the parsed JSON if the agent has an output schema, else the text.
 
         Raises:
-            InputError: the answer is not of the type that was asked for.
+            InputError: the answer cannot be read as ``output``.
         """
         if self.text is None or isinstance(self.text, BlobRef):
             return None
@@ -41,15 +41,15 @@ class Outcome(run_outcomes_and_alerts.Outcome, Generic[T], frozen=True, kw_only=
         if output is None and self.answer_is == "json":
             output = Any
         if output is None or output is str:
-            plain: Any = self.text
-            return plain  # type: ignore[no-any-return] # a text is what was asked for
+            text: Any = self.text
+            return text  # type: ignore[no-any-return] # `output` is str
         return read_answer(self.text, output, self.run)  # type: ignore[no-any-return] # as `output` says
 
     def require(self) -> T:
         """The answer of a completed run.
 
         Raises:
-            RunFailed: the run ended otherwise; with its status and its reason.
+            RunFailed: the run ended without an answer; with its status and its reason.
             InputError: as ``answer``.
         """
         if self.answer is None:
@@ -59,27 +59,27 @@ class Outcome(run_outcomes_and_alerts.Outcome, Generic[T], frozen=True, kw_only=
 
 
 def outcome_as(stored: bytes, output: Any = None, *, position: int = 0) -> Outcome[Any]:  # noqa: ANN401 - any type
-    """Read a stored outcome; its answer is to be read as ``output``."""
-    found = msgspec.structs.replace(msgspec.json.decode(stored, type=Outcome[Any]), position=position)
-    # Of the object alone: it is how the answer is read, and no part of what is stored.
-    vars(found)["output"] = output
-    return found
+    """Read a stored outcome whose ``answer`` is of the type ``output``."""
+    outcome = msgspec.structs.replace(msgspec.json.decode(stored, type=Outcome[Any]), position=position)
+    # Not a field: `output` belongs to this object only, not to the stored outcome.
+    vars(outcome)["output"] = output
+    return outcome
 
 
 def with_text(outcome: Outcome[T], text: str) -> Outcome[T]:
-    """The outcome with a long answer fetched."""
+    """The outcome with the text of a long answer, which was fetched from its blob."""
     fetched = msgspec.structs.replace(outcome, text=text)
     vars(fetched)["output"] = vars(outcome).get("output")
     return fetched
 
 
 def read_answer(text: str, output: Any, run: str) -> Any:  # noqa: ANN401 - any type, and a value of it
-    """The answer as a value of ``output``: what msgspec reads (dataclass, TypedDict, Struct …), or a pydantic model.
+    """The answer as a value of ``output``: a type msgspec reads (dataclass, TypedDict, Struct …), or a pydantic model.
 
     Raises:
-        InputError: it is not one.
+        InputError: the text cannot be read as ``output``.
     """
-    # What pydantic gives each of its models and dataclasses; msgspec would read these without their validators.
+    # Every pydantic model and dataclass has this attribute; msgspec would read them without their validators.
     validator: Any = getattr(output, "__pydantic_validator__", None)
     try:
         if validator is not None:

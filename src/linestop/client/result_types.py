@@ -1,4 +1,4 @@
-"""What a client gets back: small values made from a folded run. Pure."""
+"""The values that a client returns, made from a folded run. Pure."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import Tier, canonical
 
 TEXT_CHARS_MAX = 120
-"""How much of a task's text a line of a list shows."""
+"""How many characters of a task's text a line of a list shows."""
 
 
 class StoppedRuns(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of stopping many runs: those this stop ended, those over by then, those that it could not stop."""
+    """The result of stopping many runs: those stopped, how many were over already, and those that failed to stop."""
 
     stopped: tuple[str, ...] = ()
     over: int = 0
@@ -29,9 +29,9 @@ class StoppedRuns(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of a task.
+    """The status of a submitted task.
 
-    ``kept``: the broker has it and nothing can lose it, but nobody has opened it yet.
+    ``kept``: the broker has stored the task and cannot lose it, but no validator has opened it yet.
     """
 
     run: str
@@ -42,10 +42,10 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A stop that is in the run's log as event ``n``: from there nothing of the run can start.
 
-    ``open`` lists the starts whose result was not known then: what may still be on the wire. ``already``:
-    somebody else had stopped the run before. ``fenced_n``: the later event that cancelled what a first
-    stop with ``drain`` lets end, 0 if none did. ``existed``: the run had events before its stop; one that had none is
-    stopped before it begins. ``n`` is 0 if this credential may not read runs.
+    ``open`` lists the starts whose result was not known then and which may still take effect. ``already``: another
+    stop was in the log before. ``fenced_n``: the later event that cancelled the calls that a first stop with ``drain``
+    had let finish, 0 if there is none. ``existed``: the run had events before its stop; a run without events is stopped
+    before it begins. ``n`` is 0 if this credential may not read runs.
     """
 
     run: str
@@ -59,13 +59,13 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something a run waits for a person to say, with everything that is needed to decide.
+    """A question of a run that a person must decide, with everything needed to decide it.
 
-    ``kind`` says which word ends it: ``approval`` approve or deny; ``question`` and ``event`` answer;
+    ``kind`` tells which decisions end it: ``approval`` approve or deny; ``question`` and ``event`` answer;
     ``doubt`` resolve; ``spend`` approve or deny without a call. ``args`` are the exact canonical arguments.
-    ``wider`` says in what the tool may do more than was agreed to before.
+    ``wider`` tells in which respect the tool may do more than was approved before.
     ``effect_key`` is the key that the tool sends with the call, by which the other side can look it up.
-    ``shown`` is the digest of all that is decided about; a decision that names it counts for nothing else.
+    ``shown`` is the digest of everything that is decided about; a decision that names it counts for nothing else.
     """
 
     kind: Literal["approval", "question", "event", "doubt", "spend"]
@@ -96,7 +96,7 @@ class OpenQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class RunLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One run in a list. ``status`` is how it ended, or the phase it is in, or ``paused``."""
+    """One run in a list. ``status`` is how the run ended, or its phase, or ``paused``."""
 
     run: str
     tenant: str
@@ -114,7 +114,7 @@ class RunLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A dead letter: something ``role`` could not handle; with ``subject`` and ``payload`` if it was a message."""
+    """A dead letter: a message (``subject``, ``payload``) or a run that ``role`` could not handle."""
 
     seq: int
     role: str
@@ -128,7 +128,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def status_of(run: Run) -> str:
-    """How the run ended, or where it stands."""
+    """How the run ended, or its phase, ``paused`` or ``queued``."""
     if run.sealed:
         return run.sealed.status
     if run.paused and not run.done:
@@ -137,7 +137,7 @@ def status_of(run: Run) -> str:
 
 
 def run_line(run: Run) -> RunLine:
-    """Sum a run up for a list."""
+    """Summarize a run for a list."""
     task = run.opened.task if run.opened else None
     return RunLine(
         run=run.run, tenant=run.tenant, agent=agent_of(run), status=status_of(run), text=_task(run),
@@ -148,7 +148,7 @@ def run_line(run: Run) -> RunLine:
 
 
 def _task(run: Run) -> str:
-    """The beginning of what the run was given to do."""
+    """The beginning of the run's task."""
     text = run.opened.task.text if run.opened else ""
     return text[:TEXT_CHARS_MAX] if isinstance(text, str) else ""
 
@@ -164,12 +164,12 @@ def _why(run: Run) -> str:
 
 
 def blobs_in_questions(run: Run) -> list[BlobRef]:
-    """The arguments under question that are too long for an event and must be fetched."""
+    """The arguments in open questions that are too long for an event and must be fetched."""
     return [text for call in _asked_calls(run) if isinstance(text := _args(call), BlobRef)]
 
 
 def open_questions(run: Run, texts: Mapping[str, str]) -> list[OpenQuestion]:
-    """All that the run asks a person; ``texts`` holds the fetched arguments by digest."""
+    """All questions that the run asks people; ``texts`` contains the fetched arguments by digest."""
     if run.done:
         return []
     questions = [_question(run, call, texts) for call in _asked_calls(run)]
@@ -196,7 +196,7 @@ QUESTION_CHARS_SHOWN = 400
 
 
 def _digest(question: OpenQuestion) -> str:
-    """The digest of what a person decides about: another call, tool, argument, contract or text has another one."""
+    """The digest of what a person decides about: another call, tool, argument, contract or text changes it."""
     decided = [
         question.kind, question.tenant, question.run, question.call, question.tool, question.args_sha256,
         question.contract_digest, question.text, question.options,
@@ -205,21 +205,21 @@ def _digest(question: OpenQuestion) -> str:
 
 
 def require_shown(question: OpenQuestion, shown: str) -> None:
-    """Refuse a decision about something else than ``question``.
+    """Refuse a decision about anything other than ``question``.
 
     Raises:
-        InputError: it is too short to name anything.
-        Refused: something else is asked now.
+        InputError: ``shown`` is too short for a digest.
+        Refused: the question has changed since.
     """
     if len(shown) < SHOWN_CHARS_MIN:
         raise InputError(f"'{shown}' is too short for a digest: give the one that `linestop approvals` prints.")
     if question.shown.startswith(shown) or (question.args_sha256.startswith(shown) and not question.wider):
         return
-    what = f"{question.tool}({question.args})" if question.tool else question.text
-    what = what if len(what) <= QUESTION_CHARS_SHOWN else what[:QUESTION_CHARS_SHOWN] + "…"
+    subject = f"{question.tool}({question.args})" if question.tool else question.text
+    subject = subject if len(subject) <= QUESTION_CHARS_SHOWN else subject[:QUESTION_CHARS_SHOWN] + "…"
     raise Refused(
-        f"What run '{question.run}' asks is not what was shown as {shown}. It now asks about {what}: look at it with "
-        f"`linestop approvals`, and decide with `--shown {question.shown}`."
+        f"The question of run '{question.run}' is no longer the one shown as {shown}. It now asks about {subject}: "
+        f"read it with `linestop approvals`, and decide with `--shown {question.shown}`."
     )
 
 
@@ -263,22 +263,22 @@ def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuesti
 
 
 def unknown_outcome_message(run: Run, call: CallState) -> str:
-    """Why nobody can say any more in the log what became of a call, and what a person can do then."""
+    """Why a call's unknown outcome can no longer be resolved in the log, and what a person can do."""
     key = call.judged.effect_key if call.judged else ""
     return (
-        f"Run '{run.run}' is over, so call '{call.call}' ({call.tool}) stays unknown in its log and cannot be resolved "
-        f"any more. Look up where it may have taken effect, by its key {key}, whether it did; give what is still to be "
-        "done as a new task."
+        f"Run '{run.run}' is over, so the outcome of call '{call.call}' ({call.tool}) stays unknown in its log and can "
+        f"no longer be resolved. Look up by its key {key}, where it may have taken effect, whether it did; submit what "
+        "is still to be done as a new task."
     )
 
 
 def pick_question(run: Run, questions: list[OpenQuestion], call: str) -> OpenQuestion:
-    """The question that a word about ``call`` ends; with an empty ``call``, the only one there is.
+    """The question that a decision about ``call`` ends; with an empty ``call``, the only question of the run.
 
     Raises:
         NotFound: the run has no such call.
-        InputError: no call is named and the run asks several things.
-        Refused: the call, or the whole run, waits for nobody.
+        InputError: no call is named and the run asks several questions.
+        Refused: the call, or the whole run, does not wait for a person.
     """
     unknown_calls = [
         each for each in run.calls.values() if each.fate == "unknown" and each.judged and call in {"", each.call}
@@ -290,7 +290,7 @@ def pick_question(run: Run, questions: list[OpenQuestion], call: str) -> OpenQue
             return questions[0]
         if not questions:
             over = " is over and" if run.done else ""
-            raise Refused(f"Run '{run.run}'{over} asks nobody anything now; `linestop approvals` lists what waits.")
+            raise Refused(f"Run '{run.run}'{over} asks no question now; `linestop approvals` lists the open questions.")
         calls = ", ".join(f"'{question.call}'" for question in questions)
         raise InputError(f"Name the call: run '{run.run}' asks about {calls}.")
     matching = next((question for question in questions if question.call == call), None)

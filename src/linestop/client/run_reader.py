@@ -1,4 +1,4 @@
-"""Looking at runs: one, many, as they are or as they go on. Reads the log and folds it; changes nothing."""
+"""Reading runs: one or many, as they are now or as they continue. Reads the log and folds it; changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from linestop.bus.jetstream.reads import Reader
 from linestop.bus.permission_table import CredentialName
 from linestop.bus.worker_heartbeats import WorkerStatus, workers
 from linestop.client.credentials import Identity, default_person, identify
-from linestop.client.left_runs import LeftRuns
+from linestop.client.left_runs import RunArchive
 from linestop.client.result_types import OpenQuestion, RunLine, blobs_in_questions, open_questions, run_line
 from linestop.client.run_names import Key, begun_runs, named_runs, nearest_runs
 from linestop.client.sender import Sender
@@ -35,35 +35,35 @@ from linestop.schemas.subjects import RunId, TenantId, check_name
 
 DEFAULT_TENANT: Final = "default"
 CONCURRENT_READS_MAX: Final = 16
-"""Runs that are read at a time."""
+"""How many runs are read concurrently."""
 
 RUNS_SHOWN: Final = 50
 CANDIDATES_SHOWN: Final = 5
 LAST_RUN: Final = "last"
-"""What stands for the run that was begun last, wherever a person names a run."""
+"""The name for the newest run, wherever a person names a run."""
 
 WINDOW_MESSAGES: Final = 5_000
-"""How far back in the log the newest runs are looked for at first; four times as far at each further try."""
+"""How far back in the log the newest runs are searched at first; four times as far at each further try."""
 
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 T = TypeVar("T")
 
 
 class RunReader:
-    """A connection that can look. ``Client`` is one that can also speak."""
+    """A connection that can read runs. ``Client`` can also send tasks and control messages."""
 
     def __init__(self, identity: Identity, *, name: str = "linestop client") -> None:
         self.identity = identity
         self.person = default_person()
-        """The name that decisions are made under where none is given."""
+        """The name for decisions if none is given."""
         self.name = name
         self._connection: Connection | None = None
         self._jetstream: JetStream | None = None
         self._sender: Sender | None = None
-        self._left = LeftRuns(identity.people.parent if identity.people is not None else None)
+        self._archive = RunArchive(identity.people.parent if identity.people is not None else None)
 
     @classmethod
-    def connect(  # noqa: PLR0913 - three ways to say who one is
+    def connect(  # noqa: PLR0913 - three ways to give a credential
         cls,
         where: str | Path | None = None,
         *,
@@ -73,19 +73,19 @@ class RunReader:
         password: str = "",
         seed: str = "",
     ) -> Self:
-        """Say who to be; the connection is made on entering.
+        """Choose the credential; the connection is made on entering.
 
         Args:
             where: A state directory or a credential file; by default ``LINESTOP_DIR``, else ``.linestop``.
             as_: Which credential of a state directory: ``client`` submits, watches and stops; ``operator``
-                also decides, and stops when no actor is alive.
+                also decides, and stops even if no actor is alive.
             url: Address of the broker, with ``user`` and ``seed``, instead of a file.
             user: Name of the credential.
             password: Its password, where the broker was set up by an older linestop. It is sent in clear.
             seed: The seed of its key, which is not sent.
 
         Raises:
-            ConfigError: no such directory or file, or it is damaged.
+            ConfigError: there is no such directory or file, or the file is damaged.
             InputError: ``url`` without a known user and a seed.
         """
         return cls(identify(where, as_=as_, url=url, user=user, password=password, seed=seed))
@@ -94,8 +94,8 @@ class RunReader:
         """Connect.
 
         Raises:
-            Unreachable: no broker answers.
-            PermissionDenied: the broker does not take the credential.
+            Unreachable: the broker does not answer.
+            PermissionDenied: the broker does not accept the credential.
         """
         self._connection = await connect(self.identity.credential, name=self.name)
         try:
@@ -106,7 +106,7 @@ class RunReader:
         self._sender = Sender(self._connection, self._jetstream.wire, self.identity.people)
 
     async def close(self) -> None:
-        """Close the connection; what was submitted goes on."""
+        """Close the connection; submitted tasks continue."""
         if self._connection is not None:
             await self._connection.close()
 
@@ -121,10 +121,10 @@ class RunReader:
 
     @property
     def bus(self) -> JetStream:
-        """The bus as this credential sees it.
+        """The bus with the permissions of this credential.
 
         Raises:
-            InputError: it is not connected.
+            InputError: the client is not connected.
         """
         if self._jetstream is None:
             raise InputError("The client is not connected: use it as `async with Client.connect(...) as client`.")
@@ -132,16 +132,16 @@ class RunReader:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker can be reached at this moment; a lost connection is restored by itself."""
+        """Whether the broker can be reached at this moment; a lost connection is restored automatically."""
         return self._connection is not None and self._connection.connected
 
     # --- one run -----------------------------------------------------------------------------------------
 
     async def run(self, run: str, *, tenant: str = DEFAULT_TENANT) -> Run:
-        """The run as its log tells it now.
+        """The run, folded from its log as it is now.
 
         Raises:
-            NotFound: it has no event.
+            NotFound: the run has no event.
         """
         state = await self._fold(as_tenant(tenant), as_run(run))
         if not state.entries:
@@ -149,19 +149,19 @@ class RunReader:
         return state
 
     async def find_run(self, text: str, *, tenant: str = DEFAULT_TENANT) -> RunId:
-        """The run that a person means: ``last``, the one begun last, or the beginning of an id that linestop gave.
+        """The run that a person means by ``last`` (the newest run) or by the beginning of an id.
 
-        A run that was only stopped before it began is neither: nobody who types ``last`` or a prefix means it.
+        A run that was stopped before it began is left out: nobody means it by ``last`` or a prefix.
 
         Raises:
             NotFound: there is no such run.
-            InputError: several ids begin so.
+            InputError: several ids begin with ``text``.
         """
         if text == LAST_RUN:
-            found = await self._newest_runs(1, as_tenant(tenant), begun_only=True)
-            if not found:
+            newest = await self._newest_runs(1, as_tenant(tenant), begun_only=True)
+            if not newest:
                 raise NotFound(f"There is no run of tenant '{tenant}' yet.")
-            return found[-1][1]
+            return newest[-1][1]
         begun = sorted(run for _, run in await self._begun_runs(as_tenant(tenant)) if run.startswith(text))
         if text in begun:
             return RunId(text)
@@ -173,18 +173,18 @@ class RunReader:
         return begun[0]
 
     async def open_runs_like(self, text: str, *, tenant: str = DEFAULT_TENANT) -> list[RunId]:
-        """A few open runs of the tenant for a person who typed a run that does not exist, the nearest ids first."""
+        """A few open runs of the tenant to suggest instead of a run that does not exist, the most similar ids first."""
         begun = set(await self._begun_runs(as_tenant(tenant)))
         return nearest_runs(text, [key[1] for key in await self.bus.log().open_runs() if key in begun])
 
     async def events(
         self, run: str, *, after_n: int = 0, follow: bool = False, tenant: str = DEFAULT_TENANT
     ) -> AsyncGenerator[Entry]:
-        """The run's entries after event ``after_n``, in order and without a gap, also over reconnects.
+        """Yield the run's entries after event ``after_n``, in order and without a gap, also over reconnects.
 
         An entry of the chain has its decoded ``event``, or none and the reason in ``ignored``; a message that
-        is not part of the chain has ``n`` 0. With ``follow`` it goes on, from before the first event if need
-        be, until the run is sealed.
+        is not part of the chain has ``n`` 0. With ``follow`` this continues until the run is sealed, and may start
+        before the run's first event.
 
         Raises:
             NotFound: the run has no event; never with ``follow``.
@@ -196,7 +196,7 @@ class RunReader:
     async def watch(
         self, run: str, *, after_n: int = 0, follow: bool = True, tenant: str = DEFAULT_TENANT
     ) -> AsyncGenerator[tuple[Run, Entry]]:
-        """As ``events``, with the run folded up to each entry: one object, which changes.
+        """As ``events``, with the run folded up to each entry: always the same object, which changes.
 
         Raises:
             NotFound: as ``events``.
@@ -207,7 +207,7 @@ class RunReader:
             self.bus.wire, subjects.live_subject(subjects.run_filter(state.tenant, state.run))
         ) as new_messages:
             while True:
-                for message in await self._left.load(log, state.tenant, state.run, after_seq=state.head_seq):
+                for message in await self._archive.load(log, state.tenant, state.run, after_seq=state.head_seq):
                     is_after = state.n >= after_n
                     entry = state.apply(message.subject, message.payload, message.seq)
                     if is_after:
@@ -229,7 +229,7 @@ class RunReader:
         return (await self.bus.blobs().get(as_tenant(tenant), text.sha256)).decode(errors="replace")
 
     async def questions(self, run: str, *, tenant: str = DEFAULT_TENANT) -> list[OpenQuestion]:
-        """What this run waits for a person to say.
+        """The questions of this run that a person must decide.
 
         Raises:
             NotFound: there is no such run.
@@ -239,12 +239,12 @@ class RunReader:
     # --- many runs ---------------------------------------------------------------------------------------
 
     async def runs(self, *, limit: int = RUNS_SHOWN, open_only: bool = False, tenant: str = "") -> list[RunLine]:
-        """The runs begun last, newest first; of all tenants unless one is named."""
+        """The newest runs, newest first; of all tenants unless one is named."""
         if tenant:
             check_name("tenant", tenant)
         keys = await self.bus.log().open_runs() if open_only else await self._newest_runs(limit, tenant)
         if not open_only and len(keys) < limit:
-            keys = [*keys, *await self._of_archive(limit, set(keys))]
+            keys = [*keys, *await self._archived_runs(limit, set(keys))]
 
         async def line(key: Key) -> RunLine:
             return run_line(await self._fold(*key))
@@ -253,55 +253,55 @@ class RunReader:
         lines.sort(key=lambda line: line.opened_at or line.last_at or _LONG_AGO, reverse=True)
         return lines[:limit]
 
-    async def _of_archive(self, limit: int, known: set[Key]) -> list[Key]:
-        """Runs that began before the log does."""
+    async def _archived_runs(self, limit: int, known: set[Key]) -> list[Key]:
+        """Runs that began before the log's oldest event."""
         info = await Reader(self.bus.wire, stream_names.RUNS).info()
         before_seq = info.state.first_seq if info.state else 0
-        found = await self._left.newest(before_seq=before_seq, limit=limit) if before_seq > 1 else []
-        return [key for key in found if key not in known]
+        archived = await self._archive.newest(before_seq=before_seq, limit=limit) if before_seq > 1 else []
+        return [key for key in archived if key not in known]
 
     async def newest(self, limit: int, *, tenant: str = DEFAULT_TENANT) -> list[RunId]:
-        """The ids of the tenant's runs begun last, newest first."""
+        """The ids of the tenant's newest runs, newest first."""
         return [run for _, run in reversed(await self._newest_runs(limit, as_tenant(tenant)))]
 
     async def approvals(self, *, tenant: str = "") -> list[OpenQuestion]:
-        """What all open runs wait for a person to say, so not events; the most urgent first."""
+        """The open questions of all open runs that a person must decide, without events; the most urgent first."""
         keys = [key for key in await self.bus.log().open_runs() if not tenant or key[0] == tenant]
 
         async def read_questions(key: Key) -> list[OpenQuestion]:
             return await self.questions_of(await self._fold(*key))
 
-        found = [
+        for_people = [
             question
             for questions in await _map_concurrently(keys, read_questions)
             for question in questions
             if question.kind != "event"
         ]
-        return sorted(found, key=lambda question: question.expires_at)
+        return sorted(for_people, key=lambda question: question.expires_at)
 
     async def workers(self) -> list[WorkerStatus]:
-        """The workers that have shown themselves, by role and name, each with whether it lives.
+        """The workers that have sent a heartbeat, by role and name, each with whether it is alive.
 
-        A worker that missed three of its beats, one every 2 s by the broker's clock, is presumed dead.
+        A worker that missed three heartbeats, one every 2 s by the broker's clock, is presumed dead.
         """
         return await read_workers(self.bus)
 
     async def waits_of(self, state: Run) -> list[Wait]:
-        """What a folded run waits for now. Without the right to see the workers, it does not say which are missing."""
+        """What a folded run waits for now. If this credential may not see the workers, none is reported as missing."""
         try:
-            shown = await self.workers()
+            known_workers = await self.workers()
         except LinestopError:
-            shown = None
-        return waits(state, clock.now(), shown)
+            known_workers = None
+        return waits(state, clock.now(), known_workers)
 
     async def tenants(self) -> set[TenantId]:
         """The tenants that have a run in the log."""
-        found = await Reader(self.bus.wire, stream_names.RUNS).read_all("runs.*.*.*.*.1")
-        return {tenant for tenant, _ in begun_runs([item.subject for item in found])}
+        messages = await Reader(self.bus.wire, stream_names.RUNS).read_all("runs.*.*.*.*.1")
+        return {tenant for tenant, _ in begun_runs([message.subject for message in messages])}
 
     async def _begun_runs(self, tenant: TenantId) -> list[Key]:
-        found = await Reader(self.bus.wire, stream_names.RUNS).read_all(f"runs.{tenant}.*.*.*.1")
-        return begun_runs([item.subject for item in found])
+        messages = await Reader(self.bus.wire, stream_names.RUNS).read_all(f"runs.{tenant}.*.*.*.1")
+        return begun_runs([message.subject for message in messages])
 
     async def _newest_runs(self, limit: int, tenant: str, *, begun_only: bool = False) -> list[Key]:
         reader = Reader(self.bus.wire, stream_names.RUNS)
@@ -309,16 +309,16 @@ class RunReader:
         last = int(msgspec.convert(info["state"], dict[str, Any])["last_seq"])
         window = WINDOW_MESSAGES
         while True:
-            found = await reader.read_all(f"runs.{tenant or '*'}.*.*.*.1", after_seq=max(0, last - window))
-            firsts = [item.subject for item in found]
-            keys = begun_runs(firsts) if begun_only else named_runs(firsts)
+            messages = await reader.read_all(f"runs.{tenant or '*'}.*.*.*.1", after_seq=max(0, last - window))
+            first_events = [message.subject for message in messages]
+            keys = begun_runs(first_events) if begun_only else named_runs(first_events)
             if len(keys) >= limit or window >= last:
                 return keys[-limit:]
             window *= 4
 
     async def load(self, tenant: TenantId, run: RunId, *, leader: bool = False) -> list[StoredMessage]:
-        """The run's messages, also those that have left the log and are in the archive of the state folder."""
-        return await self._left.load(self.bus.log(), tenant, run, leader=leader)
+        """The run's messages, also those that were removed from the log and are in the archive."""
+        return await self._archive.load(self.bus.log(), tenant, run, leader=leader)
 
     async def _fold(self, tenant: TenantId, run: RunId) -> Run:
         state = Run(tenant, run)
@@ -327,7 +327,7 @@ class RunReader:
         return state
 
     async def questions_of(self, state: Run) -> list[OpenQuestion]:
-        """What a folded run asks, with arguments that are stored as blobs fetched."""
+        """The questions of a folded run; arguments that are stored as blobs are fetched."""
         texts: dict[str, str] = {}
         for ref in blobs_in_questions(state):
             with contextlib.suppress(NotFound):
@@ -336,10 +336,10 @@ class RunReader:
 
 
 async def read_workers(bus: JetStream) -> list[WorkerStatus]:
-    """The workers that have shown themselves to this broker.
+    """The workers that have sent a heartbeat to this broker.
 
     Raises:
-        PermissionDenied: the credential may not see them; ``ApiError`` if their bucket is missing.
+        PermissionDenied: the credential may not read them; ``ApiError`` if their bucket is missing.
     """
     stored = await bus.bucket(stream_names.BEATS_BUCKET).values("")
     info = await bus.wire.connection.api_request(
@@ -349,7 +349,7 @@ async def read_workers(bus: JetStream) -> list[WorkerStatus]:
 
 
 async def _map_concurrently(keys: Sequence[Key], work: Callable[[Key], Awaitable[T]]) -> list[T]:
-    """Do ``work`` for every key, a bounded number at a time; in the order of the keys."""
+    """Await ``work`` for every key, at most ``CONCURRENT_READS_MAX`` at a time; results in the order of the keys."""
     results: dict[int, T] = {}
 
     async def one(index: int) -> None:
@@ -361,7 +361,7 @@ async def _map_concurrently(keys: Sequence[Key], work: Callable[[Key], Awaitable
                 for index in range(start, min(start + CONCURRENT_READS_MAX, len(keys))):
                     tasks.start_soon(one, index)
         except ExceptionGroup as failures:
-            # Reads fail for one reason; callers expect that error itself, not a group of it.
+            # Concurrent reads fail for one reason; callers expect that error, not a group of errors.
             raise failures.exceptions[0] from failures
     return [results[index] for index in range(len(keys))]
 

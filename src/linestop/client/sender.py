@@ -1,7 +1,7 @@
-"""Saying something to linestop: a task, or a word about a run, and hearing what a role answers.
+"""Sending tasks and control messages to linestop, and receiving the replies of roles.
 
-What is said is kept once its stream has acknowledged it. The answer is a courtesy on core NATS: without one,
-what was said still counts.
+A message is stored once its stream has acknowledged it. The reply is a courtesy on core NATS: without a reply, the
+message still counts.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from linestop.schemas.trace_context import TraceContext
 from linestop.schemas.value_size import OversizedError, json_size
 
 REPLY_WAIT_S: Final = 10.0
-"""How long to wait for a role's answer to a task or a word. What was said is kept in any case."""
+"""How long to wait for a role's reply to a task or a control message, which is stored in any case."""
 
 SOURCE: Final = "/linestop/client"
 TASK_TYPE: Final = "io.linestop.task"
 CONTROL_TYPE: Final = "io.linestop.control"
 
 _STORED_NOT_OPENED: Final = (
-    "The broker keeps the task, but nobody has opened it yet: see that the actors run (`linestop health`)."
+    "The broker has stored the task, but no validator has opened it yet: check that the actors run (`linestop health`)."
 )
 
 
 class Sender:
-    """Says things over one connection; ``people`` is the folder of the keys that decisions are signed with."""
+    """Sends messages over one connection; ``people`` is the folder of the keys that sign decisions."""
 
     def __init__(self, connection: Connection, wire: Wire, people: Path | None) -> None:
         self._wire = wire
@@ -54,9 +54,9 @@ class Sender:
         self._operator = connection.credential.user == "operator"
 
     async def send_task(self, tenant: TenantId, agent: AgentName, task: Task, *, wait_s: float) -> Submitted:
-        """Store a task; wait at most ``wait_s`` for the validator to let it in."""
+        """Store a task; wait at most ``wait_s`` for the validator to open or refuse it."""
         run = run_id(task.run) if task.run else _run_id_for(tenant, task)
-        # A run id of the client's own lets it find the run again even if no answer ever comes.
+        # The client chooses the run id, so that it finds the run even if no reply ever comes.
         task_with_run = msgspec.structs.replace(task, run="" if task.key and not task.run else run)
         subject = subjects.task(tenant, agent)
         reply = await self._send(
@@ -72,14 +72,14 @@ class Sender:
         return Submitted(run=reply.run or run, status=status, sentence=reply.sentence)
 
     async def send_control(self, tenant: TenantId, run: RunId, verb: Verb, control: Control) -> Reply:
-        """Store a word about a run, signed if it must be and can be; return what it became.
+        """Store a control message about a run, signed if the verb requires it and there is a key; return the reply.
 
         Raises:
-            Refused: it changes nothing; with the reason.
-            InputError: a text in it is none; ``TooLarge`` if it is too long for a message.
-            TimedOut: nobody has taken it up yet.
+            Refused: the message changes nothing; with the reason.
+            InputError: it has an unpaired surrogate or a number that is not finite; ``TooLarge`` if it is too long.
+            TimedOut: no role has handled it yet.
         """
-        # An answer that a client could not have given is believed: see docs/any-client.md.
+        # Only an operator may publish a `reply`, so roles trust it: see docs/any-client.md.
         is_from_operator = verb == "answer" and self._operator
         subject = subjects.control(tenant, run, verb="reply" if is_from_operator else verb)
         _encoded(control, verb)
@@ -90,9 +90,8 @@ class Sender:
         )
         if reply is None:
             raise TimedOut(
-                f"Nobody has taken up the {verb} of run '{run}' within {REPLY_WAIT_S:g} s; it is "
-                f"kept and will count when "
-                "the actors run (`linestop dev`, `linestop health`)."
+                f"No actor has handled the {verb} of run '{run}' within {REPLY_WAIT_S:g} s; it is stored and takes "
+                "effect when the actors run (`linestop dev`, `linestop health`)."
             )
         if reply.status != "done":
             raise Refused(reply.sentence or f"The {verb} of run '{run}' was refused.")
@@ -101,7 +100,7 @@ class Sender:
     async def _send(
         self, subject: str, payload: bytes, headers: dict[str, str], *, wait_s: float, wants_reply: bool
     ) -> Reply | None:
-        """Store a message; return the answer, or None if none was wanted or came."""
+        """Store a message; return the reply, or None if none was requested or none came."""
         if not wants_reply:
             await publish(self._wire, subject, payload, headers=header_block(headers))
             return None
@@ -112,62 +111,62 @@ class Sender:
 
 
 _MEASURED_BYTES_MAX: Final = 16 * MESSAGE_BYTES_MAX
-"""What is larger is not written at all; what is just too large is refused with its size."""
+"""A larger message is not even encoded; a smaller one that is too large is refused with its size."""
 
 
-def _encoded(message: Task | Control, what: str) -> bytes:
-    """What goes onto the wire.
+def _encoded(message: Task | Control, kind: str) -> bytes:
+    """The message as JSON.
 
     Raises:
-        InputError: a text in it cannot be written as UTF-8, or a number is not finite.
-        TooLarge: no message may have so many bytes.
+        InputError: a text cannot be written as UTF-8, or a number is not finite.
+        TooLarge: the message has more bytes than allowed.
     """
     bytes_max = MESSAGE_BYTES_MAX if isinstance(message, Task) else CONTROL_BYTES_MAX
     try:
-        # Before it is written: what shares its parts or holds itself has no end as JSON.
+        # Measured before it is encoded: a value that shares its parts or contains itself can be endless as JSON.
         json_size(message, bytes_max=_MEASURED_BYTES_MAX)
-        # The fast writer makes null of NaN and the infinities without a word.
+        # msgspec silently writes NaN and the infinities as null.
         json.dumps(msgspec.to_builtins(message), allow_nan=False)
         payload = msgspec.json.encode(message)
     except OversizedError as error:
-        raise TooLarge(f"The {what} {error}.") from None
+        raise TooLarge(f"The {kind} {error}.") from None
     except UnicodeEncodeError as error:
-        raise InputError(f"The {what} holds half a character ({error.reason}), which is no text: remove it.") from None
+        raise InputError(f"The {kind} contains an unpaired surrogate ({error.reason}); remove it.") from None
     except ValueError as error:
         if not str(error).startswith("Out of range float"):
             raise
         raise InputError(
-            f"The {what} contains NaN or an infinity, which JSON cannot express: send null or a text."
+            f"The {kind} contains NaN or an infinity, which JSON cannot express: send null or a text."
         ) from None
     if len(payload) > bytes_max:
         raise TooLarge(
-            f"The {what} has {len(payload)} bytes and a message at most {bytes_max}: shorten it, or put "
-            "what is long where a tool can read it."
+            f"The {kind} has {len(payload)} bytes; a message may have at most {bytes_max}: shorten it, or put the "
+            "long part where a tool can read it."
         )
     return payload
 
 
 def _run_id_for(tenant: TenantId, task: Task) -> RunId:
-    """The run a task will be: its key's, else a fresh one."""
+    """The id of the task's run: derived from the task's key, else a new one."""
     if task.key:
-        # Imported here because it takes half of the actors along, and few tasks have keys.
+        # Imported here because it imports half of the actors, and few tasks have keys.
         from linestop.bus.idempotency_keys import run_of_key  # noqa: PLC0415
 
         return run_of_key(tenant, task.key)
     return RunId(uuid7(datetime.now(UTC), random.SystemRandom().getrandbits(74)))
 
 
-def message_headers(run: str, kind: str) -> dict[str, str]:
-    """Headers of a message: CloudEvents, the caller's trace, and an id under which it is stored once."""
-    own_id = secrets.token_hex(16)
+def message_headers(run: str, event_type: str) -> dict[str, str]:
+    """Headers of a message: CloudEvents, the caller's trace, and an id by which the stream stores it only once."""
+    message_id = secrets.token_hex(16)
     return {
-        "Nats-Msg-Id": own_id,
+        "Nats-Msg-Id": message_id,
         "Content-Type": JSON_TYPE,
         **_callers_trace(),
         "ce-specversion": "1.0",
-        "ce-id": own_id,
+        "ce-id": message_id,
         "ce-source": SOURCE,
-        "ce-type": kind,
+        "ce-type": event_type,
         "ce-subject": run,
         "ce-time": timestamp(datetime.now(UTC)),
         "ce-datacontenttype": JSON_TYPE,
@@ -178,7 +177,7 @@ def _callers_trace() -> dict[str, str]:
     """The ``traceparent`` of the span that the calling program is in, if it uses OpenTelemetry and is in one."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
-        # A program that has not imported it is in no span, and it is not loaded only to learn that.
+        # A program that has not imported OpenTelemetry is in no span; importing it only to find that out is too slow.
         return {}
     context = trace.get_current_span().get_span_context()
     if not context.is_valid:

@@ -1,7 +1,7 @@
-"""Stopping a run without anybody's help: the operator appends ``stopped`` to the run's log itself.
+"""Stopping a run without the help of a role: the operator's client appends ``stopped`` to the run's log itself.
 
-A stop does not wait its turn (see ``linestop.bus.operator_stop``). What it asks for help with is a word on ``control``,
-as any client's stop is one.
+A stop does not wait for its turn (see ``linestop.bus.operator_stop``). If it needs help, it publishes a control message
+as any other client does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from linestop.schemas.subjects import ACTORS, RunId, TenantId
 
 
 class DirectStop:
-    """Appends ``operator.stopped``; ``stream`` must be the operator's."""
+    """Appends ``operator.stopped``; ``bus`` must have the operator's credential."""
 
     def __init__(self, bus: JetStream) -> None:
         self._log: Log = bus.log()
@@ -42,22 +42,23 @@ class DirectStop:
     async def stop(
         self, tenant: TenantId, run: RunId, control: Control, *, beforehand: bool = True
     ) -> tuple[Run, bool]:
-        """Stop the run as ``control`` says; return it with its stop, and whether somebody else had stopped it before.
+        """Stop the run as ``control`` says; return it with its stop, and whether another stop was in the log before.
 
         Without ``beforehand`` a run that does not exist is not stopped.
 
         Raises:
             NotFound: there is no such run, and ``beforehand`` is false.
-            Refused: the run is over by other means, or does not exist and cannot begin for lack of room.
-            TimedOut: the run moved all the time, and nobody who works on it answered either.
+            Refused: the run ended in another way, or does not exist and there is no space for new runs.
+            TimedOut: other appends won every time, and no worker of the run appended the stop either.
             Unreachable: the broker does not answer; whether the stop is stored is not known.
         """
         state = Run(tenant, run)
-        # Nothing read here is proof: a replica's old answer only costs a refusal that names the real head.
+        # Nothing read here is proof: an outdated replica only costs one refused append, which names the real head.
         await catch_up(self._log, state)
         if state.n == 0 and (left := await self._log.removed_run(tenant, run)) is not None:
             raise Refused(
-                f"Run '{run}' is over ({left.status or 'sealed'}); there is nothing to stop. Its log has left RUNS."
+                f"Run '{run}' is over ({left.status or 'sealed'}) and its log was removed from RUNS; there is nothing "
+                "to stop."
             )
         if state.n == 0 and await self._log.head(tenant, run) is None:
             if not beforehand:
@@ -66,45 +67,45 @@ class DirectStop:
         return state, await self.stop_from(state, control)
 
     async def stop_from(self, state: Run, control: Control) -> bool:
-        """Stop a run that was read already, however old that is; return whether somebody else had stopped it before.
+        """Stop a run that was read already, however long ago; return whether another stop was in the log before.
 
         Raises:
             Refused, TimedOut, Unreachable: as ``stop``.
         """
         tenant, run = state.tenant, state.run
-        before = state.stopped is not None
+        was_stopped = state.stopped is not None
 
-        def stop(at: Run) -> Stopped:
+        def make_stop(at: Run) -> Stopped:
             return msgspec.structs.replace(stop_event(at, by=control.by, why=control.why), mode=control.mode)
 
-        async def ask() -> None:
+        async def request_help() -> None:
             headers = header_block({"Nats-Msg-Id": secrets.token_hex(16), "Content-Type": "application/json"})
             subject = subjects.control(tenant, run, verb="stop")
             await publish(self._bus.wire, subject, msgspec.json.encode(control), headers=headers)
 
-        if not await stop_run(self._log, self._encoder, state, stop, request_help=ask):
+        if not await stop_run(self._log, self._encoder, state, make_stop, request_help=request_help):
             status = state.sealed.status if state.sealed else "unknown"
             raise Refused(f"Run '{run}' is over ({status}); there is nothing to stop.")
         self._hint(tenant, run)
-        return before or not is_stop_of(state, control)
+        return was_stopped or not is_stop_of(state, control)
 
     async def _require_space(self, run: RunId) -> None:
-        """Refuse to write to a run that does not exist where the room is for those that do."""
+        """Refuse to stop a run that does not exist if the remaining space is reserved for existing runs."""
         fill = await self._log.fullest()
         if no_space := no_space_message(Space(used=fill.used, stream=fill.stream)):
             raise Refused(f"There is no run '{run}', so there is nothing to stop. {no_space}")
 
     def _hint(self, tenant: TenantId, run: RunId) -> None:
-        """Let the actors settle and seal it now and not at the next sweep."""
+        """Wake the roles, so that they settle and seal the run now and not at the next sweep."""
         for role in ACTORS:
             self._bus.wire.send(subjects.wake(tenant, run, role=role), b"")
 
 
 def no_such_run(tenant: TenantId, run: RunId) -> NotFound:
-    """What a command says of a run that has no event."""
+    """The error for a run that has no event."""
     return NotFound(f"There is no run '{run}' of tenant '{tenant}'; `linestop runs` lists them.")
 
 
 def is_stop_of(run: Run, control: Control) -> bool:
-    """Whether the run's stop says what ``control`` does: then it is that one, whoever carried it out."""
+    """Whether the run's stop has the same ``by`` and ``why`` as ``control``; then it is that stop."""
     return run.stopped is not None and (run.stopped.by, run.stopped.why) == (control.by, control.why)

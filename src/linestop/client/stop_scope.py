@@ -1,4 +1,4 @@
-"""Stopping many runs at once: all that a scope names, whoever works on them."""
+"""Stopping all open runs that a scope names."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from linestop.client.run_reader import RunReader
 
 CONCURRENT_STOPS_MAX: Final = 32
-"""Runs that are stopped at a time."""
+"""How many runs are stopped concurrently."""
 
 PASSES_MAX: Final = 3
-"""How often the open runs are listed: a run that was being opened at the first time is found at the second."""
+"""How often the open runs are listed: a run that was being opened during the first pass is found in the second."""
 
 Key = tuple[TenantId, RunId]
 
@@ -68,7 +68,7 @@ async def stop_scope(client: RunReader, scope: str, control: Control, *, tenant:
 
 
 def _is_in(state: Run, scope: str) -> bool:
-    """Whether the scope names this run. A run without its first event yet belongs to its tenant alone."""
+    """Whether the scope includes this run. A run that is not opened yet matches only ``all`` and its tenant."""
     kind, _, name = scope.partition(":")
     if scope == EVERYTHING or (kind == "tenant" and name == state.tenant):
         return True

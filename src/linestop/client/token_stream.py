@@ -1,8 +1,8 @@
-"""A run's words: what its model writes, as it comes and without a gap. Pure.
+"""The text of a run's model as the model writes it, without a gap. Pure.
 
-Pieces come over core NATS and may be lost, or not be heard because a listener came late or is slow. Each tells how many
-characters of its attempt came before it, so a gap is noticed; what is missing then comes from the log, where the whole
-text of an attempt stands once it has ended. An attempt whose pieces come without a gap is given piece by piece.
+Pieces of text are published over core NATS and may be lost, or missed by a listener that is late or slow. Each piece
+has the number of characters of its attempt before it, so a gap is noticed; the missing text then comes from the log,
+which has the whole text of an attempt once it has ended. An attempt without a gap is yielded piece by piece.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from linestop.schemas.run.state import Entry
 
 TurnAttempt = tuple[int, int]
 STREAMED_PURPOSES: Final = frozenset({"turn", "close"})
-"""The purposes of model calls whose words are the run's; summaries of the conversation are not."""
+"""The purposes of model requests whose text is streamed; summaries of the conversation are not."""
 
 PIECES_MAX: Final = 256
-"""Pieces kept for an attempt whose start was not read yet; the log makes good what is dropped."""
+"""Pieces buffered for an attempt whose start was not read yet; the log replaces the ones that are dropped."""
 
 
 class Token(str):
-    """Some words of the model: a ``str`` that knows where it belongs.
+    """A piece of the model's text: a ``str`` with its position.
 
-    ``turn`` and ``attempt`` count from 1; ``offset`` is how many characters of this attempt came before. Where it is 0
-    a text begins: of the next turn, or the same turn's once more because an attempt broke off.
+    ``turn`` and ``attempt`` count from 1; ``offset`` is the number of characters of this attempt before it. At 0 a new
+    text begins: that of the next turn, or the same turn's again because an attempt failed.
     """
 
     __slots__ = ("attempt", "offset", "turn")
@@ -36,7 +36,7 @@ class Token(str):
 
     @classmethod
     def of(cls, text: str, turn_attempt: TurnAttempt, offset: int) -> Self:
-        """Make one."""
+        """Make a token."""
         token = cls(text)
         token.turn, token.attempt = turn_attempt
         token.offset = offset
@@ -44,7 +44,7 @@ class Token(str):
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """What came over the wire: ``offset`` is -1 if the sender did not tell it."""
+    """A piece of text that was received: ``offset`` is -1 if the sender did not send one."""
 
     turn_attempt: TurnAttempt
     offset: int
@@ -52,28 +52,28 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class TokenStream:
-    """Puts pieces and events into the order in which the run's words are given: one attempt after the other."""
+    """Puts pieces and events into the order in which tokens are yielded: one attempt after the other."""
 
     def __init__(self) -> None:
         self._newest: TurnAttempt = (0, 0)
-        """The attempt that was started last."""
+        """The newest attempt."""
 
         self._is_streaming = False
-        """Whether that one is under way and its words are the run's."""
+        """Whether the newest attempt is open and its text is streamed."""
 
         self._yielded: list[str] = []
-        """What was given of it."""
+        """The texts that were yielded of the newest attempt."""
 
         self._length = 0
         self._early: list[Piece] = []
 
     @property
     def has_early_pieces(self) -> bool:
-        """Whether there are pieces of an attempt whose start was not read yet."""
+        """Whether pieces of an attempt were received whose start was not read yet."""
         return bool(self._early)
 
     def add_piece(self, piece: Piece) -> list[Token]:
-        """Take a piece; return what can be given now."""
+        """Add a piece; return the tokens that can be yielded now."""
         if piece.turn_attempt > self._newest:
             if len(self._early) < PIECES_MAX:
                 self._early.append(piece)
@@ -81,7 +81,7 @@ class TokenStream:
         return self._new_part(piece) if self._is_streaming and piece.turn_attempt == self._newest else []
 
     def add_entry(self, entry: Entry, text: str = "") -> list[Token]:
-        """Take the log's next entry; ``text`` is the whole text of a proposal. Return what can be given now."""
+        """Add the log's next entry; ``text`` is the whole text of a proposal. Return the tokens to yield now."""
         event = entry.event
         if entry.ignored:
             return []
@@ -107,12 +107,12 @@ class TokenStream:
         ]
 
     def _new_part(self, piece: Piece) -> list[Token]:
-        """The part of a piece that was not given yet; nothing behind a gap."""
+        """The part of a piece that was not yielded yet; empty after a gap."""
         begins = self._length if piece.offset < 0 else piece.offset
         return self._make_token(piece.text[self._length - begins :]) if begins <= self._length else []
 
     def _missing_tokens(self, text: str) -> list[Token]:
-        """What is missing of the attempt's whole text, or all of it if something else had been given."""
+        """The rest of the attempt's text, or the whole text if the part already yielded differs from it."""
         yielded = "".join(self._yielded)
         if text.startswith(yielded):
             return self._make_token(text[len(yielded) :])

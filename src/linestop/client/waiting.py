@@ -1,7 +1,7 @@
-"""Waiting without a gap: hear of changes first, then read; and hear the answers of roles.
+"""Waiting for changes without a gap (subscribe first, then read), and receiving the replies of roles.
 
-What the server republishes is only a hint that there is something to read. It may be lost (a slow reader, a
-reconnect), so a read is repeated after each reconnect and every ``POLL_S`` besides.
+A republished message is only a hint that there is something to read. It may be lost (a slow reader, a reconnect), so
+a read is also repeated after each reconnect and every ``POLL_S``.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ POLL_S: Final = 2.0
 """How long a change may go unnoticed when its hint is lost."""
 
 PIECES_MAX: Final = 4_096
-"""Pieces of a run's words that are kept for a slow listener; what is dropped it gets from the log."""
+"""Pieces of a model's text that are buffered for a slow listener; the listener gets dropped ones from the log."""
 
 LAG_S: Final = 0.05
-"""How long to leave a replica that has not got what was announced."""
+"""How long to wait before reading a replica again that does not have the announced message yet."""
 
 
 class Hints:
-    """Wakes whoever waits when something was announced; ``seq`` is the newest stream sequence announced."""
+    """Wakes its waiter when a change is announced; ``seq`` is the newest stream sequence announced."""
 
     def __init__(self) -> None:
         self.seq = 0
         self._announced = asyncio.Event()
 
     def announce(self, seq: int = 0) -> None:
-        """Announce something."""
+        """Announce a change; ``seq`` is its stream sequence if it is known."""
         self.seq = max(self.seq, seq)
         self._announced.set()
 
@@ -69,7 +69,7 @@ async def subscribed(wire: Wire, subject: str, receive: Callable[[Msg], None]) -
 
 @contextlib.asynccontextmanager
 async def watch_hints(wire: Wire, subject: str, target: Hints | None = None) -> AsyncGenerator[Hints]:
-    """Listen on ``subject`` and to reconnects, and tell ``made`` or a new ``Hints``."""
+    """Announce each message on ``subject`` and each reconnect to ``target`` or to a new ``Hints``."""
     hints = target or Hints()
 
     def on_message(msg: Msg) -> None:
@@ -85,7 +85,7 @@ async def watch_hints(wire: Wire, subject: str, target: Hints | None = None) -> 
 
 
 class TokenFeed(Hints):
-    """The pieces of a run's words that were heard, and hints that its log has more. What is too much is dropped."""
+    """The pieces of text that were received, and hints that the log has more. The oldest pieces are dropped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class TokenFeed(Hints):
         self._read_at = 0.0
 
     def receive(self, msg: Msg) -> None:
-        """Keep a piece until it is taken."""
+        """Buffer a piece until it is taken."""
         subject = parse_delta(msg.subject)
         offset = (msg.headers or {}).get(OFFSET_HEADER, "")
         self._pieces.append(
@@ -106,13 +106,13 @@ class TokenFeed(Hints):
         self.announce()
 
     def take(self) -> list[Piece]:
-        """What was heard since the last time."""
+        """The pieces that were received since the last time."""
         taken = list(self._pieces)
         self._pieces.clear()
         return taken
 
     def should_read_log(self, read_to: int, *, now: bool) -> bool:
-        """Whether to read the log: it has more, it is to be read ``now``, or its hint may be lost."""
+        """Whether to read the log: it has more, the caller needs it ``now``, or a hint may have been lost."""
         at = asyncio.get_running_loop().time()
         if not now and self.seq <= read_to and at - self._read_at < POLL_S:
             return False
@@ -122,7 +122,7 @@ class TokenFeed(Hints):
 
 @contextlib.asynccontextmanager
 async def token_feed(wire: Wire, tenant: TenantId, run: RunId) -> AsyncGenerator[TokenFeed]:
-    """Listen to the run's words and events, and to reconnects."""
+    """Subscribe to the text of the run's model and to its events, and listen to reconnects."""
     feed = TokenFeed()
     async with (
         subscribed(wire, delta_filter(tenant, run), feed.receive),
@@ -132,7 +132,7 @@ async def token_feed(wire: Wire, tenant: TenantId, run: RunId) -> AsyncGenerator
 
 
 class ReplyInbox:
-    """The inbox that roles answer to. It is opened when the first answer is wanted."""
+    """The inbox for the replies of roles. It is opened when the first reply is requested."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -143,8 +143,8 @@ class ReplyInbox:
 
     @contextlib.contextmanager
     def expect(self) -> Generator[tuple[str, asyncio.Future[Reply]]]:
-        """Give an inbox to name in ``Linestop-Reply`` and the future of its answer; ``open`` comes first."""
-        assert self._opened, "an answer cannot be heard before the inbox is open"
+        """Yield an inbox to name in ``Linestop-Reply`` and the future of its reply; call ``open`` first."""
+        assert self._opened, "a reply cannot be received before the inbox is open"
         token = secrets.token_hex(8)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[token] = future
@@ -158,7 +158,7 @@ class ReplyInbox:
         """Subscribe, once.
 
         Raises:
-            PermissionDenied: this credential gets no answers.
+            PermissionDenied: this credential may not receive replies.
         """
         async with self._opening:
             if not self._opened:
@@ -175,6 +175,6 @@ class ReplyInbox:
 
 
 async def reply_within(future: asyncio.Future[Reply], wait_s: float) -> Reply | None:
-    """The answer, or None if none comes in time."""
+    """The reply, or None if none comes in time."""
     await asyncio.wait((future,), timeout=wait_s)
     return future.result() if future.done() else None

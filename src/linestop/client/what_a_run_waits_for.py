@@ -1,4 +1,4 @@
-"""What a run waits for at this moment: for whom or what, since when, and until when at most. Pure."""
+"""What a run waits for at this moment, since when, and until when at most. Pure."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _RESULT_EVENTS: Final = frozenset({"finished", "failed"})
 class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that a run waits for. ``sentence`` continues "The run …".
 
-    ``kind`` is ``worker`` where it is the turn of a role, named by ``role``; ``missing`` says that no worker does that
-    role now, ``overloaded`` that all who do are busy with as much as they may.
+    ``kind`` is ``worker`` where it is the turn of a role, named by ``role``; ``missing`` means that no worker has that
+    role now, ``overloaded`` that all its workers already work on as much as they may.
     """
 
     kind: Kind
@@ -47,12 +47,12 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def waits(run: Run, now: datetime, workers: Sequence[WorkerStatus] | None = None) -> list[Wait]:
-    """All that an open run waits for now; nothing if it is over.
+    """Everything that an open run waits for now; empty if the run is over.
 
     Args:
-        run: The run as its log tells it.
+        run: The run, folded from its log.
         now: The present moment.
-        workers: Those that have shown themselves, if that is known.
+        workers: The workers that have sent a heartbeat, if they are known.
     """
     if run.sealed is not None or not run.entries:
         return []
@@ -62,7 +62,7 @@ def waits(run: Run, now: datetime, workers: Sequence[WorkerStatus] | None = None
     if not run.done and run.paused is None:
         found_waits += [*_timed_waits(run), *_account(run, now), *_retry(run, now)]
     if (turn := whose_turn(run, now)) is not None:
-        # A pause before a retry is not the role's: its turn began when that was over.
+        # The delay before a retry is not the role's time: its turn began when the delay was over.
         start = next_start(run, run.at)
         since = start.at if isinstance(start, NextStart) and start.at <= now else run.at
         found_waits.append(_turn(run, turn, since, workers))
@@ -78,7 +78,7 @@ def _people(run: Run) -> list[Wait]:
         return [Wait(kind="resume", sentence=sentence, since=run.paused.at, until=_run_deadline(run))]
     found: list[Wait] = []
     if run.spend_asked is not None:
-        sentence = "waits for a person to say whether it may spend more"
+        sentence = "waits for a person to decide whether it may spend more"
         until = run.spend_asked.expires_at
         found.append(Wait(kind="person", sentence=sentence, since=_asked_at(run, ""), until=until))
     for call in run.calls.values():
@@ -90,20 +90,20 @@ def _people(run: Run) -> list[Wait]:
 
 
 def _question(call: CallState) -> str:
-    """What is asked about this call, and of whom."""
+    """The question about this call, and who may decide it."""
     asked = call.asked
     if not isinstance(asked, AskedCall):
         text = asked.text if asked else ""
         return f"waits for the event '{text}'" if call.tool == "wait.for_event" else "waits for a person to answer it"
     if call.asked_about_outcome:
-        return f"waits for a person to say what became of {call.tool}"
-    who = f"one of {', '.join(asked.deciders)}" if asked.deciders else "a person"
+        return f"waits for a person to decide about the unknown outcome of {call.tool}"
+    deciders = f"one of {', '.join(asked.deciders)}" if asked.deciders else "a person"
     votes = f" ({len(call.votes)} of {asked.quorum} have)" if asked.quorum > 1 else ""
-    return f"waits for {who} to approve {call.tool}{votes}"
+    return f"waits for {deciders} to approve {call.tool}{votes}"
 
 
 def _asked_at(run: Run, call: str) -> datetime:
-    """When the question about this call was asked; about spending without one."""
+    """When the question about this call was asked; without a call, the question about spending."""
     for entry in reversed(run.entries):
         event = entry.event
         if isinstance(event, Asked) and not entry.ignored:
@@ -115,8 +115,8 @@ def _asked_at(run: Run, call: str) -> datetime:
 
 def _attempt(run: Run, attempt: Attempt, now: datetime, workers: Sequence[WorkerStatus]) -> Wait:
     """A start whose result is not in the log yet."""
-    what = f"tool {run.calls[attempt.call].tool}" if attempt.call else f"model {attempt.model}"
-    sentence = f"waits for {what} (attempt {attempt.attempt}, by {attempt.worker})"
+    performer = f"tool {run.calls[attempt.call].tool}" if attempt.call else f"model {attempt.model}"
+    sentence = f"waits for {performer} (attempt {attempt.attempt}, by {attempt.worker})"
     if attempt.done_by <= now:
         sentence += ", which did not end in time"
     elif _is_dead(attempt, workers):
@@ -131,7 +131,7 @@ def _role_of_attempt(attempt: Attempt) -> RoleName:
 
 
 def _is_dead(attempt: Attempt, workers: Sequence[WorkerStatus]) -> bool:
-    """Whether the worker of this attempt is known to be gone; another may hold its name now."""
+    """Whether the worker of this attempt is known to be dead; another worker may have its name now."""
     key = heartbeat_key(_role_of_attempt(attempt), attempt.worker)
     status = next((w for w in workers if heartbeat_key(w.beat.role, w.beat.worker) == key), None)
     if status is None:
@@ -142,7 +142,7 @@ def _is_dead(attempt: Attempt, workers: Sequence[WorkerStatus]) -> bool:
 
 
 def _timed_waits(run: Run) -> list[Wait]:
-    """What ``wait.until`` was cleared for and waits for now."""
+    """The times that cleared ``wait.until`` calls wait for now."""
     calls = [call for call in (run.proposal.calls if run.proposal else ()) if call.stage is Stage.WAITING]
     sentence = "waits until the time it asked for"
     return [
@@ -166,13 +166,13 @@ def _retry(run: Run, now: datetime) -> list[Wait]:
     if not isinstance(start, NextStart) or start.at <= now or start.takeover:
         return []
     tools = ", ".join(run.calls[call].tool for call in start.calls if call in run.calls)
-    what = f"model {start.model.model}" if start.model else f"tool {tools}"
+    performer = f"model {start.model.model}" if start.model else f"tool {tools}"
     last = next((e.event.at for e in reversed(run.entries) if e.event is not None and e.name in _RESULT_EVENTS), run.at)
-    return [Wait(kind="retry", sentence=f"waits to ask {what} again", since=last, until=start.at)]
+    return [Wait(kind="retry", sentence=f"waits to try {performer} again", since=last, until=start.at)]
 
 
 def _turn(run: Run, role: RoleName, since: datetime, workers: Sequence[WorkerStatus] | None) -> Wait:
-    """It is the turn of a role: whether any worker does it, and has the time."""
+    """The wait for a role whose turn it is: whether a worker with that role is alive and not overloaded."""
     sentence = f"waits for {_ROLE_PHRASES[role]}"
     role_workers = [worker for worker in workers or () if worker.beat.role == role]
     working = [worker for worker in role_workers if worker.is_working]
@@ -180,7 +180,7 @@ def _turn(run: Run, role: RoleName, since: datetime, workers: Sequence[WorkerSta
     overloaded = bool(working) and all(worker.beat.is_overloaded for worker in working)
     if missing:
         refusing = next((worker.beat.why for worker in role_workers if worker.alive and worker.beat.why), "")
-        sentence += f", and no worker does that role: start one with `linestop actor {role}`, `up` or `dev`"
+        sentence += f", and no worker has that role: start one with `linestop actor {role}`, `up` or `dev`"
         sentence += f" ({refusing.rstrip('.')})" if refusing else ""
     elif overloaded:
         busy = "; ".join(f"{w.beat.worker} has {w.beat.load.sentence}" for w in working if w.beat.load)
@@ -192,10 +192,10 @@ def _turn(run: Run, role: RoleName, since: datetime, workers: Sequence[WorkerSta
 
 
 def _event_time(run: Run, n: int) -> datetime:
-    """When event ``n`` was said."""
+    """When event ``n`` was appended."""
     return next((e.event.at for e in reversed(run.entries) if e.n == n and e.event is not None), run.at)
 
 
 def _run_deadline(run: Run) -> datetime | None:
-    """When a run that does not move is ended in any case."""
+    """The deadline at which the run ends in any case."""
     return run.opened.deadline_at if run.opened is not None and not run.done else None
