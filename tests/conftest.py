@@ -18,7 +18,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def log_of() -> Callable[[str], list[Message]]:
-    """Return the whole log of a scenario of ``run_logs``; each is made once."""
+    """Return the whole log of a scenario of ``run_logs``; each log is created once."""
 
     def get(name: str) -> list[Message]:
         if name not in _LOGS:

@@ -1,4 +1,4 @@
-"""Reads the project's pages the way a reader does: links, commands, blocks of code, tables."""
+"""Reads the project's pages as a reader does: links, commands, blocks of code, tables."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ def prose(page: Path) -> str:
 
 
 def links(page: Path) -> list[str]:
-    """Where a page's links lead, as written."""
+    """The targets of a page's links, as written."""
     return _LINK.findall(prose(page))
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link may name behind ``#``: headings, as the usual hosts turn them into anchors, and marks."""
+    """The anchors that a link may name after ``#``: headings, as the usual hosts convert them, and marks."""
     text = prose(page)
     slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in _HEADING.findall(text)}
     return slugs | set(_ANCHOR.findall(text))
 
 
 def spans(page: Path) -> list[str]:
-    """What stands between backticks in a page's prose."""
+    """The texts between backticks in a page's prose."""
     return _SPAN.findall(prose(page))
 
 

@@ -1,4 +1,4 @@
-"""A client whose broker dies: every call and iterator ends in one error of linestop, and nothing is left behind."""
+"""A client whose broker dies: every method and iterator ends in one error of linestop, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from linestop.errors import LinestopError
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 WITHIN_S = 20.0
 SOON_S = 0.3
-"""How long a request goes on without its broker, here."""
+"""How long a request waits for the broker in these tests."""
 
 CLOSERS = 40
-"""Clients that leave at moments around the death of their broker."""
+"""Clients that close at moments around the death of their broker."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def anyio_backend() -> str:
 
 
 class Broker:
-    """A real nats-server that nobody starts again."""
+    """A real nats-server that is not restarted."""
 
     def __init__(self, directory: Path, port: int) -> None:
         self.directory = directory
@@ -52,13 +52,13 @@ class Broker:
         await self.process.kill()
 
     def send(self, number: signal.Signals) -> None:
-        """Kill or freeze it."""
+        """Kill or freeze the server."""
         os.kill(self.process.pid, number)
 
 
 @pytest.fixture(scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> tuple[Path, int]:
-    """A state folder that is set up, and the port of its broker, which does not run."""
+    """A state directory that is set up, and the port of its broker, which is not running."""
     assert anyio_backend == "asyncio"
     directory = tmp_path_factory.mktemp("state")
     async with EmbeddedServer(directory) as server:
@@ -69,16 +69,18 @@ async def place(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) ->
 
 @pytest.fixture
 async def broker(place: tuple[Path, int]) -> AsyncGenerator[Broker]:
-    """The broker, running."""
+    """The running broker."""
     async with Broker(*place) as running:
         yield running
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests give up soon."""
+    """Let requests give up soon."""
     functions: tuple[Any, ...] = (retry.with_retries, retry.RetryPolicy.__init__)
     methods: tuple[Any, ...] = (Connection.api_request, Connection.request, Connection.subscribe)
+    assert all("within_s" in function.__kwdefaults__ for function in functions)
+    assert all("timeout_s" in method.__kwdefaults__ for method in methods)
     for function in functions:
         monkeypatch.setitem(function.__kwdefaults__, "within_s", SOON_S)
     for method in methods:
@@ -92,7 +94,7 @@ async def _all_of(source: AsyncIterator[Any]) -> None:
         pass
 
 
-CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
+METHODS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "submit": lambda client: client.submit("desk", "hello"),
     "execute": lambda client: client.execute("desk", "hello"),
     "outcome": lambda client: client.outcome("nobody"),
@@ -118,22 +120,22 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-async def test_every_call_ends_in_an_error_of_linestop(broker: Broker, number: signal.Signals) -> None:
-    """Before the death, so that it waits or reads when it comes, and after it: never cancelled, never without end."""
+async def test_every_method_ends_in_an_error_of_linestop(broker: Broker, number: signal.Signals) -> None:
+    """Called before the broker's death, so that it waits or reads then, and after it: never cancelled or endless."""
     ended: dict[str, BaseException | None] = {}
     connected, dead = anyio.Event(), anyio.Event()
-    left = len(CALLS)
+    connecting = len(METHODS)
 
     async def one(name: str, *, late: bool) -> None:
-        nonlocal left
+        nonlocal connecting
         try:
             async with Client.connect(broker.directory, as_="operator") as client:
                 if late:
-                    left -= 1
-                    if left == 0:
+                    connecting -= 1
+                    if connecting == 0:
                         connected.set()
                     await dead.wait()
-                await CALLS[name](client)
+                await METHODS[name](client)
         except BaseException as error:  # noqa: BLE001 - which one comes is what is tested
             ended[f"{name} {'after' if late else 'during'}"] = error
         else:
@@ -141,10 +143,10 @@ async def test_every_call_ends_in_an_error_of_linestop(broker: Broker, number: s
 
     with anyio.fail_after(WITHIN_S):
         async with anyio.create_task_group() as tasks:
-            for name in CALLS:
+            for name in METHODS:
                 tasks.start_soon(partial(one, name, late=True))
             await connected.wait()
-            for name in CALLS:
+            for name in METHODS:
                 tasks.start_soon(partial(one, name, late=False))
             await anyio.lowlevel.checkpoint()
             broker.send(number)
@@ -160,7 +162,7 @@ async def test_every_call_ends_in_an_error_of_linestop(broker: Broker, number: s
 async def test_leaving_when_the_broker_dies_raises_nothing_and_leaves_nothing(
     broker: Broker, number: signal.Signals
 ) -> None:
-    """With words still to be sent, at forty moments around its death; no task of the library goes on."""
+    """With messages still to be sent, at forty moments around its death; no task of the library remains."""
     reported: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     before, handler = asyncio.all_tasks(), loop.get_exception_handler()
@@ -195,7 +197,7 @@ async def test_leaving_when_the_broker_dies_raises_nothing_and_leaves_nothing(
 
 
 async def test_a_caller_that_is_cancelled_is_cancelled(broker: Broker) -> None:
-    """What the caller wants is no error of the broker's."""
+    """A cancellation is not reported as an error of the broker."""
     async with Client.connect(broker.directory) as client:
         waiting = asyncio.ensure_future(client.outcome("nobody"))
         await client.runs()
@@ -204,16 +206,16 @@ async def test_a_caller_that_is_cancelled_is_cancelled(broker: Broker) -> None:
             await waiting
 
 
-@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"INFO {]\r\n", b"\xff\xfe\r\n", None])
-async def test_a_server_that_is_not_a_broker_is_reported(says: bytes | None) -> None:
-    """A port that closes at once, speaks something else, or is silent (None)."""
+@pytest.mark.parametrize("greeting", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"INFO {]\r\n", b"\xff\xfe\r\n", None])
+async def test_a_server_that_is_not_a_broker_is_reported(greeting: bytes | None) -> None:
+    """A port that closes at once, speaks another protocol, or is silent (None)."""
     silent = asyncio.Event()
 
     async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if says is None:
+        if greeting is None:
             await silent.wait()
         else:
-            writer.write(says)
+            writer.write(greeting)
         writer.close()
 
     async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
@@ -226,15 +228,15 @@ async def test_a_server_that_is_not_a_broker_is_reported(says: bytes | None) -> 
 
 @pytest.mark.usefixtures("impatient")
 async def test_programs_without_a_loop_get_the_same_errors(broker: Broker) -> None:
-    """From a thread, where a cancellation would be of another class."""
+    """In a thread, where a cancellation would have another class."""
 
     def work() -> list[str]:
         raised: list[str] = []
         with SyncClient.connect(broker.directory) as client:
             broker.send(signal.SIGKILL)
-            for call in (client.runs, lambda: next(client.outcomes()), lambda: next(client.stream("nobody"))):
+            for method in (client.runs, lambda: next(client.outcomes()), lambda: next(client.stream("nobody"))):
                 try:
-                    call()
+                    method()
                 except (Unreachable, TimedOut) as error:
                     raised.append(error.code)
         return raised

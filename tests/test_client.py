@@ -1,4 +1,4 @@
-"""The client against the whole of linestop: a real server, all roles, a scripted model."""
+"""The client with all of linestop: a real server, all roles, a scripted model."""
 
 from __future__ import annotations
 
@@ -53,34 +53,34 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="module")
-async def line(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncGenerator[Stack]:
-    """Everything, running."""
+async def system(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncGenerator[Stack]:
+    """All of linestop, running."""
     assert anyio_backend == "asyncio"
-    async with stack(tmp_path_factory.mktemp("line")) as running:
+    async with stack(tmp_path_factory.mktemp("system")) as running:
         yield running
 
 
 @pytest.fixture
-async def client(line: Stack) -> AsyncGenerator[Client]:
+async def client(system: Stack) -> AsyncGenerator[Client]:
     """A client that submits, watches and stops."""
-    async with Client.connect(line.directory) as connected:
+    async with Client.connect(system.directory) as connected:
         yield connected
 
 
 @pytest.fixture
-async def operator(line: Stack) -> AsyncGenerator[Client]:
+async def operator(system: Stack) -> AsyncGenerator[Client]:
     """A client that may also decide."""
-    async with Client.connect(line.directory, as_="operator") as connected:
+    async with Client.connect(system.directory, as_="operator") as connected:
         yield connected
 
 
-async def until(client: Client, run: str, true: Callable[[Run], bool]) -> Run:
-    """Follow a run until something is true of it."""
+async def until(client: Client, run: str, condition: Callable[[Run], bool]) -> Run:
+    """Follow a run until ``condition`` is true for it."""
     state = None
     with anyio.fail_after(SOON_S):
         async with contextlib.aclosing(client.watch(run)) as states:
             async for state, _ in states:
-                if true(state):
+                if condition(state):
                     return state
     raise AssertionError(f"the run ended first: {state.sealed if state else 'never seen'}")
 
@@ -93,8 +93,8 @@ def waits(state: Run) -> bool:
 # --- tasks -----------------------------------------------------------------------------------------------
 
 
-async def test_a_task_is_submitted_and_its_outcome_comes_back(client: Client) -> None:
-    """The way of every program: submit, wait, use the answer."""
+async def test_a_task_is_submitted_and_its_outcome_is_returned(client: Client) -> None:
+    """As every program does: submit, wait, use the answer."""
     submitted = await client.submit("desk", "say hello", user="ann", labels={"case": "1"})
     outcome = await client.outcome(submitted.run, timeout_s=SOON_S)
     assert submitted.status == "opened"
@@ -108,7 +108,7 @@ async def test_a_task_is_submitted_and_its_outcome_comes_back(client: Client) ->
 
 
 async def test_an_outcome_is_announced_and_not_polled_for(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the server republishes wakes whoever waits, long before the next look."""
+    """A republished message wakes the waiting client long before the next poll."""
     monkeypatch.setattr(waiting, "POLL_S", 600)
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
@@ -117,14 +117,14 @@ async def test_an_outcome_is_announced_and_not_polled_for(client: Client, monkey
         assert (await client.outcome(submitted.run, timeout_s=SOON_S)).status == "stopped"
 
 
-async def test_the_outcome_of_a_run_that_is_over_comes_at_once(client: Client) -> None:
-    """Whoever asks late gets the same answer from the store."""
+async def test_the_outcome_of_a_run_that_is_over_is_returned_at_once(client: Client) -> None:
+    """A late client gets the same outcome from the stream."""
     submitted = await client.submit("desk", "say hello")
     first = await client.outcome(submitted.run, timeout_s=SOON_S)
     assert await client.outcome(submitted.run, timeout_s=SOON_S) == first
 
 
-async def test_a_key_makes_a_task_one_run_for_ever(client: Client) -> None:
+async def test_tasks_with_the_same_key_are_one_run(client: Client) -> None:
     """The same key and task are the same run; another task under it is refused and names that run."""
     first = await client.submit("desk", "say hello", key="ticket-1")
     again = await client.submit("desk", "say hello", key="ticket-1")
@@ -135,7 +135,7 @@ async def test_a_key_makes_a_task_one_run_for_ever(client: Client) -> None:
 
 
 async def test_a_task_for_an_unknown_agent_is_refused_with_a_sentence(client: Client) -> None:
-    """A refusal is an answer, and has an outcome like everything else."""
+    """A refused task has an outcome like every other task."""
     submitted = await client.submit("nobody-there", "say hello", user="ann", labels={"case": "7"}, key="for-nobody")
     outcome = await client.outcome(submitted.run, timeout_s=SOON_S)
     assert (submitted.status, outcome.status) == ("refused", "refused")
@@ -146,8 +146,8 @@ async def test_a_task_for_an_unknown_agent_is_refused_with_a_sentence(client: Cl
     assert "nobody-there" in submitted.sentence
 
 
-async def test_what_cannot_be_a_task_is_refused_before_it_is_sent(client: Client) -> None:
-    """Wrong types and names are the caller's to mend, and named."""
+async def test_an_invalid_task_is_refused_before_it_is_sent(client: Client) -> None:
+    """The error names the wrong type or name, which the caller must correct."""
     with pytest.raises(InputError, match="agent 'No Name'"):
         await client.submit("No Name", "say hello")
     with pytest.raises(InputError, match="labels"):
@@ -161,20 +161,20 @@ async def test_what_cannot_be_a_task_is_refused_before_it_is_sent(client: Client
 async def test_a_task_that_no_actor_opens_is_stored_and_done_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With no actor alive a task is still safe: the answer says so, and it is done once they run."""
+    """With no actor alive a task is still stored: the status says so, and the task is done once actors run."""
     monkeypatch.setattr("linestop.client.client.REPLY_WAIT_S", 0.2)
     async with stack(tmp_path, actors=False) as idle, Client.connect(tmp_path) as client:
         submitted = await client.submit("desk", "say hello")
         assert submitted.status == "kept"
         assert "no validator has opened it" in submitted.sentence
-        with pytest.raises(TimedOut, match="it goes on"):
+        with pytest.raises(TimedOut, match="is still running"):
             await client.outcome(submitted.run, timeout_s=0.1)
         async with idle.actors():
             assert (await client.outcome(submitted.run, timeout_s=SOON_S)).answer == "Hello."
 
 
 async def test_a_task_carries_cloudevents_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What other services see of a task says what it is, when it was sent and what it is about."""
+    """The headers tell other services the type, the time and the run of a task."""
     monkeypatch.setattr("linestop.client.client.REPLY_WAIT_S", 0.1)
     async with stack(tmp_path, actors=False) as idle, Client.connect(tmp_path) as client:
         received_headers: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
@@ -195,11 +195,11 @@ async def test_a_task_carries_cloudevents_headers(tmp_path: Path, monkeypatch: p
     assert "Linestop-Reply" not in headers
 
 
-# --- looking ---------------------------------------------------------------------------------------------
+# --- reading ---------------------------------------------------------------------------------------------
 
 
-async def test_events_are_numbered_decoded_and_end_with_the_seal(client: Client) -> None:
-    """The log as it is, without a gap, from its beginning or from any event."""
+async def test_events_are_numbered_and_decoded_and_end_with_the_seal(client: Client) -> None:
+    """The whole log without a gap, from its beginning or from any event."""
     submitted = await client.submit("desk", "look")
     entries = [entry async for entry in client.events(submitted.run, follow=True)]
     assert [entry.n for entry in entries] == list(range(1, len(entries) + 1))
@@ -211,7 +211,7 @@ async def test_events_are_numbered_decoded_and_end_with_the_seal(client: Client)
 
 
 async def test_a_forged_event_is_shown_as_ignored(client: Client, operator: Client) -> None:
-    """What is no part of the chain is shown, with the reason, and changes nothing."""
+    """An event outside the chain is shown with the reason, and changes nothing."""
     submitted = await client.submit("desk", "say hello")
     await client.outcome(submitted.run, timeout_s=SOON_S)
     subject = f"runs.default.{submitted.run}.operator.stopped.99"
@@ -222,30 +222,30 @@ async def test_a_forged_event_is_shown_as_ignored(client: Client, operator: Clie
     assert (await client.run(submitted.run)).stopped is None
 
 
-async def test_watching_begins_before_the_run_does(client: Client) -> None:
-    """A watcher may come first, and misses nothing."""
-    seen: list[Entry] = []
+async def test_a_run_can_be_watched_before_it_begins(client: Client) -> None:
+    """The watcher misses nothing."""
+    entries: list[Entry] = []
 
     async def watch() -> None:
-        seen.extend([entry async for entry in client.events("first-watched", follow=True)])
+        entries.extend([entry async for entry in client.events("first-watched", follow=True)])
 
     with anyio.fail_after(SOON_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch)
             await client.submit("desk", "say hello", run="first-watched")
-    assert [entry.n for entry in seen] == list(range(1, len(seen) + 1))
-    assert seen[-1].name == "sealed"
+    assert [entry.n for entry in entries] == list(range(1, len(entries) + 1))
+    assert entries[-1].name == "sealed"
 
 
 async def test_a_watcher_whose_hints_are_lost_still_sees_everything(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the server republishes is a hint only: without any, the next look finds it."""
+    """Republished messages are only hints: without any, the next poll finds the events."""
 
-    def lost(_hints: waiting.Hints, _seq: int = 0) -> None:
+    def lose(_hints: waiting.Hints, _seq: int = 0) -> None:
         """Lose the hint."""
 
-    monkeypatch.setattr(waiting.Hints, "announce", lost)
+    monkeypatch.setattr(waiting.Hints, "announce", lose)
     monkeypatch.setattr(waiting, "POLL_S", 0.02)
     submitted = await client.submit("desk", "look")
     names = [entry.name async for entry in client.events(submitted.run, follow=True)]
@@ -253,8 +253,8 @@ async def test_a_watcher_whose_hints_are_lost_still_sees_everything(
 
 
 async def test_a_watcher_survives_a_crash_of_the_broker(tmp_path: Path) -> None:
-    """Kill -9 of the server in the middle: the watcher goes on where it was, without a gap."""
-    seen: list[int] = []
+    """After a kill -9 of the server in the middle the watcher continues at the same event, without a gap."""
+    seen_n: list[int] = []
     async with (
         stack(tmp_path) as running,
         Client.connect(tmp_path) as client,
@@ -263,32 +263,32 @@ async def test_a_watcher_survives_a_crash_of_the_broker(tmp_path: Path) -> None:
         submitted = await client.submit("desk", "pay 5")
         with anyio.fail_after(60):
             async for state, entry in client.watch(submitted.run):
-                seen.append(entry.n)
+                seen_n.append(entry.n)
                 if waits(state):
                     os.kill(running.server.pid, signal.SIGKILL)
                     await operator.approve(submitted.run, by="ann")
-    assert seen == list(range(1, len(seen) + 1))
+    assert seen_n == list(range(1, len(seen_n) + 1))
     assert running.effects.paid == [5]
 
 
 async def test_a_client_that_waits_reads_again_after_each_reconnect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was announced while the connection was away is not announced again, so it is looked for."""
+    """Changes that were announced while the connection was lost are not announced again, so the client reads."""
     monkeypatch.setattr(waiting, "POLL_S", 600)
     async with (
         stack(tmp_path, actors=False) as idle,
         Client.connect(tmp_path) as client,
-        waiting.watch_hints(client.bus.wire, "live.runs.nobody.>") as news,
+        waiting.watch_hints(client.bus.wire, "live.runs.nobody.>") as hints,
     ):
         os.kill(idle.server.pid, signal.SIGKILL)
         with anyio.fail_after(SOON_S):
-            await news.wait()
+            await hints.wait()
             await client.runs(limit=1)
 
 
-async def test_what_does_not_exist_is_not_found(client: Client) -> None:
-    """A wrong name is an error, not an empty answer."""
+async def test_a_run_that_does_not_exist_is_not_found(client: Client) -> None:
+    """A wrong name is an error, not an empty result."""
     with pytest.raises(NotFound, match="no run 'nowhere'"):
         await client.run("nowhere")
     with pytest.raises(NotFound, match="no run 'nowhere'"):
@@ -298,7 +298,7 @@ async def test_what_does_not_exist_is_not_found(client: Client) -> None:
 
 
 async def test_runs_are_listed_newest_first(client: Client) -> None:
-    """A list shows how each run ended or where it stands, and no more than was asked for."""
+    """The list shows how each run ended or its phase, and at most as many runs as requested."""
     first = await client.submit("desk", "say hello", user="ann")
     await client.outcome(first.run, timeout_s=SOON_S)
     second = await client.submit("desk", "pay 5")
@@ -312,8 +312,8 @@ async def test_runs_are_listed_newest_first(client: Client) -> None:
     assert await client.runs(tenant="somebody-else") == []
 
 
-async def test_the_newest_runs_are_found_however_far_back(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking back goes on in growing steps until there are enough."""
+async def test_the_newest_runs_are_found_however_old(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search goes back in growing steps until there are enough runs."""
     for _ in range(3):
         await client.outcome((await client.submit("desk", "say hello")).run, timeout_s=SOON_S)
     newest = [line.run for line in await client.runs(limit=3)]
@@ -325,11 +325,11 @@ async def test_the_newest_runs_are_found_however_far_back(client: Client, monkey
 # --- people ----------------------------------------------------------------------------------------------
 
 
-async def test_a_question_shows_the_exact_call_and_approving_it_does_it_once(
-    line: Stack, client: Client, operator: Client
+async def test_a_question_shows_the_exact_call_and_its_approval_performs_it_once(
+    system: Stack, client: Client, operator: Client
 ) -> None:
-    """What is shown is what is bound, and what is bound is what runs."""
-    before = len(line.effects.paid)
+    """The call that is shown is the call that is approved and performed."""
+    before = len(system.effects.paid)
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
     question = next(q for q in await client.approvals() if q.run == submitted.run)
@@ -338,25 +338,25 @@ async def test_a_question_shows_the_exact_call_and_approving_it_does_it_once(
     await operator.approve(submitted.run, question.call, by="ann", why="small enough")
     outcome = await client.outcome(submitted.run, timeout_s=SOON_S)
     assert outcome.status == "completed"
-    assert line.effects.paid[before:] == [5]
+    assert system.effects.paid[before:] == [5]
     granted = next(e.event for e in (await client.run(submitted.run)).entries if isinstance(e.event, Granted))
     assert (granted.by, granted.why, granted.args_sha256) == ("ann", "small enough", question.args_sha256)
     assert not await client.questions(submitted.run)
 
 
-async def test_a_denied_call_is_not_done(line: Stack, client: Client, operator: Client) -> None:
-    """The model is told who said no and why."""
-    before = len(line.effects.paid)
+async def test_a_denied_call_is_not_performed(system: Stack, client: Client, operator: Client) -> None:
+    """The model reads who denied the call and why."""
+    before = len(system.effects.paid)
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
     await operator.deny(submitted.run, by="ann", why="too much")
     outcome = await client.outcome(submitted.run, timeout_s=SOON_S)
     assert "too much" in str(outcome.answer)
-    assert len(line.effects.paid) == before
+    assert len(system.effects.paid) == before
 
 
-async def test_an_edit_is_the_approval_of_what_was_written(line: Stack, client: Client, operator: Client) -> None:
-    """One step; what cannot work is refused to the person, and the question stays open."""
+async def test_an_edit_approves_the_new_arguments(system: Stack, client: Client, operator: Client) -> None:
+    """In one step; invalid arguments are refused, and the question stays open."""
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
     before = await client.questions(submitted.run)
@@ -365,7 +365,7 @@ async def test_an_edit_is_the_approval_of_what_was_written(line: Stack, client: 
     assert await client.questions(submitted.run) == before
     await operator.edit(submitted.run, {"amount": 3}, by="ann")
     await client.outcome(submitted.run, timeout_s=SOON_S)
-    assert line.effects.paid[-1] == 3
+    assert system.effects.paid[-1] == 3
 
 
 async def test_a_question_of_the_model_is_answered(client: Client) -> None:
@@ -378,8 +378,8 @@ async def test_a_question_of_the_model_is_answered(client: Client) -> None:
     assert "blue" in str((await client.outcome(submitted.run, timeout_s=SOON_S)).answer)
 
 
-async def test_a_call_of_unknown_fate_is_resolved(client: Client, operator: Client) -> None:
-    """Nobody knows whether it happened until a person says so."""
+async def test_a_call_with_an_unknown_outcome_is_resolved(client: Client, operator: Client) -> None:
+    """Its outcome stays unknown until a person decides."""
     submitted = await client.submit("desk", "doubt")
     await until(client, submitted.run, lambda run: any(c.asked_about_outcome for c in run.calls.values()))
     question = (await client.questions(submitted.run))[0]
@@ -389,7 +389,7 @@ async def test_a_call_of_unknown_fate_is_resolved(client: Client, operator: Clie
 
 
 async def test_a_text_that_no_message_can_carry_is_refused_before_it_is_sent(client: Client, operator: Client) -> None:
-    """Half a character cannot be written, and what is too long is named with its size."""
+    """An unpaired surrogate cannot be encoded, and a text that is too long is refused with its size."""
     with pytest.raises(InputError, match="The task contains an unpaired surrogate"):
         await client.submit("desk", "caf\udce9")
     with pytest.raises(TooLarge, match=r"The task has 30\d{4} bytes; a message may have at most 262144: shorten it"):
@@ -413,7 +413,7 @@ async def test_a_text_that_no_message_can_carry_is_refused_before_it_is_sent(cli
 
 
 async def test_a_decision_that_changes_nothing_is_refused_with_the_reason(client: Client, operator: Client) -> None:
-    """Approving what waits for nobody, or what is not there, says so and sends nothing."""
+    """The approval of a call that does not wait for a person, or does not exist, is refused and not sent."""
     submitted = await client.submit("desk", "look")
     await client.outcome(submitted.run, timeout_s=SOON_S)
     call = next(iter((await client.run(submitted.run)).calls))
@@ -428,14 +428,14 @@ async def test_a_decision_that_changes_nothing_is_refused_with_the_reason(client
 
 
 async def test_a_client_that_may_not_decide_is_refused_at_once(client: Client) -> None:
-    """The broker refuses, and the error names subject and credential."""
+    """The broker refuses the message, and the error names subject and credential."""
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
     with anyio.fail_after(5), pytest.raises(PermissionDenied, match="'client' may not publish"):
         await client.approve(submitted.run)
 
 
-async def test_decisions_are_signed_with_the_persons_key_where_they_must_be(tmp_path: Path) -> None:
+async def test_decisions_are_signed_with_the_persons_key_if_required(tmp_path: Path) -> None:
     """With people configured, an unsigned approval is refused, and a signed one counts under that name."""
     public = write_key(tmp_path / "people", "ann")
     people = {"ann": Person(name="ann", public_key=public)}
@@ -452,7 +452,7 @@ async def test_decisions_are_signed_with_the_persons_key_where_they_must_be(tmp_
 
 
 async def test_long_arguments_and_answers_are_fetched(tmp_path: Path) -> None:
-    """What is stored as a blob is shown whole all the same."""
+    """A text that is stored as a blob is shown whole."""
     note = "n" * (INLINE_BYTES_MAX + 1)
     script = (
         f'name = "desk"\n[[step]]\ncall = [{{ tool = "pay", args = {{ amount = 1, note = "{note}" }} }}]\n'
@@ -466,13 +466,11 @@ async def test_long_arguments_and_answers_are_fetched(tmp_path: Path) -> None:
     assert msgspec.json.decode(question.args) == {"amount": 1, "note": note}
 
 
-# --- the line --------------------------------------------------------------------------------------------
+# --- stopping --------------------------------------------------------------------------------------------
 
 
-async def test_a_stop_returns_when_it_is_in_the_log_and_lists_what_is_open(
-    tmp_path: Path,
-) -> None:
-    """The receipt names the event and the start that may still be on the wire."""
+async def test_a_stop_returns_when_it_is_in_the_log_and_lists_the_open_starts(tmp_path: Path) -> None:
+    """The receipt names the event and the start that may still take effect."""
     async with stack(tmp_path) as running, Client.connect(tmp_path, as_="operator") as operator:
         submitted = await operator.submit("desk", "hang")
         await running.effects.hanging.wait()
@@ -485,13 +483,13 @@ async def test_a_stop_returns_when_it_is_in_the_log_and_lists_what_is_open(
     assert [start.attempt for start in receipt.open] == [1]
     assert (again.n, again.why, again.already) == (receipt.n, "enough", True)
     assert (outcome.status, outcome.why) == ("stopped", "enough")
-    # A read that was cancelled leaves nothing for a person to look into.
+    # A read that was cancelled leaves no unknown outcome.
     sealed = [entry.event for entry in entries.values() if isinstance(entry.event, Sealed)]
     assert [fate.fate for event in sealed for fate in event.receipt] == ["failed"]
 
 
 async def test_a_client_stops_through_the_roles(client: Client) -> None:
-    """Without the operator's credential the first role that sees the stop says it."""
+    """Without the operator's credential the first role that sees the stop appends it."""
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
     receipt = await client.stop(submitted.run, why="never mind", by="ann")
@@ -501,7 +499,7 @@ async def test_a_client_stops_through_the_roles(client: Client) -> None:
 
 
 async def test_a_run_is_stopped_with_no_actor_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operator's stop needs nobody; a client's is kept, and says so."""
+    """The operator's stop needs no actor; a client's stop is stored, and the error says so."""
     monkeypatch.setattr(sender, "REPLY_WAIT_S", 0.2)
     async with (
         stack(tmp_path, actors=False) as idle,
@@ -525,7 +523,7 @@ async def test_a_run_is_stopped_with_no_actor_alive(tmp_path: Path, monkeypatch:
 
 
 async def test_a_run_may_be_stopped_before_it_begins(client: Client, operator: Client) -> None:
-    """The stop is event 1, and the task that comes for it is refused."""
+    """The stop is event 1, and a later task for that run is refused."""
     receipt = await operator.stop("not-yet", why="not this one")
     submitted = await client.submit("desk", "say hello", run="not-yet")
     assert receipt.n == 1
@@ -533,7 +531,7 @@ async def test_a_run_may_be_stopped_before_it_begins(client: Client, operator: C
 
 
 async def test_a_run_that_is_over_cannot_be_stopped(client: Client, operator: Client) -> None:
-    """There is nothing to stop, and the error says how it ended."""
+    """There is nothing to stop, and the error says how the run ended."""
     submitted = await client.submit("desk", "say hello")
     await client.outcome(submitted.run, timeout_s=SOON_S)
     for either in (client, operator):
@@ -542,7 +540,7 @@ async def test_a_run_that_is_over_cannot_be_stopped(client: Client, operator: Cl
 
 
 async def test_the_outcome_of_a_run_that_was_stopped_before_it_began_is_found(client: Client, operator: Client) -> None:
-    """No agent ever had it, so it is published under ``none``; whoever waits for the run hears of it all the same."""
+    """The run had no agent, so the outcome is published under ``none``; a client that waits for it still gets it."""
     run = "never-began"
     outcomes: list[Outcome] = []
 
@@ -561,8 +559,8 @@ async def test_the_outcome_of_a_run_that_was_stopped_before_it_began_is_found(cl
 
 @pytest.mark.parametrize("state", ["waiting", "paused", "acting", "unknown"])
 @pytest.mark.parametrize("as_", ["client", "operator"])
-async def test_a_run_is_stopped_wherever_it_stands(client: Client, operator: Client, *, as_: str, state: str) -> None:
-    """It waits for a person, is paused, has a tool at work, or was never heard of."""
+async def test_a_run_is_stopped_in_every_state(client: Client, operator: Client, *, as_: str, state: str) -> None:
+    """The run waits for a person, is paused, performs a tool call, or does not exist."""
     run = f"stop-{state}-{as_}"
     if state != "unknown":
         await client.submit("desk", "hang" if state == "acting" else "pay 5", run=run)
@@ -576,17 +574,17 @@ async def test_a_run_is_stopped_wherever_it_stands(client: Client, operator: Cli
     assert (outcome.status, outcome.cause, outcome.why) == ("stopped", "person", "enough")
 
 
-async def test_of_two_stops_at_once_one_counts_and_both_receipts_name_it(client: Client, operator: Client) -> None:
-    """Through the roles and directly, the same moment, ten times."""
+async def test_of_two_simultaneous_stops_one_counts_and_both_receipts_name_it(client: Client, operator: Client) -> None:
+    """Through the roles and directly, at the same moment, ten times."""
     for _ in range(10):
         submitted = await client.submit("desk", "pay 5")
         await until(client, submitted.run, waits)
         receipts: dict[str, Receipt] = {}
 
         async def stop(
-            by: str, who: Client, run: str = submitted.run, receipts_by_person: dict[str, Receipt] = receipts
+            by: str, sender: Client, run: str = submitted.run, receipts_by_person: dict[str, Receipt] = receipts
         ) -> None:
-            receipts_by_person[by] = await who.stop(run, by=by, why=f"{by} says so")
+            receipts_by_person[by] = await sender.stop(run, by=by, why=f"{by} says so")
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop, "ann", client)
@@ -603,7 +601,7 @@ async def test_of_two_stops_at_once_one_counts_and_both_receipts_name_it(client:
 @pytest.mark.parametrize("as_", ["client", "operator"])
 @pytest.mark.parametrize("why", ["w" * 300_000, "half \udcff a letter"], ids=["endless", "no-text"])
 async def test_a_stop_is_not_lost_because_of_its_text(client: Client, operator: Client, *, as_: str, why: str) -> None:
-    """They are cut, and what is no text in them is replaced."""
+    """A long text is cut, and an unpaired surrogate is replaced."""
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
     receipt = await (client if as_ == "client" else operator).stop(submitted.run, by="ann", why=why)
@@ -611,8 +609,8 @@ async def test_a_stop_is_not_lost_because_of_its_text(client: Client, operator: 
     assert receipt.why == why[:2_000].replace("\udcff", "?")
 
 
-async def test_a_stop_that_cannot_be_meant_is_refused_before_it_is_sent(client: Client, operator: Client) -> None:
-    """A mode that does not exist, and names that are none."""
+async def test_an_invalid_stop_is_refused_before_it_is_sent(client: Client, operator: Client) -> None:
+    """A mode that does not exist, and names that are not valid."""
     for either in (client, operator):
         with pytest.raises(InputError, match="no stop mode 'kill': use fence or drain"):
             await either.stop("r1", mode="kill")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
@@ -622,8 +620,8 @@ async def test_a_stop_that_cannot_be_meant_is_refused_before_it_is_sent(client: 
             await either.stop("r1", tenant="a.b")
 
 
-async def test_a_stop_lets_calls_end_that_another_cancels(client: Client, operator: Client) -> None:
-    """Drained, a tool goes on; a person who cannot wait stops the run once more."""
+async def test_a_second_stop_cancels_calls_that_the_first_let_finish(client: Client, operator: Client) -> None:
+    """A stop with ``drain`` lets a tool continue; a person who cannot wait stops the run again."""
     submitted = await client.submit("desk", "hang")
     await until(client, submitted.run, lambda state: bool(state.calls and state.open_attempts))
     drained = await operator.stop(submitted.run, by="ann", why="after this", mode="drain")
@@ -637,22 +635,22 @@ async def test_a_stop_lets_calls_end_that_another_cancels(client: Client, operat
 
 
 async def test_a_stop_whose_reply_is_lost_is_found_in_the_log(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer is a courtesy on core NATS; a stop that is in force is not called unanswered."""
+    """The reply is a courtesy on core NATS; a stop that is in the log does not end in ``TimedOut``."""
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
 
-    async def lost(future: asyncio.Future[object], wait_s: float) -> None:
+    async def lose(future: asyncio.Future[object], wait_s: float) -> None:
         await waiting.reply_within(future, wait_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(sender, "reply_within", lost)
+    monkeypatch.setattr(sender, "reply_within", lose)
     receipt = await client.stop(submitted.run, by="ann", why="enough")
     assert (receipt.by, receipt.already) == ("ann", False)
     assert receipt.n > 0
 
 
-async def test_a_paused_run_starts_nothing_until_it_is_resumed(line: Stack, client: Client, operator: Client) -> None:
-    """A pause lets a decision be made, but not be carried out."""
-    before = len(line.effects.paid)
+async def test_a_paused_run_starts_nothing_until_it_is_resumed(system: Stack, client: Client, operator: Client) -> None:
+    """During a pause a decision counts, but the call is performed only after the pause."""
+    before = len(system.effects.paid)
     submitted = await client.submit("desk", "pay 5")
     await until(client, submitted.run, waits)
     await client.pause(submitted.run, by="ann", why="wait")
@@ -660,14 +658,14 @@ async def test_a_paused_run_starts_nothing_until_it_is_resumed(line: Stack, clie
         await client.pause(submitted.run)
     await operator.approve(submitted.run, by="ann")
     assert (await client.runs(limit=1))[0].status == "paused"
-    assert len(line.effects.paid) == before
+    assert len(system.effects.paid) == before
     await client.resume(submitted.run, by="ann")
     assert (await client.outcome(submitted.run, timeout_s=SOON_S)).status == "completed"
-    assert line.effects.paid[before:] == [5]
+    assert system.effects.paid[before:] == [5]
 
 
 async def test_spending_beyond_the_policy_needs_a_person(tmp_path: Path) -> None:
-    """A question without a call is approved without one."""
+    """A question about spending has no call and is approved without one."""
     async with stack(tmp_path) as running, Client.connect(tmp_path, as_="operator") as operator:
         await running.deploy(limits=Limits(ask_from_micros=1), policy=Policy(ask_on_spend=True))
         submitted = await operator.submit("desk", "say hello")
@@ -681,15 +679,15 @@ async def test_spending_beyond_the_policy_needs_a_person(tmp_path: Path) -> None
 
 
 async def dead_letters(operator: Client, count: int) -> list[DeadLetter]:
-    """The dead letters as soon as there are so many; nothing announces them."""
+    """The dead letters as soon as there are ``count``; nothing announces them."""
     with anyio.fail_after(SOON_S):
-        while len(found := await operator.dead_letters()) < count:  # noqa: ASYNC110
+        while len(letters := await operator.dead_letters()) < count:  # noqa: ASYNC110
             await anyio.sleep(0.02)
-    return found
+    return letters
 
 
 async def test_a_dead_letter_can_be_read_and_sent_again(client: Client, operator: Client) -> None:
-    """What could not be handled is kept whole; sending it again makes it handled again."""
+    """A message that could not be handled is stored whole; once sent again, it is handled again."""
     await operator.bus.wire.request("tasks.Default.desk", b'{"text":"say hello"}')
     dead_letter = (await dead_letters(operator, 1))[0]
     assert (dead_letter.role, dead_letter.subject) == ("validator", "tasks.Default.desk")
@@ -706,21 +704,21 @@ async def test_a_dead_letter_can_be_read_and_sent_again(client: Client, operator
 # --- connecting ------------------------------------------------------------------------------------------
 
 
-async def test_a_client_connects_by_file_by_directory_and_by_address(line: Stack) -> None:
-    """All three ways lead to the same broker."""
-    credential = line.server.credential("client")
-    ways = (
-        Client.connect(line.directory / "credentials" / "client.json"),
-        Client.connect(str(line.directory)),
+async def test_a_client_connects_by_file_by_directory_and_by_address(system: Stack) -> None:
+    """All three ways connect to the same broker."""
+    credential = system.server.credential("client")
+    clients = (
+        Client.connect(system.directory / "credentials" / "client.json"),
+        Client.connect(str(system.directory)),
         Client.connect(url=credential.url, user="client", seed=credential.seed),
     )
-    for way in ways:
-        async with way as client:
+    for each in clients:
+        async with each as client:
             assert await client.runs(limit=1) is not None
 
 
-async def test_a_failed_connection_says_why(line: Stack, tmp_path: Path) -> None:
-    """No state, no broker, a wrong key, half an address: one sentence each."""
+async def test_a_failed_connection_says_why(system: Stack, tmp_path: Path) -> None:
+    """No state, no broker, a wrong key, an incomplete address: one sentence each."""
     with pytest.raises(ConfigError, match="no linestop state"):
         Client.connect(tmp_path / "nothing")
     with pytest.raises(InputError, match="needs a seed and a user"):
@@ -731,14 +729,14 @@ async def test_a_failed_connection_says_why(line: Stack, tmp_path: Path) -> None
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:1"):
         await Client(Client.connect(tmp_path).identity).open()
     with pytest.raises(PermissionDenied, match="refuses credential"):
-        async with Client.connect(url=line.url, user="client", password="wrong"):
+        async with Client.connect(url=system.url, user="client", password="wrong"):
             pass
     with pytest.raises(InputError, match="not connected"):
-        await Client.connect(line.directory).runs()
+        await Client.connect(system.directory).runs()
 
 
 def test_a_person_has_one_key_that_only_they_can_read(tmp_path: Path) -> None:
-    """Keys are private files; what is no key, or is open to others, is refused by name."""
+    """Keys are private files; a file that is not a key, or that others may read, is refused by name."""
     public = write_key(tmp_path, "ann")
     key = load_key(tmp_path, "ann")
     assert key is not None
@@ -763,11 +761,11 @@ def test_a_person_has_one_key_that_only_they_can_read(tmp_path: Path) -> None:
 # --- blocking --------------------------------------------------------------------------------------------
 
 
-async def test_the_blocking_client_does_the_same(line: Stack) -> None:
+async def test_the_blocking_client_does_the_same(system: Stack) -> None:
     """Submit, watch, decide, stop and read, from a thread without an event loop."""
 
     def work() -> tuple[str, list[str], str]:
-        with SyncClient.connect(line.directory, as_="operator") as client:
+        with SyncClient.connect(system.directory, as_="operator") as client:
             submitted = client.submit("desk", "pay 5")
             names: list[str] = []
             for entry in client.events(submitted.run, follow=True):
@@ -791,7 +789,7 @@ async def test_the_blocking_client_does_the_same(line: Stack) -> None:
 
 
 def test_the_blocking_client_raises_the_same_errors(tmp_path: Path) -> None:
-    """An error in the background loop is the caller's error, and leaves no thread behind."""
+    """An error in the background loop is raised to the caller, and no thread is left behind."""
     write_credential(
         tmp_path / "credentials" / "client.json", Credential(url="nats://127.0.0.1:1", user="client", password="x")
     )
@@ -810,14 +808,14 @@ HEAVY = ("nats", "anyio", "msgspec", "click", "rich", "structlog", "cryptography
 
 
 def test_importing_linestop_imports_nothing_heavy() -> None:
-    """A program that only mentions linestop pays nothing for it."""
+    """A program that only imports linestop loads none of its dependencies."""
     code = "import sys, linestop; print(*[m for m in sys.modules if m.partition('.')[0] in sys.argv[1:]])"
     done = subprocess.run([sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
 
-def test_every_public_name_is_there() -> None:
-    """What ``__all__`` promises can be had, and what it does not name is an AttributeError."""
+def test_every_public_name_can_be_imported() -> None:
+    """Every name in ``__all__`` is an attribute, and any other name is an AttributeError."""
     for name in linestop.__all__:
         assert getattr(linestop, name) is not None
     assert set(linestop.__all__) <= set(dir(linestop))

@@ -1,4 +1,4 @@
-"""Following what runs come to, against the whole of linestop: words, outcomes, alerts."""
+"""Following runs, with all of linestop: text, outcomes, alerts."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ async def main():
 
 asyncio.run(main())
 """
-"""A program that leaves a loop in the middle and ends."""
+"""A program that breaks out of a loop and ends."""
 
 
 @dataclass
 class Price:
-    """What the agent `quoter` answers."""
+    """The answer of the agent `quoter`."""
 
     amount: int
     currency: str
@@ -80,13 +80,13 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def _deploy_quoter(line: Stack) -> None:
+async def _deploy_quoter(system: Stack) -> None:
     schema = {
         "type": "object",
         "properties": {"amount": {"type": "integer"}, "currency": {"type": "string"}},
         "required": ["amount", "currency"],
     }
-    async with Client.connect(line.directory, as_="operator") as operator:
+    async with Client.connect(system.directory, as_="operator") as operator:
         store = AgentStore(operator.bus.bucket(stream_names.AGENTS_BUCKET))
         desk = await store.current("desk")
         assert desk is not None
@@ -94,53 +94,55 @@ async def _deploy_quoter(line: Stack) -> None:
 
 
 @pytest.fixture(scope="module")
-async def line(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncGenerator[Stack]:
-    """Everything, running."""
+async def system(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncGenerator[Stack]:
+    """All of linestop, running."""
     assert anyio_backend == "asyncio"
-    async with stack(tmp_path_factory.mktemp("line"), playbook=PLAYBOOK) as running:
+    async with stack(tmp_path_factory.mktemp("system"), playbook=PLAYBOOK) as running:
         await _deploy_quoter(running)
         yield running
 
 
 @pytest.fixture
-async def client(line: Stack) -> AsyncGenerator[Client]:
+async def client(system: Stack) -> AsyncGenerator[Client]:
     """A client that submits, watches and stops."""
-    async with Client.connect(line.directory) as connected:
+    async with Client.connect(system.directory) as connected:
         yield connected
 
 
-# --- words -------------------------------------------------------------------------------------------------
+# --- text --------------------------------------------------------------------------------------------------
 
 
-async def test_tokens_come_as_the_model_writes_them(client: Client) -> None:
+async def test_tokens_arrive_as_the_model_writes_them(client: Client) -> None:
     """In many pieces, long before the run is over, and together they are the answer."""
     submitted = await client.submit("desk", "tell me")
-    first_before_the_end = False
+    is_first_before_the_end = False
     tokens: list[str] = []
     with anyio.fail_after(SOON_S):
         async for token in client.stream(submitted.run):
             if not tokens:
-                first_before_the_end = (await client.run(submitted.run)).sealed is None
+                is_first_before_the_end = (await client.run(submitted.run)).sealed is None
             tokens.append(token)
             assert (token.turn, token.attempt, token.offset) == (1, 1, len("".join(tokens[:-1])))
     assert "".join(tokens) == ANSWER_TEXT
     assert len(tokens) > 2
-    assert first_before_the_end
+    assert is_first_before_the_end
 
 
-async def test_two_listeners_a_late_one_and_one_after_the_end_get_the_same_tokens(client: Client, line: Stack) -> None:
-    """None of them takes anything from another, and none misses what came before it listened."""
+async def test_two_listeners_a_late_one_and_one_after_the_end_get_the_same_tokens(
+    client: Client, system: Stack
+) -> None:
+    """No listener takes tokens from another, and none misses tokens from before it subscribed."""
     texts: dict[str, str] = {}
 
     async def listen(name: str, by: Client, run: str) -> None:
         texts[name] = "".join([token async for token in by.stream(run)])
 
-    async with Client.connect(line.directory, as_="operator") as other, anyio.create_task_group() as tasks:
+    async with Client.connect(system.directory, as_="operator") as other, anyio.create_task_group() as tasks:
         tasks.start_soon(listen, "before it begins", other, "told-1")
         submitted = await client.submit("desk", "tell me", run="told-1")
         tasks.start_soon(listen, "from the beginning", client, submitted.run)
         async with aclosing(client.stream(submitted.run)) as tokens:
-            # Its first words are out: whoever listens from now on is late.
+            # The first token was published: a listener from now on is late.
             await anext(tokens)
         tasks.start_soon(listen, "late", client, submitted.run)
         await client.outcome(submitted.run, timeout_s=SOON_S)
@@ -149,7 +151,7 @@ async def test_two_listeners_a_late_one_and_one_after_the_end_get_the_same_token
 
 
 async def test_a_slow_listener_loses_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was dropped while it was busy it gets from the log."""
+    """It gets the pieces that were dropped while it was busy from the log."""
     monkeypatch.setattr("linestop.client.waiting.PIECES_MAX", 2)
     submitted = await client.submit("desk", "tell me")
     text = ""
@@ -162,7 +164,7 @@ async def test_a_slow_listener_loses_nothing(client: Client, monkeypatch: pytest
 
 
 async def test_tokens_continue_after_a_crash_of_the_broker(tmp_path: Path) -> None:
-    """Kill -9 of the server in the middle of an answer: what was lost on the way comes from the log."""
+    """After a kill -9 of the server in the middle of an answer the lost pieces come from the log."""
     text = ""
     async with stack(tmp_path, playbook=PLAYBOOK) as running, Client.connect(tmp_path) as client:
         submitted = await client.submit("desk", "tell me")
@@ -177,7 +179,7 @@ async def test_tokens_continue_after_a_crash_of_the_broker(tmp_path: Path) -> No
 # --- answers -----------------------------------------------------------------------------------------------
 
 
-async def test_an_answer_is_read_as_the_type_that_is_asked_for(client: Client) -> None:
+async def test_an_answer_is_read_as_the_requested_type(client: Client) -> None:
     """A dataclass, a pydantic model, or the parsed JSON where the agent has an output schema."""
     outcome = await client.execute("quoter", "the price", output=Price, timeout_s=SOON_S)
     assert outcome.require() == Price(amount=42, currency="EUR")
@@ -187,22 +189,22 @@ async def test_an_answer_is_read_as_the_type_that_is_asked_for(client: Client) -
     assert (await client.outcome(outcome.run, output=str)).answer == '{"amount": 42, "currency": "EUR"}'
 
 
-async def test_an_answer_of_another_type_raises_an_error_in_a_sentence(client: Client) -> None:
-    """The run and the type are named, and no traceback of a decoder reaches the program."""
+async def test_an_answer_of_another_type_raises_an_error_with_one_sentence(client: Client) -> None:
+    """The error names the run and the type, and the program sees no decoder error."""
     with pytest.raises(InputError, match="cannot be read as Price"):
         await client.execute("desk", "say hello", output=Price, timeout_s=SOON_S)
     with pytest.raises(InputError, match="cannot be read as PriceModel"):
         await client.execute("desk", "say hello", output=PriceModel, timeout_s=SOON_S)
 
 
-async def test_a_task_that_is_not_let_in_is_an_error_where_its_answer_is_wanted(client: Client) -> None:
-    """Waiting for it would not help."""
+async def test_execute_raises_an_error_for_a_refused_task(client: Client) -> None:
+    """Waiting for its answer would not help."""
     with pytest.raises(Refused, match="no agent 'nobody'"):
         await client.execute("nobody", "say hello")
 
 
-async def test_a_run_without_an_answer_says_why_where_one_is_required(client: Client) -> None:
-    """The status and the reason, and not None somewhere later."""
+async def test_requiring_the_answer_of_a_run_without_one_raises_its_status_and_reason(client: Client) -> None:
+    """So the program does not meet None later."""
     submitted = await client.submit("desk", "pay 5")
     await client.stop(submitted.run, by="ann", why="enough")
     outcome = await client.outcome(submitted.run, timeout_s=SOON_S)
@@ -212,7 +214,7 @@ async def test_a_run_without_an_answer_says_why_where_one_is_required(client: Cl
 
 
 async def test_an_outcome_names_its_user_its_times_and_its_model(client: Client) -> None:
-    """All that a bill or a report needs is in it."""
+    """It contains everything that a bill or a report needs."""
     outcome = await client.execute(
         "desk", "say hello", user="ann", submitter="crm", labels={"case": "7"}, timeout_s=SOON_S
     )
@@ -225,7 +227,7 @@ async def test_an_outcome_names_its_user_its_times_and_its_model(client: Client)
 
 
 def test_an_outcome_of_an_older_linestop_is_read() -> None:
-    """What it does not tell is empty; its answer is a text, and can be read as a type."""
+    """Missing fields are empty; its answer is a text, and can be read as a type."""
     answer = r'"{\"amount\":1,\"currency\":\"EUR\"}"'
     old = b'{"run":"r","tenant":"default","agent":"a","status":"completed","answer":%s}' % answer.encode()
     outcome = outcome_as(old)
@@ -241,8 +243,8 @@ async def _submit(client: Client, name: str, agent: str = "desk") -> str:
     return (await client.execute(agent, "the price", run=name, timeout_s=SOON_S)).run
 
 
-async def test_outcomes_come_from_now_on(client: Client) -> None:
-    """Whoever names no position hears what ends from now on, of the agent that was named."""
+async def test_outcomes_without_a_position_begin_now(client: Client) -> None:
+    """Only runs of the named agent that end from now on are returned."""
     await _submit(client, "earlier")
     with anyio.fail_after(SOON_S):
         async with client.outcomes(agent="quoter", output=Price) as outcomes:
@@ -252,14 +254,17 @@ async def test_outcomes_come_from_now_on(client: Client) -> None:
     assert (outcome.run, outcome.answer) == ("now", Price(42, "EUR"))
 
 
-async def test_a_listener_with_a_name_loses_and_repeats_nothing_over_restarts(client: Client, line: Stack) -> None:
-    """Each restart is a new client; what was being handled in a crash comes again, and nothing else."""
-    names = [await _submit(client, f"kept-{n}", agent="quoter") for n in range(5)]
+async def test_a_listener_with_a_name_loses_and_repeats_nothing_over_restarts(client: Client, system: Stack) -> None:
+    """Each restart is a new client; only the outcome that was being handled in a crash is returned again."""
+    names = [await _submit(client, f"run-{n}", agent="quoter") for n in range(5)]
     handled: list[str] = []
 
     async def work(until: str, *, crash: bool) -> None:
-        async with Client.connect(line.directory) as again, again.outcomes(agent="quoter", position="billing") as each:
-            async for outcome in each:
+        async with (
+            Client.connect(system.directory) as again,
+            again.outcomes(agent="quoter", position="billing") as outcomes,
+        ):
+            async for outcome in outcomes:
                 if outcome.run == until and crash:
                     raise RuntimeError
                 handled.append(outcome.run)
@@ -267,55 +272,55 @@ async def test_a_listener_with_a_name_loses_and_repeats_nothing_over_restarts(cl
                     break
 
     with anyio.fail_after(SOON_S):
-        await work("kept-1", crash=False)
+        await work("run-1", crash=False)
         with pytest.raises(RuntimeError):
-            await work("kept-3", crash=True)
-        await work("kept-4", crash=False)
-    assert [run for run in handled if run.startswith("kept-")] == names
+            await work("run-3", crash=True)
+        await work("run-4", crash=False)
+    assert [run for run in handled if run.startswith("run-")] == names
 
 
-async def test_a_loop_that_is_left_by_break_leaves_nothing_to_clear_up(client: Client, line: Stack) -> None:
-    """The listener is closed with its client, so the program ends in silence."""
+async def test_a_loop_that_is_left_by_break_needs_no_cleanup(client: Client, system: Stack) -> None:
+    """The listener is closed with its client, so the program prints no warning at its end."""
     await _submit(client, "left-1", agent="quoter")
-    program = await anyio.run_process([sys.executable, "-c", LEAVES, str(line.directory)], check=False)
+    program = await anyio.run_process([sys.executable, "-c", LEAVES, str(system.directory)], check=False)
     assert (program.stdout, program.stderr) == (b"quoter\n", b"")
 
 
-async def test_a_loop_that_is_cancelled_between_outcomes_has_handled_them(client: Client, line: Stack) -> None:
-    """An outcome counts when the next is asked for: a worker that is ended while it waits repeats nothing."""
+async def test_a_loop_that_is_cancelled_between_outcomes_has_handled_them(client: Client, system: Stack) -> None:
+    """An outcome counts as handled when the next is requested: a worker that ends while it waits repeats nothing."""
     await _submit(client, "waits-1", agent="quoter")
-    seen: list[str] = []
+    runs: list[str] = []
     for _ in range(2):
-        async with Client.connect(line.directory) as again:
+        async with Client.connect(system.directory) as again:
             with anyio.move_on_after(0.5):
                 async for outcome in again.outcomes(agent="quoter", position="waiter"):
-                    seen += [outcome.run]
-    assert len(seen) == len(set(seen)) > 0
+                    runs += [outcome.run]
+    assert len(runs) == len(set(runs)) > 0
 
 
-async def _first_of(each: Listener[Outcome[Any]], leave: str) -> str:
-    async for outcome in each:
+async def _first_of(listener: Listener[Outcome[Any]], leave: str) -> str:
+    async for outcome in listener:
         if "save" in leave:
-            await each.save()
+            await listener.save()
         if "error" in leave or "caught" in leave:
             raise RuntimeError(outcome.run)
         if "return" in leave:
             return outcome.run
         break
     else:
-        raise AssertionError("it gives nothing")
+        raise AssertionError("the listener returned nothing")
     return outcome.run
 
 
-async def _left(directory: Path, position: str, leave: str) -> str:
-    """Leave a loop in this way; return what was given last."""
+async def _leave_loop(directory: Path, position: str, leave: str) -> str:
+    """Leave a loop in this way; return the last outcome's run."""
     async with Client.connect(directory) as client:
         listener = client.outcomes(agent="quoter", position=position)
         if "block" not in leave:
             return await _first_of(listener, leave)
-        async with listener as each:
+        async with listener as entered:
             try:
-                return await _first_of(each, leave)
+                return await _first_of(entered, leave)
             except RuntimeError as error:
                 if "caught" not in leave:
                     raise
@@ -331,16 +336,16 @@ async def _left(directory: Path, position: str, leave: str) -> str:
     ],
 )  # fmt: skip
 async def test_an_outcome_counts_as_handled_if_its_block_is_left_without_an_error(
-    client: Client, line: Stack, caplog: pytest.LogCaptureFixture, leave: str, *, again: bool, warns: bool
+    client: Client, system: Stack, caplog: pytest.LogCaptureFixture, leave: str, *, again: bool, warns: bool
 ) -> None:
-    """Decision 044, each way of leaving a loop; where nothing tells, it comes again and a warning says so."""
+    """Decision 044: every way of leaving a loop; without a block the outcome is returned again, with a warning."""
     for n in range(2):
         await _submit(client, f"left-{leave.replace(' ', '-')}-{n}", agent="quoter")
     position = leave.replace(" ", "-")
 
     with anyio.fail_after(SOON_S):
         try:
-            handled = await _left(line.directory, position, leave)
+            handled = await _leave_loop(system.directory, position, leave)
         except RuntimeError as error:
             handled = str(error)
         async with client.outcomes(agent="quoter", position=position) as outcomes:
@@ -352,27 +357,27 @@ async def test_an_outcome_counts_as_handled_if_its_block_is_left_without_an_erro
 
 
 def _sync_outcomes(directory: Path) -> list[str]:
-    seen: list[str] = []
+    runs: list[str] = []
     with SyncClient.connect(directory) as client:
         for _ in range(2):
             with client.outcomes(agent="quoter", position="sync") as outcomes:
                 for outcome in outcomes:
-                    seen.append(outcome.run)
+                    runs.append(outcome.run)
                     break
-    return seen
+    return runs
 
 
-async def test_a_blocking_program_counts_outcomes_in_the_same_way(client: Client, line: Stack) -> None:
-    """With ``with``, as the other with ``async with``."""
+async def test_a_blocking_program_counts_outcomes_in_the_same_way(client: Client, system: Stack) -> None:
+    """With ``with`` instead of ``async with``."""
     for n in range(2):
         await _submit(client, f"blocking-{n}", agent="quoter")
     with anyio.fail_after(SOON_S):
-        first, second = await anyio.to_thread.run_sync(_sync_outcomes, line.directory)
+        first, second = await anyio.to_thread.run_sync(_sync_outcomes, system.directory)
     assert first != second
 
 
-async def test_who_waits_and_gives_up_can_wait_again(client: Client) -> None:
-    """A listener whose wait was cut short goes on where it was."""
+async def test_a_caller_whose_wait_was_cancelled_can_wait_again(client: Client) -> None:
+    """The listener continues at the same position."""
     async with client.outcomes(agent="quoter") as outcomes:
         for n in range(2):
             with anyio.move_on_after(0):
@@ -384,8 +389,8 @@ async def test_who_waits_and_gives_up_can_wait_again(client: Client) -> None:
         await anext(outcomes)
 
 
-async def test_of_two_listeners_of_one_name_one_gets_a_conflict(client: Client) -> None:
-    """They would each miss what the other took; so one of them ends with a sentence."""
+async def test_of_two_listeners_with_one_name_one_gets_a_conflict(client: Client) -> None:
+    """Otherwise each would miss the outcomes that the other took."""
     for n in range(3):
         await _submit(client, f"shared-{n}", agent="quoter")
     with anyio.fail_after(SOON_S):
@@ -398,8 +403,8 @@ async def test_of_two_listeners_of_one_name_one_gets_a_conflict(client: Client) 
             await anext(other)
 
 
-async def test_listening_goes_on_behind_a_position_of_the_programs_own(client: Client) -> None:
-    """Who keeps the position beside what it does with the outcome handles each exactly once."""
+async def test_a_program_can_continue_after_a_position_that_it_stored_itself(client: Client) -> None:
+    """A program that stores the position together with its own result handles each outcome exactly once."""
     for n in range(2):
         await _submit(client, f"own-{n}", agent="quoter")
     with anyio.fail_after(SOON_S):
@@ -408,8 +413,8 @@ async def test_listening_goes_on_behind_a_position_of_the_programs_own(client: C
             if outcome.run == "own-0":
                 position = outcome.position
                 break
-        behind = await anext(client.outcomes(agent="quoter", after=position))
-    assert behind.run == "own-1"
+        following = await anext(client.outcomes(agent="quoter", after=position))
+    assert following.run == "own-1"
     with pytest.raises(InputError, match="belongs to another broker"):
         await anext(client.outcomes(after=10_000))
     with pytest.raises(InputError, match="either"):
@@ -419,9 +424,9 @@ async def test_listening_goes_on_behind_a_position_of_the_programs_own(client: C
 # --- alerts ------------------------------------------------------------------------------------------------
 
 
-async def test_alerts_come_to_who_may_read_them(client: Client, line: Stack) -> None:
-    """A question is one; a client without the right is told at once."""
-    async with Client.connect(line.directory, as_="operator") as operator, operator.alerts() as alerts:
+async def test_alerts_reach_only_a_credential_that_may_read_them(client: Client, system: Stack) -> None:
+    """A question causes an alert; a client without the permission gets an error at once."""
+    async with Client.connect(system.directory, as_="operator") as operator, operator.alerts() as alerts:
         submitted = await client.submit("desk", "pay 5")
         with anyio.fail_after(SOON_S):
             alert = await anext(alerts)
@@ -432,11 +437,11 @@ async def test_alerts_come_to_who_may_read_them(client: Client, line: Stack) -> 
         await anext(client.alerts())
 
 
-async def test_programs_without_a_loop_follow_too(line: Stack) -> None:
+async def test_programs_without_a_loop_follow_too(system: Stack) -> None:
     """The same from a thread, blocking."""
 
     def work() -> tuple[str, Outcome[Price], str]:
-        with SyncClient.connect(line.directory) as client:
+        with SyncClient.connect(system.directory) as client:
             run = client.submit("quoter", "the price").run
             tokens = "".join(client.stream(run))
             outcome = client.execute("quoter", "the price", output=Price, timeout_s=SOON_S)

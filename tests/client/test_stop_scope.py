@@ -1,4 +1,4 @@
-"""Stopping many runs at once: a bounded number of them at a time, and each read and written once."""
+"""Stopping many runs at once: a bounded number concurrently, and each is read and written once."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ async def test_each_run_of_a_scope_is_read_once_and_written_once(
     tmp_path: Path, scope: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a thousand runs take seconds: ``bench/stopping.py`` measures that."""
-    asked: Counter[str] = Counter()
-    async with stack(tmp_path) as line, Client.connect(line.directory, as_="operator") as operator:
+    requests: Counter[str] = Counter()
+    async with stack(tmp_path) as system, Client.connect(system.directory, as_="operator") as operator:
         async with anyio.create_task_group() as tasks:
             for index in range(RUNS):
                 tasks.start_soon(partial(operator.submit, "desk", "hang", run=f"r{index}", user="ann"))
         log = operator.bus.log()
         for name in ("load", "head", "message_at", "append", "open_runs"):
-            monkeypatch.setattr(log, name, _counted(asked, name, getattr(log, name)))
+            monkeypatch.setattr(log, name, _counted(requests, name, getattr(log, name)))
         monkeypatch.setattr(operator.bus, "log", lambda: log)
-        found = await operator.stop_all(scope, why="enough")
-    assert (len(found.stopped), found.over, found.failed) == (RUNS, 0, {})
-    # A run that goes on meanwhile refuses a stop and names its head, which is read.
-    lost = asked["append"] - RUNS
-    assert asked["load"] <= RUNS + lost
-    assert lost <= RUNS // 4
-    assert (asked["head"], asked["open_runs"]) == (0, 2)
+        stopped_runs = await operator.stop_all(scope, why="enough")
+    assert (len(stopped_runs.stopped), stopped_runs.over, stopped_runs.failed) == (RUNS, 0, {})
+    # If a run moves meanwhile, the append of its stop is refused with the new head, which is read.
+    refused_appends = requests["append"] - RUNS
+    assert requests["load"] <= RUNS + refused_appends
+    assert refused_appends <= RUNS // 4
+    assert (requests["head"], requests["open_runs"]) == (0, 2)
 
 
 def _counted(
-    asked: Counter[str], name: str, call: Callable[..., Awaitable[object]]
+    requests: Counter[str], name: str, method: Callable[..., Awaitable[object]]
 ) -> Callable[..., Awaitable[object]]:
     async def counted(*args: object, **options: object) -> object:
-        asked[name] += 1
-        return await call(*args, **options)
+        requests[name] += 1
+        return await method(*args, **options)
 
     return counted

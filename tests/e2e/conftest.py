@@ -1,4 +1,4 @@
-"""What the end-to-end tests share."""
+"""Fixtures shared by the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    """Keep one event loop a module: what its tests work on (a server, processes) lives in it."""
+    """Keep one event loop a module: the server and the processes of its tests live in it."""
     return "asyncio"

@@ -1,10 +1,10 @@
 """The parent of the tests' processes: imports everything once, then forks one process after another.
 
 Started as ``python forks.py <setup.json>``. It reads commands from stdin, a line each: ``start <name>`` and
-``stop <name>``. A process that ends although nobody stopped it is started again at once. On stdout it and its
-children say, a line each: ``up <name> <pid>``, ``ready <name> <pid> <worker>``, ``down <name> <pid> <status>``.
+``stop <name>``. A process that ends without ``stop`` is restarted at once. The parent and its children print,
+a line each: ``up <name> <pid>``, ``ready <name> <pid> <worker>``, ``down <name> <pid> <status>``.
 
-A role's process imports for seconds (the model SDKs), and a test kills hundreds of them: a fork takes milliseconds.
+A role's process takes seconds to import (the model SDKs), and a test kills hundreds of them; a fork takes milliseconds.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ import linestop.models.openai
 PR_SET_PDEATHSIG = 1
 LOADED = (linestop.models.anthropic, linestop.models.openai)
 OUT = 3
-"""Where stdout is moved to, so that nothing but ``say`` writes there; logs go to stderr."""
+"""The descriptor to which stdout is moved, so that only ``write_line`` writes there; logs go to stderr."""
 
 
 def write_line(line: str) -> None:
-    """Write one line in one piece: several processes share this pipe."""
+    """Write one line with one system call: several processes share this pipe."""
     os.write(OUT, f"{line}\n".encode())
 
 
 class Forks:
-    """The children by name, started again whenever they end by themselves."""
+    """The children by name, restarted whenever they end without ``stop``."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -56,14 +56,14 @@ class Forks:
         write_line(f"up {name} {pid}")
 
     def stop(self, name: str) -> None:
-        """Kill the process ``name`` and leave it so."""
+        """Kill the process ``name`` and do not restart it."""
         self._supervised.discard(name)
         for pid, known in self._names.items():
             if known == name:
                 os.kill(pid, signal.SIGKILL)
 
     def reap(self) -> None:
-        """Take note of all that have ended, and start again those that are wanted."""
+        """Report all children that have ended, and restart those that were not stopped."""
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -98,12 +98,12 @@ def _ready(name: str, worker: str) -> None:
 
 
 def _ignore_signal(number: int, frame: object) -> None:
-    """Do nothing: with any handler of Python's own, the signal wakes the selector."""
+    """Do nothing: with any Python handler the signal wakes the selector."""
     del number, frame
 
 
 def main() -> None:
-    """Obey until stdin ends, then kill all children."""
+    """Carry out commands until stdin ends, then kill all children."""
     os.dup2(1, OUT)
     os.dup2(2, 1)
     forks = Forks(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Setup))

@@ -1,4 +1,4 @@
-"""How long one step of an event loop keeps it from everything else."""
+"""Measures how long one step of an event loop blocks the loop."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import pytest
 
 
 class LongestStep:
-    """The longest step so far: seconds of processor time of the loop's own thread, so that a busy machine adds none."""
+    """The longest step so far, in seconds of processor time of the loop's thread, so that a busy machine adds none."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.what = ""
+        self.handle = ""
 
-    def add(self, seconds: float, what: object) -> None:
-        """Note a step."""
+    def add(self, seconds: float, handle: object) -> None:
+        """Record a step."""
         if seconds > self.seconds:
-            self.seconds, self.what = seconds, repr(what)
+            self.seconds, self.handle = seconds, repr(handle)
 
 
 @contextmanager
 def watching_steps() -> Generator[LongestStep]:
-    """Measure every callback and every step of a task that asyncio makes meanwhile."""
+    """Measure every callback and every step of a task that asyncio runs inside the block."""
     longest = LongestStep()
     original = asyncio.Handle._run
 

@@ -1,4 +1,4 @@
-"""The script that processes are killed in, and what must be so when it is over."""
+"""The script during which processes are killed, and the conditions that must hold at its end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import anyio
 from tests.bus_fixtures import until
 from tests.e2e.processes import Broker, Processes, ToolServer, running
 from tests.e2e.role_process import Setup
-from tests.e2e.scene import BOOK, OperatorView, agent, event_names, log_lines, operator_view
+from tests.e2e.scene import PLAYBOOK, OperatorView, agent, event_names, log_lines, operator_view
 
 from linestop.models.playbook import PlaybookServer
 from linestop.models.playbook.script import parse_playbook
@@ -35,7 +35,7 @@ ONE_EACH: Mapping[str, tuple[RoleName, ...]] = {role: (role,) for role in ACTORS
 
 
 class E2eSystem:
-    """Everything a cell needs, shared by all cells of a module."""
+    """The objects that a cell needs, shared by all cells of a module."""
 
     def __init__(
         self,
@@ -56,21 +56,21 @@ class E2eSystem:
         self.numbers = itertools.count(1)
 
     async def sealed(self, run: str) -> Run:
-        """Wait until the run is sealed, resolving as a person what nobody else can know."""
+        """Wait until the run is sealed; the test, as a person, resolves unknown outcomes."""
 
-        def settled_or_asked(state: Run) -> bool:
+        def sealed_or_asked(state: Run) -> bool:
             asked = state.proposal is not None and any(call.asked_about_outcome for call in state.proposal.calls)
-            return state.sealed is not None or (asked and state.n > answered)
+            return state.sealed is not None or (asked and state.n > resolved_n)
 
-        answered = 0
+        resolved_n = 0
         with anyio.fail_after(CELL_WITHIN_S):
-            while (state := await self.scene.until(run, settled_or_asked, within_s=CELL_WITHIN_S)).sealed is None:
+            while (state := await self.scene.until(run, sealed_or_asked, within_s=CELL_WITHIN_S)).sealed is None:
                 await self.scene.resolve(state, lambda tool: self.world.requests[tool, run] > 0)
-                answered = state.n
+                resolved_n = state.n
         return state
 
     def check(self, state: Run) -> None:
-        """The promises: the run is complete, nothing in it was void, and every effect happened once."""
+        """The run is complete, no event of it is void, and every effect happened once."""
         assert state.sealed is not None
         assert state.sealed.status == "completed", log_lines(state)
         assert not [entry for entry in state.entries if entry.ignored], log_lines(state)
@@ -79,7 +79,7 @@ class E2eSystem:
         assert self.world.requests["bare", state.run] == 1, log_lines(state)
 
     async def wait_until_fired(self, run: str) -> int:
-        """The id of the process that was killed (or frozen) for this run; its mark may come after the last event."""
+        """The id of the process that was killed (or frozen) for this run; its mark may appear after the last event."""
         mark = self.directory / "fired" / run
 
         async def exists() -> bool:
@@ -98,10 +98,10 @@ async def start_system(
     """A broker, a scripted model, the tools' server, and these processes."""
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(ToolServer())
-        model = await stack.enter_async_context(PlaybookServer(parse_playbook(BOOK)))
+        model = await stack.enter_async_context(PlaybookServer(parse_playbook(PLAYBOOK)))
         broker = await stack.enter_async_context(Broker(directory))
         scene = await stack.enter_async_context(operator_view(broker.credential("operator")))
         await scene.deploy(agent(model.url))
         setup = Setup(directory=str(directory), world=world.url, processes=dict(processes), **more)
-        running_ones = await stack.enter_async_context(running(setup))
-        yield E2eSystem(directory, scene, world, processes=running_ones, broker=broker, model_url=model.url)
+        started = await stack.enter_async_context(running(setup))
+        yield E2eSystem(directory, scene, world, processes=started, broker=broker, model_url=model.url)

@@ -1,4 +1,4 @@
-"""Every role in the test's own process on a real broker: what breaks there breaks the test."""
+"""Every role in the process of the test, on a real broker: an error of a role fails the test."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _numbers = itertools.count(1)
 
 
 class OneProcess:
-    """A running host, and what an operator sees of it."""
+    """A running actor process, and an operator's view of its runs."""
 
     def __init__(self, server: EmbeddedServer, scene: OperatorView, host: ActorProcess, model_url: str) -> None:
         self.server = server
@@ -43,7 +43,7 @@ class OneProcess:
         self.model_url = model_url
 
     async def publish_and_wait(self, subject: str, payload: bytes, **headers: str) -> Reply:
-        """Publish a task or a control message and return what is answered to it."""
+        """Publish a task or a control message and return the reply."""
         inbox = stream_names.reply_inbox("operator", f"t{next(_numbers)}")
         send, receive = anyio.create_memory_object_stream[Msg](16)
         wire = self.scene.bus.wire
@@ -58,25 +58,25 @@ class OneProcess:
             receive.close()
 
     async def dead_letters(self) -> list[dict[str, object]]:
-        """All dead letters there are."""
-        found = await Reader(self.scene.bus.wire, stream_names.DEAD).last_of_each("dead.>")
-        return [msgspec.json.decode(item.payload) for item in found or []]
+        """All dead letters."""
+        messages = await Reader(self.scene.bus.wire, stream_names.DEAD).last_of_each("dead.>")
+        return [msgspec.json.decode(message.payload) for message in messages or []]
 
 
 @asynccontextmanager
-async def one_process(directory: Path, books: tuple[str, ...], registry: Registry) -> AsyncGenerator[OneProcess]:
+async def one_process(directory: Path, playbooks: tuple[str, ...], registry: Registry) -> AsyncGenerator[OneProcess]:
     """A broker, a scripted model and one process with every role."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedServer(directory))
-        model = await stack.enter_async_context(PlaybookServer([parse_playbook(book) for book in books]))
+        model = await stack.enter_async_context(PlaybookServer([parse_playbook(playbook) for playbook in playbooks]))
         async with await connect(server.credential("bootstrap"), name="set-up") as connection:
             (await set_up(connection)).require_no_differences()
         backend = await JetStreamBackend.open({role: server.credential(role) for role in ACTORS}, name="one")
         stack.push_async_callback(backend.aclose)
         runner = RegistryRunner(registry, directory / "workspaces")
-        caller = Requester()
-        stack.push_async_callback(caller.aclose)
-        roles = [make_role(role, requester=caller, runner=runner) for role in ACTORS]
+        requester = Requester()
+        stack.push_async_callback(requester.aclose)
+        roles = [make_role(role, requester=requester, runner=runner) for role in ACTORS]
         host = ActorProcess(backend, roles, ProcessSettings(worker="one#1", sweep_every_s=0.5))
         scene = await stack.enter_async_context(operator_view(server.credential("operator")))
         await stack.enter_async_context(host.running())

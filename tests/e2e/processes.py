@@ -1,4 +1,4 @@
-"""A broker, a world for effects, and one real process a role, all of which a test may kill."""
+"""A broker, a server for effects, and one real process a role, all of which a test may kill."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ READY_WITHIN_S = 30.0
 
 
 class Broker:
-    """A nats-server that is started again at once, however often it is killed."""
+    """A nats-server that is restarted at once whenever it is killed."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -58,11 +58,11 @@ class Broker:
         return self._process.pid
 
     def credential(self, name: CredentialName) -> Credential:
-        """Who ``name`` is at this server."""
+        """The credential ``name`` for this server."""
         return self.credentials[name]
 
     async def wait_until_restarted(self, times: int) -> None:
-        """Wait until it has been killed, and runs again, for the ``times``-th time."""
+        """Wait until the server was killed and restarted for the ``times``-th time."""
         with anyio.fail_after(READY_WITHIN_S):
             async with self._changed:
                 await self._changed.wait_for(lambda: self.kills >= times)
@@ -101,10 +101,10 @@ class Broker:
 
 
 class ToolServer:
-    """Where effects happen: counts requests and effects by tool and run, and answers at most once a key.
+    """The server where effects happen: counts requests and effects by tool and run; an effect counts once a key.
 
-    ``arrivals`` says which attempt each request was of, and when it came, by the clock that ``start_by`` goes by.
-    ``hold`` is awaited before a request is answered: it may kill whoever sent it.
+    ``arrivals`` has the attempt of each request and its arrival, by the same clock as ``start_by``.
+    ``before_reply`` is awaited before the response is sent: it may kill the process that sent the request.
     """
 
     def __init__(self) -> None:
@@ -117,12 +117,12 @@ class ToolServer:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The address of the server."""
         assert self._server is not None
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def effects(self, tool: str, run: str) -> int:
-        """How often the world was really changed: a keyed effect once a key, a bare one at each request."""
+        """How many effects took place: a keyed effect once a key, a bare one at each request."""
         return len(self.keys[tool, run]) if tool == "keyed" else self.requests[tool, run]
 
     async def __aenter__(self) -> Self:
@@ -145,7 +145,7 @@ class ToolServer:
         try:
             await self._exchange(reader, writer)
         except (ConnectionError, h11.RemoteProtocolError, asyncio.CancelledError):
-            pass  # whoever asked was killed, or the test is over
+            pass  # the process that sent the request was killed, or the test is over
         finally:
             self._connections.discard(task)
             writer.close()
@@ -179,7 +179,7 @@ class ToolServer:
 
 
 class Processes:
-    """The processes of a setup, by name; each is one OS process, started again at once when it dies."""
+    """The processes of a setup, by name; each is one OS process, restarted at once when it dies."""
 
     def __init__(self, child: asyncio.subprocess.Process, names: list[str]) -> None:
         self._child = child
@@ -196,17 +196,17 @@ class Processes:
         return pid
 
     async def start(self, name: str) -> None:
-        """Start ``name`` and wait until it works."""
+        """Start ``name`` and wait until it is ready."""
         await self.command(f"start {name}")
         await self.until(lambda: name in self.workers)
 
     async def stop(self, name: str) -> None:
-        """Kill ``name`` for good."""
+        """Kill ``name`` and do not restart it."""
         await self.command(f"stop {name}")
         await self.until(lambda: name not in self.pids)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so, looking whenever a process was born, got ready or died."""
+        """Wait until the condition holds; check it whenever a process starts, is ready or dies."""
         with anyio.fail_after(READY_WITHIN_S):
             async with self._changed:
                 await self._changed.wait_for(condition)
@@ -217,11 +217,11 @@ class Processes:
         assert self.deaths[pid] == -signal.SIGKILL
 
     async def wait_until_ready(self) -> None:
-        """Wait until every process works."""
+        """Wait until every process is ready."""
         await self.until(lambda: all(name in self.workers for name in self.names))
 
     async def listen(self) -> None:
-        """Take in what the processes say, for ever."""
+        """Read the lines that the processes print, until they end."""
         assert self._child.stdout is not None
         while line := await self._child.stdout.readline():
             async with self._changed:
@@ -233,7 +233,7 @@ class Processes:
             case "up":
                 self.pids[name] = int(pid)
             case "ready":
-                # A process may have died since it said this.
+                # The process may have died since it printed this line.
                 if int(pid) == self.pids.get(name):
                     self.workers[name] = rest
             case "down":
@@ -244,7 +244,7 @@ class Processes:
                 raise AssertionError(verb)
 
     async def command(self, line: str) -> None:
-        """Send one line to the parent of all (see ``forks``)."""
+        """Send one line to the parent of all processes (see ``forks``)."""
         assert self._child.stdin is not None
         self._child.stdin.write(f"{line}\n".encode())
         await self._child.stdin.drain()
@@ -274,7 +274,7 @@ async def running(setup: Setup) -> AsyncGenerator[Processes]:
             await processes.wait_until_ready()
             yield processes
         finally:
-            # Its children die with it, by the kernel's hand.
+            # The kernel kills its children when it dies.
             child.kill()
             await child.wait()
             await listening

@@ -1,6 +1,6 @@
 """One process of linestop as the tests start it: real roles on the real broker, and the tools of a scripted run.
 
-A run whose id is a ``Trigger`` makes the process kill (or freeze) itself, or kill the broker, at one certain moment.
+A run whose id is a ``Trigger`` makes the process kill (or freeze) itself, or kill the broker, at one given moment.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ START_WITHIN_S: Final = 0.7
 GRACE_S: Final = 0.3
 TOOL_TIMEOUT_S: Final = 0.7
 DONE_WITHIN_S: Final = START_WITHIN_S + TOOL_TIMEOUT_S + GRACE_S
-"""How long a start of these tools stays open after its maker's death: the real figures only make tests longer."""
+"""How long a start of these tools stays open after its worker's death; the real figures only make tests longer."""
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """What all processes of a test are told. ``world`` is the server that the tools' effects go to.
+    """The settings of all processes of a test. ``world`` is the address of the server for the tools' effects.
 
-    ``paths``: ``all`` is production's; ``sweep`` leaves nothing but the doors and the sweep to make a role look
-    at a run, ``sweep_only`` not even the doors. ``timer_near_s``: which deadlines are kept in the process.
+    ``paths``: ``all`` as in production; with ``sweep`` only the intake of tasks and control and the sweep make a role
+    advance a run, with ``sweep_only`` only the sweep. ``timer_near_s``: deadlines nearer than this are timers in the
+    process.
     """
 
     directory: str
@@ -66,7 +67,7 @@ async def look(ctx: Context, what: str) -> str:
 
 @tool(tier="reversible", owner="e2e", timeout_s=TOOL_TIMEOUT_S, idempotent=True)
 async def keyed(ctx: Context, what: str) -> str:
-    """Do something that is one effect however often it is asked for under one key.
+    """Do something that is one effect, however often it is requested under one key.
 
     Args:
         what: What to do.
@@ -76,7 +77,7 @@ async def keyed(ctx: Context, what: str) -> str:
 
 @tool(tier="reversible", owner="e2e", timeout_s=TOOL_TIMEOUT_S)
 async def bare(ctx: Context, what: str) -> str:
-    """Do something that happens again each time it is asked for.
+    """Do something that happens again with each request.
 
     Args:
         what: What to do.
@@ -98,19 +99,19 @@ async def _post(ctx: Context, name: str, what: str) -> str:
 
 def registry() -> Registry:
     """The tools of these tests."""
-    found = Registry()
+    tools = Registry()
     for each in (look, keyed, bare):
-        found.add(each, "e2e")
-    return found
+        tools.add(each, "e2e")
+    return tools
 
 
-class SweepingHost(ActorProcess):
-    """A process in which nothing but the sweep, and the doors if they are open, makes a role look at a run."""
+class SweepingProcess(ActorProcess):
+    """A process in which only the sweep, and the intake of tasks and control if enabled, makes a role advance a run."""
 
     takes_tasks_and_control = True
 
     def _start_pumps(self, pumps: anyio.abc.TaskGroup) -> None:
-        """Start no listening, no consumer of events and no alarm."""
+        """Start no listener, no consumer of events and no alarm."""
         if self.takes_tasks_and_control:
             super()._start_pumps(_OnlyThese(pumps))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         else:
@@ -124,8 +125,8 @@ class _OnlyThese:
     def __init__(self, pumps: anyio.abc.TaskGroup) -> None:
         self._pumps = pumps
 
-    def start_soon(self, function: Callable[..., Any], *arguments: Any) -> None:  # noqa: ANN401 - as the group's
-        """Start it if it is one of those."""
+    def start_soon(self, function: Callable[..., Any], *arguments: Any) -> None:  # noqa: ANN401 - as the task group's
+        """Start the function if it is the sweep or a pump of tasks or control."""
         name = function.__name__
         consumer = getattr(arguments[1], "name", "") if name == "_pump" else ""
         if name == "_sweep" or consumer == stream_names.TASKS_CONSUMER or consumer.startswith("control_"):
@@ -133,18 +134,19 @@ class _OnlyThese:
 
 
 async def _no_alarms(entry: object) -> None:
-    """Set none."""
+    """Set no alarm."""
     del entry
 
 
 async def serve(setup: Setup, name: str, ready: Callable[[str], None]) -> None:
-    """Serve as ``name`` for ever; calls ``ready`` with the worker's id when it works."""
+    """Serve as ``name`` until killed; call ``ready`` with the worker's name when the process is ready."""
     figures = {"START_WITHIN_S": START_WITHIN_S, "GRACE_S": GRACE_S}
     for module, changed in (
         (executor, figures),
         (planner, figures),
-        (deadline_alarms, {"TIMER_NEAR_S": setup.timer_near_s}),
+        (deadline_alarms, {"TIMER_IN_PROCESS_MAX_S": setup.timer_near_s}),
     ):
+        assert changed.keys() <= vars(module).keys(), "the figures have other names now"
         vars(module).update(changed)
     directory = Path(setup.directory)
     os.environ.update(E2E_WORLD=setup.world, E2E_DIRECTORY=setup.directory)
@@ -162,11 +164,13 @@ async def serve(setup: Setup, name: str, ready: Callable[[str], None]) -> None:
         policy = EgressPolicy(allow=(setup.world.removeprefix("http://"),))
         runner = RegistryRunner(registry(), directory / "workspaces", egress=policy)
         actors = [make_role(role, requester=Requester(), runner=runner) for role in roles]
-        config = ProcessSettings(worker=worker, sweep_every_s=setup.sweep_every_s)
+        settings = ProcessSettings(worker=worker, sweep_every_s=setup.sweep_every_s)
         paths = setup.paths.get(name, "all")
-        host = ActorProcess(backend, actors, config) if paths == "all" else SweepingHost(backend, actors, config)
-        if isinstance(host, SweepingHost):
-            host.takes_tasks_and_control = paths == "sweep"
-        async with host.running():
+        process = (
+            ActorProcess(backend, actors, settings) if paths == "all" else SweepingProcess(backend, actors, settings)
+        )
+        if isinstance(process, SweepingProcess):
+            process.takes_tasks_and_control = paths == "sweep"
+        async with process.running():
             ready(worker)
             await anyio.sleep_forever()

@@ -1,4 +1,4 @@
-"""What a test sees of a running system: the operator's eyes and hands, and the scripted agent."""
+"""A test's view of a running system: an operator's connection, and the scripted agent."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from linestop.schemas.tool_contracts import Contract
 TENANT = TenantId("e2e")
 AGENT = AgentName("clerk")
 POLL_S = 0.25
-"""How long a live event may be lost before the log is read without one."""
+"""How long a lost live event may delay the next read of the log."""
 
-BOOK = """
+PLAYBOOK = """
 name = "clerk"
 [[step]]
 when = {turn = 1}
@@ -86,21 +86,21 @@ class OperatorView:
         await self.publish(subjects.task(TENANT, AgentName(name)), msgspec.json.encode({"text": text, "run": run}))
 
     async def control(self, run: str, verb: Verb, **fields: Any) -> None:  # noqa: ANN401 - fields of Control
-        """Say something about a run as a person."""
+        """Send a control message about a run as a person."""
         control = msgspec.convert({"by": "ann", **fields}, Control)
         await self.publish(subjects.control(TENANT, RunId(run), verb=verb), msgspec.json.encode(control))
 
     async def fold(self, run: str) -> Run:
-        """The run as its log tells it now."""
+        """The run, folded from its log as it is now."""
         stored = await self.log.load(TENANT, RunId(run))
         return fold_messages(TENANT, RunId(run), [(m.subject, m.payload, m.seq) for m in stored])
 
     def watch(self, run: str, on_event: Callable[[str, str, int], None]) -> None:
-        """Call ``seen`` with role, event and how many of that kind the run has, for each event as it is stored."""
+        """Call ``on_event`` with role, event and the count of that event in the run, for each event that is stored."""
         self._watchers[run] = on_event
 
     async def until(self, run: str, condition: Callable[[Run], bool], *, within_s: float = 60.0) -> Run:
-        """Fold the run until the condition holds, again whenever it has a new event."""
+        """Fold the run until the condition holds, again after each new event."""
         state = await self.fold(run)
         with anyio.move_on_after(within_s):
             while not condition(state):
@@ -110,18 +110,18 @@ class OperatorView:
         return state
 
     async def outcome(self, run: str) -> dict[str, Any]:
-        """The run's outcome as it was published; waits for it."""
+        """Wait for the run's outcome and return it as it was published."""
         reader = Reader(self.bus.wire, stream_names.OUTCOMES)
         with anyio.fail_after(120):
             while True:
-                found = await reader.last_of_each(subjects.run_outcome_filter(TENANT, RunId(run)))
-                if found:
-                    decoded: dict[str, Any] = msgspec.json.decode(found[0].payload)
-                    return decoded
+                messages = await reader.last_of_each(subjects.run_outcome_filter(TENANT, RunId(run)))
+                if messages:
+                    outcome: dict[str, Any] = msgspec.json.decode(messages[0].payload)
+                    return outcome
                 await self.wait_for_event_or_poll()
 
     async def resolve(self, state: Run, took_effect: Callable[[str], bool]) -> list[str]:
-        """Answer as a person for effects whose fate is in doubt; return the tools whose effect is to be retried."""
+        """Decide as a person about effects with an unknown outcome; return the tools whose effect is to be retried."""
         retried: list[str] = []
         for call in state.proposal.calls if state.proposal and not state.done else ():
             if call.stage is Stage.ASKED and call.asked_about_outcome:
@@ -131,7 +131,7 @@ class OperatorView:
         return retried
 
     async def wait_for_event_or_poll(self) -> None:
-        """Wait for the next event of any run of these tests, but not long: it may have been missed."""
+        """Wait for the next event of any run of these tests, at most ``POLL_S``: it may have been missed."""
         with anyio.move_on_after(POLL_S):
             async with self._event_arrived:
                 await self._event_arrived.wait()
@@ -151,7 +151,7 @@ class OperatorView:
             self._event_arrived.notify_all()
 
     async def listen(self) -> None:
-        """Hear of every event as it is stored."""
+        """Subscribe to every event as it is stored."""
         await self.bus.wire.connection.nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
             f"live.runs.{TENANT}.>", cb=self._on_event
         )
@@ -159,7 +159,7 @@ class OperatorView:
 
 @asynccontextmanager
 async def operator_view(credential: Credential) -> AsyncGenerator[OperatorView]:
-    """A scene over a connection of its own."""
+    """An operator's view over its own connection."""
     async with await connect(credential, name="test-operator") as connection:
         scene = OperatorView(await JetStream.open(connection))
         await scene.listen()
@@ -176,9 +176,9 @@ def log_lines(run: Run) -> str:
 def event_names(run: Run) -> list[tuple[str, str, int]]:
     """The run's events as (role, event, which of that name), in order."""
     counts: Counter[tuple[str, str]] = Counter()
-    found: list[tuple[str, str, int]] = []
+    names: list[tuple[str, str, int]] = []
     for entry in run.entries:
         if not entry.ignored:
             counts[entry.role, entry.name] += 1
-            found.append((entry.role, entry.name, counts[entry.role, entry.name]))
-    return found
+            names.append((entry.role, entry.name, counts[entry.role, entry.name]))
+    return names

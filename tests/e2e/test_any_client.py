@@ -1,4 +1,4 @@
-"""``docs/any-client.md`` is true: its program, with no code of ours, works on the example that the page names."""
+"""``docs/any-client.md`` is true: its program, which uses no code of linestop, works on the example of the page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NO_NETWORK = re.compile("ENOTFOUND|ECONNREFUSED|ETIMEDOUT|EAI_AGAIN|ENETUNREACH"
 
 
 def skip_or_fail(why: str) -> None:
-    """Skip where a developer's machine lacks something; in CI nothing may be lacking."""
+    """Skip on a developer's machine that lacks a dependency; fail in CI."""
     if os.environ.get("CI"):
         pytest.fail(why)
     pytest.skip(why)
@@ -70,7 +70,7 @@ def program() -> str:
 
 @asynccontextmanager
 async def running(folder: Path) -> AsyncGenerator[None]:
-    """``linestop dev`` in ``folder``, from when it is ready."""
+    """``linestop dev`` in ``folder``; entered when it is ready."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LINESTOP_")}
     environ |= {"PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-m", "linestop.cli.main", "dev", "--port", "0", "--json"]
@@ -87,7 +87,7 @@ async def running(folder: Path) -> AsyncGenerator[None]:
 
 
 async def test_a_plain_nats_client_submits_watches_approves_and_stops(tmp_path: Path) -> None:
-    """Two runs, one approved and one stopped, from JavaScript; and the same again when it is run again."""
+    """A JavaScript program approves one run and stops another, and can be run a second time."""
     folder = tmp_path / "desk"
     shutil.copytree(EXAMPLE, folder)
     await anyio.to_thread.run_sync(install, folder)
@@ -101,19 +101,19 @@ async def test_a_plain_nats_client_submits_watches_approves_and_stops(tmp_path: 
             check(json.loads(done.stdout))
 
 
-def check(found: dict[str, Any]) -> None:
+def check(printed: dict[str, Any]) -> None:
     """Both outcomes and every event arrived."""
-    assert found["opened"] == {"status": "opened", "run": found["paid"]["run"]}
-    assert found["live"] == found["stored"]
-    assert found["live"][0] == "1 validator.opened"
-    assert found["live"][-1].endswith("recorder.sealed")
-    assert (found["paid"]["status"], found["paid"]["answer"]) == ("completed", 'Done: {"paid":5}')
-    assert found["stopSaid"]["status"] == "done"
-    assert (found["stopped"]["status"], found["stopped"]["why"]) == ("stopped", "changed my mind")
+    assert printed["opened"] == {"status": "opened", "run": printed["paid"]["run"]}
+    assert printed["live"] == printed["stored"]
+    assert printed["live"][0] == "1 validator.opened"
+    assert printed["live"][-1].endswith("recorder.sealed")
+    assert (printed["paid"]["status"], printed["paid"]["answer"]) == ("completed", 'Done: {"paid":5}')
+    assert printed["stopSaid"]["status"] == "done"
+    assert (printed["stopped"]["status"], printed["stopped"]["why"]) == ("stopped", "changed my mind")
 
 
 def test_the_page_names_every_field_of_a_task_and_of_an_outcome_and_every_verb() -> None:
-    """A field that is added without a word on the page fails here."""
+    """A new field that the page does not name fails here."""
     text = PAGE.read_text(encoding="utf-8")
     fields = {field.encode_name for kind in (Task, Outcome) for field in msgspec.structs.fields(kind)}
     missing = [name for name in sorted(fields | set(VERBS)) if f"`{name}`" not in text]
@@ -121,7 +121,7 @@ def test_the_page_names_every_field_of_a_task_and_of_an_outcome_and_every_verb()
 
 
 def test_no_lock_file_names_a_registry() -> None:
-    """Where packages come from is the installation's own choice."""
+    """The installation decides where packages come from."""
     lock = json.loads((PACKAGE / "package-lock.json").read_text(encoding="utf-8"))
     assert not [name for name, package in lock["packages"].items() if "resolved" in package]
     assert all("integrity" in package for name, package in lock["packages"].items() if name)

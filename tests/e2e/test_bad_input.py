@@ -1,4 +1,4 @@
-"""Whatever is sent to the real broker: one clear sentence comes back, nothing crashes, and other runs go on."""
+"""Every bad input to the real broker gets one clear sentence as a reply, nothing crashes, and other runs continue."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def one(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> A
 
 @pytest.fixture(autouse=True)
 async def assert_another_run_completes(one: OneProcess, request: pytest.FixtureRequest) -> AsyncIterator[None]:
-    """A run that waits for a person while the test sends what it sends is done as soon as the person agrees."""
+    """A run that waits for a person during the test completes as soon as the person approves."""
     run = f"other-{abs(hash(request.node.name))}"
     await one.scene.task(run)
     state = await one.scene.until(run, asked)
@@ -137,7 +137,7 @@ def is_a_sentence(reply: Reply, *, containing: str) -> None:
     ],
 )
 async def test_a_bad_task_is_refused_in_one_sentence(one: OneProcess, payload: bytes, containing: str) -> None:
-    """It is answered, and has an outcome that says the same."""
+    """It gets a reply, and an outcome with the same sentence."""
     reply = await one.publish_and_wait(TASKS, payload)
     is_a_sentence(reply, containing=containing)
     outcome = await one.scene.outcome(reply.run)
@@ -145,7 +145,7 @@ async def test_a_bad_task_is_refused_in_one_sentence(one: OneProcess, payload: b
 
 
 async def test_a_task_for_an_unknown_agent_is_refused_by_name(one: OneProcess) -> None:
-    """The sentence names the agent, and the outcome goes to it."""
+    """The sentence names the agent, and the outcome is published under that agent."""
     reply = await one.publish_and_wait(f"tasks.{TENANT}.nobody", b'{"text": "go"}')
     is_a_sentence(reply, containing="nobody")
     assert (await one.scene.outcome(reply.run))["agent"] == "nobody"
@@ -155,16 +155,16 @@ async def test_a_task_for_an_unknown_agent_is_refused_by_name(one: OneProcess) -
     "subject", ["tasks.E2E.clerk", "tasks.e2e.CLERK", "tasks.e2e", "tasks.e2e.clerk.more", "tasks.e2e.-"]
 )
 async def test_a_task_on_an_invalid_subject_becomes_a_dead_letter(one: OneProcess, subject: str) -> None:
-    """It is answered, kept once with its payload, and not delivered again."""
+    """It gets a reply, is stored once with its payload, and is not delivered again."""
     payload = json.dumps({"text": f"go {subject}"}).encode()
     reply = await one.publish_and_wait(subject, payload)
     is_a_sentence(reply, containing=subject)
     dead_letters = [dead_letter for dead_letter in await one.dead_letters() if dead_letter["subject"] == subject]
-    assert [letter["payload"] for letter in dead_letters] == [payload.decode()]
+    assert [dead_letter["payload"] for dead_letter in dead_letters] == [payload.decode()]
 
 
 async def test_a_dead_letter_of_the_largest_message_is_stored(one: OneProcess) -> None:
-    """Bytes that grow when they are written as text are cut, and the letter says so."""
+    """Bytes that grow when they are encoded as text are cut, and the dead letter says so."""
     payload = b"\xff" * 262_000
     reply = await one.publish_and_wait("tasks.e2e.largest.more", payload)
     is_a_sentence(reply, containing="tasks.e2e.largest.more")
@@ -177,7 +177,7 @@ async def test_a_dead_letter_of_the_largest_message_is_stored(one: OneProcess) -
 
 @pytest.mark.parametrize("size", [300_000, 2_000_000])
 async def test_a_message_over_the_limit_is_refused_to_its_sender(one: OneProcess, size: int) -> None:
-    """It never comes in; the error names the size."""
+    """The message is never stored; the error names the size."""
     with pytest.raises(TooLarge, match=r"\."):
         await one.scene.publish(TASKS, b'{"text": "' + b"x" * size + b'"}')
 
@@ -194,7 +194,7 @@ async def test_a_message_over_the_limit_is_refused_to_its_sender(one: OneProcess
     ],
 )
 async def test_a_cloud_event_opens_a_run(one: OneProcess, content_type: str, payload: bytes) -> None:
-    """Both modes are understood."""
+    """Both content modes are accepted."""
     headers = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "task"}
     reply = await one.publish_and_wait(TASKS, payload, **{"Content-Type": content_type}, **headers)
     assert reply.status == "opened"
@@ -215,7 +215,7 @@ async def test_a_cloud_event_opens_a_run(one: OneProcess, content_type: str, pay
     ],
 )
 async def test_an_invalid_structured_cloud_event_is_refused(one: OneProcess, payload: bytes) -> None:
-    """The sentence says that it cannot be read."""
+    """The sentence says that the event cannot be read."""
     reply = await one.publish_and_wait(TASKS, payload, **{"Content-Type": "application/cloudevents+json"})
     is_a_sentence(reply, containing="cannot be read")
 
@@ -235,7 +235,7 @@ async def test_an_invalid_structured_cloud_event_is_refused(one: OneProcess, pay
     ],
 )
 async def test_a_bad_control_message_is_refused_in_one_sentence(one: OneProcess, verb: str, payload: bytes) -> None:
-    """It is answered, and changes nothing."""
+    """It gets a reply, and changes nothing."""
     run = "controlled"
     if (await one.scene.fold(run)).opened is None:
         await one.scene.task(run)
@@ -261,8 +261,8 @@ async def test_a_bad_control_message_is_refused_in_one_sentence(one: OneProcess,
 async def test_a_control_message_that_does_not_fit_the_run_is_refused(
     one: OneProcess, verb: str, fields: dict[str, object], containing: str
 ) -> None:
-    """The sentence names what does not fit, and the run waits on."""
-    run = "worded"
+    """The sentence names the wrong field, and the run keeps waiting."""
+    run = "controlled-again"
     if (await one.scene.fold(run)).opened is None:
         await one.scene.task(run)
     state = await one.scene.until(run, asked)
@@ -276,7 +276,7 @@ async def test_a_control_message_that_does_not_fit_the_run_is_refused(
 
 @pytest.mark.parametrize("subject", ["control.E2E.r1.approve", "control.e2e.R_1.stop"])
 async def test_a_control_message_for_an_invalid_run_id_becomes_a_dead_letter(one: OneProcess, subject: str) -> None:
-    """It is answered and kept."""
+    """It gets a reply and is stored."""
     is_a_sentence(await one.publish_and_wait(subject, b"{}"), containing=subject)
     assert [dead_letter for dead_letter in await one.dead_letters() if dead_letter["subject"] == subject]
 
@@ -295,8 +295,8 @@ async def test_a_control_message_for_an_invalid_run_id_becomes_a_dead_letter(one
         pytest.param(b'{"why": "' + b"w" * 60_000 + b'"}', "w" * FIELD_CHARS_MAX, id="long"),
     ],
 )
-async def test_a_stop_whose_body_cannot_be_read_stops_all_the_same(one: OneProcess, payload: bytes, why: str) -> None:
-    """The subject is the stop; whoever sends it is told that it is in force."""
+async def test_a_stop_whose_body_cannot_be_read_still_stops_the_run(one: OneProcess, payload: bytes, why: str) -> None:
+    """The subject is enough for a stop; the reply says that the run is stopped."""
     run = f"badly-stopped-{next(_numbers)}"
     await one.scene.task(run)
     await one.scene.until(run, asked)
@@ -308,15 +308,15 @@ async def test_a_stop_whose_body_cannot_be_read_stops_all_the_same(one: OneProce
 
 
 async def test_a_verb_that_does_not_exist_is_refused_by_the_broker(one: OneProcess) -> None:
-    """At once, and with the subject: it is not left to lie in the stream, where no role would pull it."""
+    """At once, and with the subject: the message is not stored in a stream from which no role would pull it."""
     for verb in ("halt", "stop.now"):
         subject = f"control.{TENANT}.any.{verb}"
         with pytest.raises(PermissionDenied, match=f"may not publish to '{subject}'"):
             await one.publish_and_wait(subject, b'{"by": "ann"}')
 
 
-async def test_a_stop_with_an_endless_reason_stops_all_the_same(one: OneProcess) -> None:
-    """The reason is shortened: a stop is not lost over it."""
+async def test_a_stop_with_a_very_long_reason_still_stops_the_run(one: OneProcess) -> None:
+    """The reason is shortened, so that the stop is not lost."""
     await one.scene.task("talkative")
     await one.scene.until("talkative", asked)
     payload = json.dumps({"by": "b" * 20_000, "why": "\u20ac" * 5_000}).encode()
@@ -329,7 +329,7 @@ async def test_a_stop_with_an_endless_reason_stops_all_the_same(one: OneProcess)
 
 
 async def test_a_stop_of_an_unknown_run_is_sealed_without_an_agent(one: OneProcess) -> None:
-    """It is event 1; a task that comes later is refused."""
+    """The stop is event 1; a later task for the run is refused."""
     reply = await one.publish_and_wait(f"control.{TENANT}.never-was.stop", b"{}")
     assert reply.status == "done"
     assert (await one.scene.outcome("never-was"))["agent"] == "none"
@@ -341,8 +341,8 @@ async def _write(one: OneProcess, subject: str, payload: bytes) -> None:
     await one.scene.publish(subject, payload)
 
 
-async def test_garbage_written_into_a_run_is_void_and_the_run_goes_on(one: OneProcess) -> None:
-    """Numbers out of turn, broken payloads and subjects that are none change nothing but the list of messages."""
+async def test_garbage_written_into_a_run_is_void_and_the_run_continues(one: OneProcess) -> None:
+    """Numbers out of order, broken payloads and invalid subjects change nothing but the list of messages."""
     run = "littered"
     await one.scene.task(run)
     state = await one.scene.until(run, asked)
@@ -373,7 +373,7 @@ async def test_garbage_written_into_a_run_is_void_and_the_run_goes_on(one: OnePr
 
 
 async def test_an_event_that_cannot_be_decoded_keeps_its_number_and_changes_nothing(one: OneProcess) -> None:
-    """It is part of the chain, is shown as ignored, and the run goes on behind it."""
+    """The event is part of the chain and shown as ignored, and the run continues after it."""
     run = "undecodable"
     await one.scene.task(run)
     state = await one.scene.until(run, asked)
@@ -388,8 +388,8 @@ async def test_an_event_that_cannot_be_decoded_keeps_its_number_and_changes_noth
 
 
 async def test_a_run_with_an_unknown_event_accepts_only_a_stop(one: OneProcess) -> None:
-    """Whoever does not know a tag must not go on as if it were not there."""
-    run = "blind"
+    """A process that does not know an event must not continue as if it were not there."""
+    run = "unknown-event"
     await one.scene.task(run)
     state = await one.scene.until(run, asked)
     unknown = {"id": "x", "prev": state.head, "at": "2030-01-01T00:00:00Z"}
@@ -402,8 +402,8 @@ async def test_a_run_with_an_unknown_event_accepts_only_a_stop(one: OneProcess) 
     assert [entry.name for entry in after.entries if entry.n > state.n + 1] == ["stopped"]
 
 
-async def test_garbage_as_a_first_event_does_not_hold_up_the_sweep(one: OneProcess) -> None:
-    """Runs that begin with nonsense, of tenants that are none, are left behind; the sweep goes on over them."""
+async def test_garbage_as_a_first_event_does_not_block_the_sweep(one: OneProcess) -> None:
+    """The sweep skips runs that begin with garbage or have an invalid tenant, and continues with the others."""
     await _write(one, "runs.BAD.R1.operator.stopped.1", b"{}")
     await _write(one, f"runs.{TENANT}.nonsense.operator.what.1", b"no JSON")
     reply = await one.publish_and_wait(TASKS, msgspec.json.encode({"text": "go", "run": "nonsense"}))

@@ -1,7 +1,7 @@
-"""Processes that are frozen (SIGSTOP) past their time and wake up again: what they still do is late.
+"""Processes that are frozen (SIGSTOP) past their deadline and resumed: everything they still do is late.
 
-Others have taken over meanwhile, so what a thawed process sends would be a second effect, and what it says is a
-fact at most. A person is played only for effects whose fate nobody else can know, and says the truth.
+Other processes have taken over meanwhile, so a request of a resumed process would be a second effect, and its results
+count as late results at most. The test plays a person, who tells the truth, only for effects of unknown outcome.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 EVENTS_OF_CALLS = tuple(event for event in EVENTS if event[:2] == ("executor", "finished"))
 ON_THE_WIRE = timedelta(seconds=0.5)
-"""How long after its first byte a request may be counted; a late one here comes a second after its ``start_by``."""
+"""How long a request may be on its way to be counted; a late one here is sent a second after its ``start_by``."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ async def pair(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> 
 
 
 def outcomes(state: Run, tool: str) -> list[tuple[int, str]]:
-    """What the log says became of the attempts of a tool's call, in order."""
+    """The outcomes of a tool's attempts in the log, in order."""
     return [
         (entry.event.attempt, entry.event.outcome)
         for entry in state.entries
@@ -45,32 +45,32 @@ def outcomes(state: Run, tool: str) -> list[tuple[int, str]]:
     ]
 
 
-def first_outcome(state: Run, tool: str) -> bool:
-    """Whether somebody who knows has said what became of a tool's first attempt."""
+def is_first_outcome_known(state: Run, tool: str) -> bool:
+    """Whether the outcome of a tool's first attempt is in the log and not ``unknown``."""
     return any(attempt == 1 and outcome != "unknown" for attempt, outcome in outcomes(state, tool))
 
 
 async def wait_for_takeover(pair: E2eSystem, run: str) -> Run:
-    """The run when another executor has done what has a key and asked about what has none, with the first frozen."""
+    """The run when, with the first executor frozen, another repeated the keyed call and asked about the bare one."""
 
-    def other_was_there(state: Run) -> bool:
+    def taken_over(state: Run) -> bool:
         calls = {call.tool: call for call in state.calls.values()}
         return "keyed" in calls and calls["keyed"].outcome_n > 0 and calls["bare"].asked_about_outcome
 
-    state = await pair.scene.until(run, other_was_there)
+    state = await pair.scene.until(run, taken_over)
     started = next(entry.event for entry in state.entries if isinstance(entry.event, EffectStarted) and entry.n > 10)
     assert state.at > started.calls[0].done_by
     return state
 
 
 def assert_no_request_after_start_by(pair: E2eSystem, state: Run) -> None:
-    """At the tools' server: no request of an attempt after its ``start_by``, and one at most without a key."""
+    """The tools' server got no request of an attempt after its ``start_by``, and at most one without a key."""
     starts = [entry.event for entry in state.entries if isinstance(entry.event, EffectStarted)]
     start_by = {(state.calls[line.call].tool, line.attempt): line.start_by for start in starts for line in start.calls}
     for tool in ("keyed", "bare"):
         for attempt, arrived in pair.world.arrivals[tool, state.run]:
             delay = arrived - start_by[tool, attempt]
-            assert delay < ON_THE_WIRE, f"{tool} {attempt} came {delay} after its start_by\n{log_lines(state)}"
+            assert delay < ON_THE_WIRE, f"{tool} {attempt} arrived {delay} after its start_by\n{log_lines(state)}"
     assert pair.world.requests["bare", state.run] <= 1, log_lines(state)
     assert pair.world.effects("keyed", state.run) == 1, log_lines(state)
 
@@ -79,24 +79,24 @@ def assert_no_request_after_start_by(pair: E2eSystem, state: Run) -> None:
 async def test_an_executor_frozen_before_its_first_byte_sends_nothing_when_it_wakes(
     pair: E2eSystem, when: Literal["stall", "sending"], event: str
 ) -> None:
-    """Its start is stored and nothing sent; past ``done_by`` it may not send any more, whoever did so meanwhile."""
+    """Its start is stored and nothing is sent; after ``done_by`` it may not send, as another executor may have."""
     count = 2 if when == "stall" else 1
     run = Trigger(when=when, role="executor", event=event, count=count, victim="executor").run(next(pair.numbers))
     await pair.scene.task(run)
     await wait_for_takeover(pair, run)
     os.kill(await pair.wait_until_fired(run), signal.SIGCONT)
     await pair.sealed(run)
-    # What it did is over when it has said what became of its calls: what it would have sent would be there. Of an
-    # effect that it was about to send, or may have been, it knows no more than the log does.
+    # The executor is done when it has appended the outcomes of its calls: any request of it would have arrived by
+    # then. It does not know the outcome of an effect that it was about to send.
     known = ("keyed",) if when == "sending" else ("keyed", "bare")
-    state = await pair.scene.until(run, lambda s: all(first_outcome(s, tool) for tool in known))
+    state = await pair.scene.until(run, lambda s: all(is_first_outcome_known(s, tool) for tool in known))
     assert state.sealed is not None
     assert state.sealed.status == "completed", log_lines(state)
     assert_no_request_after_start_by(pair, state)
 
 
 async def test_an_executor_frozen_past_its_deadline_adds_late_results(pair: E2eSystem) -> None:
-    """Another executor repeats what has a key and asks about what has none; the late results settle the rest."""
+    """Another executor repeats the call with a key and asks about the one without; the late results settle the rest."""
     run = Trigger(when="freeze", role="executor", event="finished", count=2, victim="executor").run(next(pair.numbers))
 
     def taken_over(state: Run) -> bool:
@@ -119,7 +119,7 @@ async def test_an_executor_frozen_past_its_deadline_adds_late_results(pair: E2eS
 
 
 async def test_a_planner_frozen_past_its_deadline_adds_a_late_result(pair: E2eSystem) -> None:
-    """Another planner asks the model again; the late answer is charged and changes nothing else."""
+    """Another planner sends the request again; the late reply is charged and changes nothing else."""
     run = Trigger(when="freeze", role="planner", event="proposed", count=2, victim="planner").run(next(pair.numbers))
     await pair.scene.task(run)
     await pair.scene.until(run, lambda s: s.sealed is not None)

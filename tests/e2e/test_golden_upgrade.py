@@ -1,8 +1,8 @@
-"""In-flight upgrade: runs that an older build left behind end under today's, on a real broker.
+"""In-flight upgrade: today's build ends the runs that an older build left open, on a real broker.
 
-The messages of the golden logs are put into the run log exactly as they were stored, by the credentials of the roles
-that said them, and so is the agent's version. Then today's process starts: all roles, a scripted model, the next
-incarnation of the worker of that time. A person is played only where the log waits for one.
+The messages of the golden logs are stored in the run log unchanged, with the credentials of the roles that appended
+them, and so is the agent's version. Then today's process starts: all roles, a scripted model, the next incarnation of
+the worker of that time. The test plays a person only where the log waits for one.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 ENDED_WITHIN_S = 30.0
 UPGRADE_TOOK = timedelta(seconds=15)
-"""How long after the last event of the older build today's begins: what it left open is over, nothing is stale."""
+"""The time from the last event of the older build to today's process: open starts are over, nothing is stale."""
 
-BOOKS = tuple(f'name = "{name}"\n[[step]]\nrepeat = true\nsay = "that is all"\n' for name in ("large", "small"))
+PLAYBOOKS = tuple(f'name = "{name}"\n[[step]]\nrepeat = true\nsay = "that is all"\n' for name in ("large", "small"))
 
 CUTS = {
     "completed": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 17, 19, 22, 24, 25, 26, 27, 28),
@@ -69,13 +69,13 @@ CUTS = {
     "refused": (1, 2),
     "stopped-first": (1, 2),
 }
-"""After how many events the older build was switched off: after each kind of event at least once."""
+"""The number of events after which the older build was stopped: after each kind of event at least once."""
 
 ENDS = {
     "stopped-with-late-facts": ("stopped", 11), "denied-spending": ("denied", 14), "looped": ("failed", 22),
     "refused": ("refused", 1), "stopped-first": ("stopped", 1),
 }  # fmt: skip
-"""How a run ends and from which event on that is so; before it, and all others, are completed."""
+"""How a run ends, and the first event from which this holds; before it, and in all other runs: ``completed``."""
 
 
 class OlderContract(Contract, frozen=True, kw_only=True, omit_defaults=True):
@@ -84,12 +84,12 @@ class OlderContract(Contract, frozen=True, kw_only=True, omit_defaults=True):
     pinned: str = ""
 
     def digest(self) -> Digest:
-        """That digest."""
+        """The digest that the older build gave it."""
         return Digest(self.pinned)
 
 
 def tools_of(log: Sequence[Message]) -> Registry:
-    """The tools that the run was opened with, all of which answer at once."""
+    """The tools that the run was opened with; all return at once."""
     opened = json.loads(log[0][1])
     pinned: dict[str, str] = {tool["name"]: tool["contract_digest"] for tool in opened.get("tools", [])}
 
@@ -109,18 +109,18 @@ def tools_of(log: Sequence[Message]) -> Registry:
         if contract.kind == "wait":
             registry.add_contract(older, "tests")
             continue
-        made: AnyTool = make_tool(
+        tool: AnyTool = make_tool(
             act, {"name": contract.name, "probe": probe} if contract.probe else {"name": contract.name}
         )
-        made.contract = older
-        registry.add(made, "tests")
+        tool.contract = older
+        registry.add(tool, "tests")
     return registry
 
 
 @pytest.fixture
 def at_that_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process has a clock that may be set to the time of the golden logs."""
-    monkeypatch.setattr(clock, "PROCESS", clock.Clock())
+    """Give the process a clock that can be set to the time of the golden logs."""
+    monkeypatch.setattr(clock, "PROCESS_CLOCK", clock.Clock())
 
 
 async def put(server: EmbeddedServer, name: str, log: Sequence[Message]) -> None:
@@ -149,26 +149,26 @@ async def put(server: EmbeddedServer, name: str, log: Sequence[Message]) -> None
                 "ce-specversion": "1.0", "ce-id": event_id, "ce-source": f"/linestop/{event.role}",
                 "ce-type": f"io.linestop.run.{event.role}.{event.event}",
             })  # fmt: skip
-            answer = json.loads((await wires[event.role].ask(subject, payload, headers=headers)).data)
-            assert "error" not in answer, answer
-            last = answer["seq"]
+            reply = json.loads((await wires[event.role].request(subject, payload, headers=headers)).data)
+            assert "error" not in reply, reply
+            last = reply["seq"]
 
 
 @asynccontextmanager
 async def upgraded(directory: Path, name: str, log: Sequence[Message], tools: Registry) -> AsyncGenerator[OperatorView]:
-    """A broker with what the older build left, and one process of today's with all roles."""
+    """A broker with the messages of the older build, and one process of today's build with all roles."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedServer(directory))
         async with await connect(server.credential("bootstrap"), name="set-up") as connection:
             (await set_up(connection)).require_no_differences()
         await put(server, name, log)
-        model = await stack.enter_async_context(PlaybookServer([parse_playbook(book) for book in BOOKS]))
+        model = await stack.enter_async_context(PlaybookServer([parse_playbook(playbook) for playbook in PLAYBOOKS]))
         backend = await JetStreamBackend.open({role: server.credential(role) for role in ACTORS}, name="new")
         stack.push_async_callback(backend.aclose)
-        caller = Requester(base_urls={"playbook": model.url})
-        stack.push_async_callback(caller.aclose)
-        hands = RegistryRunner(tools, directory / "workspaces")
-        roles = [make_role(role, requester=caller, runner=hands) for role in ACTORS]
+        requester = Requester(base_urls={"playbook": model.url})
+        stack.push_async_callback(requester.aclose)
+        runner = RegistryRunner(tools, directory / "workspaces")
+        roles = [make_role(role, requester=requester, runner=runner) for role in ACTORS]
         config = ProcessSettings(worker="w#2", compare_clock=False, sweep_every_s=0.5, drain_s=0.1)
         scene = await stack.enter_async_context(operator_view(server.credential("operator")))
         await stack.enter_async_context(ActorProcess(backend, roles, config).running())
@@ -176,7 +176,7 @@ async def upgraded(directory: Path, name: str, log: Sequence[Message], tools: Re
 
 
 def control_messages(run: Run) -> list[tuple[Verb, Control]]:
-    """What a person is asked in this state, answered so that the run goes on."""
+    """The control messages of a person for the questions of this state, so that the run continues."""
     messages: list[tuple[Verb, Control]] = []
     if run.paused:
         messages.append(("resume", Control(by="ann")))
@@ -203,28 +203,28 @@ async def load(scene: OperatorView) -> list[Message]:
 
 
 async def ended(scene: OperatorView) -> Run:
-    """The run when it is over, with a person who answers whatever is asked, once."""
-    answered = 0
+    """The run when it is over; the test, as a person, decides every question once."""
+    decided_n = 0
     with anyio.move_on_after(ENDED_WITHIN_S):
         while True:
             run = fold_messages(TENANT, RUN, await load(scene))
             if run.sealed is not None and not run.late_results:
                 return run
-            for verb, control in control_messages(run) if run.n > answered else ():
+            for verb, control in control_messages(run) if run.n > decided_n else ():
                 await scene.publish(subjects.control(TENANT, RUN, verb=verb), msgspec.json.encode(control))
-                answered = run.n
+                decided_n = run.n
             await scene.wait_for_event_or_poll()
-    raise AssertionError(f"it hangs: {log_lines(fold_messages(TENANT, RUN, await load(scene)))}")
+    raise AssertionError(f"the run hangs: {log_lines(fold_messages(TENANT, RUN, await load(scene)))}")
 
 
 async def check(scene: OperatorView, run: Run, log: Sequence[Message]) -> None:
-    """What was there is untouched, the end is sound, and somebody who only has the log agrees."""
+    """The older messages are unchanged, the end is consistent, and ``verify`` agrees from the log alone."""
     messages = await load(scene)
     assert messages[: len(log)] == list(log)
     assert not [entry for entry in run.entries if entry.ignored], log_lines(run)
     assert not run.open_attempts
     assert not run.holds
-    # The stories of the golden logs hold money of no account. That is all that is wrong; today's build adds nothing.
+    # The golden logs reserve money of no account. That is the only problem; today's build adds none.
     verdict = verify(TENANT, RUN, messages)
     assert [(problem.n, problem.rule) for problem in verdict.problems] in ([], [(2, "budget")]), verdict
     assert verdict.events == run.n
@@ -239,12 +239,12 @@ async def check(scene: OperatorView, run: Run, log: Sequence[Message]) -> None:
 
 
 def moment(log: Sequence[Message]) -> datetime:
-    """When the last of these was said."""
+    """When the last of these events was appended."""
     return fold_messages(TENANT, RUN, list(log)).at
 
 
-def assert_tools_reported_missing(run: Run, length: int) -> list[str]:
-    """The tools of which today's process said that it does not have them, in order."""
+def tools_reported_missing(run: Run, length: int) -> list[str]:
+    """The tools that today's process reported as missing, in order."""
     results = [entry.event for entry in run.entries[length:] if isinstance(entry.event, Finished)]
     return [
         run.calls[e.call].tool
@@ -256,7 +256,7 @@ def assert_tools_reported_missing(run: Run, length: int) -> list[str]:
 @pytest.mark.usefixtures("at_that_time")
 @pytest.mark.parametrize("name", CUTS)
 async def test_a_run_that_an_older_build_began_is_ended_by_todays(name: str, tmp_path: Path) -> None:
-    """Switched off after any kind of event: today's process takes the run up where it was and brings it to its seal."""
+    """After any kind of event, today's process continues the run where the older build stopped, until its seal."""
     whole = log_of(name)
     for length in CUTS[name]:
         log = whole[:length]
@@ -267,7 +267,7 @@ async def test_a_run_that_an_older_build_began_is_ended_by_todays(name: str, tmp
         assert run.sealed is not None
         status, since = ENDS.get(name, ("completed", 1))
         assert run.sealed.status == (status if length >= since else "completed"), log_lines(run)
-        assert not assert_tools_reported_missing(run, length), log_lines(run)
+        assert not tools_reported_missing(run, length), log_lines(run)
 
 
 @pytest.mark.usefixtures("at_that_time")
@@ -278,13 +278,13 @@ async def test_a_run_that_an_older_build_began_is_ended_by_todays(name: str, tmp
 async def test_a_run_whose_tools_are_gone_ends_with_that_reason(
     name: str, length: int, tools: list[str], tmp_path: Path
 ) -> None:
-    """Today's process has none of the tools: each call ends with a sentence about it, a doubt goes to a person."""
+    """Today's process has none of the tools: each call ends with that reason, and a person decides unknown outcomes."""
     log = log_of(name)[:length]
     clock.PROCESS_CLOCK.follow(moment(log) + UPGRADE_TOOK, clock.machine_s())
     async with upgraded(tmp_path, name, log, Registry()) as scene:
         run = await ended(scene)
         await check(scene, run, log)
-    assert assert_tools_reported_missing(run, length) == tools, log_lines(run)
+    assert tools_reported_missing(run, length) == tools, log_lines(run)
     assert run.sealed is not None
     assert run.sealed.status == "completed", log_lines(run)
     assert name == "completed" or "resolved" in {entry.name for entry in run.entries[length:]}, log_lines(run)
@@ -294,7 +294,7 @@ async def test_a_run_whose_tools_are_gone_ends_with_that_reason(
     ("name", "length"), [("completed", 3), ("completed", 7), ("completed", 11), ("fallen-back", 15)]
 )
 async def test_a_run_that_is_resumed_months_later_is_stopped_as_too_old(name: str, length: int, tmp_path: Path) -> None:
-    """By the real clock its time is long over: nothing is begun any more, and the outcome says why."""
+    """By the real clock its deadline is long over: nothing is started, and the outcome says why."""
     log = log_of(name)[:length]
     async with upgraded(tmp_path, name, log, tools_of(log)) as scene:
         run = await ended(scene)

@@ -1,8 +1,8 @@
 """P2 and P3: a role's process is killed around its own delivery, and every run still ends by itself, once.
 
-A cell is one delivery of the script (the wake, the task, a person's word or a fired timer that makes a role look at
-a run) and one moment: it was taken and nothing done yet; it was handled and not acknowledged; it was acknowledged.
-Before its acknowledgement the delivery comes again, after it nothing does: then the log must say it all.
+A cell is one delivery of the script (the wake, the task, a control message or a fired timer that makes a role advance
+a run) and one moment: it was taken but not handled; it was handled but not acknowledged; it was acknowledged.
+A delivery without an acknowledgement is repeated; after it there is no other, so the log must contain everything.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ DELIVERIES = (
     ("client", "task", 1, "validator"), ("recorder", "sealed", 1, "recorder"),
     *((*event, victim) for event in EVENTS for victim in NEXT_ROLES.get(f"{event[0]}.{event[1]}", ())),
 )  # fmt: skip
-"""What is delivered to a role's own process in the script: (who says it, what, which of that name, to whom)."""
+"""The deliveries to a role's own process in the script: (role of the event, event, count of that event, receiver)."""
 
 ASKING = Policy(ask=("keyed",))
 LONG_EXPIRY_LIMITS = Limits(model_deadline_s=1.0)
 SHORT_EXPIRY_LIMITS = Limits(model_deadline_s=1.0, approval_expires_s=2)
 NEAR_S = 1.0
-"""Deadlines farther than this are durable timers here, so that an approval's expiry is one."""
+"""Later deadlines are durable timers here, so that an approval's expiry is one."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ async def test_a_role_killed_around_any_delivery_leaves_every_run_to_end_once(
 
 
 async def killed(stage: E2eSystem, run: str) -> None:
-    """The trigger has hit one process, and the outcome is out."""
+    """Wait until the trigger has killed one process and the outcome is published."""
     await stage.processes.wait_until_killed(await stage.wait_until_fired(run))
     await stage.scene.outcome(run)
 
@@ -86,7 +86,7 @@ async def asked(stage: E2eSystem, run: str, *, name: str = "patient") -> Run:
 
 @pytest.mark.parametrize("when", AROUND)
 async def test_an_approval_counts_although_the_approver_dies_handling_it(stage: E2eSystem, when: Around) -> None:
-    """The person says it once, and what was approved is done once."""
+    """The person approves once, and the approved call is performed once."""
     run = Trigger(when=when, role="person", event="approve", victim="approver").run(next(stage.numbers))
     state = await asked(stage, run)
     call = next(call for call in state.calls.values() if call.tool == "keyed")
@@ -104,7 +104,7 @@ async def test_an_approval_counts_although_the_approver_dies_handling_it(stage: 
 
 @pytest.mark.parametrize("when", AROUND)
 async def test_a_stop_counts_although_its_receiver_dies_handling_it(stage: E2eSystem, when: Around) -> None:
-    """The word was stored, so the run stops, once, and nothing is done any more."""
+    """The control message was stored, so the run is stopped once, and no further call is performed."""
     run = Trigger(when=when, role="person", event="stop", victim=ANY_RECEIVER).run(next(stage.numbers))
     await asked(stage, run)
     await stage.scene.control(run, "stop", why="enough")
@@ -118,7 +118,7 @@ async def test_a_stop_counts_although_its_receiver_dies_handling_it(stage: E2eSy
 
 @pytest.mark.parametrize("when", AROUND)
 async def test_an_approval_expires_although_the_receiver_of_its_timer_dies(stage: E2eSystem, when: Around) -> None:
-    """Nobody answers; the timer, the sweep of whoever is born, or both say so, and the effect is denied."""
+    """No person decides; the timer, the sweep of the next process or both end the question, and the call is denied."""
     run = Trigger(when=when, role="timer", event="fired", victim=ANY_RECEIVER).run(next(stage.numbers))
     await asked(stage, run, name="hasty")
     state = await stage.sealed(run)

@@ -1,10 +1,10 @@
-"""P2 and P3 on the real processes: whatever is killed at whatever event, every run ends by itself, once.
+"""P2 and P3 on the real processes: a process is killed at any event, and every run still ends by itself, once.
 
 A cell of the matrix is one run of the script, one victim and one moment: a role's process right before or right
-after (before it acts on it) its own event is acknowledged, or when another role's event is stored; the broker
-while it is asked to store an event and right after it has; the executor while its request is at the tool's server.
+after (before it continues) its own event is acknowledged, or when another role's event is stored; the broker
+during and right after the append of an event; the executor while its request is at the tool's server.
 (``test_kill_deliveries``: a role's process around its own delivery; ``test_freezes``: processes that are frozen.)
-A person is played only for effects whose fate nobody else can know, and says the truth.
+The test plays a person, who tells the truth, only for effects of unknown outcome.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ async def _killed_at_own_event(stage: E2eSystem, trigger: Trigger) -> None:
 
 
 async def _killed_at_event_of_another(stage: E2eSystem, victim: str, role: str, event: str, count: int) -> None:
-    """The victim is killed when another role's event is heard of."""
+    """The victim is killed when another role's event is received."""
     run = f"o{next(stage.numbers)}-{role}-{event}-{count}-{victim}"
     pids: list[int] = []
 
-    def on_event(who: str, what: str, which: int) -> None:
-        if (who, what, which) == (role, event, count):
+    def on_event(event_role: str, event_name: str, event_count: int) -> None:
+        if (event_role, event_name, event_count) == (role, event, count):
             pids.append(stage.processes.kill(victim))
 
     stage.scene.watch(run, on_event)
@@ -82,15 +82,15 @@ async def _killed_at_event_of_another(stage: E2eSystem, victim: str, role: str, 
 
 
 @pytest.mark.parametrize("tool", ["keyed", "bare"])
-async def test_an_executor_killed_with_its_request_on_the_wire_does_the_effect_once(
+async def test_an_executor_killed_with_its_request_on_the_way_causes_the_effect_once(
     stage: E2eSystem, tool: str
 ) -> None:
-    """A keyed effect is repeated under its key; one without is asked about and not repeated."""
+    """A keyed effect is repeated under its key; a person is asked about one without a key, which is not repeated."""
     run = f"wire-{tool}"
     pids: list[int] = []
 
-    async def kill(what: str, of: str) -> None:
-        if (what, of) == (tool, run) and not pids:
+    async def kill(called_tool: str, calling_run: str) -> None:
+        if (called_tool, calling_run) == (tool, run) and not pids:
             pids.append(stage.processes.kill("executor"))
             await stage.processes.wait_until_killed(pids[0])
 
@@ -107,7 +107,7 @@ async def test_an_executor_killed_with_its_request_on_the_wire_does_the_effect_o
 
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_broker_killed_at_any_event_loses_nothing(stage: E2eSystem, when: Literal["before", "after"]) -> None:
-    """Each run ends complete although the broker was killed while or right after it stored one of its events."""
+    """Each run ends complete although the broker was killed during or right after the append of one of its events."""
     for role, event, count in EVENTS:
         trigger = Trigger(when=when, role=role, event=event, count=count, victim="broker")
         run = trigger.run(next(stage.numbers))

@@ -1,4 +1,4 @@
-"""A planner function that returns too much: its run ends at once and says why, and other runs go on."""
+"""A planner function that returns too much: its run ends at once with the reason, and other runs continue."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]
 
 
 def plan(messages: tuple[Message, ...]) -> Plan:
-    """Answer with as many bytes as the task says."""
+    """Answer with the number of bytes that the task names."""
     return Plan(answer="x" * int(messages[0].text))
 
 
 async def test_a_run_of_a_function_that_returns_40_mb_fails_with_a_sentence(tmp_path: Path) -> None:
-    """Nothing of it is stored; an answer that could be stored and is too long for one is refused as any other."""
+    """Nothing of the result is stored; an answer that is only longer than allowed fails as with any other planner."""
     async with stack(tmp_path) as system, Client.connect(tmp_path) as client:
         async with await connect(system.server.credential("operator"), name="deploy") as connection:
             store = AgentStore((await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET))

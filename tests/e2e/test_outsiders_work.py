@@ -1,4 +1,4 @@
-"""Whoever writes a page or an argument decides how much there is to compute, but not whether a stop is heard."""
+"""The author of a page or an argument decides how much there is to compute, but cannot delay a stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.loop_watch import watching_steps
 from tests.e2e.one_process import OneProcess, one_process
 from tests.e2e.scene import agent, log_lines
-from tests.e2e.test_sizes import LARGE, book, until_done
+from tests.e2e.test_sizes import LARGE, playbook, until_done
 
 from linestop import off_loop as off_loop_module
 from linestop.models import open_model
@@ -29,7 +29,7 @@ from linestop.schemas.tool_contracts import canonical
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 STEP_S_MAX = 0.5
-"""One step of the loop, at most; a stop takes some tens of them, nearly all of which are a thousand times shorter."""
+"""The longest step of the loop allowed; a stop takes some tens of steps, nearly all a thousand times shorter."""
 
 NUMBERS = " ".join(str(number) for number in range(3_400))
 HUGE_BYTES = 30_000_000
@@ -43,7 +43,7 @@ HUGE: dict[str, Any] = {
 
 
 def _endless(kind: str) -> Any:  # noqa: ANN401 - of several kinds
-    """Little in memory, and as JSON without end or too deep."""
+    """A value that is small in memory, but endless or too deep as JSON."""
     value: Any = []
     if kind == "cyclic":
         value.append({"again": [value] * 100_000})
@@ -128,13 +128,13 @@ def asked(run: object) -> bool:
 
 
 async def test_a_page_of_numbers_and_calls_of_many_numbers_do_not_keep_a_stop_waiting(tmp_path: Path) -> None:
-    """Each value of each call is looked for in each page."""
+    """Each value of each call is searched in each page."""
     pages = [("page", "{}")]
     calls = [
         ("pay", canonical({"amounts": [10_000 * n + i for i in range(190)], "notes": ["x y"] * 9}).decode())
         for n in range(1, 17)
     ]
-    text = book("clerk", *({"turn": n, "call": pages} for n in range(1, 9)), {"turn": 9, "call": calls})
+    text = playbook("clerk", *({"turn": n, "call": pages} for n in range(1, 9)), {"turn": 9, "call": calls})
     async with serving(tmp_path, text) as one:
         with watching_steps() as longest:
             await one.scene.task("numbers", name="clerk")
@@ -143,47 +143,47 @@ async def test_a_page_of_numbers_and_calls_of_many_numbers_do_not_keep_a_stop_wa
             state = await until_done(one, "numbers")
     assert reply.status == "done"
     assert state.stopped is not None, log_lines(state)
-    assert longest.seconds < STEP_S_MAX, longest.what
+    assert longest.seconds < STEP_S_MAX, longest.handle
 
 
 @pytest.mark.parametrize("kind", list(HUGE))
 async def test_a_result_of_thirty_megabytes_does_not_keep_a_stop_waiting(tmp_path: Path, kind: str) -> None:
-    """It is redacted, written, digested and kept beside the loop."""
-    text = book("clerk", {"turn": 1, "call": [("huge", f'{{"kind":"{kind}"}}')]}, {"turn": 2, "say": "done"})
+    """The result is redacted, encoded, digested and stored in a thread, not in the loop."""
+    text = playbook("clerk", {"turn": 1, "call": [("huge", f'{{"kind":"{kind}"}}')]}, {"turn": 2, "say": "done"})
     async with serving(tmp_path, text) as one:
         with watching_steps() as longest:
             await one.scene.task("huge", name="clerk")
             state = await until_done(one, "huge", within_s=90)
     assert state.sealed is not None
     assert state.sealed.status == "completed", log_lines(state)
-    assert longest.seconds < STEP_S_MAX, longest.what
+    assert longest.seconds < STEP_S_MAX, longest.handle
 
 
-class Held:
-    """Work beside the loop, which waits in its thread until the test lets it go on."""
+class BlockedThreads:
+    """Blocks all work in threads until the test releases it."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.armed = True
         self.began = anyio.Event()
-        self._go_on = threading.Event()
-        there = SimpleNamespace(run_sync=self._run_sync)
-        patch.setattr(off_loop_module, "anyio", SimpleNamespace(CancelScope=anyio.CancelScope, to_thread=there))
+        self._released = threading.Event()
+        to_thread = SimpleNamespace(run_sync=self._run_sync)
+        patch.setattr(off_loop_module, "anyio", SimpleNamespace(CancelScope=anyio.CancelScope, to_thread=to_thread))
 
     async def _run_sync(self, work: Callable[[], Any], *, abandon_on_cancel: bool = False) -> Any:  # noqa: ANN401
         if self.armed:
             self.began.set()
-        held = partial(self._held, work, wait=self.armed)
-        return await anyio.to_thread.run_sync(held, abandon_on_cancel=abandon_on_cancel)
+        blocked = partial(self._work_when_released, work, wait=self.armed)
+        return await anyio.to_thread.run_sync(blocked, abandon_on_cancel=abandon_on_cancel)
 
-    def _held(self, work: Callable[[], Any], *, wait: bool) -> Any:  # noqa: ANN401 - whatever the work returns
+    def _work_when_released(self, work: Callable[[], Any], *, wait: bool) -> Any:  # noqa: ANN401 - any result
         if wait:
-            self._go_on.wait()
+            self._released.wait()
         return work()
 
-    def go_on(self) -> None:
-        """Let all of it go on."""
+    def release(self) -> None:
+        """Let all work continue."""
         self.armed = False
-        self._go_on.set()
+        self._released.set()
 
 
 STEPS: dict[str, list[tuple[str, str]]] = {
@@ -197,37 +197,37 @@ STEPS: dict[str, list[tuple[str, str]]] = {
 
 
 @pytest.mark.parametrize("kind", list(STEPS))
-async def test_a_stop_that_comes_while_outside_data_is_worked_on_does_not_wait_for_that(
+async def test_a_stop_does_not_wait_while_outside_data_is_processed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """The work is held until the stop is acknowledged, and then no step of the loop is long."""
-    text = book("clerk", {"turn": 1, "call": [("page", "{}")]}, {"turn": 2, "call": STEPS[kind]})
-    held = Held(monkeypatch)
+    """The threads are blocked until the stop is acknowledged, and then no step of the loop is long."""
+    text = playbook("clerk", {"turn": 1, "call": [("page", "{}")]}, {"turn": 2, "call": STEPS[kind]})
+    threads = BlockedThreads(monkeypatch)
     async with serving(tmp_path, text) as one:
         with watching_steps() as longest:
-            await one.scene.task("held", name="clerk")
+            await one.scene.task("blocked", name="clerk")
             try:
                 with anyio.fail_after(60):
-                    await held.began.wait()
-                reply = await one.publish_and_wait("control.e2e.held.stop", b"{}")
-                stopped = await one.scene.fold("held")
+                    await threads.began.wait()
+                reply = await one.publish_and_wait("control.e2e.blocked.stop", b"{}")
+                stopped = await one.scene.fold("blocked")
             finally:
-                held.go_on()
-            state = await until_done(one, "held", within_s=60)
+                threads.release()
+            state = await until_done(one, "blocked", within_s=60)
     assert reply.status == "done"
     assert stopped.stopped is not None
     assert state.sealed is not None
     assert state.sealed.status == "stopped", log_lines(state)
-    assert longest.seconds < STEP_S_MAX, longest.what
+    assert longest.seconds < STEP_S_MAX, longest.handle
 
 
 async def test_many_calls_of_large_arguments_do_not_keep_a_stop_waiting(tmp_path: Path) -> None:
-    """Sixteen calls of some 25 KB each: some are right, some hold nothing that fits, some more values than are read."""
-    right = canonical({"amounts": list(range(2_000)), "notes": ["note " * 800] * 4}).decode()
-    wrong = canonical({"amounts": ["one"] * 2_000, "notes": ["note " * 800] * 4}).decode()
+    """Sixteen calls of about 25 KB each: valid arguments, arguments of wrong types, and more values than are read."""
+    valid = canonical({"amounts": list(range(2_000)), "notes": ["note " * 800] * 4}).decode()
+    invalid = canonical({"amounts": ["one"] * 2_000, "notes": ["note " * 800] * 4}).decode()
     many = canonical({"amounts": [1] * 12_000}).decode()
-    calls = [("pay", each) for each in (right, wrong, many, many.replace("1", "2"))] * 4
-    text = book("clerk", {"turn": 1, "call": calls}, {"turn": 2, "say": "done"})
+    calls = [("pay", each) for each in (valid, invalid, many, many.replace("1", "2"))] * 4
+    text = playbook("clerk", {"turn": 1, "call": calls}, {"turn": 2, "say": "done"})
     async with serving(tmp_path, text) as one:
         with watching_steps() as longest:
             await one.scene.task("large", name="clerk")
@@ -235,4 +235,4 @@ async def test_many_calls_of_large_arguments_do_not_keep_a_stop_waiting(tmp_path
             reply = await one.publish_and_wait("control.e2e.large.stop", b"{}")
             await until_done(one, "large")
     assert reply.status == "done"
-    assert longest.seconds < STEP_S_MAX, longest.what
+    assert longest.seconds < STEP_S_MAX, longest.handle

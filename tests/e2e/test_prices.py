@@ -1,4 +1,4 @@
-"""What tools cost: charged when they end, never more than the run may spend, and entered into its accounts."""
+"""The prices of tools: charged when a call ends, never more than the run may spend, and entered into its accounts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from linestop.schemas.verify import verify
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 PRICE = 200_000
-BOOK = """
+PLAYBOOK = """
 name = "clerk"
 [[step]]
 when = {turn = 1}
@@ -39,9 +39,9 @@ say = "all done"
 """
 
 
-async def test_the_call_that_a_run_cannot_pay_for_never_starts(tmp_path: Path) -> None:
-    """Two of three calls fit into the limit; what they cost is in the totals and in every account."""
-    begun: list[int] = []
+async def test_a_call_that_a_run_cannot_pay_for_never_starts(tmp_path: Path) -> None:
+    """Two of three calls fit into the limit; their cost is in the totals and in every account."""
+    performed: list[int] = []
 
     @tool(tier="read", owner="e2e", price_micros=PRICE)
     async def survey(ctx: Context, number: int) -> str:
@@ -51,17 +51,17 @@ async def test_the_call_that_a_run_cannot_pay_for_never_starts(tmp_path: Path) -
             number: Which question.
         """
         del ctx
-        begun.append(number)
+        performed.append(number)
         return f"answer {number}"
 
     registry = Registry()
     registry.add(survey, "e2e")
-    async with one_process(tmp_path, (BOOK,), registry) as one:
+    async with one_process(tmp_path, (PLAYBOOK,), registry) as one:
         version = agent(one.model_url, tools=registry.contracts(), limits=Limits(cost_max_micros=500_000))
         await one.scene.deploy(version)
         await one.scene.task("paid")
         state = await one.scene.until("paid", lambda run: run.sealed is not None)
-        assert begun == [1, 2], log_lines(state)
+        assert performed == [1, 2], log_lines(state)
         assert state.sealed is not None
         assert state.stopped is not None
         assert (state.sealed.status, state.stopped.code) == ("over_budget", "budget")
@@ -69,18 +69,18 @@ async def test_the_call_that_a_run_cannot_pay_for_never_starts(tmp_path: Path) -
         assert paid == [PRICE, PRICE]
         total = state.sealed.totals.cost_micros
         assert 2 * PRICE < total <= 500_000
-        held = [entry.event for entry in state.entries if isinstance(entry.event, Held)]
-        for name, period in sorted({(line.account, line.period) for hold in held for line in hold.accounts}):
+        holds = [entry.event for entry in state.entries if isinstance(entry.event, Held)]
+        for name, period in sorted({(line.account, line.period) for hold in holds for line in hold.accounts}):
             assert await spent(one, f"account.{name}.{period}") == total
         messages = [(m.subject, m.payload, m.seq) for m in await one.scene.log.load(TENANT, state.run)]
         assert verify(TENANT, state.run, messages).status == "consistent"
 
 
 async def spent(one: OneProcess, key: str) -> int:
-    """What an account says was spent, now that nothing is held."""
+    """The sum that an account has spent, now that nothing is held."""
     async with await connect(one.server.credential("budget"), name="test-budget") as connection:
-        found = await (await JetStream.open(connection)).bucket(stream_names.SHARED_BUCKET).get(key)
-    assert found is not None
-    account = msgspec.json.decode(found.value, type=Account)
+        stored = await (await JetStream.open(connection)).bucket(stream_names.SHARED_BUCKET).get(key)
+    assert stored is not None
+    account = msgspec.json.decode(stored.value, type=Account)
     assert not account.holds
     return account.spent

@@ -1,4 +1,4 @@
-"""How work goes on after a crash: by the sweep alone, at once, and under a name that only one process has."""
+"""Recovery after a crash: by the sweep alone, at once, and under a worker name that only one process has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from msgspec import structs
 from tests.e2e.processes import Broker, Processes, ToolServer, running
 from tests.e2e.role_process import Setup, registry
-from tests.e2e.scene import BOOK, OperatorView, agent, log_lines, operator_view
+from tests.e2e.scene import PLAYBOOK, OperatorView, agent, log_lines, operator_view
 from tests.e2e.triggers import Trigger
 
 from linestop.errors import ConfigError
@@ -34,14 +34,14 @@ EVENTS = (
     ("validator", "judged", 1), ("approver", "cleared", 1), ("executor", "started", 1), ("executor", "finished", 1),
     ("planner", "started", 3), ("validator", "accepted", 1), ("budget", "settled", 1),
 )  # fmt: skip
-"""Where a process of all roles is killed; an effect without a key would wait for a person, so it is left out."""
+"""The events at which a process of all roles is killed; without the bare effect, which would wait for a person."""
 
 LONG = Limits(model_deadline_s=30.0)
-"""A deadline so far away that whatever happens soon did not wait for it."""
+"""A deadline so far away that a quick recovery cannot have waited for it."""
 
 
 class System:
-    """What a test of this module works with."""
+    """The objects that a test of this module uses."""
 
     def __init__(
         self, directory: Path, broker: Broker, scene: OperatorView, world: ToolServer, processes: Processes
@@ -69,17 +69,17 @@ async def system(
     directory: Path, names: Mapping[str, Literal["all", "sweep", "sweep_only"]], *, limits: Limits | None = None,
     timeout_s: float = 0.0,
 ) -> AsyncGenerator[System]:  # fmt: skip
-    """Processes of all roles, each with the ways to be woken that ``names`` gives it; ``timeout_s`` is the tools'."""
-    everything: tuple[RoleName, ...] = ACTORS
+    """Processes of all roles, each woken as ``names`` says; ``timeout_s`` is the timeout of the tools."""
+    all_roles: tuple[RoleName, ...] = ACTORS
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(ToolServer())
-        model = await stack.enter_async_context(PlaybookServer(parse_playbook(BOOK)))
+        model = await stack.enter_async_context(PlaybookServer(parse_playbook(PLAYBOOK)))
         broker = await stack.enter_async_context(Broker(directory))
         scene = await stack.enter_async_context(operator_view(broker.credential("operator")))
         tools = [structs.replace(tool, timeout_s=timeout_s or tool.timeout_s) for tool in registry().contracts()]
         await scene.deploy(agent(model.url, limits=limits, tools=tools))
         setup = Setup(
-            directory=str(directory), world=world.url, processes=dict.fromkeys(names, everything),
+            directory=str(directory), world=world.url, processes=dict.fromkeys(names, all_roles),
             paths=dict(names), sweep_every_s=0.3,
         )  # fmt: skip
         processes = await stack.enter_async_context(running(setup))
@@ -87,7 +87,7 @@ async def system(
 
 
 async def test_the_sweep_at_the_start_recovers_a_run_killed_at_any_event(tmp_path: Path) -> None:
-    """No stop is listened to, no event wakes a role and no alarm is set: the sweep of the next process is enough."""
+    """With no live stops, no wakes of roles and no alarms, the sweep of the next process is enough."""
     async with system(tmp_path, {"all": "sweep"}) as running_system:
         for number, (role, event, count) in enumerate(EVENTS):
             run = Trigger(when="after", role=role, event=event, count=count, victim=role).run(number)
@@ -98,26 +98,26 @@ async def test_the_sweep_at_the_start_recovers_a_run_killed_at_any_event(tmp_pat
 
 
 async def test_the_sweep_of_another_process_finishes_the_work_of_a_dead_one(tmp_path: Path) -> None:
-    """A process with nothing but its sweep takes the run over after the dead one's time, and ends it."""
-    async with system(tmp_path, {"doors": "sweep", "sweeper": "sweep_only"}) as running_system:
+    """A process that has only its sweep takes the run over after the dead one's deadline, and ends it."""
+    async with system(tmp_path, {"intake": "sweep", "sweeper": "sweep_only"}) as running_system:
         stopping: list[asyncio.Task[None]] = []
 
-        def heard(role: str, event: str, count: int) -> None:
+        def on_event(role: str, event: str, count: int) -> None:
             if (role, event, count) == ("planner", "started", 2):
-                stopping.append(asyncio.create_task(running_system.processes.stop("doors")))
+                stopping.append(asyncio.create_task(running_system.processes.stop("intake")))
 
-        running_system.scene.watch("orphan", heard)
+        running_system.scene.watch("orphan", on_event)
         await running_system.scene.task("orphan")
         state = await running_system.sealed("orphan")
         await stopping[0]
         running_system.check(state)
         workers = [e.event.worker.partition("#")[0] for e in state.entries if isinstance(e.event, ModelStarted)]
-        assert workers[0] in {"doors", "sweeper"}
+        assert workers[0] in {"intake", "sweeper"}
         assert workers[-1] == "sweeper"
 
 
-async def test_work_goes_on_after_a_kill_without_waiting_for_the_deadline(tmp_path: Path) -> None:
-    """The next incarnation of the same name takes an open model call over long before its ``done_by``."""
+async def test_work_continues_after_a_kill_without_waiting_for_the_deadline(tmp_path: Path) -> None:
+    """The next incarnation of the same name takes an open model request over long before its ``done_by``."""
     async with system(tmp_path, {"all": "all"}, limits=LONG) as running_system:
         run = Trigger(when="after", role="planner", event="started", count=2, victim="planner").run(1)
         await running_system.scene.task(run)
@@ -129,7 +129,7 @@ async def test_work_goes_on_after_a_kill_without_waiting_for_the_deadline(tmp_pa
 
 
 async def test_work_of_a_dead_process_is_taken_over_long_before_its_deadline(tmp_path: Path) -> None:
-    """Nobody gets its name; another process knows from its missing beats that it is dead, and says so in the log."""
+    """No process gets its name; another concludes from missing heartbeats that it is dead, and records that."""
     async with system(tmp_path, {"one": "all", "two": "all"}, timeout_s=300.0) as running_system:
         killed: list[str] = []
 
@@ -137,8 +137,8 @@ async def test_work_of_a_dead_process_is_taken_over_long_before_its_deadline(tmp
             if tool != "keyed" or killed:
                 return
             killed.append("")
-            # What has no key is never repeated, so its answer must be there.
-            state = await running_system.scene.until(run, lambda state: _answered(state, "bare"))
+            # A call without a key is never repeated, so it must have ended.
+            state = await running_system.scene.until(run, lambda state: _has_ended(state, "bare"))
             killed[0] = state.open_attempts[0].worker
             await running_system.processes.stop(killed[0].partition("#")[0])
 
@@ -148,18 +148,18 @@ async def test_work_of_a_dead_process_is_taken_over_long_before_its_deadline(tmp
         running_system.check(state)
         starts = [e.event for e in state.entries if isinstance(e.event, EffectStarted)]
         abandoned = next(start for start in starts if start.worker == killed[0] and len(start.calls) == 2)
-        taken = next(start for start in starts if start.dead_workers)
-        assert taken.dead_workers == (abandoned.worker,)
-        assert taken.worker != abandoned.worker
-        assert taken.at < min(line.done_by for line in abandoned.calls)
+        takeover = next(start for start in starts if start.dead_workers)
+        assert takeover.dead_workers == (abandoned.worker,)
+        assert takeover.worker != abandoned.worker
+        assert takeover.at < min(line.done_by for line in abandoned.calls)
 
 
-def _answered(state: Run, tool: str) -> bool:
+def _has_ended(state: Run, tool: str) -> bool:
     calls = [call for call in state.calls.values() if call.tool == tool]
     return bool(calls) and all(call.stage is Stage.ENDED for call in calls)
 
 
-async def test_a_broker_that_restarts_while_a_tool_works_loses_neither_result_nor_run(tmp_path: Path) -> None:
+async def test_a_broker_that_restarts_during_a_tool_call_loses_neither_result_nor_run(tmp_path: Path) -> None:
     """The result is appended when the broker is back, and the effect is not repeated."""
     async with system(tmp_path, {"all": "all"}) as running_system:
         killed = running_system.broker.kills
@@ -178,11 +178,11 @@ async def test_a_broker_that_restarts_while_a_tool_works_loses_neither_result_no
 
 
 async def test_a_worker_name_belongs_to_one_process_until_it_dies(tmp_path: Path) -> None:
-    """Nobody else can hold it; who gets it after a kill is a new incarnation."""
+    """No other process can lock it; a process that gets it after a kill is a new incarnation."""
     async with system(tmp_path, {"all": "all"}) as running_system:
         processes = running_system.processes
         with pytest.raises(ConfigError, match="held by process"), lock_name(tmp_path, "all"):
-            pytest.fail("two processes hold one name")
+            pytest.fail("two processes have one name")
         assert processes.workers["all"] == "all#1"
         await processes.wait_until_killed(processes.kill("all"))
         await processes.wait_until_ready()

@@ -1,4 +1,4 @@
-"""A stolen credential of a role, used past our own code: what it writes is void, and ends no more than its run."""
+"""A stolen credential of a role, used without linestop's code: its messages are void, and end at most one run."""
 
 from __future__ import annotations
 
@@ -32,19 +32,21 @@ async def system(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -
         yield running
 
 
-def subject(run: str, role: RoleName, event: str, n: int) -> str:
-    """Where that event of that run is said."""
+def event_subject(run: str, role: RoleName, event: str, n: int) -> str:
+    """The subject of that event of that run."""
     return run_event(TENANT, RunId(run), role=role, event=event, n=n)
 
 
-async def written(rogue: Connection, where: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> bool:
-    """Publish past our own code; return whether the stream has it."""
-    reply = await rogue.request(where, json.dumps(body).encode(), headers=headers)
+async def is_stored(
+    rogue: Connection, subject: str, body: dict[str, Any], headers: dict[str, str] | None = None
+) -> bool:
+    """Publish without linestop's code; return whether the stream stored the message."""
+    reply = await rogue.request(subject, json.dumps(body).encode(), headers=headers)
     return "error" not in json.loads(reply.data)
 
 
 async def ended(system: Stack, run: str, text: str = "say hello") -> tuple[Run, Outcome]:
-    """Submit a task under that run's id and wait for its end."""
+    """Submit a task with that run id and wait for the end of the run."""
     async with Client.connect(system.directory, as_="operator") as client:
         await client.submit("desk", text, run=run)
         outcome = await client.outcome(run, timeout_s=WITHIN_S)
@@ -63,14 +65,14 @@ async def ended(system: Stack, run: str, text: str = "say hello") -> tuple[Run, 
     ],
 )
 async def test_a_run_whose_next_subject_is_taken_ends_alone(system: Stack, role: RoleName, event: str, n: int) -> None:
-    """What cannot be said any more becomes a stop that says so; the run is sealed, and its outcome published."""
-    run = f"squatted-{role}-{event}"
+    """The event that can no longer be appended is replaced by a stop; the run is sealed, and its outcome published."""
+    run = f"taken-{role}-{event}"
     async with await connect(system.server.credential(role), name="rogue") as rogue:
-        assert await written(rogue, subject(run, role, event, n), {"id": "x", "prev": "0" * 64})
+        assert await is_stored(rogue, event_subject(run, role, event, n), {"id": "x", "prev": "0" * 64})
     state, outcome = await ended(system, run)
     assert state.stopped is not None
     assert (state.stopped.code, state.stopped.by, outcome.status) == ("squatted", role, "stopped")
-    assert subject(run, role, event, n) in state.stopped.why
+    assert event_subject(run, role, event, n) in state.stopped.why
     assert not [entry.ignored for entry in state.entries if entry.n and entry.ignored]
     assert (await ended(system, f"beside-{role}-{event}"))[1].status == "completed"
 
@@ -78,7 +80,7 @@ async def test_a_run_whose_next_subject_is_taken_ends_alone(system: Stack, role:
 async def test_a_task_whose_first_subject_is_taken_is_refused(system: Stack) -> None:
     """Its run is stopped before it begins."""
     async with await connect(system.server.credential("validator"), name="rogue") as rogue:
-        assert await written(rogue, subject("taken", "validator", "opened", 1), {"id": "x", "prev": "0" * 64})
+        assert await is_stored(rogue, event_subject("taken", "validator", "opened", 1), {"id": "x", "prev": "0" * 64})
     state, outcome = await ended(system, "taken")
     assert (state.opened, outcome.status) == (None, "stopped")
 
@@ -92,10 +94,10 @@ HEADERS: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", HEADERS)
-async def test_a_rival_of_a_stored_event_is_void_with_any_concurrency_header(system: Stack, what: str) -> None:
-    """The header saves retries; that a run has one event a number is decided by the chain, for every role."""
-    run = f"rival-{list(HEADERS).index(what)}"
+@pytest.mark.parametrize("header", HEADERS)
+async def test_a_rival_of_a_stored_event_is_void_with_any_concurrency_header(system: Stack, header: str) -> None:
+    """The header only saves retries; the chain, for every role, gives a run one event per number."""
+    run = f"rival-{list(HEADERS).index(header)}"
     async with AsyncExitStack() as connections:
         rogues: dict[RoleName, Connection] = {
             role: await connections.enter_async_context(await connect(system.server.credential(role), name="rogue"))
@@ -104,7 +106,7 @@ async def test_a_rival_of_a_stored_event_is_void_with_any_concurrency_header(sys
         first = rogues["operator"]
         begin = genesis(TENANT, RunId(run))
         one = {"id": "1", "prev": begin, "at": "2026-01-01T00:00:00Z", "by": "ann", "why": "enough", "code": "person"}
-        assert await written(first, subject(run, "operator", "stopped", 1), one)
+        assert await is_stored(first, event_subject(run, "operator", "stopped", 1), one)
         for role, rogue in rogues.items():
             for n, prev in ((1, begin), (2, begin), (2, "0" * 64)):
                 claim = {
@@ -117,22 +119,23 @@ async def test_a_rival_of_a_stored_event_is_void_with_any_concurrency_header(sys
                     "why": "a lie",
                 }
                 name = "failed" if prev != begin else "stopped"
-                where = subject(run, role, name, n)
-                # Its own old subject again, for the one who spoke first.
-                assert not (await written(rogue, where, claim, HEADERS[what]) and (role, n) == ("operator", 1))
+                claim_subject = event_subject(run, role, name, n)
+                # The operator's claim has the subject of the first event.
+                stored = await is_stored(rogue, claim_subject, claim, HEADERS[header])
+                assert not (stored and (role, n) == ("operator", 1))
     state, outcome = await ended(system, run)
     assert state.stopped is not None
     assert (state.stopped.why, outcome.status, outcome.why) == ("enough", "stopped", "enough")
     counted = [(entry.role, entry.name) for entry in state.entries if entry.n]
     assert counted[0] == ("operator", "stopped")
     assert set(counted[1:]) <= {("budget", "settled"), ("recorder", "sealed"), ("validator", "refused")}
-    assert state.entries[0].subject == subject(run, "operator", "stopped", 1)
+    assert state.entries[0].subject == event_subject(run, "operator", "stopped", 1)
     assert hashlib.sha256(f"{TENANT}/{run}".encode()).hexdigest() == begin != link(state.entries[0].subject, b"")
 
 
 @pytest.mark.parametrize("role", ROLES)
 async def test_an_event_that_its_role_may_not_append_is_ignored(system: Stack, role: RoleName) -> None:
-    """Another's event in the chain, with that role's name in its payload, changes nothing; the run goes on."""
+    """An event of another role in the chain, with that role's name in its payload, changes nothing."""
     run, event = f"not-its-own-{role}", "granted" if role != "approver" else "finished"
     async with Client.connect(system.directory, as_="operator") as client:
         await client.submit("desk", "pay 5", run=run)
@@ -145,7 +148,7 @@ async def test_an_event_that_its_role_may_not_append_is_ignored(system: Stack, r
         claim |= {"by": "ann", "role": "approver", "args_sha256": call.args_sha256, "contract_digest": ""}
         claim |= {"attempt": 1, "status": "ok", "result": '{"paid":5}'}
         async with await connect(system.server.credential(role), name="rogue") as rogue:
-            assert await written(rogue, subject(run, role, event, state.n + 1), claim)
+            assert await is_stored(rogue, event_subject(run, role, event, state.n + 1), claim)
         await client.deny(run, why="no")
         outcome = await client.outcome(run, timeout_s=WITHIN_S)
         after = await client.run(run)

@@ -1,4 +1,4 @@
-"""The sizes at which things change: long arguments and results, long runs, and many results at one moment."""
+"""Large sizes: long arguments and results, long runs, and many results at one moment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FIVE_MB = 5_000_000
 CALLS = 8
 ROUNDS = 20
 TRIES_MAX = 10
-"""How often a stop among eight results may be tried until it is in."""
+"""How often a stop among eight results may be tried until it is stored."""
 
 MODEL_TAKES_S = 0.05
 EVENTS_MAX = 2_000
@@ -45,7 +45,7 @@ USED = {"input": 1, "output": 1}
 
 
 class Gate:
-    """Lets calls through when all have come."""
+    """A gate at which calls wait until the test opens it; ``all_here`` is set when all calls wait."""
 
     def __init__(self) -> None:
         self.waiting = 0
@@ -82,8 +82,8 @@ async def together(ctx: Context, number: int) -> int:
     return number
 
 
-def book(name: str, *steps: dict[str, Any]) -> str:
-    """A playbook as TOML: each step's calls as (tool, arguments) or what it says."""
+def playbook(name: str, *steps: dict[str, Any]) -> str:
+    """A playbook as TOML: each step has calls, as (tool, arguments), or a text."""
     lines = [f'name = "{name}"']
     for step in steps:
         calls = ", ".join(f"{{tool = {_json(t)}, raw_args = {_json(a)}}}" for t, a in step.get("call", ()))
@@ -108,13 +108,13 @@ async def until_done(one: OneProcess, run: str, *, within_s: float = 60.0) -> Ru
 
 
 @asynccontextmanager
-async def serving(directory: Path, *books: str, limits: Limits = LARGE) -> AsyncGenerator[OneProcess]:
-    """One process with an agent for each playbook, called like it."""
+async def serving(directory: Path, *playbooks: str, limits: Limits = LARGE) -> AsyncGenerator[OneProcess]:
+    """One process with an agent for each playbook, with the playbook's name."""
     registry = Registry()
     registry.add(echo, "e2e")
     registry.add(together, "e2e")
-    async with one_process(directory, books, registry) as one:
-        for text in books:
+    async with one_process(directory, playbooks, registry) as one:
+        for text in playbooks:
             name = text.split('"')[1]
             version = agent(
                 one.model_url, name=name, model=f"playbook/{name}", tools=registry.contracts(), limits=limits
@@ -124,9 +124,9 @@ async def serving(directory: Path, *books: str, limits: Limits = LARGE) -> Async
 
 
 async def test_an_argument_and_a_result_of_five_megabytes_pass_through_a_run(tmp_path: Path) -> None:
-    """Both are kept whole as blobs, byte for byte; the tool gets all of the argument, the model the result cut."""
+    """Both are stored whole as blobs; the tool gets the whole argument, the model a shortened result."""
     text = "5" * FIVE_MB
-    large = book("large", {"turn": 1, "call": [("echo", _args(text=text))]}, {"turn": 2, "say": "heard"})
+    large = playbook("large", {"turn": 1, "call": [("echo", _args(text=text))]}, {"turn": 2, "say": "heard"})
     async with serving(tmp_path, large) as one:
         await one.scene.task("huge", name="large")
         state = await until_done(one, "huge")
@@ -147,10 +147,10 @@ async def test_an_argument_and_a_result_of_five_megabytes_pass_through_a_run(tmp
         assert max(entry.bytes for entry in state.entries) < 64 * 1024
 
 
-async def test_many_arguments_that_together_are_over_a_message_pass_through_a_run(tmp_path: Path) -> None:
-    """Each would fit into an event, all of them would not: then they are stored as blobs too."""
+async def test_many_arguments_that_together_exceed_a_message_pass_through_a_run(tmp_path: Path) -> None:
+    """Each fits into an event, but not all together: then they are stored as blobs too."""
     calls = [("echo", _args(text=str(n) * 30_000)) for n in range(10)]
-    many = book("many", {"turn": 1, "call": calls}, {"turn": 2, "say": "heard"})
+    many = playbook("many", {"turn": 1, "call": calls}, {"turn": 2, "say": "heard"})
     async with serving(tmp_path, many) as one:
         await one.scene.task("wide", name="many")
         state = await until_done(one, "wide")
@@ -160,9 +160,9 @@ async def test_many_arguments_that_together_are_over_a_message_pass_through_a_ru
 
 
 async def test_a_run_near_its_last_event_ends_within_its_limit(tmp_path: Path) -> None:
-    """New work ends 50 events before the last but for the closing turn, and the outcome names the limit."""
+    """New work, except the closing turn, ends 50 events before the last one, and the outcome names the limit."""
     calls = [("echo", _args(text=f"number {n}")) for n in range(16)]
-    async with serving(tmp_path, book("long", {"call": calls})) as one:
+    async with serving(tmp_path, playbook("long", {"call": calls})) as one:
         await one.scene.task("endless", name="long")
         await one.scene.outcome("endless")
         state = await one.scene.fold("endless")
@@ -182,28 +182,28 @@ async def test_a_run_near_its_last_event_ends_within_its_limit(tmp_path: Path) -
         assert (outcome["status"], outcome["n"]) == ("failed", state.n)
 
 
-async def test_a_run_has_all_of_its_two_thousand_events(tmp_path: Path) -> None:
-    """Work and people fill it up to its reserve; every fact, stop, settling and seal are the rest, and no more."""
+async def test_a_run_can_use_all_of_its_two_thousand_events(tmp_path: Path) -> None:
+    """Work and people fill the run up to its reserve; results, stop, settling and seal fill exactly the rest."""
     calls = [("echo", _args(text=f"number {n}")) for n in range(16)]
     last = {"turn": 84, "call": [("together", _args(number=n)) for n in range(EVENTS_RESERVED - 3)]}
     _close_gate()
     limits = msgspec.structs.replace(LARGE, proposal_calls_max=EVENTS_RESERVED)
-    async with serving(tmp_path, book("full", last, {"call": calls}), limits=limits) as one:
+    async with serving(tmp_path, playbook("full", last, {"call": calls}), limits=limits) as one:
         await one.scene.task("whole", name="full")
         with anyio.fail_after(100):
             await GATE.all_here.wait()
         state = await one.scene.until("whole", lambda run: len(run.open_attempts) == EVENTS_RESERVED - 3)
-        work = EVENTS_MAX - EVENTS_RESERVED
-        assert state.n >= work - 200, "people would have to say too much"
-        assert (work - state.n) % 2 == 0, "who pauses must resume; take one turn more or less"
-        for number in range(work - state.n):
+        work_n = EVENTS_MAX - EVENTS_RESERVED
+        assert state.n >= work_n - 200, "people would have to send too many messages"
+        assert (work_n - state.n) % 2 == 0, "each pause needs a resume; take one turn more or less"
+        for number in range(work_n - state.n):
             verb = "resume" if number % 2 else "pause"
             reply = await one.publish_and_wait(f"control.{state.tenant}.whole.{verb}", b'{"by": "ann"}')
             assert reply.sentence == f"approver.{verb}d is event {state.n + number + 1}."
         GATE.open.set()
         state = await until_done(one, "whole")
         assert state.n == EVENTS_MAX
-        assert [entry.name for entry in state.entries[work:]] == (
+        assert [entry.name for entry in state.entries[work_n:]] == (
             [*["finished"] * (EVENTS_RESERVED - 3), "stopped", "settled", "sealed"]
         )
         assert not [entry for entry in state.entries if entry.ignored]
@@ -215,17 +215,17 @@ async def test_a_run_has_all_of_its_two_thousand_events(tmp_path: Path) -> None:
 
 
 class CountingLog:
-    """A log that notes the head each time that an append was refused because it had moved."""
+    """A log that records the new head each time that an append is refused because the head moved."""
 
     def __init__(self, inner: Log) -> None:
         self._inner = inner
         self.heads: list[int] = []
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the port has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the log
         return getattr(self._inner, name)
 
     async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
-        """Append, and note a refusal."""
+        """Append, and record a refusal."""
         try:
             return await self._inner.append(append, on_sent=on_sent)
         except HeadMoved as moved:
@@ -233,38 +233,38 @@ class CountingLog:
             raise
 
 
-async def test_a_stop_among_eight_calls_that_end_at_once_is_in_within_ten_tries(tmp_path: Path) -> None:
+async def test_a_stop_among_eight_calls_that_end_at_once_is_stored_within_ten_tries(tmp_path: Path) -> None:
     """However the results and the stop interleave, the stop is stored soon, and nothing starts after it."""
     calls = [("together", _args(number=n)) for n in range(CALLS)]
-    # The run would go on for ever, so it is the stop that ends it; a model takes its time, as models do.
-    eight = book("eight", {"call": calls, "delay_s": MODEL_TAKES_S})
+    # The run would never end, so only the stop ends it; the model takes a while, as models do.
+    eight = playbook("eight", {"call": calls, "delay_s": MODEL_TAKES_S})
     among = 0
     async with serving(tmp_path, eight) as one:
         for number in range(ROUNDS):
             state, refused_at = await _raced_stop(one, f"race-{number}")
-            place = next(e.n for e in state.entries if e.name == "stopped")
+            stop_n = next(e.n for e in state.entries if e.name == "stopped")
             starts_after_stop = [
-                e for e in state.entries if e.n > place and isinstance(e.event, ModelStarted | EffectStarted)
+                e for e in state.entries if e.n > stop_n and isinstance(e.event, ModelStarted | EffectStarted)
             ]
             assert not starts_after_stop, log_lines(state)
             assert not [entry for entry in state.entries if entry.ignored], log_lines(state)
             assert not state.open_attempts
             starts = [e.event for e in state.entries if isinstance(e.event, EffectStarted)]
-            assert len(starts[0].calls) == CALLS, "the calls were not under way together"
+            assert len(starts[0].calls) == CALLS, "the calls were not open at the same time"
             results = [e for e in state.entries if isinstance(e.event, Finished)]
             assert len(results) >= CALLS, log_lines(state)
             assert len(refused_at) + 1 <= TRIES_MAX, f"it took {len(refused_at) + 1} tries\n{log_lines(state)}"
             among += bool(refused_at) and results[CALLS - 1].seq > refused_at[0]
-    assert among >= ROUNDS / 2, f"only {among} of {ROUNDS} stops were tried while results came in: the race was none"
+    assert among >= ROUNDS / 2, f"only {among} of {ROUNDS} stops were tried while results arrived: there was no race"
 
 
 def _close_gate() -> None:
-    # New ones, as an event belongs to the loop of the test that first waits for it.
+    # New objects, because an event belongs to the loop of the test that first waits for it.
     GATE.waiting, GATE.open, GATE.all_here = 0, asyncio.Event(), asyncio.Event()
 
 
 async def _raced_stop(one: OneProcess, run: str) -> tuple[Run, list[int]]:
-    """Let eight calls end and stop the run at that moment; return the sealed run and where the stop was refused."""
+    """End eight calls and stop the run at that moment; return the sealed run and the heads that refused the stop."""
     _close_gate()
     await one.scene.task(run, name="eight")
     with anyio.fail_after(30):
@@ -272,9 +272,9 @@ async def _raced_stop(one: OneProcess, run: str) -> tuple[Run, list[int]]:
     state = await one.scene.fold(run)
     assert len(state.open_attempts) == CALLS, log_lines(state)
     log = CountingLog(one.scene.log)
-    host = one.host
-    stamper = EventEncoder(
-        build="", blobs=one.scene.bus.blobs(), random_source=host.config.random_source, now=host.config.now
+    settings = one.host.config
+    encoder = EventEncoder(
+        build="", blobs=one.scene.bus.blobs(), random_source=settings.random_source, now=settings.now
     )
     first_result = asyncio.Event()
 
@@ -286,6 +286,6 @@ async def _raced_stop(one: OneProcess, run: str) -> tuple[Run, list[int]]:
     GATE.open.set()
     with anyio.fail_after(30):
         await first_result.wait()
-    # The stop names a head that the first result has moved; the others come in while it is tried again.
-    await stop_run(cast("Log", log), stamper, state, lambda at: stop_event(at, by="ann", why="enough"))
+    # The stop names a head that the first result has moved; the other results arrive while it is tried again.
+    await stop_run(cast("Log", log), encoder, state, lambda at: stop_event(at, by="ann", why="enough"))
     return await until_done(one, run), log.heads

@@ -1,8 +1,8 @@
-"""P1 on the real server: after a stop was acknowledged nothing of that run starts, whoever looks.
+"""P1 on the real server: after a stop was acknowledged nothing of that run starts.
 
-A worker process drives runs whose tool does HTTP; a third process stops each run around the moment a call is
-cleared, and says when the stop was acknowledged. The log and the tool's own server are then compared with that.
-Both sides must win often enough, or the test shows nothing and fails.
+A worker process drives runs whose tool sends HTTP requests; a third process stops each run around the moment a call is
+cleared, and prints when the stop was acknowledged. The log and the requests at the tool's server are then compared with
+that. Both sides must win often enough, or the test proves nothing and fails.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RACES = 500
 
 
 class ToolServer:
-    """The tool's own server: notes every request it gets, by run, call and attempt, with its arrival."""
+    """The tool's server: records every request by run, call and attempt, with its arrival."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -71,7 +71,7 @@ class ToolServer:
 
 @asynccontextmanager
 async def process(*command: str) -> AsyncGenerator[anyio.abc.Process]:
-    """A child in its own right, ended by its id when the block ends."""
+    """A child process, ended by its id when the block ends."""
     child = await anyio.open_process([sys.executable, *command], stdin=-1, stdout=-1, stderr=None)
     try:
         yield child
@@ -82,7 +82,7 @@ async def process(*command: str) -> AsyncGenerator[anyio.abc.Process]:
 
 
 async def lines(child: anyio.abc.Process) -> AsyncIterator[str]:
-    """What a child prints, line by line."""
+    """The lines that a child prints."""
     assert child.stdout is not None
     rest = b""
     async for chunk in child.stdout:
@@ -111,12 +111,12 @@ async def race(directory: Path, operator: JetStream, races: int, seed: int) -> N
                     await operator.wire.request(f"tasks.{TENANT}.race", body)
                 stops.append(msgspec.json.decode(await anext(stop_lines), type=Stop))
             await all_sealed(operator, {stop.run for stop in stops})
-        # Nobody is left who could start or send anything, so what is read now is all there will be.
+        # No process is left that could start or send anything, so what is read now is complete.
         log = operator.log()
-        found = [(stop, await log.load(TENANT, RunId(stop.run))) for stop in stops]
+        logs = [(stop, await log.load(TENANT, RunId(stop.run))) for stop in stops]
         assert len({stop.run for stop in stops}) == races
         assert_no_start_after_stop(
-            [race_of(TENANT, stop, [(m.subject, m.payload, m.seq) for m in log]) for stop, log in found], world.requests
+            [race_of(TENANT, stop, [(m.subject, m.payload, m.seq) for m in log]) for stop, log in logs], world.requests
         )
 
 
@@ -131,7 +131,7 @@ async def all_sealed(operator: JetStream, runs: set[str]) -> None:
 
 
 def raced(number: int, *, start_first: bool, after: tuple[str, ...] = ()) -> Race:
-    """A race that ended at event 10, acknowledged at 0, with the raced call started before it or not at all."""
+    """A race whose stop is event 10, acknowledged at 0, with the raced call started before it or not at all."""
     stop = Stop(run=f"r{number}", n=10, acked_ns=0, call="raced")
     return Race(stop, {("other", 1): 5} | ({("raced", 1): 9} if start_first else {}), after)
 
@@ -146,7 +146,7 @@ def test_the_race_check_accepts_what_the_contract_allows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("races", "requests", "told"),
+    ("races", "requests", "sentence"),
     [
         (SOUND, [*IN_TIME, Request("r1", "raced", 1, ARRIVAL_AFTER_ACK_MAX_NS + 1)], "1 requests .* too long after"),
         (SOUND, [*IN_TIME, Request("r9", "raced", 1, -1)], "1 requests .* without a start"),
@@ -154,13 +154,13 @@ def test_the_race_check_accepts_what_the_contract_allows() -> None:
         ([*SOUND, raced(10, start_first=True, after=("started.11",))], IN_TIME, "1 starts in the log behind"),
         ([raced(number, start_first=True) for number in range(10)], IN_TIME, "the stop won only 0 of 10"),
         ([raced(number, start_first=number < 1) for number in range(10)], IN_TIME, "the start won only 1 of 10"),
-        (SOUND, IN_TIME[:1], "no raced call came"),
+        (SOUND, IN_TIME[:1], "no raced call reached"),
     ],
 )
 def test_the_race_check_reports_what_the_contract_forbids(
     races: list[Race], requests: list[Request], sentence: str
 ) -> None:
-    """A late request, one without a start, a start behind the stop, and races that are none: each is told."""
+    """A late request, a request without a start, a start after the stop, and one-sided races are each reported."""
     with pytest.raises(AssertionError, match=sentence):
         assert_no_start_after_stop(races, requests)
 

@@ -1,4 +1,4 @@
-"""A stop always lands, also in a run that never pauses: a model and a tool that answer at once, in one process."""
+"""A stop always succeeds, even in a run that never pauses: a model and a tool that return at once, in one process."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 STOPS = 20
 CONFLICTS_MAX = 3 * TRIES_BEFORE_HELP
-"""How often a stop may come late although it was asked for: some tries pass before that is heard."""
+"""How many appends of a stop may conflict, although help was requested: some tries pass before help arrives."""
 
 EVENTS_FIRST = 20
-"""How far a run has come when it is stopped: by then it moves without pause."""
+"""How many events a run has when it is stopped: by then it moves without pause."""
 
 _runs = itertools.count(1)
 
 
 class EndlessModel:
-    """Answers at once, always with one more call, so that only a stop (or a limit far away) ends the run."""
+    """Replies at once, always with one more call, so that only a stop (or a distant limit) ends the run."""
 
     async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
-        """Ask for the next look."""
+        """Request the next call of ``look``."""
         call = ToolCall(id=f"c{work.turn}", name="look", args=json.dumps({"q": f"{work.turn}"}))
         usage = Usage(fresh_in=1, out=1)
         return ModelReply(
@@ -55,7 +55,7 @@ class EndlessModel:
 
 @asynccontextmanager
 async def busy() -> AsyncGenerator[stage.BenchSystem]:
-    """A server and one process with all roles, whose model and tool answer at once."""
+    """A server and one process with all roles, whose model and tool return at once."""
     async with stage.bench_system("1s") as here:
         backend = await JetStreamBackend.open({role: here.server.credential(role) for role in ACTORS}, name="busy")
         roles = [make_role(role, requester=EndlessModel(), runner=stage.InstantTool()) for role in ACTORS]
@@ -79,32 +79,32 @@ async def under_way(client: Client) -> str:
 
 def assert_fenced(state: Run) -> None:
     """Nothing was started after the one stop that counts."""
-    place = next(entry.n for entry in state.entries if entry.name == "stopped" and not entry.ignored)
-    starts_after_stop = [e for e in state.entries if e.n > place and isinstance(e.event, ModelStarted | EffectStarted)]
+    stop_n = next(entry.n for entry in state.entries if entry.name == "stopped" and not entry.ignored)
+    starts_after_stop = [e for e in state.entries if e.n > stop_n and isinstance(e.event, ModelStarted | EffectStarted)]
     assert not starts_after_stop, log_lines(state)
 
 
 @pytest.fixture
 def conflicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The runs in which an append of the operator's came too late, once for each time."""
-    conflicts_seen: list[str] = []
+    """The runs in which an append of the operator conflicted, one entry for each conflict."""
+    conflicting_runs: list[str] = []
     real = JetStreamLog.append
 
-    async def append(log: JetStreamLog, append: Append, **options: Any) -> int:  # noqa: ANN401 - as the port's
+    async def append(log: JetStreamLog, append: Append, **options: Any) -> int:  # noqa: ANN401 - as the interface's
         try:
             return await real(log, append, **options)
         except HeadMoved:
             if append.role == "operator":
-                conflicts_seen.append(append.run)
+                conflicting_runs.append(append.run)
             raise
 
     monkeypatch.setattr(JetStreamLog, "append", append)
-    return conflicts_seen
+    return conflicting_runs
 
 
 @pytest.mark.parametrize("mode", ["fence", "drain"])
-async def test_every_direct_stop_lands_in_a_run_that_works_without_pause(mode: StopMode, conflicts: list[str]) -> None:
-    """The head has moved whenever the operator's append arrives, so the process that works on the run helps."""
+async def test_every_direct_stop_succeeds_in_a_run_without_pauses(mode: StopMode, conflicts: list[str]) -> None:
+    """The head has moved whenever the operator's append arrives, so the process that drives the run helps."""
     async with busy() as here, Client.connect(here.directory, as_="operator") as operator:
         for _ in range(STOPS):
             conflicts.clear()
@@ -116,4 +116,4 @@ async def test_every_direct_stop_lands_in_a_run_that_works_without_pause(mode: S
             state = await operator.run(run, tenant=stage.TENANT)
             assert state.entries[receipt.n - 1].name == "stopped"
             assert_fenced(state)
-            assert len(conflicts) <= CONFLICTS_MAX, f"the stop was tried {len(conflicts)} times: nobody helped"
+            assert len(conflicts) <= CONFLICTS_MAX, f"the stop was tried {len(conflicts)} times: no role helped"

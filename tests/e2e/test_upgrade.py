@@ -1,4 +1,4 @@
-"""A state folder that an older linestop made: what is waiting in it goes on, and nobody has to repair anything."""
+"""A state directory of an older linestop: waiting runs continue after the upgrade, without a manual repair."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OLD_VERBS: tuple[Verb, ...] = ("stop", "pause", "resume", "approve", "deny", "ed
 
 
 def as_it_was(spec: ConsumerSpec) -> Config:
-    """A consumer as it was before words, timers and seals were to come again soon."""
+    """A consumer of an older version, in which control messages, timers and seals were redelivered after 30 s."""
     old = {**spec.config, "ack_wait": 30 * SECOND_NS}
     if spec.name == stream_names.REQUESTS_CONSUMERS[0][1]:
         old["filter_subjects"] = [subjects.control_filter(verb) for verb in OLD_VERBS]
@@ -36,13 +36,13 @@ AGED = tuple(s for s in consumers() if s.stream == stream_names.CONTROL or s.nam
 
 @asynccontextmanager
 async def bootstrap_of(system: Stack) -> AsyncGenerator[Connection]:
-    """The credential that sets up."""
+    """A connection with the credential that sets up the bus."""
     async with await connect(system.server.credential("bootstrap"), name="test") as bootstrap:
         yield bootstrap
 
 
 async def test_a_run_that_waits_in_an_older_folder_ends_after_the_upgrade(tmp_path: Path) -> None:
-    """Every consumer of the older linestop is brought up to date where it is, by what each process does first."""
+    """Every process updates all consumers of an older linestop in place when it starts."""
     async with stack(tmp_path, actors=False) as system, Client.connect(tmp_path, as_="operator") as client:
         async with bootstrap_of(system) as bootstrap:
             for spec in AGED:

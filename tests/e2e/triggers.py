@@ -1,7 +1,7 @@
-"""What makes a test's process kill or freeze itself, or kill the broker, at one certain moment of one run.
+"""Triggers: a test's process kills or freezes itself, or kills the broker, at one given moment of one run.
 
-A run whose id is a ``Trigger`` names the moment. These are wrappers around the ports that a role is given (its log,
-its queues); the roles and the shell are the real ones.
+A run whose id is a ``Trigger`` names the moment. The classes here wrap the interfaces that a role uses (its log, its
+queues); the roles and the shell are the real ones.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from linestop.schemas.messages import Task
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event, parse_timer
 
 Moment = Literal["before", "after", "freeze", "stall", "sending", "taken", "unacked", "acked"]
-"""When it goes off.
+"""When the trigger fires.
 
-- ``before`` the victim's own event is sent; ``after`` it is acknowledged, and before the victim acts on it.
-- ``freeze`` is ``before`` and ``stall`` is ``after``, with SIGSTOP; ``sending``: SIGSTOP, in the tool named as
-  the event, when nothing is left but to send the request.
-- What was delivered to the victim is ``taken`` and not looked at yet; it is handled and ``unacked``; it is ``acked``.
+- ``before`` the victim's own event is sent; ``after`` it is acknowledged, and before the victim continues.
+- ``freeze`` is ``before`` and ``stall`` is ``after``, with SIGSTOP; ``sending``: SIGSTOP, in the tool that ``event``
+  names, right before it sends its request.
+- A delivery to the victim is ``taken`` and not handled yet; it is handled and ``unacked``; it is ``acked``.
 """
 
 FREEZES = frozenset({"freeze", "stall", "sending"})
 ANY_RECEIVER = "anybody"
-"""As the victim of a delivery: whoever gets it, for consumers that several processes share."""
+"""As the victim of a delivery: the process that gets it, for consumers that several processes share."""
 
 _TRIGGER = re.compile(rf"t[0-9]+-({'|'.join(get_args(Moment))})-([a-z]+)-([a-z]+)-([0-9]+)-([a-z]+)")
 
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True):
-    """When whom to kill: at the ``count``-th event of this name in the run, counted from 1.
+    """Which process to kill and when: at the ``count``-th event of this name in the run, counted from 1.
 
-    For a delivery from outside of the run log ``role`` and ``event`` are ``client`` and ``task``, ``person`` and
+    For a delivery from outside the run log, ``role`` and ``event`` are ``client`` and ``task``, ``person`` and
     the verb, or ``timer`` and ``fired``.
     """
 
@@ -56,26 +56,26 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, run: str) -> Trigger | None:
-        """The trigger that a run's id stands for, if any."""
-        found = _TRIGGER.fullmatch(run)
-        if found is None:
+        """The trigger that a run's id names, if any."""
+        match = _TRIGGER.fullmatch(run)
+        if match is None:
             return None
-        when = cast("Moment", found[1])
-        return cls(when=when, role=found[2], event=found[3], count=int(found[4]), victim=found[5])
+        when = cast("Moment", match[1])
+        return cls(when=when, role=match[2], event=match[3], count=int(match[4]), victim=match[5])
 
     def run(self, number: int) -> str:
-        """A run's id that stands for this trigger."""
+        """A run id that names this trigger."""
         return f"t{number}-{self.when}-{self.role}-{self.event}-{self.count}-{self.victim}"
 
     def fire(self, run: str, directory: Path) -> None:
-        """Kill the victim; the mark proves that it happened, and keeps it from happening again."""
+        """Kill the victim; the mark proves that it happened, and prevents a second time."""
         victim = os.getpid()
         if self.victim == "broker":
             victim = int((directory / "broker.pid").read_text())
         draft = mark(run, directory).with_name(f"{run}.{os.getpid()}")
         draft.write_text(str(victim))
         try:
-            # A link appears whole or not at all: whoever reads the mark reads an id.
+            # A link appears whole or not at all, so a reader of the mark always finds an id.
             os.link(draft, mark(run, directory))
         except FileExistsError:
             return
@@ -83,18 +83,18 @@ class Trigger(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def mark(run: str, directory: Path) -> Path:
-    """The file that says that a run's trigger has gone off, and which process it hit."""
+    """The file that records that a run's trigger has fired, and which process it killed."""
     return directory / "fired" / run
 
 
 class TriggeredLog:
-    """A log that goes off where its run's id says so, once a run."""
+    """A log that fires the trigger of a run's id, once a run."""
 
     def __init__(self, inner: Log, directory: Path) -> None:
         self._inner = inner
         self._directory = directory
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the port has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the log
         return getattr(self._inner, name)
 
     async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
@@ -127,7 +127,7 @@ class TriggeredLog:
 
 
 class DeliveryTopic(msgspec.Struct, frozen=True, kw_only=True):
-    """What a delivery is about: who says what of which run; ``n`` is the event's number, 0 if it is none."""
+    """The topic of a delivery: which role or person sends which event of which run; ``n`` is 0 if it has no number."""
 
     tenant: TenantId
     run: RunId
@@ -137,7 +137,7 @@ class DeliveryTopic(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, delivery: Delivery) -> DeliveryTopic | None:
-        """What a delivery is about, None for what has no run."""
+        """The topic of a delivery, None if it has no run."""
         kind, *tokens = delivery.subject.split(".")
         match kind, tokens:
             case "runs", _:
@@ -156,7 +156,7 @@ class DeliveryTopic(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TriggeredDelivery:
-    """A delivery that goes off around its acknowledgement: before it, or after ``left`` has shown that it is out."""
+    """A delivery that fires around its acknowledgement: before it, or after ``after_ack`` proved that it was sent."""
 
     def __init__(
         self, inner: Delivery, *, fire: Callable[[], None], after_ack: Callable[[], Awaitable[object]] | None
@@ -165,7 +165,7 @@ class TriggeredDelivery:
         self._fire = fire
         self._after_ack = after_ack
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the port has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the delivery
         return getattr(self._inner, name)
 
     async def ack(self) -> None:
@@ -179,7 +179,7 @@ class TriggeredDelivery:
 
 
 class TriggeredQueue:
-    """A queue that goes off where its run's id says so, once a run."""
+    """A queue that fires the trigger of a run's id, once a run."""
 
     def __init__(self, inner: Queue, role: RoleName, log: TriggeredLog, directory: Path) -> None:
         self._inner = inner
@@ -190,7 +190,7 @@ class TriggeredQueue:
     async def deliveries(
         self, *, in_flight_max: int = IN_FLIGHT_MAX, capacity: PullCapacity | None = None
     ) -> AsyncGenerator[Delivery]:
-        """Yield what comes; a delivery that is the trigger's may be the last."""
+        """Yield the deliveries; the trigger's delivery may be the last."""
         inner_deliveries = cast(
             "AsyncGenerator[Delivery]", self._inner.deliveries(in_flight_max=in_flight_max, capacity=capacity)
         )
@@ -204,7 +204,7 @@ class TriggeredQueue:
                 fire = partial(trigger.fire, topic.run, self._directory)
                 if trigger.when == "taken":
                     fire()
-                # Nobody answers to an acknowledgement; what is answered after it on its connection proves that it left.
+                # An acknowledgement has no reply; a later reply on the same connection proves that it was sent.
                 after_ack = partial(self._log.load, topic.tenant, topic.run) if trigger.when == "acked" else None
                 yield cast("Delivery", TriggeredDelivery(delivery, fire=fire, after_ack=after_ack))
 
@@ -226,11 +226,11 @@ class TriggeredBackend(JetStreamBackend):
     directory = Path()
 
     def log(self, role: RoleName) -> Log:
-        """The run log as ``role`` sees it."""
+        """The run log for ``role``."""
         return cast("Log", self._log(role))
 
     def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue:
-        """A durable consumer, pulled as ``role``."""
+        """A durable consumer, pulled with the credential of ``role``."""
         return TriggeredQueue(super().queue(role, spec), role, self._log(role), self.directory)
 
     def _log(self, role: RoleName) -> TriggeredLog:

@@ -1,4 +1,4 @@
-"""The in-memory bus under faults: what a simulator may do to it, and what then still holds."""
+"""The in-memory bus under faults: which faults a simulator may inject, and what still holds then."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TASKS = next(spec for spec in consumers() if spec.name == stream_names.TASKS_CON
 
 
 def event(n: int, head_seq: int, *, by: str = "") -> Append:
-    """An event that tells who wrote it."""
+    """An event whose payload names its writer."""
     return Append(
         tenant=TENANT,
         run=RUN,
@@ -37,7 +37,7 @@ def event(n: int, head_seq: int, *, by: str = "") -> Append:
 
 
 class LosesReplies(NoFaults):
-    """Loses the request or the answer of every other operation."""
+    """Loses the request or the reply of every other operation."""
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
@@ -50,12 +50,12 @@ class LosesReplies(NoFaults):
     async def after(self, op: str) -> None:
         await anyio.sleep(self._draw.random() / 100)
         if self._draw.random() < 0.25:
-            raise Unreachable(f"{op}: the answer was lost")
+            raise Unreachable(f"{op}: the reply was lost")
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_lost_requests_and_replies_neither_lose_nor_duplicate_an_event(seed: int) -> None:
-    """Four writers that repeat the very same append until they know make exactly one chain."""
+    """Four writers that repeat the same append until it is acknowledged produce exactly one chain."""
 
     async def main() -> list[str]:
         broker = MemoryBroker(virtual_now, faults=LosesReplies(seed))
@@ -91,7 +91,7 @@ def test_lost_requests_and_replies_neither_lose_nor_duplicate_an_event(seed: int
 
 
 class Deliveries(NoFaults):
-    """Treats the deliveries as told, first come first, and the rest well."""
+    """Applies the given delays to the deliveries in order, and no faults to the rest."""
 
     def __init__(self, *copies: tuple[float, ...]) -> None:
         self._copies = list(copies)
@@ -103,7 +103,7 @@ class Deliveries(NoFaults):
 
 
 def deliver(faults: Deliveries, *payloads: bytes, for_s: float = 10.0) -> list[tuple[bytes, int, float]]:
-    """Say tasks, pull and acknowledge for a while; return payload, attempt and second of each delivery."""
+    """Publish tasks, pull and acknowledge for a while; return payload, attempt and second of each delivery."""
 
     async def main() -> list[tuple[bytes, int, float]]:
         broker = MemoryBroker(virtual_now, faults=faults)
@@ -111,35 +111,35 @@ def deliver(faults: Deliveries, *payloads: bytes, for_s: float = 10.0) -> list[t
         for payload in payloads:
             broker.stream(stream_names.TASKS).publish(subjects.task(TENANT, AgentName("a")), payload)
         start = virtual_now()
-        seen: list[tuple[bytes, int, float]] = []
+        deliveries: list[tuple[bytes, int, float]] = []
         with anyio.move_on_after(for_s):
             async for delivery in queue.deliveries():
                 at = (virtual_now() - start).total_seconds()
-                seen.append((delivery.payload, delivery.attempt, round(at, 3)))
+                deliveries.append((delivery.payload, delivery.attempt, round(at, 3)))
                 await delivery.ack()
-        return seen
+        return deliveries
 
     return run_virtual(main)
 
 
 def test_a_dropped_delivery_comes_again_after_ack_wait() -> None:
-    """A delivery that is lost on its way is attempt 2 when ack_wait is over."""
+    """A lost delivery is repeated as attempt 2 when ack_wait is over."""
     assert deliver(Deliveries(()), b"x") == [(b"x", 2, 2.0)]
 
 
 def test_a_doubled_delivery_comes_twice() -> None:
-    """A copy may come after the first was acknowledged."""
+    """A copy may arrive after the first was acknowledged."""
     assert deliver(Deliveries((0.0, 1.0)), b"x") == [(b"x", 1, 0.0), (b"x", 1, 1.0)]
 
 
 def test_delayed_deliveries_overtake_each_other() -> None:
-    """The second message comes first if the first takes longer."""
-    seen = deliver(Deliveries((0.5,), (0.1,)), b"1", b"2")
-    assert seen == [(b"2", 1, 0.1), (b"1", 1, 0.5)]
+    """The second message arrives first if the first takes longer."""
+    deliveries = deliver(Deliveries((0.5,), (0.1,)), b"1", b"2")
+    assert deliveries == [(b"2", 1, 0.1), (b"1", 1, 0.5)]
 
 
 def test_a_lost_acknowledgement_is_silent_and_redelivers_the_message() -> None:
-    """The worker's ack() succeeds; the broker, which never heard it, delivers again."""
+    """The worker's ack() succeeds; the broker, which never received it, delivers again."""
 
     class LosesFirstAck(NoFaults):
         lost = False
@@ -163,7 +163,7 @@ def test_a_lost_acknowledgement_is_silent_and_redelivers_the_message() -> None:
 
 
 def test_listeners_receive_published_and_stored_messages() -> None:
-    """Wakes pass as they are; an event is republished once it is stored, a refused one never."""
+    """Wakes are passed on; an event is republished once it is stored, a refused one never."""
 
     async def main() -> list[str]:
         broker = MemoryBroker(virtual_now)
@@ -189,7 +189,7 @@ def test_listeners_receive_published_and_stored_messages() -> None:
 
 
 def test_a_timer_does_not_fire_early_when_the_clock_is_set_back() -> None:
-    """The date decides, not the seconds that have passed."""
+    """The timer fires at its date, not after a number of seconds."""
 
     async def main() -> list[datetime]:
         behind = timedelta(0)
@@ -207,7 +207,7 @@ def test_a_timer_does_not_fire_early_when_the_clock_is_set_back() -> None:
 
 
 def test_a_stream_that_does_not_exist_is_named() -> None:
-    """Looking behind the ports at a wrong name says which names there are."""
+    """The error for a wrong stream name lists the names that exist."""
 
     async def main() -> None:
         with pytest.raises(NotFound, match="RUNS"):

@@ -1,4 +1,4 @@
-"""``replay``: today's roles decide a log again, from the facts that its own events keep."""
+"""``replay``: today's roles take the decisions of a log again, with the facts that its events store."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ TENANT = TenantId("default")
 
 
 def agent_of(log: list[Message]) -> AgentVersion:
-    """The version a scenario's run was opened with; those that are not named differ in policy and limits only."""
+    """The version a scenario's run was opened with; other versions differ only in policy and limits."""
     opened = decode("validator", "opened", log[0][1])
     assert isinstance(opened, Opened)
-    named = next((agent for agent in (ASKING, STRICT) if agent.digest() == opened.agent.digest), AGENT)
-    return msgspec.structs.replace(named, policy=opened.policy, limits=opened.limits)
+    version = next((agent for agent in (ASKING, STRICT) if agent.digest() == opened.agent.digest), AGENT)
+    return msgspec.structs.replace(version, policy=opened.policy, limits=opened.limits)
 
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "refused"])
-def test_every_decision_comes_out_the_same(name: str) -> None:
+def test_replay_takes_every_decision_the_same_way(name: str) -> None:
     """The same log and the same facts give the same decisions, in every scenario."""
     log = SCENARIOS[name]()
     differences = replay(log, agent_of(log))
@@ -39,12 +39,12 @@ def test_every_decision_comes_out_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_log_without_its_agent_is_compared_in_part(name: str) -> None:
-    """Without the agent's version, what hangs on its prompt and schemas is passed over, and nothing else differs."""
+    """Without the agent's version, decisions that depend on its prompt and schemas are skipped; no other differs."""
     assert replay(SCENARIOS[name]()) == []
 
 
-def test_a_decision_that_would_come_out_differently_is_named() -> None:
-    """A log in which a call was cleared by another rule than today's is told apart, with event and field."""
+def test_a_decision_that_differs_today_is_reported() -> None:
+    """A log in which a call was cleared by another rule than today's is reported, with event and field."""
     log = SCENARIOS["retried"]()
     forger = Forger(log)
     forger.body("approver", "cleared")["calls"][0]["rule"] = "policy:clear"
@@ -54,7 +54,7 @@ def test_a_decision_that_would_come_out_differently_is_named() -> None:
 
 
 def test_a_message_that_is_not_an_event_of_the_run_is_skipped() -> None:
-    """Neither an empty log nor garbage before, between and behind the events is a difference."""
+    """Neither an empty log nor garbage before, between and after the events is a difference."""
     log = SCENARIOS["approved"]()
     strange = [("runs.T.?", b"{}"), ("runs.t.r1.planner.dreamt.99", b"\xff"), ("runs.t.r1.a.b.c.d", b"[" * 100_000)]
     littered = [(subject, payload, 0) for subject, payload in strange] + log
@@ -65,8 +65,8 @@ def test_a_message_that_is_not_an_event_of_the_run_is_skipped() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.broker
-async def test_a_run_on_a_real_clock_comes_out_the_same(tmp_path: Path) -> None:
-    """Time passes between a decision and its append; every deadline is decided again to the microsecond."""
+async def test_a_run_on_a_real_clock_is_replayed_the_same_way(tmp_path: Path) -> None:
+    """Time passes between a decision and its append; every deadline is computed again to the microsecond."""
     async with stack(tmp_path) as system, Client.connect(system.directory, as_="operator") as client:
         for run, text in (("paid", "pay 5"), ("cut", "hang")):
             await client.submit("desk", text, run=run)
@@ -83,12 +83,12 @@ async def test_a_run_on_a_real_clock_comes_out_the_same(tmp_path: Path) -> None:
             version = await client.bus.bucket(stream_names.AGENTS_BUCKET).get(f"version.{opened.agent.digest}")
             assert version is not None
             log = [(message.subject, message.payload, message.seq) for message in stored]
-            found = replay(log, blobs={opened.agent.digest: version.value})
-            assert not found, [(d.n, d.role, d.event, d.field) for d in found]
+            differences = replay(log, blobs={opened.agent.digest: version.value})
+            assert not differences, [(d.n, d.role, d.event, d.field) for d in differences]
 
 
-def test_every_public_name_of_testing_is_there() -> None:
-    """What a test of an agent needs is imported from one place, in whatever order."""
+def test_every_public_name_of_testing_can_be_imported() -> None:
+    """A test of an agent imports everything from one module, in any order."""
     assert {name for name in linestop.testing.__all__ if getattr(linestop.testing, name, None) is None} == set()
     assert set(linestop.testing.__all__) <= set(dir(linestop.testing))
     assert callable(linestop.testing.replay)

@@ -1,4 +1,4 @@
-"""Virtual time: waiting is free, seeds decide the order, and a program that cannot go on says so."""
+"""Virtual time: waiting is free, seeds decide the order, and a program that cannot continue is reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from linestop.testing.virtual_time import START, Deadlock, VirtualLoop, run_virt
 
 
 def test_thirty_days_pass_in_no_time() -> None:
-    """Sleeping moves the clock and not the wall."""
+    """Sleeping advances the virtual clock, not the real one."""
     began = time.monotonic()
 
     async def main() -> timedelta:
@@ -79,15 +79,15 @@ def test_a_seed_repeats_its_interleaving_and_seeds_differ() -> None:
     assert _order(None) == _order(None)
 
 
-def test_a_program_that_cannot_go_on_is_a_deadlock_that_says_where() -> None:
-    """Waiting for an event nobody will set names the task, the function and the file."""
+def test_a_program_that_cannot_continue_is_a_deadlock_that_names_the_place() -> None:
+    """Waiting for an event that nothing will set names the task, the function and the file."""
 
-    async def waits_for_nobody() -> None:
+    async def wait_forever() -> None:
         await anyio.Event().wait()
 
     with pytest.raises(Deadlock, match="Nothing is ready") as caught:
-        run_virtual(waits_for_nobody)
-    assert "1 tasks wait for ever" in str(caught.value)
+        run_virtual(wait_forever)
+    assert "1 tasks wait forever" in str(caught.value)
     assert "Event.wait" in str(caught.value)
 
 
@@ -95,12 +95,12 @@ def test_a_loop_that_spins_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy loop that never lets time pass ends with an error instead of hanging."""
     monkeypatch.setattr("linestop.testing.virtual_time.TURNS_AT_ONE_INSTANT_MAX", 1_000)
 
-    async def spins() -> None:
+    async def spin() -> None:
         while True:
             await anyio.lowlevel.checkpoint()
 
     with pytest.raises(Deadlock, match="spins"):
-        run_virtual(spins)
+        run_virtual(spin)
 
 
 def test_the_clock_starts_at_the_given_time() -> None:
@@ -118,7 +118,7 @@ def test_the_clock_starts_at_the_given_time() -> None:
 
 
 def test_virtual_now_outside_a_virtual_loop_is_a_defect() -> None:
-    """Real loops have no virtual clock, and asking for it says so."""
+    """Real loops have no virtual clock, and the error says so."""
 
     async def main() -> None:
         virtual_now()
@@ -127,8 +127,8 @@ def test_virtual_now_outside_a_virtual_loop_is_a_defect() -> None:
         asyncio.run(main())
 
 
-def test_an_error_in_main_comes_out() -> None:
-    """What ``main`` raises is what the caller sees."""
+def test_an_error_in_main_reaches_the_caller() -> None:
+    """``run_virtual`` raises the error of ``main``."""
 
     async def main() -> None:
         await anyio.sleep(1)

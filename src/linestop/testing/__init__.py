@@ -1,4 +1,4 @@
-"""For tests of linestop and of agents built on it: a scripted model, a broker in memory, virtual time, replay.
+"""Tools for tests of linestop and of agents: a scripted model, a broker in memory, virtual time, replay.
 
 Everything is imported on first use::
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# Not on first use: the module of the same name would take its place here as soon as anybody imports that.
+# Imported at once: otherwise importing the module of the same name would put the module here in its place.
 from linestop.testing.replay import replay
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _HOMES = {
     "run_virtual": "linestop.testing.virtual_time",
     "virtual_now": "linestop.testing.virtual_time",
 }
-"""Where each public name lives."""
+"""The module that defines each public name."""
 
 __all__ = [
     "Cluster",
@@ -57,8 +57,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
-    """Import a public name when it is asked for the first time."""
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the value can have any type
+    """Import a public name on its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'linestop.testing' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
@@ -67,5 +67,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands fo
 
 
 def __dir__() -> list[str]:
-    """List the public names too, imported or not."""
+    """Return all names of the module, including public names that are not imported yet."""
     return sorted({*globals(), *__all__})

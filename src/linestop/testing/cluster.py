@@ -32,9 +32,9 @@ class Cluster:
     """A cluster on loopback; use it as an async context manager, or ``start`` and ``stop``.
 
     Args:
-        directory: Where nodes and credentials live.
+        directory: The folder of the nodes' data and of the credentials.
         sync_interval: As for the embedded server.
-        space: What each node may store.
+        space: How much each node may store.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Cluster:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The process ids of the nodes, 0 for one that does not run."""
+        """The process ids of the nodes, 0 for a node that is not running."""
         return tuple(node.pid for node in self._nodes)
 
     def credential(self, name: CredentialName, *, node: int | None = None) -> Credential:
@@ -95,7 +95,7 @@ class Cluster:
         cluster = reply.get("cluster")
         leader = str(cluster.get("leader", "")) if isinstance(cluster, dict) else ""  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
         if not leader:
-            raise Unreachable(f"stream {stream} has no leader at the moment: ask again.")
+            raise Unreachable(f"stream {stream} has no leader at the moment: try again.")
         return int(leader.removeprefix("node-"))
 
     async def stop(self) -> None:
@@ -130,7 +130,7 @@ class Cluster:
         return NatsProcess(config_file, home / "nats.log", port=port)
 
     async def _wait_until_formed(self) -> None:
-        """Create a stream with three replicas until that works: nothing less proves that all nodes take part."""
+        """Try to create a stream with three replicas until it works: only that proves that all nodes take part."""
         deadline = time.monotonic() + FORMED_TIMEOUT_S
         async with await connect(self.credential("bootstrap"), name="cluster") as connection:
             while time.monotonic() < deadline:
@@ -141,6 +141,6 @@ class Cluster:
         raise Unreachable(f"the cluster in {self.directory} did not form within {FORMED_TIMEOUT_S:g} s.")
 
     async def _create_replicated_stream(self, connection: Connection) -> None:
-        # One that is needed anyway: nobody may create another, or delete it again.
+        # A stream that is needed anyway: no credential may create any other, or delete one.
         spec = next(spec for spec in streams(self._space, replicas=NODES) if spec.name == stream_names.ADVISORIES)
         await connection.api_request(jetstream_api.stream_create(spec.name), spec.config, timeout_s=2.0)

@@ -1,9 +1,9 @@
-"""Replay a log: hand every decision of it the facts it had, and see whether today's roles decide the same.
+"""Replay a log: give each of its decisions the facts it had, and compare it with the decision of today's roles.
 
-Nothing is called and nothing is appended. What a role knew besides the log is in the event it wrote (a
-reservation's accounts, a person's words, the worker's name, the moment), so it can be handed in again. Results
-of performances (``proposed``, ``finished``, ``failed``, ``compacted``) are facts, not decisions, and are taken
-as they are; so is ``refused``, for a task that was not let in is not in the log.
+No tool or model is called and nothing is appended. The facts of a role are in the event it appended (a
+reservation's accounts, a person's decision, the worker's name, the moment), so they can be handed in again. Results
+of performed starts (``proposed``, ``finished``, ``failed``, ``compacted``) are facts, not decisions, and are taken
+unchanged; so is ``refused``, because a refused task is not in the log.
 """
 
 from __future__ import annotations
@@ -83,17 +83,16 @@ _ROLES: Mapping[str, Callable[[], Role]] = {
     "recorder": Recorder,
 }  # fmt: skip
 _ROLES_THAT_READ_THE_AGENT = frozenset({"validator", "planner"})
-"""Roles that decide by the agent's prompt, schemas and answer's form, which are in its version, not in the log."""
+"""Roles that decide by the agent's prompt, schemas and answer format, which are in its version, not in the log."""
 
 SHELL_STOPS = frozenset({"defect", "stuck", "squatted"})
-"""Stops that the shell or the sweep says on its own; no role decided them."""
-
+"""Stops that the shell or the sweep appends itself; no role decided them."""
 
 _KILL_SWITCH = re.compile(r"The (?:door|kill switch) '(.+)' was closed")
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision that today's roles would not take: what the log has, and what they say (None: nothing)."""
+    """A decision that today's roles would not take: the event in the log, and today's (None if there is none)."""
 
     n: int
     role: str
@@ -110,20 +109,20 @@ def replay(
     blobs: Mapping[str, bytes] | None = None,
     secrets: Sequence[str] = (),
 ) -> list[Difference]:
-    """Decide every decision of ``log`` again with today's roles; return those that come out differently.
+    """Take every decision of ``log`` again with today's roles; return the decisions that differ.
 
     Args:
-        log: The messages of one run, in order. What is void or ignored is passed over.
-        agent: The version the run was opened with. Left out, it is looked for in ``blobs`` under its digest;
-            if it is not there, what validator and planner decided by it is passed over.
-        blobs: Contents by digest of what the log keeps as blobs, where a decision reads one.
-        secrets: Values that were to be kept out of the answer.
+        log: The messages of one run, in order. Void and ignored messages are skipped.
+        agent: The version the run was opened with. If left out, it is looked up in ``blobs`` under its digest;
+            if it is not there, decisions of the validator and planner that depend on it are skipped.
+        blobs: Contents by digest of the texts that the log stores as blobs, if a decision reads one.
+        secrets: Values that had to be kept out of the answer.
     """
     first = _run_of_log(log)
     if first is None:
         return []
     inputs = _ReplayInputs(agent, blobs or {}, tuple(secrets))
-    # Two folds, one of them an event ahead: a role decided from the run before its event.
+    # Two folds, one of them an event ahead: a role decided on the run before its event.
     before, after = Run(first.tenant, first.run), Run(first.tenant, first.run)
     differences: list[Difference] = []
     for message in log:
@@ -139,7 +138,7 @@ def replay(
 
 
 class _ReplayInputs:
-    """What was handed in besides the log."""
+    """The inputs of a replay besides the log."""
 
     def __init__(self, agent: AgentVersion | None, blobs: Mapping[str, bytes], secrets: tuple[str, ...]) -> None:
         self.agent = agent
@@ -147,7 +146,7 @@ class _ReplayInputs:
         self.secrets = secrets
 
     def pin(self, opened: Opened) -> None:
-        """Find the version a run was opened with, unless it was handed in."""
+        """Find the version a run was opened with, unless it was given."""
         stored = self.blobs.get(opened.agent.digest)
         if self.agent is None and stored is not None:
             with contextlib.suppress(msgspec.DecodeError):
@@ -155,7 +154,7 @@ class _ReplayInputs:
 
 
 def _run_of_log(log: Sequence[LogMessage]) -> RunSubject | None:
-    """Which run this is: the first subject that is one says so."""
+    """The run of this log, from the first valid subject."""
     for subject, _, _ in log:
         with contextlib.suppress(InputError):
             return parse_run_event(subject)
@@ -181,7 +180,7 @@ def _decide_again(logged: AnyEvent, before: Run, inputs: _ReplayInputs, *, role:
 
 
 def _is_decision(event: AnyEvent) -> bool:
-    """Whether a role decided this event from the log and the facts that the event itself keeps."""
+    """Whether a role decided this event from the log and the facts that the event stores."""
     match event:
         case Proposed() | ModelFailedEvent() | Compacted() | Finished() | Refused():
             return False
@@ -192,13 +191,13 @@ def _is_decision(event: AnyEvent) -> bool:
 
 
 def _requested_stop(logged: AnyEvent, run: Run, facts: Facts) -> AnyEvent | None:
-    """A stop that somebody asked for: whichever role's shell saw it first said it."""
+    """A stop that a control message requested; the first role to handle the message appended it."""
     message = facts.get(ControlMessage)
     return event_for_message(run, message, logged.at) if isinstance(logged, Stopped) and message is not None else None
 
 
 def _facts(event: AnyEvent, run: Run, inputs: _ReplayInputs) -> Facts:  # noqa: C901 - one arm an event
-    """What the role knew when it decided ``event``, as far as the event tells."""
+    """The facts with which the role decided ``event``, as far as the event stores them."""
     facts: list[Any] = [Texts(by_sha256=dict(inputs.blobs)), Secrets(values=inputs.secrets)]
     if inputs.agent is not None:
         facts += [
@@ -234,7 +233,7 @@ def _facts(event: AnyEvent, run: Run, inputs: _ReplayInputs) -> Facts:  # noqa: 
 
 
 def _closed_tools(event: Opened, inputs: _ReplayInputs) -> frozenset[str]:
-    """The doors that kept a tool out of the run: what the agent has, the task asks for, and was not given."""
+    """The kill switches that kept a tool out of the run: tools the agent has and the task allows, but not granted."""
     if inputs.agent is None or not event.doors_revision:
         return frozenset()
     scope, granted = event.task.scope, {tool.name for tool in event.tools}
@@ -247,13 +246,13 @@ def _closed_tools(event: Opened, inputs: _ReplayInputs) -> frozenset[str]:
 
 
 def _agent_digest(event: AnyEvent, inputs: _ReplayInputs) -> str:
-    """The digest a run pinned is the store's: a newer build may write the same version differently."""
+    """The digest that a run pinned is that of the stored version: a newer build may encode the version differently."""
     assert inputs.agent is not None
     return event.agent.digest if isinstance(event, Opened) else inputs.agent.digest()
 
 
 def _stop_facts(event: Stopped, run: Run) -> list[Any]:
-    """What a role knew that made it stop the run: a closed door, or an account without room."""
+    """The facts that made a role stop the run: a closed kill switch, or an account without funds."""
     if event.code == "policy" and (switch := _KILL_SWITCH.search(event.why)):
         return [KillSwitches(closed=frozenset({switch[1]}))]
     limit = event.limit
@@ -269,7 +268,7 @@ def _stop_facts(event: Stopped, run: Run) -> list[Any]:
 
 
 def _reservation(event: Held | Queued, run: Run) -> Reservation:
-    """What the accounts said to a run that holds money since, or waits for it."""
+    """The accounts' reply to a run that now holds money or waits for it."""
     if isinstance(event, Held):
         return Reservation(hold=event.hold, amount_micros=event.amount_micros, accounts=event.accounts)
     hold, _ = next_hold(run, event.at)
@@ -337,7 +336,7 @@ def _control_message(
 
 
 def _signed_fields(event: Granted | Denied | Edited | Answered | Resolved) -> dict[str, Any]:
-    """What a decision was bound to, as its signature covers it."""
+    """The fields that a decision was bound to and that its signature covers."""
     signed_fields = {"contract_digest": event.contract_digest, "nonce": event.nonce, "expires_at": event.expires_at}
     if isinstance(event, Granted | Denied):
         return {**signed_fields, "args_sha256": event.args_sha256, "via": event.via}
@@ -349,7 +348,7 @@ def _json(text: str | BlobRef) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def _first_difference(logged: AnyEvent, decided: AnyEvent | None) -> str | None:
-    """The first field that differs (``event`` if it is another event, or none at all); None if they agree."""
+    """The first field that differs (``event`` if the type differs or there is no event); None if they agree."""
     if decided is None or type(decided) is not type(logged):
         return "event"
     for name in type(logged).__struct_fields__:
@@ -359,7 +358,7 @@ def _first_difference(logged: AnyEvent, decided: AnyEvent | None) -> str | None:
 
 
 def _agree(logged: Any, decided: Any) -> bool:  # noqa: ANN401 - any field
-    """Whether two values agree; a text that the log keeps as a blob agrees by its digest."""
+    """Whether two values agree; a text that the log stores as a blob is compared by its digest."""
     if isinstance(logged, BlobRef) and isinstance(decided, str):
         return hashlib.sha256(decided.encode()).hexdigest() == logged.sha256
     if isinstance(logged, tuple) and isinstance(decided, tuple):

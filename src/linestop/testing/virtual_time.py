@@ -3,10 +3,10 @@
 When nothing is ready the loop jumps to the next scheduled callback instead of sleeping, so an hour of
 time-outs passes in a millisecond. With a seed, every ready callback is drawn at random, which explores other
 interleavings of the same program; the same seed gives the same run. When nothing is ready and nothing is
-scheduled the program can never go on: that is reported as a ``Deadlock`` that names who waits and where.
+scheduled, the program can never continue: a ``Deadlock`` is raised that names the waiting tasks and where they wait.
 
-Everything that waits through the running loop keeps this time: ``asyncio``, and ``anyio`` on it (task
-groups, ``sleep``, ``fail_after``). Threads and real sockets do not: they are not to be waited for here.
+Everything that waits through the running loop uses this time: ``asyncio``, and ``anyio`` on it (task
+groups, ``sleep``, ``fail_after``). Threads and real sockets do not: do not wait for them under a virtual loop.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from linestop.errors import Defect
 T = TypeVar("T")
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
-"""What the clock shows when a virtual loop is made, unless told otherwise."""
+"""The time at which a virtual loop starts, by default."""
 
 TURNS_AT_ONE_INSTANT_MAX: Final = 1_000_000
-"""How often the loop may turn without time passing before it is taken for a loop that spins."""
+"""How often the loop may turn without time passing before it counts as spinning."""
 
 _WAITERS_SHOWN_MAX: Final = 20
 
 
 class Deadlock(Defect):
-    """Raised when the program under a virtual loop can never go on; names the tasks that wait for ever."""
+    """Raised when the program under a virtual loop can never continue; names the tasks that wait forever."""
 
 
 class _ShuffledReady(collections.deque[asyncio.Handle]):
-    """The loop's ready queue, drawn from at random instead of first in, first out."""
+    """The loop's ready queue, with random draws instead of first in, first out."""
 
     def __init__(self, random_source: random.Random) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class _ShuffledReady(collections.deque[asyncio.Handle]):
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Tells the loop to jump where another selector would block."""
+    """A selector that lets the loop jump where another selector would block."""
 
     def __init__(self, idle: Callable[[float | None], None]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop under virtual time.
 
     ``seed`` draws the order of ready callbacks; without one it is asyncio's own, first in, first out.
-    ``start`` is what ``now()`` shows at loop time 0.
+    ``start`` is the value of ``now()`` at loop time 0.
     """
 
     def __init__(self, *, seed: int | None = None, start: datetime = START) -> None:
@@ -77,8 +77,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._turns_at_this_instant = 0
         super().__init__(_JumpingSelector(self._on_idle))
         if seed is not None:
-            # asyncio reads its ready queue with popleft() alone, so the queue is where the order is decided.
-            # Deterministic draws are the point here, not secrecy.
+            # asyncio reads its ready queue only with popleft(), so the queue decides the order.
+            # The draws must be deterministic, not secret.
             self._ready = _ShuffledReady(random.Random(seed))  # noqa: S311
 
     def time(self) -> float:
@@ -111,14 +111,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if len(waiting) > len(shown):
             shown.append(f"and {len(waiting) - len(shown)} more")
         listed = "".join(f"\n  {line}" for line in shown)
-        return f"{problem} at {self._elapsed_s:.6f} virtual seconds; {len(waiting)} tasks wait for ever:{listed}"
+        return f"{problem} at {self._elapsed_s:.6f} virtual seconds; {len(waiting)} tasks wait forever:{listed}"
 
 
 def run_virtual(main: Callable[[], Awaitable[T]], *, seed: int | None = None, start: datetime = START) -> T:
-    """Run ``main`` to its end under virtual time and return what it returns.
+    """Run ``main`` to its end under virtual time and return its result.
 
     Raises:
-        Deadlock: ``main`` waits for something that can never come.
+        Deadlock: ``main`` waits for something that can never happen.
     """
 
     async def entry() -> T:
@@ -137,14 +137,14 @@ def virtual_now() -> datetime:
 
 
 def _waits_at(task: asyncio.Task[object]) -> str:
-    """Name a task and the innermost line of ours that it waits at."""
+    """Name a task and the innermost line at which it waits."""
     stack = task.get_stack()
     if not stack:
         return f"{task.get_name()}: not started"
     frame = stack[-1]
     coroutine = task.get_coro()
     inner = getattr(coroutine, "cr_await", None)
-    # A task's stack holds its outermost frame only; the chain of awaits leads to where it really waits.
+    # A task's stack has only its outermost frame; the chain of awaits leads to the line at which it really waits.
     while (deeper := getattr(inner, "cr_frame", None)) is not None:
         frame = deeper
         inner = getattr(inner, "cr_await", None)

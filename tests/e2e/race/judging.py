@@ -1,8 +1,8 @@
-"""Who won the races, and whether anything was done that a stop had ruled out.
+"""Which side won the races, and whether anything was done that a stop had ruled out.
 
-What may still arrive at the tool's server after a stop was acknowledged is bounded, not nothing: a call that was
-started before the stop, whose effect begins within ``EFFECT_AFTER_ACK_S`` of when its start was asked for, and so
-within that time of the stop's acknowledgement, which is later. All processes of a race read one monotonic clock.
+After the acknowledgement of a stop a bounded number of requests may still arrive at the tool's server: a call that was
+started before the stop may take effect within ``EFFECT_AFTER_ACK_S`` of the append of its start, and so within that
+time of the stop's acknowledgement, which is later. All processes of a race read one monotonic clock.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
 MACHINE_S: Final = 1.0
-"""What the loopback network and the loops of three processes on one busy machine may add to that.
+"""The time that the loopback network and the loops of three processes on one busy machine may add.
 
-Typically it is a few milliseconds. The tool's own time to begin is five seconds, so nothing but the stop keeps a
-call that was started just before it from arriving later than this.
+Typically it is a few milliseconds. The tool may take five seconds to begin, so only the stop prevents a call that was
+started just before it from arriving later than this.
 """
 
 ARRIVAL_AFTER_ACK_MAX_NS: Final = int((EFFECT_AFTER_ACK_S + MACHINE_S) * 1e9)
@@ -38,7 +38,7 @@ class Request(NamedTuple):
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True):
-    """What the third process says of a stop: its number in the log, when it was acknowledged, what it raced."""
+    """What the third process prints about a stop: its event number, when it was acknowledged, which call it raced."""
 
     run: str
     n: int
@@ -47,39 +47,41 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Race(NamedTuple):
-    """One run after its end: its stop, its starts of effects by call and attempt, and all starts stored later."""
+    """One run after its end: its stop, its effect starts by call and attempt, and all starts stored after the stop."""
 
     stop: Stop
-    begun: Mapping[tuple[str, int], int]
-    after: Sequence[str]
+    started_n: Mapping[tuple[str, int], int]
+    starts_after_stop: Sequence[str]
 
     @property
     def start_won(self) -> bool:
-        """Whether the very call that was raced was started before the stop."""
-        return any(call == self.stop.call and n < self.stop.n for (call, _), n in self.begun.items())
+        """Whether the raced call was started before the stop."""
+        return any(call == self.stop.call and n < self.stop.n for (call, _), n in self.started_n.items())
 
 
 def race_of(tenant: TenantId, stop: Stop, messages: list[tuple[str, bytes, int]]) -> Race:
-    """The race as the log tells it, message by message in the stream's own order."""
+    """The race as it is in the log, in the order of the stream."""
     run: Run = fold_messages(tenant, RunId(stop.run), messages)
     assert run.sealed is not None, f"{stop.run} is not sealed"
     assert stop.n, f"{stop.run} was over before it was stopped"
-    place = [subject for subject, _, _ in messages].index(f"runs.{tenant}.{stop.run}.operator.stopped.{stop.n}")
-    begun = {
+    stop_index = [subject for subject, _, _ in messages].index(f"runs.{tenant}.{stop.run}.operator.stopped.{stop.n}")
+    started_n = {
         (line.call, line.attempt): entry.n
         for entry in run.entries
         if isinstance(entry.event, EffectStarted)
         for line in entry.event.calls
     }
-    return Race(stop, begun, [subject for subject, _, _ in messages[place + 1 :] if ".started." in subject])
+    return Race(stop, started_n, [subject for subject, _, _ in messages[stop_index + 1 :] if ".started." in subject])
 
 
 def assert_no_start_after_stop(races: Sequence[Race], requests: Sequence[Request]) -> None:
-    """Nothing started after an acknowledged stop: not in the log, not at the tool's server; both sides won."""
+    """Nothing started after an acknowledged stop, neither in the log nor at the tool's server; both sides won."""
     by_run = {race.stop.run: race for race in races}
-    starts_after_stop = [f"{race.stop.run}: {race.after}" for race in races if race.after]
-    assert not starts_after_stop, f"{len(starts_after_stop)} starts in the log behind the stop: {starts_after_stop}"
-    unstarted = [r for r in requests if not 0 < by_run[r.run].begun.get((r.call, r.attempt), 0) < by_run[r.run].stop.n]
+    forbidden = [f"{race.stop.run}: {race.starts_after_stop}" for race in races if race.starts_after_stop]
+    assert not forbidden, f"{len(forbidden)} starts in the log behind the stop: {forbidden}"
+    unstarted = [
+        r for r in requests if not 0 < by_run[r.run].started_n.get((r.call, r.attempt), 0) < by_run[r.run].stop.n
+    ]
     assert not unstarted, f"{len(unstarted)} requests at the tool's server without a start before the stop: {unstarted}"
     late = [(r, (r.arrived_ns - by_run[r.run].stop.acked_ns) / 1e9) for r in requests]
     late = [(r, late_s) for r, late_s in late if late_s > ARRIVAL_AFTER_ACK_MAX_NS / 1e9]
@@ -89,4 +91,4 @@ def assert_no_start_after_stop(races: Sequence[Race], requests: Sequence[Request
     assert len(races) - start_first >= wins_min, f"the stop won only {len(races) - start_first} of {len(races)} races"
     assert start_first >= wins_min, f"the start won only {start_first} of {len(races)} races"
     raced = {(race.stop.run, race.stop.call) for race in races if race.start_won}
-    assert any((r.run, r.call) in raced for r in requests), "no raced call came to the tool's server"
+    assert any((r.run, r.call) in raced for r in requests), "no raced call reached the tool's server"

@@ -1,6 +1,6 @@
-"""The third process: stops runs at a random moment around a clearance, and says when it was acknowledged.
+"""The third process: stops runs at a random moment around a clearance, and prints when each stop was acknowledged.
 
-Arguments: state directory, seed, how many. Prints one JSON line a stop: run, n, monotonic nanoseconds of the
+Arguments: state directory, seed, number of stops. Prints one JSON line a stop: run, n, monotonic nanoseconds of the
 acknowledgement (one clock for the whole machine), and the call whose start it raced.
 """
 
@@ -39,48 +39,48 @@ def start_won(run: Run, call: str, n: int) -> bool:
 
 
 async def main(directory: Path, seed: int, count: int) -> None:
-    """Watch all runs; stop each once."""
-    chance = random.Random(seed)
+    """Watch all runs; stop each one once."""
+    random_source = random.Random(seed)
     connection = await connect(load_credential(credential_path(directory, "operator")), name="stopper")
-    streams = await JetStream.open(connection)
-    stamper = EventEncoder(build="race", blobs=streams.blobs(), random_source=chance, now=utc_now)
+    bus = await JetStream.open(connection)
+    encoder = EventEncoder(build="race", blobs=bus.blobs(), random_source=random_source, now=utc_now)
     runs: dict[str, Run] = {}
     plans: dict[str, tuple[str, int]] = {}
     done = anyio.Event()
-    left = count
+    stops_left = count
     window_s: dict[str, float] = dict.fromkeys(TRIGGERS, 0.002)
 
     async def stop(run: Run, trigger: str, call: str) -> None:
-        nonlocal left
-        await anyio.sleep(chance.uniform(0, window_s[trigger]))
-        n = await stop_run(streams.log(), stamper, run, lambda state: stop_event(state, by="race", why="the race"))
+        nonlocal stops_left
+        await anyio.sleep(random_source.uniform(0, window_s[trigger]))
+        n = await stop_run(bus.log(), encoder, run, lambda state: stop_event(state, by="race", why="the race"))
         acked = time.monotonic_ns()
         print(json.dumps({"run": run.run, "n": n, "acked_ns": acked, "call": call}), flush=True)
-        # Both sides must win often: whoever won makes it harder for itself.
+        # Both sides must win often: each win of a side makes its next win less likely.
         width_s = window_s[trigger]
         window_s[trigger] = max(width_s / 1.2, 1e-4) if start_won(run, call, n) else min(width_s * 1.2, 0.05)
-        left -= 1
-        if left == 0:
+        stops_left -= 1
+        if stops_left == 0:
             done.set()
 
     async with anyio.create_task_group() as tasks:
 
-        async def heard(message: object) -> None:
+        async def on_message(message: object) -> None:
             subject = stored_subject(getattr(message, "subject", ""))
             event = parse_run_event(subject)
             if event.run not in runs:
                 runs[event.run] = Run(event.tenant, event.run)
-                plans[event.run] = (chance.choice(TRIGGERS), chance.randint(1, 4))
+                plans[event.run] = (random_source.choice(TRIGGERS), random_source.randint(1, 4))
             run = runs[event.run]
             headers: dict[str, str] = getattr(message, "headers", None) or {}
             applied = run.apply(subject, getattr(message, "data", b""), int(headers["Nats-Sequence"])).event
             trigger, ordinal = plans[event.run]
-            seen = sum(1 for entry in run.entries if entry.name == trigger)
-            if event.event == trigger and seen == ordinal:
+            count_so_far = sum(1 for entry in run.entries if entry.name == trigger)
+            if event.event == trigger and count_so_far == ordinal:
                 assert isinstance(applied, Judged | Cleared)
                 tasks.start_soon(stop, run, trigger, applied.calls[0].call)
 
-        await connection.nc.subscribe("live.runs.>", cb=heard)  # pyright: ignore[reportUnknownMemberType] - nats-py
+        await connection.nc.subscribe("live.runs.>", cb=on_message)  # pyright: ignore[reportUnknownMemberType] - nats-py
         await connection.nc.flush()
         print(json.dumps({"ready": True}), flush=True)
         await done.wait()

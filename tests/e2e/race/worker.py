@@ -1,4 +1,4 @@
-"""A process with all six roles whose agent calls one HTTP effect again and again. Arguments: credentials, folder."""
+"""A process with all six roles whose agent calls one HTTP effect repeatedly. Arguments: state directory, host:port."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from linestop.schemas.model_messages import Message, Price
 from linestop.schemas.subjects import ACTORS
 
 TURNS = 14
-"""More than a stop can come too late by, so that no race is over before it is run."""
+"""More turns than a stop can be late by, so that no run is over before its stop."""
 
 
 @tool(name="world.hit", tier="irreversible", owner="race", timeout_s=5, idempotent=True)
@@ -45,22 +45,22 @@ async def hit(ctx: Context, url: str, count: int) -> str:
 
 
 def plan(messages: tuple[Message, ...]) -> Plan:
-    """Hit once more, until it was done often enough. The task's text is the server's address."""
-    answered = sum(1 for message in messages if message.role == "tool")
-    if answered >= TURNS:
+    """Call the tool ``TURNS`` times, then answer. The task's text is the server's address."""
+    hits = sum(1 for message in messages if message.role == "tool")
+    if hits >= TURNS:
         return Plan(answer="done")
-    return Plan(calls=(("world.hit", {"url": messages[0].text, "count": answered}),))
+    return Plan(calls=(("world.hit", {"url": messages[0].text, "count": hits}),))
 
 
 def registry() -> Registry:
-    """The one tool."""
-    found = Registry()
-    found.add(hit, "race")
-    return found
+    """The registry of the only tool."""
+    registry = Registry()
+    registry.add(hit, "race")
+    return registry
 
 
 def agent() -> AgentVersion:
-    """An agent whose planner is the function above and whose effects need nobody."""
+    """An agent whose planner is the function above and whose effects need no approval."""
     price = Price(input=0, output=0, table="race")
     return AgentVersion(
         name="race", prompt="", model=ModelChoice(model="playbook/none", price=price),

@@ -1,4 +1,4 @@
-"""The ports of ``linestop.bus.interfaces`` in memory, under virtual time; ``MemoryBroker`` is the way in."""
+"""The interfaces of ``linestop.bus.interfaces`` in memory, under virtual time; start with ``MemoryBroker``."""
 
 from linestop.testing.memory.broker import Hint, MemoryBroker
 from linestop.testing.memory.faults import Faults, NoFaults

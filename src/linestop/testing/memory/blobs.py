@@ -1,4 +1,4 @@
-"""Blobs in memory: whole, under their digest."""
+"""Blobs in memory: stored whole, under their digest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from linestop.testing.memory.faults import Faults, with_faults
 
 
 class MemoryBlobs:
-    """Write-once payloads; see ``ports.Blobs``. ``stored`` maps the subject of a blob's part 0 to its bytes."""
+    """Write-once payloads; see ``interfaces.Blobs``. ``stored`` maps the subject of a blob's part 0 to its bytes."""
 
     def __init__(self, stored: dict[str, bytes], faults: Faults) -> None:
         self._stored = stored
@@ -22,7 +22,7 @@ class MemoryBlobs:
         """Store ``data`` and return its digest."""
         if len(data) > BLOB_BYTES_MAX:
             raise TooLarge(
-                f"A blob of {len(data)} bytes is over the largest, {BLOB_BYTES_MAX}: store less, or in pieces."
+                f"A blob has {len(data)} bytes; it may have at most {BLOB_BYTES_MAX}: store less, or in pieces."
             )
         sha256 = hashlib.sha256(data).hexdigest()
         async with with_faults(self._faults, "blobs.put"):

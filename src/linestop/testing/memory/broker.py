@@ -1,7 +1,7 @@
-"""A broker in memory, with the streams of ``bus.stream_definitions``: what a simulation runs on.
+"""A broker in memory, with the streams of ``bus.stream_definitions``; simulations run on it.
 
-It lives on the running event loop and its clock, so under a ``VirtualLoop`` all its waiting is virtual. It is
-the server: it outlives the shells that a simulation crashes, and the ports it hands out keep nothing.
+It uses the running event loop and its clock, so under a ``VirtualLoop`` all its waiting is virtual. It plays the
+server: it outlives the shells that a simulation crashes, and the interfaces it returns store nothing.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from linestop.testing.memory.stream import MemoryStream, Retention, Stored, matc
 from linestop.testing.memory.timers import MemoryTimers, Schedules
 
 HINTS_WAITING_MAX: Final = 65_536
-"""Hints kept for a listener that does not listen; older ones are dropped, as a slow consumer's are."""
+"""Hints buffered for a listener that does not read; older ones are dropped, as for a slow consumer."""
 
 
 class Hint(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that is stored nowhere: republished events, wakes, model tokens, answers."""
+    """A message that is not stored: republished events, wakes, model tokens, replies."""
 
     subject: str
     payload: bytes
@@ -50,7 +50,7 @@ class _Listener:
 
 
 class MemoryBroker:
-    """All streams and all ports. ``now`` is the broker's clock; ``faults`` is asked around every operation."""
+    """All streams and interfaces. ``now`` is the broker's clock; ``faults`` has hooks around every operation."""
 
     def __init__(self, now: Callable[[], datetime], *, faults: Faults | None = None) -> None:
         self.faults = faults or NoFaults()
@@ -65,13 +65,13 @@ class MemoryBroker:
         self.schedules = Schedules(self._streams[stream_names.TIMERS], now)
 
     def log(self, roles: Collection[RoleName] = ROLES, *, forks: bool = False) -> MemoryLog:
-        """The run log, or that of forks, as a credential that may speak for ``roles`` sees it."""
+        """The run log, or the log of forks, for a credential that may append as ``roles``."""
         stream = self._streams[stream_names.FORKS if forks else stream_names.RUNS]
         outcomes = self._streams[stream_names.OUTCOMES]
         return MemoryLog(stream, self.faults, outcomes=outcomes, roles=roles, forks=forks)
 
     def queue(self, spec: ConsumerSpec) -> MemoryQueue:
-        """A durable consumer; it is created when it is first asked for, and stays."""
+        """A durable consumer; it is created on first use and remains."""
         key = spec.stream, spec.name
         if key not in self._consumers:
             self._consumers[key] = MemoryConsumer(
@@ -92,22 +92,22 @@ class MemoryBroker:
         return MemoryTimers(self.schedules, self.faults)
 
     def publisher(self) -> MemoryPublisher:
-        """Everything else that goes out."""
+        """The publisher of everything that is not an event."""
         return MemoryPublisher(self._publish, self.faults, self._now)
 
     def stream(self, name: str) -> MemoryStream:
-        """The stream itself, for looking behind the ports and for setting its space."""
+        """The stream itself, for inspecting its messages and setting its space."""
         if name not in self._streams:
             raise NotFound(f"There is no stream {name}; there are {', '.join(self._streams)}.")
         return self._streams[name]
 
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
-        """Say something as any client would: a task, a control message."""
+        """Publish as any client would: a task, a control message."""
         async with with_faults(self.faults, "client.publish"):
             self._publish(subject, payload, headers or {})
 
     async def listen(self, *filters: str) -> AsyncGenerator[Hint]:
-        """Yield what passes on these subjects from now on, republished events included; lossy."""
+        """Yield the messages on these subjects from now on, including republished events; lossy."""
         listener = _Listener(filters)
         self._listeners.append(listener)
         try:
@@ -149,7 +149,7 @@ class MemoryBroker:
                     asyncio.get_running_loop().call_later(delay_s, listener.receive, hint)
 
     def _publish_max_deliveries(self, spec: ConsumerSpec, stored: Stored) -> None:
-        """Record, as the server does in an advisory, that a message is delivered no more."""
+        """Publish, as the server does, an advisory that a message is no longer delivered."""
         advisory = {
             "stream": spec.stream,
             "consumer": spec.name,

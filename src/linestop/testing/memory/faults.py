@@ -1,4 +1,4 @@
-"""Where a simulator gets its hands in: every operation of the in-memory broker asks these hooks."""
+"""Fault injection for simulators: every operation of the in-memory broker calls these hooks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Protocol
 
 
 class Faults(Protocol):
-    """What may go wrong. ``op`` is ``<port>.<method>``, e.g. ``log.append``.
+    """The faults to inject. ``op`` is ``<interface>.<method>``, e.g. ``log.append``.
 
-    Both coroutines may sleep, and may raise ``Unreachable``: from ``before``, nothing has happened; from
-    ``after``, it has, and only the answer is lost.
+    Both coroutines may sleep, and may raise ``Unreachable``: from ``before``, the operation did not take place; from
+    ``after``, it did, and only the reply is lost.
     """
 
     async def before(self, op: str) -> None:
@@ -19,26 +19,26 @@ class Faults(Protocol):
         ...
 
     async def after(self, op: str) -> None:
-        """Called when the operation has taken place and before its answer is given."""
+        """Called when the operation has taken place and before its result is returned."""
         ...
 
     def copies(self, subject: str) -> Sequence[float]:
-        """Return after how many seconds each copy of a delivery arrives.
+        """Return the delay in seconds of each copy of a delivery.
 
-        ``(0.0,)`` is once and at once, ``()`` is lost, ``(0.0, 2.0)`` comes twice, other delays reorder.
-        What a durable consumer loses comes again after ``ack_wait``; a lost hint is gone.
+        ``(0.0,)`` is one copy at once, ``()`` is a loss, ``(0.0, 2.0)`` are two copies, other delays reorder.
+        A delivery that a durable consumer loses is repeated after ``ack_wait``; a lost hint is gone.
         """
         ...
 
 
 class NoFaults:
-    """Nothing goes wrong."""
+    """No faults."""
 
     async def before(self, op: str) -> None:
-        """Let it be done."""
+        """Let the operation take place."""
 
     async def after(self, op: str) -> None:
-        """Let it be answered."""
+        """Let the result be returned."""
 
     def copies(self, subject: str) -> Sequence[float]:  # noqa: ARG002 - the protocol's
         """Deliver once and at once."""
@@ -47,7 +47,7 @@ class NoFaults:
 
 @asynccontextmanager
 async def with_faults(faults: Faults, op: str) -> AsyncGenerator[None]:
-    """Ask the hooks before and after the body; an error of the body is its answer, and is not lost."""
+    """Call the hooks before and after the body; an error of the body is its result, and is never lost."""
     await faults.before(op)
     yield
     await faults.after(op)

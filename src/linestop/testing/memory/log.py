@@ -16,7 +16,7 @@ from linestop.testing.memory.stream import Expected, MemoryStream, Stored, Strea
 
 
 class MemoryLog:
-    """The run log as the credential of ``roles`` sees it; see ``ports.Log``."""
+    """The run log for a credential that may append as ``roles``; see ``interfaces.Log``."""
 
     def __init__(
         self,
@@ -34,21 +34,21 @@ class MemoryLog:
         self._forks = forks
 
     async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
-        """Store the event if the run's head is still the one named."""
+        """Store the event if the run's head is still ``append.head_seq``."""
         if len(append.payload) > MESSAGE_BYTES_MAX:
             raise TooLarge(
                 f"Event {append.n} of run {append.run} has {len(append.payload)} bytes; an event has at most "
                 f"{MESSAGE_BYTES_MAX}: store long texts as blobs."
             )
         subject = self._log_subject(append.subject)
-        # Refuses, as the wire would, what cannot be a header; the bytes are of no use here.
+        # Raises, as the real connection does, for values that cannot be headers; the bytes are not used.
         header_block({"Nats-Msg-Id": append.event_id, **append.headers})
-        # Before the request travels: on a wire too, whoever appends has folded ahead what may never be stored.
+        # Before the request is sent: on a real connection, too, the caller may fold an event that is never stored.
         if on_sent is not None:
             on_sent()
         async with with_faults(self._faults, "log.append"):
             if append.role not in self._roles:
-                raise PermissionDenied(f"This credential may not publish on {subject}; use its role's own.")
+                raise PermissionDenied(f"This credential may not publish on {subject}; use the role's credential.")
             return self._store(append, subject)
 
     async def load(
@@ -71,7 +71,7 @@ class MemoryLog:
             return _messages([found])[0] if found else None
 
     async def removed_run(self, tenant: TenantId, run: RunId) -> RemovedRun | None:
-        """What is known of a run whose log, or its beginning, was removed from the stream; no fault strikes here."""
+        """The ending of a run whose log, or its beginning, was removed from the stream; without faults."""
         first = next(iter(self._stream.matching(self._filter(tenant, run))), None)
         if first is not None and first.subject.endswith(".1"):
             return None
@@ -95,7 +95,7 @@ class MemoryLog:
         return False
 
     async def fills(self) -> list[Fill]:
-        """How full the log is, alone: nothing else is bounded in memory."""
+        """How full the log is; nothing else is bounded in memory."""
         return [await self.fullest()]
 
     async def fullest(self) -> Fill:
@@ -125,12 +125,12 @@ class MemoryLog:
             raise HeadMoved(head_moved_sentence) from None
         except StreamFull:
             raise TooLarge(
-                f"The run log has no room for event {append.n} of run {append.run}: raise its max_bytes, "
-                "or export and remove what is old."
+                f"The run log has no space for event {append.n} of run {append.run}: raise its max_bytes, "
+                "or export and remove old runs."
             ) from None
         stored = self._stream.at(seq)
         if stored is None or stored.subject != subject or stored.payload != append.payload:
-            # Message ids count for the whole stream: somebody else used ours.
+            # Message ids are shared by the whole stream: another message used this one.
             raise HeadMoved(head_moved_sentence)
         return seq
 

@@ -1,4 +1,4 @@
-"""Everything else that goes out, in memory."""
+"""The publisher of everything except events, in memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from linestop.testing.memory.faults import Faults, with_faults
 from linestop.testing.memory.stream import StreamFull, SubjectTaken
 
 Publish = Callable[[str, bytes, dict[str, str]], None]
-"""Publish on a subject: whatever stream has it stores it, whoever listens hears it."""
+"""Publish on a subject: the stream of the subject stores the message, and listeners receive it."""
 
 
 class MemoryPublisher:
-    """See ``ports.Publisher``."""
+    """See ``interfaces.Publisher``."""
 
     def __init__(self, publish: Publish, faults: Faults, now: Callable[[], datetime]) -> None:
         self._publish = publish
@@ -37,7 +37,7 @@ class MemoryPublisher:
                     raise TooLarge(f"The outcome of run {run} was not stored: its stream is full.") from None
 
     async def alert(self, tenant: TenantId, kind: str, payload: bytes, headers: dict[str, str]) -> None:
-        """Store an alert. One of the same message id within the stream's window is stored once."""
+        """Store an alert. Alerts with the same message id within the stream's window are stored once."""
         async with with_faults(self._faults, "publisher.alert"):
             self._publish(subjects.alert(tenant, kind), payload, headers)
 
@@ -53,14 +53,14 @@ class MemoryPublisher:
         await self._lossy("delta", subject, text.encode(errors="replace"), {OFFSET_HEADER: str(offset)})
 
     async def reply(self, inbox: str, payload: bytes) -> None:
-        """Answer to the inbox a message named; lossy, never fails."""
+        """Reply to the inbox that a message named; lossy, never fails."""
         await self._lossy("reply", inbox, payload)
 
     async def wake(self, role: RoleName, tenant: TenantId, run: RunId) -> None:
-        """Send a hint to look at a run; lossy."""
+        """Send a hint to advance a run; lossy."""
         await self._lossy("wake", subjects.wake(tenant, run, role=role), b"")
 
-    async def _lossy(self, what: str, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
+    async def _lossy(self, method: str, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         with contextlib.suppress(Unreachable):
-            async with with_faults(self._faults, f"publisher.{what}"):
+            async with with_faults(self._faults, f"publisher.{method}"):
                 self._publish(subject, payload, headers or {})

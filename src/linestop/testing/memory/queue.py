@@ -1,4 +1,4 @@
-"""A durable consumer in memory: at least once, ``ack_wait``, delayed nak, a last attempt."""
+"""A durable consumer in memory: at-least-once delivery, ``ack_wait``, delayed nak, a last attempt."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from linestop.testing.memory.faults import Faults
 from linestop.testing.memory.stream import MemoryStream, Stored, matches
 
 IN_FLIGHT_MAX: Final = 64
-ROOM_POLL_S: Final = 2.0
-"""How often a loop asks again whether there is room, as the one on the real server does."""
+CAPACITY_POLL_S: Final = 2.0
+"""How often a loop checks again whether there is capacity, as the loop on the real server does."""
 
 
 class MemoryConsumer:
@@ -44,7 +44,7 @@ class MemoryConsumer:
         stream.listeners.append(self._offer)
 
     def take(self) -> tuple[Stored, int] | None:
-        """Hand out the next message and its attempt; it comes again unless it is settled in ``ack_wait``."""
+        """Return the next message and its attempt; it is delivered again unless it is settled in ``ack_wait``."""
         while self._ready:
             seq = self._ready.popleft()
             stored = self._stream.at(seq)
@@ -60,15 +60,15 @@ class MemoryConsumer:
         return None
 
     def is_unsettled(self, seq: int) -> bool:
-        """Whether the message is handed out and neither settled nor due again."""
+        """Whether the message is delivered and neither settled nor due again."""
         return seq in self._unsettled
 
     def settle(self, seq: int) -> None:
-        """Deliver no more."""
+        """Never deliver the message again."""
         timer = self._unsettled.pop(seq, None)
         if timer is not None:
             timer.cancel()
-        # A late acknowledgement also settles what is waiting to be delivered again.
+        # A late acknowledgement also settles a message that waits to be delivered again.
         if seq in self._ready:
             self._ready.remove(seq)
         if self._stream.is_work_queue:
@@ -76,13 +76,13 @@ class MemoryConsumer:
         self.notify()
 
     def redeliver_after(self, seq: int, delay_s: float) -> None:
-        """Deliver again after this long."""
+        """Deliver the message again after this delay."""
         if seq in self._unsettled:
             self._schedule_redelivery(seq, delay_s)
             self.notify()
 
     def restart_ack_wait(self, seq: int, attempt: int) -> None:
-        """Count the time until it is delivered again from now."""
+        """Restart the time until the message is delivered again."""
         if seq in self._unsettled and self._attempts[seq] == attempt:
             self._schedule_redelivery(seq, self._waits_s[min(attempt, len(self._waits_s)) - 1])
 
@@ -109,7 +109,7 @@ class MemoryConsumer:
 
 
 class MemoryDelivery:
-    """A message of a consumer; see ``ports.Delivery``."""
+    """A message of a consumer; see ``interfaces.Delivery``."""
 
     def __init__(self, stored: Stored, attempt: int, consumer: MemoryConsumer, faults: Faults) -> None:
         self._stored = stored
@@ -119,51 +119,51 @@ class MemoryDelivery:
 
     @property
     def subject(self) -> str:
-        """The subject it was published on."""
+        """The subject of the message."""
         return self._stored.subject
 
     @property
     def payload(self) -> bytes:
-        """What was published."""
+        """The body of the message."""
         return self._stored.payload
 
     @property
     def headers(self) -> dict[str, str]:
-        """Its headers, by name."""
+        """The headers of the message, by name."""
         return self._stored.headers
 
     @property
     def seq(self) -> int:
-        """Its sequence in its stream."""
+        """The sequence of the message in its stream."""
         return self._stored.seq
 
     @property
     def stored_at(self) -> datetime:
-        """When the stream stored it."""
+        """When the stream stored the message."""
         return self._stored.stored_at
 
     async def ack(self) -> None:
-        """Done: do not deliver again."""
+        """Handled: do not deliver it again."""
         if await self._reaches_consumer("queue.ack"):
             self._consumer.settle(self.seq)
 
     async def in_progress(self) -> None:
-        """Still at it: count the time until it is delivered again from now."""
+        """Still being handled: restart the time until it is delivered again."""
         if await self._reaches_consumer("queue.in_progress"):
             self._consumer.restart_ack_wait(self.seq, self.attempt)
 
     async def nak(self, delay_s: float) -> None:
-        """Our own failure: deliver again after this long."""
+        """Not handled because of a failure here: deliver it again after this delay."""
         if await self._reaches_consumer("queue.nak"):
             self._consumer.redeliver_after(self.seq, delay_s)
 
     async def term(self, reason: str) -> None:  # noqa: ARG002 - the server only logs it
-        """Never deliver again."""
+        """Never deliver it again."""
         if await self._reaches_consumer("queue.term"):
             self._consumer.settle(self.seq)
 
     async def _reaches_consumer(self, op: str) -> bool:
-        """Whether the answer reaches the consumer: it is sent without waiting, so a loss shows to nobody."""
+        """Whether the acknowledgement reaches the consumer: it is sent without waiting, so a loss is not noticed."""
         try:
             await self._faults.before(op)
         except Unreachable:
@@ -172,7 +172,7 @@ class MemoryDelivery:
 
 
 class MemoryQueue:
-    """A loop's side of a durable consumer; see ``ports.Queue``."""
+    """The client's side of a durable consumer; see ``interfaces.Queue``."""
 
     def __init__(self, consumer: MemoryConsumer, faults: Faults) -> None:
         self._consumer = consumer
@@ -181,7 +181,7 @@ class MemoryQueue:
     async def deliveries(
         self, *, in_flight_max: int = IN_FLIGHT_MAX, capacity: PullCapacity | None = None
     ) -> AsyncGenerator[MemoryDelivery]:
-        """Yield messages as they come, for ever."""
+        """Yield messages as they arrive, without end."""
         arrived: collections.deque[MemoryDelivery] = collections.deque()
         unsettled: set[int] = set()
         consumer = self._consumer
@@ -196,7 +196,7 @@ class MemoryQueue:
                 unsettled_max = in_flight_max if capacity is None else min(in_flight_max, capacity.free())
                 taken = consumer.take() if len(unsettled) < unsettled_max else None
                 if taken is None:
-                    with anyio.move_on_after(ROOM_POLL_S if capacity is not None else None):
+                    with anyio.move_on_after(CAPACITY_POLL_S if capacity is not None else None):
                         await changed.wait()
                     continue
                 unsettled.add(taken[0].seq)
@@ -206,7 +206,7 @@ class MemoryQueue:
                 stop_watching()
 
     def _deliver_copies(self, taken: tuple[Stored, int], arrived: collections.deque[MemoryDelivery]) -> None:
-        """Put every copy of a delivery on its way."""
+        """Deliver every copy of a delivery, at once or after its delay."""
         stored, attempt = taken
         for delay_s in self._faults.copies(stored.subject):
             delivery = MemoryDelivery(stored, attempt, self._consumer, self._faults)

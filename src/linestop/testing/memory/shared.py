@@ -1,4 +1,4 @@
-"""Shared facts in memory."""
+"""Key-value buckets in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DELETED: Final = {"KV-Operation": "DEL"}
 
 
 class MemoryBucket:
-    """One bucket; see ``ports.Shared``."""
+    """One bucket; see ``interfaces.Bucket``."""
 
     def __init__(self, stream: MemoryStream, bucket: str, faults: Faults) -> None:
         self._stream = stream
@@ -43,7 +43,7 @@ class MemoryBucket:
             return self._put(key, value, revision=revision, ttl_s=ttl_s)
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
-        """Delete the key, if ``revision`` is given only while it has that."""
+        """Delete the key; with ``revision`` only while the key has that revision."""
         async with with_faults(self._faults, "shared.delete"):
             stored = self._stream.last(self._subject(key))
             if stored is not None and not stored.headers:
@@ -73,7 +73,7 @@ class MemoryBucket:
                 f"Key {key} of {self._bucket} is no longer at revision {revision}: read it again and decide again."
             ) from None
         except StreamFull:
-            raise TooLarge(f"The stream of {subject} has no room: raise its max_bytes.") from None
+            raise TooLarge(f"The stream of {subject} has no space: raise its max_bytes.") from None
         if ttl_s is not None:
             self._stream.expire_after(seq, ttl_s)
         return seq

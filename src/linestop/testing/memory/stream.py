@@ -1,4 +1,4 @@
-"""A stream in memory: stores, compares, refuses and forgets as a JetStream stream does. No waiting here."""
+"""A stream in memory: stores, compares, refuses and removes as a JetStream stream does. Nothing here waits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 _GROUP_TOKENS: Final = 3
-"""Messages are grouped by their first tokens, so that one run is found without walking all of them."""
+"""Messages are grouped by their first tokens, so that a run is found without reading all messages."""
 
 Retention = Literal["all", "first", "last", "work"]
 """Of messages on one subject: all, only the first (write-once), only the last (a key-value bucket); or all
@@ -18,7 +18,7 @@ until they are acknowledged (a work queue)."""
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """A message as the stream holds it."""
+    """A message as the stream stores it."""
 
     subject: str
     payload: bytes
@@ -27,7 +27,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     stored_at: datetime
 
 
-class WrongLastSequence(Exception):  # noqa: N818 - 10071, an answer and not a failure
+class WrongLastSequence(Exception):  # noqa: N818 - 10071, a reply and not a failure
     """Raised when the expected last message is not the last; names the real one."""
 
     def __init__(self, head_seq: int) -> None:
@@ -35,12 +35,12 @@ class WrongLastSequence(Exception):  # noqa: N818 - 10071, an answer and not a f
         self.head_seq = head_seq
 
 
-class SubjectTaken(Exception):  # noqa: N818 - 10077, an answer and not a failure
+class SubjectTaken(Exception):  # noqa: N818 - 10077, a reply and not a failure
     """Raised when the subject has its one message already."""
 
 
 class StreamFull(Exception):  # noqa: N818 - 10077 too
-    """Raised when the stream has no room left."""
+    """Raised when the stream has no space left."""
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 class MemoryStream:
-    """One stream. ``now`` is the clock its messages are stamped with; ``window_s`` is that of message ids."""
+    """One stream. ``now`` is the clock for ``stored_at``; ``window_s`` is the duplicate window of message ids."""
 
     def __init__(
         self, name: str, now: Callable[[], datetime], *, retention: Retention = "all", window_s: float = 120.0
@@ -83,9 +83,9 @@ class MemoryStream:
         """Store a message and return its sequence; a repeated ``message_id`` returns that of the first.
 
         Raises:
-            WrongLast: ``expected`` does not hold.
-            Taken: a write-once subject has its message.
-            Full: there is no room.
+            WrongLastSequence: ``expected`` does not hold.
+            SubjectTaken: a write-once subject has its message already.
+            StreamFull: there is no space.
         """
         now = self._now()
         if expected is not None:
@@ -122,7 +122,7 @@ class MemoryStream:
         return [m for m in found if matches(filter_, m.subject)]
 
     def remove(self, seq: int) -> None:
-        """Forget a message: a work queue does so when it is acknowledged."""
+        """Remove a message: a work queue does so when it is acknowledged."""
         message = self._messages.pop(seq, None)
         if message is None:
             return
@@ -132,7 +132,7 @@ class MemoryStream:
             del self._last_on[message.subject]
 
     def expire_after(self, seq: int, ttl_s: int) -> None:
-        """Forget a message after so many seconds, unless that happened before."""
+        """Remove a message after ``ttl_s`` seconds, unless it was removed before."""
         heapq.heappush(self._expiries, (self._now() + timedelta(seconds=ttl_s), seq))
 
     def _expire_due(self) -> None:
@@ -163,7 +163,7 @@ class MemoryStream:
 
 
 def matches(filter_: str, subject: str) -> bool:
-    """Say whether a subject matches a filter with ``*`` (one token) and ``>`` (one or more at the end)."""
+    """Whether a subject matches a filter with ``*`` (one token) and ``>`` (one or more at the end)."""
     pattern_tokens, tokens = filter_.split("."), subject.split(".")
     if pattern_tokens[-1] == ">":
         pattern_tokens.pop()

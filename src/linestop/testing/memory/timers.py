@@ -1,4 +1,4 @@
-"""Durable timers in memory: they belong to the broker, so they outlive whoever set them."""
+"""Durable timers in memory: they belong to the broker, so they outlive the process that set them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from linestop.testing.memory.stream import MemoryStream
 
 
 class Schedules:
-    """The broker's timers that are set. The clock may jump, so the date is looked at again when one rings."""
+    """The timers that are set at the broker. The clock may jump, so the date is checked again when a timer fires."""
 
     def __init__(self, stream: MemoryStream, now: Callable[[], datetime]) -> None:
         self._stream = stream
@@ -22,17 +22,17 @@ class Schedules:
 
     @property
     def pending(self) -> list[str]:
-        """The subjects of what is set and has not fired."""
+        """The subjects of the timers that are set and have not fired."""
         return sorted(self._timers)
 
     def set(self, target: str, at: datetime) -> None:
-        """Publish on ``target`` when it is ``at``, never earlier; replaces an earlier setting."""
+        """Publish on ``target`` at ``at``, never earlier; replaces an earlier timer of that target."""
         self.cancel(target)
         delay_s = max(0.0, (at - self._now()).total_seconds())
         self._timers[target] = asyncio.get_running_loop().call_later(delay_s, self._fire, target, at)
 
     def cancel(self, target: str) -> None:
-        """Forget what was set for ``target``."""
+        """Cancel the timer of ``target``."""
         timer = self._timers.pop(target, None)
         if timer is not None:
             timer.cancel()
@@ -46,7 +46,7 @@ class Schedules:
 
 
 class MemoryTimers:
-    """Timers of runs; see ``ports.Timers``."""
+    """Timers of runs; see ``interfaces.Timers``."""
 
     def __init__(self, schedules: Schedules, faults: Faults) -> None:
         self._schedules = schedules
