@@ -1,4 +1,4 @@
-"""What a run leaves behind, by the number of its turns: bytes in each stream and in the archive.
+"""The bytes that a run leaves in each stream and in the archive, by the number of its turns.
 
 The figures of ``linestop bus plan`` (``linestop.bus.stream_sizes``) come from here. Prints one JSON line a length.
 """
@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 import anyio
-import stage as st
+import stage
 
 from linestop.archive.writer import Archive
 from linestop.bus import jetstream_api
@@ -18,26 +18,29 @@ from linestop.bus.stream_definitions import streams
 from linestop.schemas.subjects import ACTORS
 
 
-async def stored(s: st.Stage) -> dict[str, int]:
+async def stored_bytes(system: stage.BenchSystem) -> dict[str, int]:
     """Bytes in each stream."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for spec in streams():
-        info: Any = await s.operator.wire.connection.ask(jetstream_api.stream_info(spec.name))
-        found[spec.name] = int(info["state"]["bytes"])
-    return found
+        info: Any = await system.operator.wire.connection.api_request(jetstream_api.stream_info(spec.name))
+        sizes[spec.name] = int(info["state"]["bytes"])
+    return sizes
 
 
 async def measure(turns: int, runs: int, *, text: int) -> dict[str, Any]:
-    """Do that many runs of that many turns with texts of that many bytes; say what each has left."""
-    st.TURNS, st.TEXT = turns, "x" * text
-    async with st.stage("1s", sweeping=False) as s, st.host(s.directory, list(ACTORS), "bench#1"):
-        await s.system(1, 1)
-        before = await stored(s)
-        await s.system(16, runs)
+    """Measure the bytes that each run leaves: ``runs`` runs of ``turns`` turns with texts of ``text`` bytes."""
+    stage.TURNS, stage.TEXT = turns, "x" * text
+    async with (
+        stage.bench_system("1s", sweeping=False) as system,
+        stage.actor_process(system.directory, list(ACTORS), "bench#1"),
+    ):
+        await system.measure_turns(1, 1)
+        before = await stored_bytes(system)
+        await system.measure_turns(16, runs)
         await anyio.sleep(1)
-        after = await stored(s)
-        archive = Archive(s.directory / "archive.duckdb")
-        size = (await archive.rebuild(s.operator.log())).bytes
+        after = await stored_bytes(system)
+        archive = Archive(system.directory / "archive.duckdb")
+        size = (await archive.rebuild(system.operator.log())).bytes
         each = {name: round((after[name] - before[name]) / runs) for name in after if after[name] > before[name]}
         return {"turns": turns, "text": text, "bytes_a_run": each, "archive_bytes_a_run": round(size / (runs + 1))}
 

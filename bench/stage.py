@@ -1,4 +1,4 @@
-"""The stage of the benchmarks: a real server, all roles, and a model and a tool that answer at once."""
+"""The system of the benchmarks: a real server, all roles, and a model and a tool that return at once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TENANT = TenantId("bench")
 TURNS = 10
 NO_SWEEP = "no-sweep"
 TEXT = "x" * 900
-"""About 1 KB an answer and a result, as the measurements of the peers have (docs/performance.md)."""
+"""About 1 KB per call and result, as in the measurements of the peers (docs/performance.md)."""
 
 SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"], "additionalProperties": False}
 ACCOUNT_LIMITS = AccountLimits(user_day_micros=10**12, tenant_day_micros=10**12, system_hour_micros=10**12)
@@ -54,7 +54,7 @@ HEADERS = {
 
 
 class InstantModel:
-    """Answers at once: one call a turn, and the final answer in the last. ``wait`` makes it hang instead."""
+    """Replies at once: one call a turn, and the final answer in the last. ``wait`` makes it hang instead."""
 
     def __init__(self, *, wait: bool = False) -> None:
         self._wait = wait
@@ -73,7 +73,7 @@ class InstantModel:
 
 
 class InstantTool:
-    """Gives back 1 KB at once."""
+    """Returns 1 KB at once."""
 
     async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
         for work in works:
@@ -81,7 +81,7 @@ class InstantTool:
 
 
 def agent() -> AgentVersion:
-    """The agent under measurement: one read tool, limits out of the way."""
+    """The measured agent: one read tool, and limits that it never reaches."""
     limits = Limits(
         tokens_max=10_000_000, cost_max_micros=50_000_000, turns_max=10_000, calls_max=10_000,
         calls_per_tool_max=10_000, wall_s=86_400,
@@ -93,7 +93,7 @@ def agent() -> AgentVersion:
 
 
 class BenchSystem:
-    """A server with all streams, and an operator that submits, watches and measures the floor."""
+    """A server with all streams, and an operator that submits, watches and measures turns and the floor."""
 
     def __init__(self, server: EmbeddedServer, operator: JetStream, directory: Path) -> None:
         self.server = server
@@ -104,7 +104,7 @@ class BenchSystem:
         self._sealed: dict[str, anyio.Event] = {}
 
     async def watch(self) -> None:
-        """Hear every model start (a turn begins) and every seal, as they are stored."""
+        """Subscribe to every model start (a turn begins) and every seal."""
 
         async def on_event(message: Any) -> None:  # noqa: ANN401 - nats-py's message
             tokens = message.subject.split(".")
@@ -120,7 +120,7 @@ class BenchSystem:
         await nc.flush()
 
     async def submit(self) -> tuple[str, anyio.Event]:
-        """Submit one task; return its run id and the event that tells of its seal."""
+        """Submit one task; return its run id and an event that is set when the run is sealed."""
         self.count += 1
         run = f"run-{os.getpid()}-{self.count}"
         sealed = self._sealed[run] = anyio.Event()
@@ -128,8 +128,8 @@ class BenchSystem:
         await self.operator.wire.request(f"tasks.{TENANT}.bench", body)
         return run, sealed
 
-    async def system(self, in_flight: int, runs: int) -> tuple[list[float], float]:
-        """Drive ``runs`` runs, ``in_flight`` at once; return the turn times in seconds and turns a second."""
+    async def measure_turns(self, in_flight: int, runs: int) -> tuple[list[float], float]:
+        """Let ``runs`` runs complete, ``in_flight`` at a time; return the turn times in seconds and turns a second."""
         self.moments.clear()
         limiter = anyio.Semaphore(in_flight)
         began = time.perf_counter()
@@ -143,12 +143,12 @@ class BenchSystem:
             for _ in range(runs):
                 await limiter.acquire()
                 tasks.start_soon(one)
-        took = time.perf_counter() - began
+        took_s = time.perf_counter() - began
         turns = [b - a for times in self.moments.values() for a, b in itertools.pairwise(times)]
-        return turns, runs * TURNS / took
+        return turns, runs * TURNS / took_s
 
-    async def floor(self, in_flight: int, runs: int, sizes: Sequence[int]) -> tuple[list[float], float]:
-        """As many bare compare-and-appends as the turns would make, nothing else; as ``system`` returns."""
+    async def measure_floor(self, in_flight: int, runs: int, sizes: Sequence[int]) -> tuple[list[float], float]:
+        """Make only the compare-and-appends that the turns would make; return as ``measure_turns``."""
         log = self.operator.log()
         times: list[float] = []
         limiter = anyio.Semaphore(in_flight)
@@ -156,7 +156,7 @@ class BenchSystem:
 
         async def one_run() -> None:
             self.count += 1
-            # An event that wakes nobody.
+            # An event that wakes no role.
             run, head, n = RunId(f"floor-{os.getpid()}-{self.count}"), 0, 0
             for _ in range(TURNS):
                 began = time.perf_counter()
@@ -190,26 +190,26 @@ async def bench_system(sync: SyncInterval, *, sweeping: bool = True) -> AsyncIte
             wakes = {role: tuple(role_filters(make_role(role, requester=None, runner=None))) for role in ACTORS}
             await set_up(bootstrap, BusLayout(wakes=wakes))
         operator = await stack.enter_async_context(await connect(server.credential("operator"), name="bench"))
-        streams = await JetStream.open(operator)
-        await AgentStore(streams.bucket(stream_names.AGENTS_BUCKET)).deploy(agent())
-        here = BenchSystem(server, streams, directory)
-        await here.watch()
-        yield here
+        bus = await JetStream.open(operator)
+        await AgentStore(bus.bucket(stream_names.AGENTS_BUCKET)).deploy(agent())
+        system = BenchSystem(server, bus, directory)
+        await system.watch()
+        yield system
 
 
 @asynccontextmanager
-async def host(
+async def actor_process(
     directory: Path, roles: Sequence[RoleName], worker: str, *, wait: bool = False
 ) -> AsyncIterator[ActorProcess]:
     """Run ``roles`` in this process."""
     credentials: dict[RoleName, Any] = {role: load_credential(credential_path(directory, role)) for role in roles}
     backend = await JetStreamBackend.open(credentials, name="bench")
     role_actors = [make_role(role, requester=InstantModel(wait=wait), runner=InstantTool()) for role in roles]
-    # The floor's runs are bare appends that nobody seals: the sweep would look at them again and again.
+    # The floor's runs are bare appends that no role seals: the sweep would load them again and again.
     sweeping = not (directory / NO_SWEEP).exists()
-    # Runs that wait for a model for ever are there to be many.
+    # The benchmarks need many runs that wait for a model.
     limits = WorkerLimits(runs_max=100_000, starts_max=100_000) if wait else WorkerLimits()
-    config = ProcessSettings(
+    settings = ProcessSettings(
         worker=worker,
         account_limits=ACCOUNT_LIMITS,
         random_source=random.Random(1),
@@ -217,7 +217,7 @@ async def host(
         sweeping=sweeping,
         limits=limits,
     )
-    async with ActorProcess(backend, role_actors, config).running() as running:
+    async with ActorProcess(backend, role_actors, settings).running() as running:
         yield running
     await backend.aclose()
 
@@ -226,7 +226,7 @@ async def host(
 async def processes(
     directory: Path, groups: Sequence[Sequence[RoleName]], *, wait: bool = False
 ) -> AsyncIterator[list[int]]:
-    """Run each group of roles in a process of its own; yield their ids."""
+    """Run each group of roles in its own process; yield the process ids."""
     children: list[anyio.abc.Process] = []
     try:
         for number, group in enumerate(groups):
@@ -245,9 +245,9 @@ async def processes(
 
 
 async def serve(directory: str, roles: str, worker: str, mode: str) -> None:
-    """Be one of ``processes``."""
+    """Run as one of ``processes``."""
     names: list[Any] = roles.split(",")
-    async with host(Path(directory), names, worker, wait=mode == "wait"):
+    async with actor_process(Path(directory), names, worker, wait=mode == "wait"):
         print("ready", flush=True)
         await anyio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
 

@@ -1,7 +1,7 @@
-"""How long ``linestop stop --all`` takes, with many open runs on a real broker, and what of it is whose.
+"""How long ``linestop stop --all`` takes with many open runs on a real broker, and the CPU time of the command.
 
-The runs wait for models that never answer. *Stopped*: the command has ended, so every stop is stored; *sealed*: the
-process that works on them has cancelled its calls and ended the runs. Prints one JSON line.
+The runs wait for models that never reply. *Stopped*: the command has ended, so every stop is stored; *sealed*: the
+process that works on the runs has cancelled its calls and ended the runs. Prints one JSON line a scope.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from typing import Any
 
 import anyio
 import msgspec
-import stage as st
+import stage
 
 from linestop.bus import jetstream_api, stream_names
 from linestop.schemas.subjects import ACTORS
 
-SCOPES = (["--all"], ["--agent", "bench"], ["--tenant", st.TENANT], ["--user", "user-0"], ["--tool", "look"])
-"""The last one is stopped with what it names alone: a fiftieth of the runs."""
+SCOPES = (["--all"], ["--agent", "bench"], ["--tenant", stage.TENANT], ["--user", "user-0"], ["--tool", "look"])
+"""The scopes that are stopped; ``--user`` names only a fiftieth of the runs."""
 
 
-async def outcomes(s: st.Stage) -> int:
+async def outcomes(system: stage.BenchSystem) -> int:
     """How many runs are over."""
-    info: Any = await s.operator.wire.connection.ask(jetstream_api.stream_info(stream_names.OUTCOMES))
+    info: Any = await system.operator.wire.connection.api_request(jetstream_api.stream_info(stream_names.OUTCOMES))
     return int(info["state"]["messages"])
 
 
-async def stop(s: st.Stage, scope: Sequence[str], runs: int) -> dict[str, Any]:
-    """Open the runs, stop the scope as a person does, and wait until what it named is over."""
-    s.moments.clear()
-    over = await outcomes(s)
+async def stop(system: stage.BenchSystem, scope: Sequence[str], runs: int) -> dict[str, Any]:
+    """Open the runs, stop the scope as a person does, and wait until the stopped runs are over."""
+    system.moments.clear()
+    over = await outcomes(system)
     for _ in range(runs):
-        await s.submit()
+        await system.submit()
     with anyio.fail_after(600):
-        while len(s.moments) < runs:
+        while len(system.moments) < runs:
             await anyio.sleep(0.05)
     command = [sys.executable, "-m", "linestop.cli.main", "stop", *scope, "--json"]
     began, cpu_s = time.perf_counter(), sum(os.times()[2:4])
-    done = await anyio.run_process(command, env=os.environ | {"LINESTOP_DIR": str(s.directory)}, check=False)
+    done = await anyio.run_process(command, env=os.environ | {"LINESTOP_DIR": str(system.directory)}, check=False)
     stopped_s = time.perf_counter() - began
     cpu_s = sum(os.times()[2:4]) - cpu_s
     stopped = len(msgspec.json.decode(done.stdout)["stopped"])
     with anyio.fail_after(600):
-        while await outcomes(s) < over + stopped:
+        while await outcomes(system) < over + stopped:
             await anyio.sleep(0.05)
     return {
         "scope": " ".join(scope), "open": runs, "stopped": stopped, "stopped_s": round(stopped_s, 2),
@@ -58,12 +58,15 @@ async def stop(s: st.Stage, scope: Sequence[str], runs: int) -> dict[str, Any]:
 
 async def measure(runs: int) -> list[dict[str, Any]]:
     """Stop each scope once."""
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for scope in SCOPES:
-        async with st.stage("1s") as s, st.processes(s.directory, [list(ACTORS)], wait=True):
-            found.append(await stop(s, scope, runs))
-            print(json.dumps(found[-1]), flush=True)
-    return found
+        async with (
+            stage.bench_system("1s") as system,
+            stage.processes(system.directory, [list(ACTORS)], wait=True),
+        ):
+            results.append(await stop(system, scope, runs))
+            print(json.dumps(results[-1]), flush=True)
+    return results
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What the runtime adds to a turn with one tool call: model and tool answer at once, the log is real.
+"""The time that the runtime adds to a turn with one tool call: model and tool return at once, the log is real.
 
-Everything is measured against a floor taken in the same run: as many bare compare-and-append calls as a turn has
-appends, of the same payload sizes, over the same thin publishing path. Machines that are shared change their
-speed from minute to minute, so only the ratios mean anything; floor and system alternate, and medians are compared.
+Everything is compared with a floor from the same run: as many bare compare-and-append requests as a turn has
+appends, of the same payload sizes, over the same thin publishing path. Shared machines change their speed from
+minute to minute, so only the ratios mean anything; floor and system alternate, and medians are compared.
 
-Prints a table on stderr and one JSON line on stdout. ``--help`` lists what can be chosen.
+Prints a table on stderr and one JSON line on stdout. ``--help`` lists the options.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import stage as st
+import stage
 
 from linestop.bus.server.nats_config import SyncInterval
 from linestop.schemas.subjects import ACTORS, RunId, parse_run_event
@@ -42,21 +42,21 @@ def rss_mb(pid: int) -> float:
 
 
 @asynccontextmanager
-async def workers(s: st.Stage, split: bool) -> AsyncIterator[Sequence[int]]:
-    """All roles in this process, where the floor is measured too, or each role in a process of its own."""
+async def workers(system: stage.BenchSystem, split: bool) -> AsyncIterator[Sequence[int]]:
+    """All roles in this process, where the floor is measured too, or each role in its own process."""
     if split:
-        async with st.processes(s.directory, [[role] for role in ACTORS]) as pids:
+        async with stage.processes(system.directory, [[role] for role in ACTORS]) as pids:
             yield pids
     else:
-        async with st.host(s.directory, list(ACTORS), "bench#1"):
+        async with stage.actor_process(system.directory, list(ACTORS), "bench#1"):
             yield [os.getpid()]
 
 
-async def turn_sizes(s: st.Stage) -> list[int]:
+async def turn_sizes(system: stage.BenchSystem) -> list[int]:
     """Payload sizes of the events of a turn in the middle of a run."""
-    run, sealed = await s.submit()
+    run, sealed = await system.submit()
     await sealed.wait()
-    messages = await s.operator.log().load(st.TENANT, RunId(run))
+    messages = await system.operator.log().load(stage.TENANT, RunId(run))
     names = [parse_run_event(m.subject) for m in messages]
     starts = [i for i, name in enumerate(names) if (name.role, name.event) == ("planner", "started")]
     return [len(m.payload) for m in messages[starts[4] : starts[5]]]
@@ -64,50 +64,53 @@ async def turn_sizes(s: st.Stage) -> list[int]:
 
 async def speed(sync: SyncInterval, split: bool, args: argparse.Namespace) -> dict[str, Any]:
     """Alternate floor and system; return medians and ratios."""
-    async with st.stage(sync, sweeping=False) as s, workers(s, split) as pids:
-        sizes = await turn_sizes(s)
-        await s.system(1, 3)
+    async with stage.bench_system(sync, sweeping=False) as system, workers(system, split) as pids:
+        sizes = await turn_sizes(system)
+        await system.measure_turns(1, 3)
         rounds: list[dict[str, float]] = []
         for _ in range(args.rounds):
             floor_one, alone = [], []
             for _ in range(args.alone):
-                # Turn and turn about, so that both meet the same moments of a shared machine.
-                floor_one += (await s.floor(1, 1, sizes))[0]
-                alone += (await s.system(1, 1))[0]
-            _, floor_many = await s.floor(16, args.many, sizes)
-            before = [cpu_s(pid) for pid in (*pids, s.server.pid)]
-            stored = await stored_bytes(s)
-            _, many = await s.system(16, args.many)
-            spent = [cpu_s(pid) - b for pid, b in zip((*pids, s.server.pid), before, strict=True)]
-            turns = args.many * st.TURNS
+                # Alternating, so that both meet the same moments of a shared machine.
+                floor_one += (await system.measure_floor(1, 1, sizes))[0]
+                alone += (await system.measure_turns(1, 1))[0]
+            _, floor_many = await system.measure_floor(16, args.many, sizes)
+            before = [cpu_s(pid) for pid in (*pids, system.server.pid)]
+            stored = await stored_bytes(system)
+            _, many = await system.measure_turns(16, args.many)
+            spent = [cpu_s(pid) - b for pid, b in zip((*pids, system.server.pid), before, strict=True)]
+            turns = args.many * stage.TURNS
             rounds.append({
                 "floor_ms": statistics.median(floor_one) * 1e3, "turn_ms": statistics.median(alone) * 1e3,
                 "floor_turns_s": floor_many, "turns_s": many, "ours_cpu_ms": sum(spent[:-1]) / turns * 1e3,
-                "server_cpu_ms": spent[-1] / turns * 1e3, "stored_bytes": (await stored_bytes(s) - stored) / turns,
+                "server_cpu_ms": spent[-1] / turns * 1e3, "stored_bytes": (await stored_bytes(system) - stored) / turns,
             })  # fmt: skip
-        found = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+        medians = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
         return {
-            "sync": sync, "processes": len(pids), "appends": len(sizes), **{k: round(v, 2) for k, v in found.items()},
-            "ratio_alone": round(found["turn_ms"] / found["floor_ms"], 2),
-            "ratio_16": round(found["turns_s"] / found["floor_turns_s"], 2),
-            "cpu_ms": round(found["ours_cpu_ms"] + found["server_cpu_ms"], 2),
+            "sync": sync, "processes": len(pids), "appends": len(sizes), **{k: round(v, 2) for k, v in medians.items()},
+            "ratio_alone": round(medians["turn_ms"] / medians["floor_ms"], 2),
+            "ratio_16": round(medians["turns_s"] / medians["floor_turns_s"], 2),
+            "cpu_ms": round(medians["ours_cpu_ms"] + medians["server_cpu_ms"], 2),
         }  # fmt: skip
 
 
-async def stored_bytes(s: st.Stage) -> float:
+async def stored_bytes(system: stage.BenchSystem) -> float:
     """Bytes in the run log's stream."""
-    info = await s.operator.log()._reader.info()  # noqa: SLF001 - only the benchmark wants bytes
+    info = await system.operator.log()._reader.info()  # noqa: SLF001 - only the benchmark needs bytes
     return float(info.state.bytes if info.state else 0)
 
 
 async def memory() -> dict[str, Any]:
-    """Memory of our process with 1,000 runs that wait for a model."""
-    async with st.stage("1s") as s, st.processes(s.directory, [list(ACTORS)], wait=True) as pids:
+    """Memory of one process with 1,000 runs that wait for a model."""
+    async with (
+        stage.bench_system("1s") as system,
+        stage.processes(system.directory, [list(ACTORS)], wait=True) as pids,
+    ):
         empty = sum(rss_mb(pid) for pid in pids)
         for _ in range(WAITING):
-            await s.submit()
+            await system.submit()
         with anyio.fail_after(120):
-            while len(s.moments) < WAITING:
+            while len(system.moments) < WAITING:
                 await anyio.sleep(0.05)
         return {"waiting_runs": WAITING, "empty_mb": round(empty, 1), "waiting_mb": round(sum(map(rss_mb, pids)), 1)}
 
@@ -115,22 +118,22 @@ async def memory() -> dict[str, Any]:
 async def recovery() -> dict[str, Any]:
     """Seconds from kill -9 of the worker with 16 runs in flight to the first event of its successor."""
     times: list[float] = []
-    async with st.stage("1s") as s:
+    async with stage.bench_system("1s") as system:
         for _ in range(3):
-            async with st.processes(s.directory, [list(ACTORS)], wait=True) as pids:
-                s.moments.clear()
+            async with stage.processes(system.directory, [list(ACTORS)], wait=True) as pids:
+                system.moments.clear()
                 for _ in range(16):
-                    await s.submit()
-                while len(s.moments) < 16:
+                    await system.submit()
+                while len(system.moments) < 16:
                     await anyio.sleep(0.01)
                 os.kill(pids[0], 9)
             killed = time.perf_counter()
-            s.moments.clear()
-            command = [sys.executable, st.__file__, str(s.directory), ",".join(ACTORS), "w0#2", "go"]
+            system.moments.clear()
+            command = [sys.executable, stage.__file__, str(system.directory), ",".join(ACTORS), "w0#2", "go"]
             async with await anyio.open_process(command, stdin=-1, stdout=-1, stderr=None) as child:
-                while not s.moments:
+                while not system.moments:
                     await anyio.sleep(0.002)
-                times.append(min(t for moments in s.moments.values() for t in moments) - killed)
+                times.append(min(t for moments in system.moments.values() for t in moments) - killed)
                 child.kill()
     return {"first_work_s": round(statistics.median(times), 2)}
 
@@ -141,7 +144,7 @@ COLUMNS = {
     "turn_ms": "turn, ms", "floor_ms": "floor, ms", "turns_s": "turns/s at 16", "floor_turns_s": "floor's",
     "cpu_ms": "CPU ms a turn", "stored_bytes": "bytes a turn",
 }  # fmt: skip
-"""What the table shows of a row, and how its head calls it."""
+"""The columns of the table: the key of each row, and the heading."""
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -152,7 +155,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """All that was asked for."""
+    """Measure everything that the options name."""
     result: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "speed": []}
     for sync in args.sync:
         for split in (False,) if args.quick else (False, True):

@@ -681,9 +681,9 @@ async def test_spending_beyond_the_policy_needs_a_person(tmp_path: Path) -> None
 async def dead_letters(operator: Client, count: int) -> list[DeadLetter]:
     """The dead letters as soon as there are ``count``; nothing announces them."""
     with anyio.fail_after(SOON_S):
-        while len(letters := await operator.dead_letters()) < count:  # noqa: ASYNC110
+        while len(listed := await operator.dead_letters()) < count:  # noqa: ASYNC110
             await anyio.sleep(0.02)
-    return letters
+    return listed
 
 
 async def test_a_dead_letter_can_be_read_and_sent_again(client: Client, operator: Client) -> None:

@@ -138,8 +138,8 @@ async def test_two_listeners_a_late_one_and_one_after_the_end_get_the_same_token
         texts[name] = "".join([token async for token in by.stream(run)])
 
     async with Client.connect(system.directory, as_="operator") as other, anyio.create_task_group() as tasks:
-        tasks.start_soon(listen, "before it begins", other, "told-1")
-        submitted = await client.submit("desk", "tell me", run="told-1")
+        tasks.start_soon(listen, "before it begins", other, "listened-1")
+        submitted = await client.submit("desk", "tell me", run="listened-1")
         tasks.start_soon(listen, "from the beginning", client, submitted.run)
         async with aclosing(client.stream(submitted.run)) as tokens:
             # The first token was published: a listener from now on is late.

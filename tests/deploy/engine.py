@@ -1,4 +1,4 @@
-"""A Docker engine of the test's own, beside and independent of any other: started, used and ended by its id."""
+"""A private Docker engine for the tests, independent of any other: started, used and ended by its id."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROGRAMS: Final = ("docker", "dockerd", "containerd", "runc", "iptables")
 
 
 class EngineMissing(Exception):  # noqa: N818 - a reason to skip
-    """Raised when no Docker engine can be started here; says why."""
+    """Raised when no Docker engine can be started here, with the reason."""
 
 
 class Engine:
@@ -32,22 +32,22 @@ class Engine:
         self.environ = {
             **os.environ,
             "DOCKER_HOST": f"unix://{socket}",
-            # The builder that is part of the engine: Debian's client comes without the newer one.
+            # The engine's own builder: Debian's client does not include the newer one.
             "DOCKER_BUILDKIT": "0",
         }
 
     def docker(self, *words: str, timeout_s: float = 60.0) -> str:
-        """Run a command of the client; return what it prints."""
+        """Run a command of the client; return its output."""
         return run(["docker", *words], environ=self.environ, timeout_s=timeout_s)
 
     def inspect(self, container: str) -> dict[str, Any]:
-        """Everything the engine knows of one container."""
-        found: dict[str, Any] = json.loads(self.docker("inspect", container))[0]
-        return found
+        """Everything the engine knows about one container."""
+        details: dict[str, Any] = json.loads(self.docker("inspect", container))[0]
+        return details
 
 
 def run(command: Sequence[str | Path], *, environ: dict[str, str], timeout_s: float, cwd: Path | None = None) -> str:
-    """Run a program to its end; return what it prints, or fail with all of it."""
+    """Run a program to its end; return its standard output, or fail with all output."""
     done = subprocess.run(
         list(command), env=environ, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False
     )
@@ -55,25 +55,25 @@ def run(command: Sequence[str | Path], *, environ: dict[str, str], timeout_s: fl
     return done.stdout
 
 
-def until(what: str, holds: Callable[[], bool], *, within_s: float) -> None:
-    """Look until it holds, or fail naming it."""
+def until(description: str, condition: Callable[[], bool], *, within_s: float) -> None:
+    """Poll until the condition holds, or fail with its description."""
     deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {description}"
         time.sleep(POLL_S)
 
 
 @contextmanager
 def private_engine() -> Generator[Engine]:
-    """Start an engine with its own folders, socket and addresses; end it with everything it runs.
+    """Start an engine with its own folders, socket and addresses; end it and all its containers.
 
     Raises:
-        EngineMissing: if there is none, or it does not start.
+        EngineMissing: if there is no engine, or it does not start.
     """
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if sys.platform != "linux" or os.geteuid() != 0 or missing:
         raise EngineMissing(f"A Docker engine needs Linux, root and {', '.join(missing or PROGRAMS)}.")
-    # Not below the test's own folder: the path of a socket may have 107 characters only.
+    # Not in the test's folder: the path of a socket may have at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="linestop-dockerd-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         socket, log = folder / "docker.sock", folder / "dockerd.log"
@@ -85,7 +85,7 @@ def private_engine() -> Generator[Engine]:
             )
         engine = Engine(socket)
         try:
-            if not _ready(engine, process):
+            if not _is_ready(engine, process):
                 raise EngineMissing(f"dockerd does not start here: {log.read_text()[-1000:]}")
             yield engine
         finally:
@@ -98,13 +98,13 @@ def _configuration(folder: Path, socket: Path) -> dict[str, Any]:
         "exec-root": str(folder / "exec"),
         "pidfile": str(folder / "pid"),
         "hosts": [f"unix://{socket}"],
-        # Networks of these containers only; nothing outside this machine is ever addressed.
+        # Only for the networks of these containers; nothing outside this machine is ever addressed.
         "bridge": "none",
         "default-address-pools": [{"base": "172.31.240.0/20", "size": 24}],
     }
 
 
-def _ready(engine: Engine, process: subprocess.Popen[bytes]) -> bool:
+def _is_ready(engine: Engine, process: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline and process.poll() is None:
         done = subprocess.run(["docker", "version"], env=engine.environ, capture_output=True, check=False)
@@ -119,9 +119,9 @@ def _end(engine: Engine, process: subprocess.Popen[bytes]) -> None:
         containers = subprocess.run(
             ["docker", "ps", "-aq"], env=engine.environ, capture_output=True, text=True, check=False
         )
-        if found := containers.stdout.split():
-            # The engine would leave them to their shims, and their mounts in its folder.
-            subprocess.run(["docker", "rm", "-fv", *found], env=engine.environ, capture_output=True, check=False)
+        if ids := containers.stdout.split():
+            # Otherwise the engine would leave the containers to their shims, and their mounts in its folder.
+            subprocess.run(["docker", "rm", "-fv", *ids], env=engine.environ, capture_output=True, check=False)
         subprocess.run(["docker", "network", "prune", "-f"], env=engine.environ, capture_output=True, check=False)
         process.send_signal(signal.SIGTERM)
     try:

@@ -1,4 +1,4 @@
-"""The images that the containers are made from, made on this machine: no registry is asked for any.
+"""Builds the images of the containers on this machine, without an image registry.
 
 ``python`` is the interpreter that runs the tests with its standard library, pip and the shared libraries they
 need, laid out as in the official image; ``nats`` is the server of the wheel with busybox for its health check.
@@ -25,7 +25,7 @@ ROOT: Final = Path(__file__).parents[2]
 PYTHON_IMAGE: Final = "linestop-test/python:1"
 NATS_IMAGE: Final = "linestop-test/nats:1"
 LINESTOP_IMAGE: Final = "linestop-test/linestop:1"
-LEFT_OUT: Final = {
+EXCLUDED: Final = {
     "__pycache__",
     "site-packages",
     "dist-packages",
@@ -36,13 +36,13 @@ LEFT_OUT: Final = {
     "config",
 }
 LOADED_LATER: Final = ("libstdc++.so.6", "libgcc_s.so.1", "libdl.so.2", "libpthread.so.0", "librt.so.1")
-"""What the modules of wheels need beside what the interpreter does."""
+"""The libraries that modules of wheels need in addition to those of the interpreter."""
 
 BUILD_TIMEOUT_S: Final = 180.0
 
 
 def make_images(engine: Engine, folder: Path) -> None:
-    """Make all three images in ``engine``; ``folder`` is for what is needed on the way.
+    """Build all three images in ``engine``; ``folder`` is for intermediate files.
 
     Raises:
         EngineMissing: if busybox, which the health check of the server needs, is not installed.
@@ -61,14 +61,14 @@ def make_images(engine: Engine, folder: Path) -> None:
         run([*command, "-r", str(ROOT / lock)], environ=dict(os.environ), timeout_s=BUILD_TIMEOUT_S)
     build_args = (f"PYTHON_IMAGE={PYTHON_IMAGE}", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels")
     words = [word for argument in build_args for word in ("--build-arg", argument)]
-    # Without any network the build shows that it needs none.
+    # A build without any network proves that it needs none.
     engine.docker(
         "build", "-q", "--network", "none", *words, "-t", LINESTOP_IMAGE, str(context), timeout_s=BUILD_TIMEOUT_S
     )
 
 
 def _copy_context(context: Path) -> None:
-    """Copy what the Dockerfile copies, so that wheels can be put beside it without touching the tree."""
+    """Copy the files that the Dockerfile copies, so that wheels can be added without changing the tree."""
     for name in (
         "Dockerfile",
         ".dockerignore",
@@ -89,7 +89,7 @@ def _copy_context(context: Path) -> None:
 
 
 def _python_files() -> dict[str, Path]:
-    """The interpreter as ``/usr/local``, by path in the image."""
+    """The files of the interpreter in ``/usr/local``, by path in the image."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     program = Path(os.path.realpath(sys.executable))
     library = Path(sysconfig.get_path("stdlib"))
@@ -110,23 +110,23 @@ def _tree(folder: Path) -> list[Path]:
     return [
         path
         for path in folder.rglob("*")
-        if path.is_file() and not any(p in LEFT_OUT or p.startswith("config-") for p in path.relative_to(folder).parts)
+        if path.is_file() and not any(p in EXCLUDED or p.startswith("config-") for p in path.relative_to(folder).parts)
     ]
 
 
 def _libraries(programs: list[Path]) -> set[Path]:
-    """The shared libraries that these files and the modules of wheels need, where the loader looks for them."""
+    """The shared libraries that these files and the modules of wheels need, at the loader's paths."""
     done = subprocess.run(["ldd", *map(str, programs)], capture_output=True, text=True, check=False)
-    found = {Path(path) for path in re.findall(r"(?:=>\s+|^\s+)(/\S+) \(0x", done.stdout, re.MULTILINE)}
+    linked = {Path(path) for path in re.findall(r"(?:=>\s+|^\s+)(/\S+) \(0x", done.stdout, re.MULTILINE)}
     cache = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
     known = dict(re.findall(r"^\s+(\S+) \([^)]*\) => (\S+)$", cache, re.MULTILINE))
-    return found | {Path(known[name]) for name in LOADED_LATER if name in known}
+    return linked | {Path(known[name]) for name in LOADED_LATER if name in known}
 
 
 def _import(engine: Engine, files: dict[str, Path], archive: Path, tag: str) -> None:
-    """Make an image of one layer with these files."""
+    """Create an image of one layer with these files."""
     with tarfile.open(archive, "w") as tar:
-        # A tmpfs takes over the mode of the folder that it covers.
+        # A tmpfs gets the mode of the folder that it covers.
         for name, mode in (("tmp", 0o1777), ("etc", 0o755)):
             folder = tarfile.TarInfo(name)
             folder.type, folder.mode = tarfile.DIRTYPE, mode

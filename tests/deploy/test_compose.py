@@ -1,4 +1,4 @@
-"""The containers, for real: built without a network, started by Compose, killed, stopped and started again."""
+"""Real containers: built without a network, started by Compose, killed, stopped and started again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 WITHIN_S = 60.0
 CREDENTIALS_SCRIPT = """
 import os
-for path in ("/blot", "/project/blot", "/opt/linestop/blot", "/state/credentials/blot"):
+for path in ("/new", "/project/new", "/opt/linestop/new", "/state/credentials/new"):
     try:
         open(path, "w")
     except OSError as error:
@@ -41,13 +41,13 @@ print(*sorted(os.listdir("/state/credentials")))
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Generator[Engine]:
-    """An engine of our own with the three images."""
+    """A private engine with the three images."""
     with ExitStack() as stack:
         try:
             engine = stack.enter_context(private_engine())
             make_images(engine, tmp_path_factory.mktemp("images"))
         except EngineMissing as error:
-            # Where everything is installed on purpose, nothing may be left out unnoticed.
+            # In CI everything is installed, so nothing may be skipped.
             if os.environ.get("CI") == "true":
                 pytest.fail(str(error))
             pytest.skip(str(error))
@@ -56,26 +56,26 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Generator[Engine]:
 
 @pytest.fixture(scope="module")
 def stack(engine: Engine) -> Stack:
-    """All services, healthy; two planners, so that one can be missed."""
+    """All services, healthy; two planners, so that one can be killed."""
     stack = Stack(engine, port=free_port())
     stack.up("--scale", "planner=2")
     return stack
 
 
 def state(engine: Engine, container: str) -> dict[str, Any]:
-    """What the engine says of how a container is."""
-    found: dict[str, Any] = engine.inspect(container)["State"]
-    return found
+    """The state of a container."""
+    current: dict[str, Any] = engine.inspect(container)["State"]
+    return current
 
 
 def users(engine: Engine, container: str) -> set[str]:
-    """The users that the processes of a container run as, seen from outside."""
+    """The users of the processes of a container, as the host sees them."""
     lines = engine.docker("top", container, "-o", "uid,pid").splitlines()[1:]
     return {line.split()[0] for line in lines}
 
 
-def test_a_run_goes_on_to_its_outcome_though_containers_are_killed(engine: Engine, stack: Stack) -> None:
-    """Six services do one run; the planner that worked on it is gone for good, the budget's process comes back."""
+def test_a_run_reaches_its_outcome_although_containers_are_killed(engine: Engine, stack: Stack) -> None:
+    """Six services work on one run; its planner is killed and stays down, the budget's process is restarted."""
     submitted = stack.linestop("run", "support", "Order 1042 arrived broken. Please help.", "--detach")
     until("a person is asked", lambda: bool(stack.linestop("approvals")), within_s=WITHIN_S)
     events = stack.linestop("events", submitted["run"])
@@ -101,7 +101,7 @@ def test_a_run_goes_on_to_its_outcome_though_containers_are_killed(engine: Engin
 
 @pytest.mark.parametrize("role", ACTORS)
 def test_a_role_runs_as_nobody_with_its_own_credential_only(engine: Engine, stack: Stack, role: str) -> None:
-    """It has no rights of the kernel's, can write none of its files, and cannot read another role's password."""
+    """It has no kernel capabilities, cannot write its files, and cannot read the credential of another role."""
     container = stack.containers(role)[0]
     signing = ["checkpoint.key", "checkpoint.pub"] if role == "recorder" else []
     assert engine.docker("exec", container, "python", "-c", CREDENTIALS_SCRIPT).split() == [*signing, f"{role}.json"]
@@ -110,17 +110,17 @@ def test_a_role_runs_as_nobody_with_its_own_credential_only(engine: Engine, stac
 
 
 def test_the_server_runs_as_nobody(engine: Engine, stack: Stack) -> None:
-    """It runs from a read-only image, and stores what it is given in its volume only."""
+    """It runs from a read-only image, and stores data only in its volume."""
     (server,) = stack.containers("nats")
-    found = engine.inspect(server)
-    assert found["Config"]["User"] == "10001:10001"
-    assert found["HostConfig"]["ReadonlyRootfs"]
+    details = engine.inspect(server)
+    assert details["Config"]["User"] == "10001:10001"
+    assert details["HostConfig"]["ReadonlyRootfs"]
     assert users(engine, server) == {"10001"}
-    assert [bound["HostIp"] for bound in found["NetworkSettings"]["Ports"]["4222/tcp"]] == ["127.0.0.1"]
+    assert [bound["HostIp"] for bound in details["NetworkSettings"]["Ports"]["4222/tcp"]] == ["127.0.0.1"]
 
 
-def test_a_client_on_the_host_comes_in_with_a_copied_credential(stack: Stack, tmp_path: Path) -> None:
-    """The server is there at the published address for whoever was handed a credential, as the docs describe it."""
+def test_a_client_on_the_host_connects_with_a_copied_credential(stack: Stack, tmp_path: Path) -> None:
+    """The server accepts a copied credential at its published address, as the docs describe it."""
     file = tmp_path / "credentials" / "client.json"
     file.parent.mkdir()
     stack.compose("cp", "setup:/state/credentials/client.json", str(file))
@@ -134,8 +134,8 @@ def test_a_client_on_the_host_comes_in_with_a_copied_credential(stack: Stack, tm
     assert json.loads(done.stdout) == stack.linestop("runs")
 
 
-def test_health_fails_without_the_server_and_all_is_there_after_down_and_up(engine: Engine, stack: Stack) -> None:
-    """Volumes keep what counts: passwords, the log and its runs; containers keep nothing."""
+def test_health_fails_without_the_server_and_no_run_is_lost_by_down_and_up(engine: Engine, stack: Stack) -> None:
+    """Credentials, the log and its runs are in volumes; containers store nothing."""
     (executor,) = stack.containers("executor")
     engine.docker("exec", executor, "linestop", "health", "--role", "executor")
     stack.compose("stop", "nats")
@@ -143,4 +143,4 @@ def test_health_fails_without_the_server_and_all_is_there_after_down_and_up(engi
         engine.docker("exec", executor, "linestop", "health", "--role", "executor")
     stack.compose("down", "--timeout", "15", timeout_s=WITHIN_S)
     stack.up()
-    assert [found["status"] for found in stack.linestop("runs")] == ["completed"]
+    assert [line["status"] for line in stack.linestop("runs")] == ["completed"]

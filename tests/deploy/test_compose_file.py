@@ -1,4 +1,4 @@
-"""What the Compose file, the Dockerfile and what belongs to them promise, read without an engine."""
+"""The guarantees of the Compose file, the Dockerfile and their files, checked without an engine."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Service = dict[str, Any]
 
 @cache
 def services() -> dict[str, Service]:
-    """The services as Compose understands them."""
-    found: dict[str, Service] = configuration()["services"]
-    return found
+    """The services as Compose reads them."""
+    configured: dict[str, Service] = configuration()["services"]
+    return configured
 
 
 def test_each_role_has_one_service() -> None:
-    """Roles, the server, and commands that end: nothing else."""
+    """The services are the roles, the server, and commands that end."""
     assert set(services()) == {*ACTORS, *ONCE, "nats"}
     for role in ACTORS:
         assert services()[role]["command"] == ["actor", role]
@@ -36,7 +36,7 @@ def test_each_role_has_one_service() -> None:
 
 @pytest.mark.parametrize("name", [*ACTORS, *sorted(ONCE), "nats"])
 def test_every_service_is_hardened(name: str) -> None:
-    """Not root, no rights of the kernel's, nothing to write but volumes and scratch, bounded, not on the host."""
+    """Not root, no kernel capabilities, only volumes and scratch are writable, bounded, not on the host network."""
     service = services()[name]
     assert service["user"] == "10001:10001"
     assert service["read_only"]
@@ -49,8 +49,8 @@ def test_every_service_is_hardened(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*ACTORS, "nats"])
-def test_every_service_that_stays_is_watched_and_started_again(name: str) -> None:
-    """It has a check of its own, comes back, and waits for what it needs."""
+def test_every_long_running_service_is_checked_and_restarted(name: str) -> None:
+    """It has a health check, is restarted, and waits for the services it needs."""
     service = services()[name]
     check = service["healthcheck"]
     assert check["test"][0] == "CMD"
@@ -62,14 +62,14 @@ def test_every_service_that_stays_is_watched_and_started_again(name: str) -> Non
     first = {"setup": "service_completed_successfully"}
     later = {"nats": "service_healthy", "streams": "service_completed_successfully"}
     if name == "validator":
-        # No task is let in before the agents that it may name are there.
+        # No task is opened before the agents that it may name are deployed.
         later["deploy"] = "service_completed_successfully"
     assert needed == (first if name == "nats" else later)
 
 
 @pytest.mark.parametrize("role", ACTORS)
 def test_a_role_can_be_scaled(role: str) -> None:
-    """Neither a fixed name nor a port stands in the way, and the number is one unless told otherwise."""
+    """No fixed name or port prevents it, and the number is one by default."""
     service = services()[role]
     assert not {"container_name", "hostname", "ports"} & set(service)
     assert service["deploy"]["replicas"] == 1
@@ -78,7 +78,7 @@ def test_a_role_can_be_scaled(role: str) -> None:
 
 @pytest.mark.parametrize("role", ACTORS)
 def test_a_role_mounts_its_own_credential_only(role: str) -> None:
-    """No other service's credential is within reach, and its own cannot be changed."""
+    """It cannot reach another service's credential, and cannot change its own."""
     mounts = {mount["source"]: mount for mount in services()[role]["volumes"] if mount["type"] == "volume"}
     assert {name for name in mounts if name.startswith("credential")} == {f"credential-{role}"}
     own = mounts[f"credential-{role}"]
@@ -89,7 +89,7 @@ def test_a_role_mounts_its_own_credential_only(role: str) -> None:
 
 
 def test_only_the_set_up_holds_all_credentials() -> None:
-    """Who shares them out, and who creates the streams; both end before anything else starts."""
+    """Only ``setup``, which distributes them, and ``streams``; both end before anything else starts."""
     holders = {
         name
         for name, service in services().items()
@@ -105,34 +105,34 @@ def test_only_the_set_up_holds_all_credentials() -> None:
 
 
 def test_only_the_planner_gets_keys_of_models() -> None:
-    """Whatever .env holds, the others get an empty value in its place."""
-    found = configuration(ANTHROPIC_API_KEY="one", OPENAI_API_KEY="two")["services"]
+    """The other services get an empty value, whatever .env contains."""
+    configured = configuration(ANTHROPIC_API_KEY="one", OPENAI_API_KEY="two")["services"]
     for name in (*ACTORS, *ONCE):
-        keys = [found[name]["environment"][key] for key in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")]
+        keys = [configured[name]["environment"][key] for key in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")]
         assert keys == (["one", "two"] if name == "planner" else ["", ""]), name
 
 
 def test_only_the_server_is_published_and_only_on_loopback() -> None:
-    """Nothing is open to other machines unless somebody says so."""
+    """By default nothing is reachable from other machines."""
     assert {name for name, service in services().items() if service.get("ports")} == {"nats"}
     (port,) = services()["nats"]["ports"]
     assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "4222", 4222)
 
 
-def test_only_planner_and_executor_have_a_way_out() -> None:
-    """The others are on a network that leads nowhere, with the server."""
-    found = configuration()
-    assert found["networks"]["bus"]["internal"]
-    outside = {name for name, service in found["services"].items() if set(service.get("networks") or ()) - {"bus"}}
+def test_only_planner_and_executor_can_reach_the_internet() -> None:
+    """The other roles are on an internal network with the server."""
+    configured = configuration()
+    assert configured["networks"]["bus"]["internal"]
+    outside = {name for name, service in configured["services"].items() if set(service.get("networks") or ()) - {"bus"}}
     assert outside == {"planner", "executor", "nats"}
 
 
 def test_only_the_executor_gets_the_docker_socket_and_only_if_asked_for() -> None:
-    """Without the extra file nobody has it; with it, one service."""
+    """Without the extra file no service has it; with it, one service."""
     assert "docker.sock" not in json.dumps(configuration())
-    found = configuration(SANDBOX, DOCKER_GROUP="999")["services"]
-    assert {name for name, service in found.items() if "docker.sock" in json.dumps(service)} == {"executor"}
-    assert found["executor"]["group_add"] == ["999"]
+    configured = configuration(SANDBOX, DOCKER_GROUP="999")["services"]
+    assert {name for name, service in configured.items() if "docker.sock" in json.dumps(service)} == {"executor"}
+    assert configured["executor"]["group_add"] == ["999"]
     with pytest.raises(AssertionError, match="DOCKER_GROUP"):
         configuration(SANDBOX)
 
@@ -165,8 +165,8 @@ def test_the_image_runs_as_nobody_and_checks_hashes() -> None:
     assert pinned in (ROOT / "requirements-dev.lock").read_text()
 
 
-def test_the_engine_is_sent_what_is_copied_and_nothing_else() -> None:
-    """Nobody's state, credentials or .env gets into an image by mistake."""
+def test_only_copied_files_are_sent_to_the_engine() -> None:
+    """No state, credential or .env file gets into an image by mistake."""
     rules = [rule for rule in (ROOT / ".dockerignore").read_text().splitlines() if rule and not rule.startswith("#")]
     assert rules[0] == "*"
     sent = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}

@@ -1,4 +1,4 @@
-"""What `setup` writes before there is a server: its configuration, and a credential in a folder of its own."""
+"""The files that `setup` writes before there is a server: its configuration, and a credential in its own folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from linestop.schemas.subjects import ACTORS
 
 @pytest.fixture(autouse=True)
 def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty folder, and no variable of whoever runs the tests."""
+    """Use an empty folder, and no LINESTOP variables of the user's environment."""
     for name in ("PROJECT", "PROFILE", "DIR", "NATS", "TENANT", "SYNC"):
         monkeypatch.setenv(f"LINESTOP_{name}", "")
         monkeypatch.delenv(f"LINESTOP_{name}")
@@ -38,7 +38,7 @@ def set_up(*words: str) -> int:
 
 
 def test_a_whole_configuration_is_written_before_there_is_a_server(tmp_path: Path) -> None:
-    """The server takes it as it is: JetStream on the volume, every append synced, a health check on loopback."""
+    """The server accepts it unchanged: JetStream on the volume, every append synced, a health check on loopback."""
     assert set_up() == 0
     file = tmp_path / "for" / "nats" / "nats.conf"
     config = json.loads(file.read_text())
@@ -53,7 +53,7 @@ def test_a_whole_configuration_is_written_before_there_is_a_server(tmp_path: Pat
 
 
 def test_a_copied_credential_is_alone_in_its_folder(tmp_path: Path) -> None:
-    """The folder holds no other credential, and nobody else may read the file."""
+    """The folder contains no other credential, and no other user may read the file."""
     assert set_up("--copy", "planner", "for/planner", "--copy", "client", "for/people") == 0
     assert [path.name for path in (tmp_path / "for" / "planner").iterdir()] == ["planner.json"]
     assert load_credential(tmp_path / "for/planner/planner.json") == load_credential(
@@ -62,15 +62,15 @@ def test_a_copied_credential_is_alone_in_its_folder(tmp_path: Path) -> None:
 
 
 def test_setting_up_again_changes_nothing(tmp_path: Path) -> None:
-    """Keys that exist are kept, so that a running server still knows them."""
+    """Existing keys are kept, so that a running server still accepts them."""
     assert set_up("--copy", "planner", "for/planner") == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert set_up("--copy", "planner", "for/planner") == 0
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_the_folder_of_an_embedded_broker_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its credentials keep naming the broker they are for."""
+def test_the_folder_of_an_embedded_broker_is_not_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its credentials keep the address of their broker."""
     folder = tmp_path / ".linestop"
     before = ensure_credentials(folder, "nats://127.0.0.1:4321")
     (folder / "port").write_text("4321")
@@ -86,15 +86,15 @@ def test_an_unknown_credential_is_refused(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_health_of_a_role_looks_for_this_hosts_worker(tmp_path: Path) -> None:
-    """A check that knows the role only finds the worker that `actor` named after the host."""
+    """A check that knows only the role finds the worker that `actor` named after the host."""
 
     def health() -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "linestop.cli.main", "health", "--role", "planner"]
         return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
-    nobody = health()
-    assert nobody.returncode == 1
-    assert f"No worker called {host_name()}-planner runs" in nobody.stderr
+    missing = health()
+    assert missing.returncode == 1
+    assert f"No worker called {host_name()}-planner runs" in missing.stderr
     with lock_name(tmp_path / ".linestop", f"{host_name()}-planner"):
         # The worker is found, so what is missing now is the credential.
         found = health()
@@ -102,8 +102,8 @@ def test_health_of_a_role_looks_for_this_hosts_worker(tmp_path: Path) -> None:
     assert "alive" in found.stdout
 
 
-def test_the_containers_check_says_whether_the_worker_is_well(tmp_path: Path) -> None:
-    """It needs nothing of linestop: a held and marked name, and a broker that greets."""
+def test_the_container_check_reports_whether_the_worker_is_healthy(tmp_path: Path) -> None:
+    """It imports nothing of linestop and needs only a locked, recently touched name and a broker that greets."""
 
     def check(url: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-I", "-S", str(ROOT / "deploy" / "health.py"), "planner"]
@@ -118,10 +118,10 @@ def test_the_containers_check_says_whether_the_worker_is_well(tmp_path: Path) ->
         with lock_name(tmp_path, f"{host_name()}-planner") as lock:
             greeter = threading.Thread(target=_greet_client, args=(broker,))
             greeter.start()
-            well = check(url)
-            # One that still waited for a connection would take those of whatever gets this descriptor next.
+            healthy = check(url)
+            # A thread that still waited would take the connections of the next owner of this descriptor.
             greeter.join()
-            assert well.returncode == 0, well.stdout
+            assert healthy.returncode == 0, healthy.stdout
             os.utime(lock.path, (0, 0))
             assert "has not moved for" in check(url).stdout
             lock.touch()
@@ -137,8 +137,8 @@ def _greet_client(broker: socket.socket) -> None:
 
 
 def test_the_image_has_a_folder_for_every_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A volume takes over its folder's owner and mode, so each that `setup` fills must be there."""
-    monkeypatch.setattr(sys, "argv", ["folders.py", str(tmp_path / "made")])
+    """A volume gets its folder's owner and mode, so every folder that `setup` fills must exist."""
+    monkeypatch.setattr(sys, "argv", ["folders.py", str(tmp_path / "image")])
     runpy.run_path(str(ROOT / "deploy" / "folders.py"))
-    volumes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "made" / "volumes").iterdir()}
+    volumes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "image" / "volumes").iterdir()}
     assert volumes == dict.fromkeys((*ACTORS, "people", "nats", "jetstream"), 0o700)
