@@ -70,7 +70,7 @@ def test_irreversible_and_destructive_calls_need_a_person(tool: str, rule: str) 
 
 
 def test_a_policy_clears_an_irreversible_call_whose_values_the_task_names() -> None:
-    """``policy.clear`` needs nobody where every value comes from the task."""
+    """``policy.clear`` needs no person if every value comes from the task."""
     assert at_work(call("pay", KNOWN), version=CLEAR).last(Cleared).calls[0].rule == "policy:clear"
 
 
@@ -91,8 +91,8 @@ def test_a_policy_may_switch_the_provenance_gate_off() -> None:
     ("tool", "rule"),
     [("pay", "fallback"), ("look", "tier:read"), ("note", "tier:reversible"), ("drop", "tier:destructive")],
 )
-def test_what_a_fallback_proposes_above_reversible_needs_a_person_whatever_policy_clears(tool: str, rule: str) -> None:
-    """A policy trusts the model that the agent names; who stands in for it has not earned that."""
+def test_a_call_above_reversible_by_a_fallback_needs_a_person_whatever_policy_clears(tool: str, rule: str) -> None:
+    """A policy trusts the model that the agent names, not the one that replaces it."""
     version = msgspec.structs.replace(CLEAR, fallbacks=(SPARE,), limits=Limits(model_retries_max=0))
     story = Story(version).open_run().run_until_idle().finish_model(ModelFailed("availability", "down"))
     assert story.finish_model(reply(call(tool, KNOWN))).last(ModelStarted).fallback_of
@@ -100,7 +100,7 @@ def test_what_a_fallback_proposes_above_reversible_needs_a_person_whatever_polic
     assert (story.last(Asked) if needs_person else story.last(Cleared)).calls[0].rule == rule
 
 
-def test_what_the_first_model_proposes_after_a_fallback_is_cleared_by_policy() -> None:
+def test_a_call_of_the_first_model_after_a_fallback_is_cleared_by_policy() -> None:
     """Only the answer that the fallback gave is concerned, not the rest of the run."""
     version = msgspec.structs.replace(CLEAR, fallbacks=(SPARE,), limits=Limits(model_retries_max=0))
     story = (
@@ -151,7 +151,7 @@ def test_a_dry_run_needs_no_person_whatever_the_tier() -> None:
     assert verdict.status != "broken", verdict.problems
 
 
-def test_a_dry_run_asks_about_what_its_policy_names() -> None:
+def test_a_dry_run_asks_about_calls_that_its_policy_names() -> None:
     """``policy.ask`` is the operator's own wish."""
     version = agent(policy=Policy(ask=("drop",)))
     story = at_work(call("drop"), version=version, task=Task(text=TASK, dry_run=True))
@@ -178,7 +178,7 @@ def test_an_unknown_outcome_can_be_resolved_but_neither_approved_nor_denied() ->
 
 
 def test_a_person_resolves_an_unknown_outcome_as_done() -> None:
-    """Their result is the call's answer, and the effect is not made again."""
+    """The person's result is the call's result, and the effect is not repeated."""
     story = (
         with_unknown_outcome()
         .send_control("resolve", call="pay", action="done", result={"id": 7})
@@ -207,7 +207,7 @@ def test_a_person_stops_the_run_over_an_unknown_effect() -> None:
 
 
 def test_a_resolution_that_needs_money_wakes_budget() -> None:
-    """The next start must be held for, whoever made it possible."""
+    """The next start needs a hold, whichever decision made it possible."""
     assert "approver.resolved" in Story().roles["budget"].wakes
 
 
@@ -220,7 +220,7 @@ def test_an_unknown_outcome_that_is_not_resolved_in_time_ends_the_run() -> None:
 
 
 def test_a_resolution_of_a_known_outcome_is_refused() -> None:
-    """A person cannot declare the fate of a call that is not in question."""
+    """A person cannot decide the outcome of a call that is not in question."""
     assert "nothing to resolve" in refusal(at_work(call("pay")), "resolve", call="pay", action="done")
     forged = Resolved(call="pay", action="done", by="bob")
     assert "the outcome of call 'pay' is known" in at_work(call("pay")).append("approver", forged).ignored
@@ -248,7 +248,7 @@ def test_a_run_whose_policy_does_not_ask_spends_up_to_its_limit() -> None:
     assert Story(agent(limits={"ask_from_micros": 0})).open_run().run_until_idle().open_model()
 
 
-def test_granted_spending_lets_the_run_go_on_for_good() -> None:
+def test_granted_spending_lets_the_run_continue_without_further_questions() -> None:
     """The question is asked once."""
     story = frugal().send_control("approve").append_decided().run_until_idle()
     assert story.open_model()
@@ -277,7 +277,7 @@ def test_unanswered_spending_is_denied() -> None:
 
 
 def test_only_deciders_decide_about_spending() -> None:
-    """``deciders`` holds for money too, and somebody must put a name to it."""
+    """``deciders`` applies to money too, and the decision needs a name."""
     assert "may not decide about spending" in refusal(frugal(("eva",)), "approve", by="bob")
     assert not refusal(frugal(("eva",)), "approve", by="eva")
     assert "Say who approves" in refusal(frugal(), "approve", by="")
@@ -308,7 +308,7 @@ def test_spending_that_was_not_asked_about_cannot_be_approved() -> None:
 
 
 def test_a_question_without_an_end_expires_with_the_run() -> None:
-    """The model says how long it would wait; the run's own limit bounds it, whatever number that is."""
+    """The model names how long it would wait; the run's own limit bounds that, whatever the number."""
     endless = contract("ask.person", kind="wait", parameters={"type": "object"})
     asking = call("ask.person", '{"question":"which?","timeout_s":1e300}')
     story = at_work(asking, version=agent(tools=(endless,)))

@@ -99,7 +99,7 @@ def test_nothing_is_held_without_a_reply_of_the_accounts() -> None:
 
 
 def refused(story: Story, *, waits: bool, spent: int = 4_999_999) -> Reservation:
-    """What the accounts say to the hold that the run wants: ann's has no room."""
+    """The accounts' reply to the hold that the run wants: ann's account has no room."""
     hold, amount = next_hold(story.run, story.now)
     line = AccountLine(
         account="user-acme-1", period="2026-01-01", before_micros=4_999_999, limit_micros=5_000_000, spent_micros=spent
@@ -119,7 +119,7 @@ def test_an_account_that_can_never_have_room_stops_the_run_and_is_named_by_its_o
 
 
 def test_a_run_waits_once_for_money_that_other_runs_hold() -> None:
-    """The run is queued: it does not work meanwhile, and gives back what it holds itself."""
+    """The run is queued: meanwhile it does not work, and gives back what it holds itself."""
     story = Story().open_run()
     event = story.when("budget", refused(story, waits=True, spent=1_000)).then(Queued, owner="user ann", holds=())
     assert "holds $4.998999 for runs at work" in event.why
@@ -173,7 +173,7 @@ def test_a_wait_for_money_that_charges_too_little_counts_for_nothing() -> None:
 
 
 def test_accounts_that_cannot_be_changed_are_waited_for_with_the_cause() -> None:
-    """The run says what keeps it, and asks again."""
+    """The run records the reason, and asks again."""
     story = Story().open_run()
     hold, amount = next_hold(story.run, story.now)
     broken = Reservation(hold=hold, amount_micros=amount, cause="The stream of shared has no room.")
@@ -295,7 +295,7 @@ def test_a_report_below_zero_gives_nothing_back() -> None:
 
 
 def test_a_start_that_does_not_fit_or_costs_less_than_nothing_is_ignored() -> None:
-    """A start is its reservation: the fold itself refuses one that nobody holds for."""
+    """A start is its reservation: the fold itself ignores one that no hold covers."""
     story = Story().open_run().when("budget").append_decided()
     start = story.when("planner").decided
     assert isinstance(start, ModelStarted)
@@ -304,7 +304,7 @@ def test_a_start_that_does_not_fit_or_costs_less_than_nothing_is_ignored() -> No
         assert reason in entry.ignored
 
 
-def test_what_a_provider_reports_beyond_the_holds_is_charged_to_the_accounts_when_the_run_waits() -> None:
+def test_usage_beyond_the_holds_is_charged_to_the_accounts_when_the_run_waits() -> None:
     """The account knows what the run has spent, also where that is more than was held; later holds come on top."""
     limits = {"cost_max_micros": 90_000_000, "tokens_max": 50_000_000}
     story = Story(agent(tools=(contract("rent", price_micros=400_000),), limits=limits)).open_run().run_until_idle()

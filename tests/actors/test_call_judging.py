@@ -143,7 +143,7 @@ def test_the_same_call_with_the_same_result_three_times_is_a_loop() -> None:
 
 
 def test_the_same_call_with_another_result_is_not_a_loop() -> None:
-    """Polling that makes progress goes on."""
+    """Polling that makes progress may continue."""
     story = at_work(call("look", id="a")).finish_tools(a=OK)
     for i, name in enumerate(("b", "c", "d")):
         story.finish_model(reply(call("look", id=name))).finish_tools(
@@ -166,7 +166,7 @@ def test_an_effect_that_was_done_is_answered_from_the_record(tool: str) -> None:
 
 
 def test_a_repeatable_effect_may_be_repeated() -> None:
-    """Where the contract says so."""
+    """If the contract allows it."""
     again = agent(tools=(contract("note", tier="reversible", repeatable=True),))
     story = at_work(call("note", id="a"), version=again).finish_tools(a=OK).finish_model(reply(call("note", id="b")))
     assert story.last(Judged).calls[0].verdict == "pass"
@@ -178,14 +178,14 @@ def test_the_same_effect_twice_in_one_answer_is_rejected() -> None:
 
 
 def test_an_edit_into_an_effect_under_way_is_refused() -> None:
-    """A person's change may not make two of one, and it is the person who is told."""
+    """A person's edit must not make the effect happen twice; the person gets the reason."""
     story = at_work(call("pay", '{"q":"a"}', id="a"), call("pay", '{"q":"b"}', id="b"))
     story.send_control("approve", call="a").append_decided()
     assert "under way already (call 'a')" in refusal(story, "edit", call="b", args={"q": "a"})
     assert story.stage("b") == "asked"
 
 
-def test_an_effect_of_unknown_fate_is_not_proposed_again() -> None:
+def test_an_effect_with_an_unknown_outcome_is_not_proposed_again() -> None:
     """Neither while a person is asked nor afterwards."""
     story = at_work(call("pay", '{"q":"a"}', id="a"), call("pay", '{"q":"b"}', id="b"))
     story.send_control("approve", call="a").append_decided().run_until_idle().finish_tools(
@@ -195,7 +195,7 @@ def test_an_effect_of_unknown_fate_is_not_proposed_again() -> None:
     assert "under way already" in refused or "not known yet" in refused
 
 
-def test_an_effect_that_succeeded_too_late_is_not_made_again() -> None:
+def test_an_effect_that_succeeded_too_late_is_not_repeated() -> None:
     """Its answer was given up, but the log knows that it was done."""
     story = at_work(call("note"))
     for _ in range(3):
@@ -226,7 +226,7 @@ def test_long_arguments_are_judged_from_their_blob() -> None:
     ],
 )
 def test_a_wait_is_fixed_when_it_is_judged(until: str, seconds: int) -> None:
-    """Seconds from then, or a moment; one that passed while the model was thinking is no mistake."""
+    """Seconds from then, or a moment; one that passed while the model was thinking is accepted."""
     assert verdicts(call("wait.until", f'{{"until":{until}}}'))[0].wait_until == NOW + timedelta(seconds=seconds)
 
 

@@ -1,4 +1,4 @@
-"""What became of a call reaches its model in one form, whatever the provider, the tool mode and the end of the call."""
+"""The outcome of a call reaches the model in one form, whatever the provider, the tool mode and the outcome."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def edited() -> Story:
 
 
 def resolved(action: str) -> Story:
-    """A payment of which nobody knew whether it was made, until somebody found out."""
+    """A payment with an unknown outcome, until a person settled it."""
     story = (
         at_work(call("pay"))
         .send_control("approve", call="pay")
@@ -80,7 +80,7 @@ def recorded() -> Story:
 
 
 def weighed(*findings: str) -> Story:
-    """A result that its tool's own checks look at."""
+    """A result that its tool's own checks have judged."""
     story = at_work(call("weigh")).finish_tools(weigh=OK)
     return story.run_until_idle(CheckFindings(by_event={story.run.calls["weigh"].finished_n: findings}))
 
@@ -172,7 +172,7 @@ CASES: dict[str, tuple[Callable[[], Story], str, dict[str, Any]]] = {
         "pay",
         error("denied", "denied", DENIED),
     ),
-    "nobody answered": (
+    "no reply in time": (
         lambda: at_work(call("pay")).advance_s(Limits().approval_expires_s + 1).run_until_idle(), "pay",
         error("denied", "expired", "Nobody answered in time, so this was not done."),
     ),
@@ -216,7 +216,7 @@ CASES: dict[str, tuple[Callable[[], Story], str, dict[str, Any]]] = {
 
 
 def next_request(story: Story) -> tuple[ModelRequest, dict[str, dict[str, str]]]:
-    """The next request, and what every wire says of each call: wire → call → text."""
+    """The next request, and the text of each call in every wire format: wire → call → text."""
     prompt = assemble(story.run, story.version)
     request = ModelRequest(
         model="openai/m", system=prompt.system, messages=prompt.messages, tools=prompt.tools, params=prompt.params
@@ -236,7 +236,7 @@ def next_request(story: Story) -> tuple[ModelRequest, dict[str, dict[str, str]]]
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_provider_wire_carries_the_same_outcome(name: str) -> None:
-    """An error never looks like data, and what a model must know beside a result stands outside of it."""
+    """An error cannot be taken for data, and notes for the model stand outside the result."""
     make_story, name_of_call, expected = CASES[name]
     request, texts = next_request(make_story())
     wire = name_of_call.replace(".", "__") if "." in name_of_call else name_of_call
@@ -264,7 +264,7 @@ def test_a_prompt_counts_every_byte_of_an_outcome(name: str) -> None:
 
 
 def test_a_call_beyond_the_runs_events_is_reported_as_not_made() -> None:
-    """The closing turn sums up: it must not take what was never made for what gave nothing."""
+    """The closing turn sums up: it must not take a call that was never made for one without a result."""
     story = at_work(call("look")).finish_tools(look=OK)
     story.given(*story.planner_events(reply(call("pay"))))
     last = assemble(story.run, story.version, purpose="close").messages[-2]
@@ -273,8 +273,8 @@ def test_a_call_beyond_the_runs_events_is_reported_as_not_made() -> None:
     )
 
 
-def test_a_result_that_is_left_out_says_so_in_the_same_form() -> None:
-    """Its note fits into what the fold keeps for it."""
+def test_a_result_that_is_left_out_has_a_note_in_the_same_form() -> None:
+    """Its note fits into the space that the fold reserves for it."""
     for value in ("é" * 2_000, [1] * 2_000):
         story = at_work(call("look")).finish_tools(look=msgspec.structs.replace(OK, value=value))
         whole = story.run.calls["look"].answer_size.bytes
@@ -333,7 +333,7 @@ def test_a_planner_function_reads_the_bare_text_and_the_outcome_beside_it() -> N
 
 
 def test_a_result_of_another_version_without_an_outcome_is_sent_as_it_is() -> None:
-    """Such as the message of a program that speaks to a provider itself."""
+    """Such as the message of a program that calls a provider itself."""
     past = Message(role="assistant", calls=(ToolCall(id="callcall", name="look", args="{}"),))
     result = Message(role="tool", call_id="callcall", text="none")
     request = ModelRequest(model="openai/m", system="", messages=(past, result))

@@ -19,7 +19,7 @@ BY_COUNTRY = {"de": "till@firm.example", "rates": [7, 19]}
 
 
 def helper() -> str:
-    """Documentation says eve@evil.example, which is no constant."""
+    """The address eve@evil.example stands in documentation only, not in a constant."""
     return "support@firm.example"
 
 
@@ -43,7 +43,7 @@ def test_constants_of_the_code_are_found_and_docstrings_are_not() -> None:
 
 
 def test_the_constants_of_an_agent_are_bounded() -> None:
-    """A table of a module is no reason for an agent that cannot be stored."""
+    """A large table in a module must not make an agent too large to store."""
     table = {"many": list(range(10_000)), "long": "x" * (CONSTANT_BYTES_MAX + 1)}
     found = constants_of(eval("lambda m: TABLE", {"TABLE": table, "__name__": __name__}))
     assert len(found) == CONSTANTS_MAX
@@ -106,7 +106,7 @@ def test_a_value_that_the_function_took_from_a_result_needs_an_origin(args: str,
 
 
 def test_a_constant_that_also_stands_in_the_material_needs_an_origin() -> None:
-    """The customer's letter may ask for what the code knows."""
+    """The customer's message may contain a value that also stands in the code."""
     version = by_function()
     story = Story(version)
     story.task = msgspec.structs.replace(story.task, material="Make me admin.")

@@ -24,7 +24,7 @@ ROOMY = {"tokens_max": 2_000_000, "cost_max_micros": 50_000_000, "turns_max": 10
 
 
 def thinking(**limits: object) -> Story:
-    """A run whose first model call is under way."""
+    """A run whose first model request is in progress."""
     return Story(agent(limits=limits)).open_run().run_until_idle()
 
 
@@ -132,7 +132,7 @@ def test_a_short_context_is_not_compacted() -> None:
 
 
 def test_a_run_is_compacted_at_most_three_times() -> None:
-    """``compactions_max``: then it lives with its context."""
+    """``compactions_max``: then the context stays as it is."""
     story = long_story()
     for turn in range(6):
         if grown(story, 1, turn).last(ModelStarted).purpose == "compact":

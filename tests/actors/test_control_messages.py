@@ -1,4 +1,4 @@
-"""What a person's word becomes, and why one counts for nothing."""
+"""The event that a control message becomes, or why it is rejected."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STRANGE = '{"q":"eve@example.org"}'
 UNKNOWN = ToolResult(outcome="unknown")
 
 
-def test_an_approval_names_what_was_shown() -> None:
+def test_an_approval_names_the_arguments_and_contract_that_were_shown() -> None:
     """The grant binds to call, arguments and contract."""
     story = at_work(call("pay", KNOWN))
     line = story.last(Asked).calls[0]
@@ -53,7 +53,7 @@ def test_an_approval_names_what_was_shown() -> None:
 
 @pytest.mark.parametrize("field", ["args_sha256", "contract_digest"])
 def test_an_approval_of_something_else_than_shown_is_refused(field: str) -> None:
-    """Arguments or contract that changed meanwhile make it void, with a sentence saying so."""
+    """Arguments or a contract that changed meanwhile make it void, with a sentence that says why."""
     changed: dict[str, Any] = {field: "0" * 64}
     assert "look again" in refusal(at_work(call("pay")), "approve", call="pay", **changed)
 
@@ -93,21 +93,21 @@ def test_an_approval_covers_one_effect() -> None:
 
 
 def test_the_model_receives_the_reason_of_a_denied_call() -> None:
-    """The run goes on; the model may try something else."""
+    """The run continues; the model may try something else."""
     story = at_work(call("pay"))
     story.send_control("deny", call="pay", why="too much").then(Denied, by="bob", why="too much")
     assert story.run.calls["pay"].outcome_text == "A person (bob) denied this call: too much"
 
 
 def test_an_unanswered_approval_is_denied_after_an_hour() -> None:
-    """``approval_expires_s``: nobody's answer is a no."""
+    """``approval_expires_s``: a question without a reply is denied."""
     story = at_work(call("pay")).advance_s(3_599)
     story.when("approver").expect_nothing()
     story.advance_s(1).when("approver").then(Denied, call="pay", by="timer")
     assert story.run.calls["pay"].outcome_text == "Nobody answered in time, so this was not done."
 
 
-def test_a_shorter_expiry_is_kept() -> None:
+def test_a_shorter_expiry_is_stored() -> None:
     """An agent may give people less time."""
     story = at_work(call("pay"), version=agent(limits={"approval_expires_s": 10})).advance_s(10)
     story.when("approver").then(Denied, by="timer")
@@ -177,7 +177,7 @@ def test_an_unknown_outcome_is_resolved_by_deciders_only() -> None:
 
 
 @pytest.mark.parametrize("tool", ["pay", "drop"])
-def test_an_edit_approves_what_the_person_wrote(tool: str) -> None:
+def test_an_edit_approves_the_persons_own_arguments(tool: str) -> None:
     """One step: judged like any arguments, let through on the edit, and nothing else is what runs."""
     story = at_work(call(tool, STRANGE), version=CLEAR)
     story.send_control("edit", call=tool, args={"q": "ann@example.com"}).then(Edited, approves=True)
@@ -191,7 +191,7 @@ def test_an_edit_approves_what_the_person_wrote(tool: str) -> None:
 
 
 def test_the_model_sees_an_edited_call_as_it_was_made_with_a_note() -> None:
-    """Its own arguments were never used, so it must not go on as if they had been; its blocks are changed too."""
+    """Its own arguments were never used, so its prompt must not show them; the provider's blocks are changed too."""
     raw: list[dict[str, Any]] = [
         {"type": "thinking", "thinking": "hm", "signature": "s"},
         {"type": "tool_use", "id": "pay", "name": "pay", "input": {"q": "order 4711"}},
@@ -215,7 +215,7 @@ def test_the_model_sees_an_edited_call_as_it_was_made_with_a_note() -> None:
 
 
 def test_an_edit_is_asked_about_again_where_the_policy_wants_two_people() -> None:
-    """What a person writes is no more trusted than what a model writes, and two must have seen it."""
+    """A person's arguments are not trusted more than a model's, and two people must have seen them."""
     story = at_work(call("pay"), version=agent(policy=Policy(quorum=2)))
     story.send_control("edit", call="pay", args={"q": "x"}).then(Edited, approves=False)
     story.run_until_idle()
@@ -228,7 +228,7 @@ def test_an_edit_is_asked_about_again_where_the_policy_wants_two_people() -> Non
 
 
 def test_an_edit_of_an_older_version_is_asked_about_again() -> None:
-    """It did not say that it approves; the model is told nothing, as when its log was written."""
+    """It did not state its approval; the model gets no note, as when its log was written."""
     story = at_work(call("pay"))
     edited = story.send_control("edit", call="pay", args={"q": "x"}).decided
     assert isinstance(edited, Edited)
@@ -266,7 +266,7 @@ def test_an_approval_given_before_an_edit_does_not_cover_it() -> None:
     ],
 )
 def test_an_edit_that_cannot_work_is_refused_and_the_question_stays_open(args: dict[str, Any], why: str) -> None:
-    """Seen: answered ``done``, the question gone, and the model told of errors in what it had not written."""
+    """Seen: the reply was ``done``, the question gone, and the model got errors about arguments it had not written."""
     story = at_work(call("pay"))
     sentence = refusal(story, "edit", call="pay", args=args)
     assert sentence.startswith("The call 'pay' cannot be made with these arguments: ")
@@ -284,8 +284,8 @@ def test_an_edit_that_cannot_work_is_refused_and_the_question_stays_open(args: d
         ({"expires_at": NOW - timedelta(days=1)}, "had expired"),
     ],
 )
-def test_an_edit_is_no_approval_of_what_was_not_asked(changes: dict[str, Any], why: str) -> None:
-    """Whoever wrote the event: every reader ignores it, and the checker says so."""
+def test_an_edit_does_not_approve_a_call_that_was_not_asked_about(changes: dict[str, Any], why: str) -> None:
+    """Every reader ignores the event, whichever process wrote it, and the checker reports it."""
     story = at_work(call("pay"))
     edited = story.send_control("edit", call="pay", args={"q": "x"}).decided
     assert isinstance(edited, Edited)
@@ -318,7 +318,7 @@ def test_an_unanswered_question_is_denied() -> None:
 
 
 def test_a_pause_and_a_resume() -> None:
-    """Each once; the other way round it has an objection."""
+    """Each once; in the wrong order they are rejected with a reason."""
     story = at_work(call("pay"))
     assert refusal(story, "resume") == "The run is not paused."
     story.send_control("pause", why="lunch").then(Paused, why="lunch")
@@ -341,7 +341,7 @@ def test_a_run_without_events_left_cannot_be_paused() -> None:
     assert not refusal(story, "stop")
 
 
-def test_a_persons_stop_names_who_why_and_what_is_open() -> None:
+def test_a_persons_stop_names_person_reason_and_open_starts() -> None:
     """The receipt's list of what may still be on the wire."""
     story = at_work(call("look"))
     event = story.send_control("stop", why="enough", mode=StopMode.DRAIN).then(
@@ -351,7 +351,7 @@ def test_a_persons_stop_names_who_why_and_what_is_open() -> None:
 
 
 def test_a_stop_before_anything_else_is_event_one() -> None:
-    """A run that does not exist yet can be stopped; any other word needs a run."""
+    """A run that does not exist yet can be stopped; any other control message needs a run."""
     story = Story()
     assert "There is no run" in refusal(story, "pause")
     story.send_control("stop", why="not today").then(Stopped)
@@ -360,7 +360,7 @@ def test_a_stop_before_anything_else_is_event_one() -> None:
 
 @pytest.mark.parametrize("verb", ["stop", "pause", "approve", "resolve"])
 def test_a_stopped_run_accepts_no_control_messages(verb: Verb) -> None:
-    """And whoever says one is told since when."""
+    """And the reply names the moment since which it is."""
     story = at_work(call("pay")).given(Stopped(by="bob", why="enough"), by="operator")
     assert "is stopped already (enough)" in refusal(story, verb, call="pay")
     story.send_control(verb, call="pay").expect_nothing()
@@ -404,7 +404,7 @@ def test_a_rejected_control_message_names_the_reason(verb: Verb, fields: dict[st
 
 @pytest.mark.parametrize("verb", ["approve", "deny", "edit"])
 def test_an_approval_of_an_unknown_outcome_is_rejected_with_the_command_that_decides(verb: Verb) -> None:
-    """It was agreed to before; what is asked is what became of it."""
+    """It was agreed to before; the question is about its outcome."""
     story = (
         at_work(call("pay"))
         .send_control("approve", call="pay")

@@ -39,7 +39,7 @@ def started(story: Story) -> EffectStarted:
 
 
 def paid(tool: str = "pay") -> Story:
-    """A run in which a person agreed to an irreversible call, which is under way."""
+    """A run in which a person agreed to an irreversible call, which is in progress."""
     return at_work(call(tool)).send_control("approve", call=tool).append_decided().run_until_idle()
 
 
@@ -72,7 +72,7 @@ def test_cleared_calls_start_while_asked_calls_wait() -> None:
 
 
 def test_an_uncovered_call_waits_for_its_hold() -> None:
-    """The executor starts nothing that what the run holds does not cover."""
+    """The executor starts nothing that the run's holds do not cover."""
     story = Story().open_run().when("budget").append_decided()
     held = story.last(Held)
     short = Story().open_run().given(msgspec.structs.replace(held, amount_micros=held.amount_micros // 4))
@@ -91,17 +91,17 @@ def test_a_closed_kill_switch_of_a_tool_stops_the_run_before_the_start() -> None
 
 
 def test_a_start_names_the_revision_of_the_kill_switches() -> None:
-    """A reader can tell which doors were open when the effect began."""
+    """A reader can tell which kill switches were open when the effect began."""
     story = at_work(call("pay")).send_control("approve", call="pay").append_decided()
     story.when("executor", KillSwitches(revision=7)).then(EffectStarted, doors_revision=7)
 
 
 def test_a_safe_failure_is_tried_again_after_its_pause_and_then_given_up() -> None:
-    """A transient failure is repeated ``retries_max`` times, a second and two apart, and then told to the model."""
+    """A transient failure is repeated ``retries_max`` times, a second and two apart, and then reported to the model."""
     story = at_work(call("look")).finish_tools(look=TRANSIENT)
-    for attempt, least in ((2, 0.75), (3, 1.5)):
+    for attempt, wait_min_s in ((2, 0.75), (3, 1.5)):
         story.when("executor").expect_nothing()
-        story.advance_s(least * 5 / 3)
+        story.advance_s(wait_min_s * 5 / 3)
         story.run_until_idle()
         assert started(story).calls[0].attempt == attempt
         story.finish_tools(look=TRANSIENT)
@@ -110,7 +110,7 @@ def test_a_safe_failure_is_tried_again_after_its_pause_and_then_given_up() -> No
 
 
 def test_a_retry_waits_as_long_as_the_tool_asked() -> None:
-    """``retry_after_s`` of the tool goes before our own pauses."""
+    """``retry_after_s`` of the tool takes precedence over our own pauses."""
     error = ToolError(type="rate_limit", message="slow down", retry_safe=True, retry_after_s=30)
     story = at_work(call("look")).finish_tools(look=ToolResult(outcome="failed", error=error))
     story.advance_s(29).when("executor").expect_nothing()
@@ -125,7 +125,7 @@ def test_a_permanent_failure_is_not_tried_again(kind: str) -> None:
     assert story.run.calls["look"].outcome_text == "no such order"
 
 
-def test_a_failure_of_an_unsafe_effect_that_may_have_happened_is_not_tried_again() -> None:
+def test_a_failure_of_an_unsafe_effect_that_may_have_happened_is_not_retried() -> None:
     """Without ``retry_safe`` an irreversible call is never repeated by itself."""
     story = paid().finish_tools(pay=UNSAFE)
     assert story.run.calls["pay"].is_error
@@ -171,13 +171,13 @@ def test_a_wait_ends_by_itself_at_its_moment() -> None:
 
 
 def test_a_wait_ends_also_while_the_run_is_paused() -> None:
-    """Deadlines go on in a pause; only starts are refused."""
+    """Deadlines still count in a pause; only starts are refused."""
     story = at_work(call("wait.until", '{"until":60}', id="w")).send_control("pause").append_decided().advance_s(60)
     story.when("executor").then(Finished)
 
 
 def test_nothing_starts_while_the_run_is_paused() -> None:
-    """A pause refuses starts as a stop does, and a resume lets them go."""
+    """A pause forbids starts as a stop does, and a resume allows them again."""
     story = (
         at_work(call("pay")).send_control("pause").append_decided().send_control("approve", call="pay").append_decided()
     )
@@ -186,7 +186,7 @@ def test_nothing_starts_while_the_run_is_paused() -> None:
 
 
 def test_a_start_that_meets_a_pause_in_the_log_is_ignored() -> None:
-    """Whoever wrote it: the fold refuses a start in a pause."""
+    """The fold ignores a start in a pause, whichever process wrote it."""
     story = at_work(call("pay")).send_control("approve", call="pay").append_decided()
     start = story.when("executor").decided
     assert start is not None
@@ -210,7 +210,7 @@ def test_a_dry_run_describes_every_effect_above_read() -> None:
 
 
 def test_a_result_over_the_cap_is_cut_with_a_note() -> None:
-    """At most 16 KiB of a result reach the model, and it is told how much there was."""
+    """At most 16 KiB of a result reach the model, with a note of the full size."""
     story = at_work(call("look")).finish_tools(look=ToolResult(outcome="succeeded", value="x" * 20_000))
     answer = story.run.calls["look"].outcome_text
     assert len(answer.encode()) == 16 * 1024
@@ -224,7 +224,7 @@ def test_a_result_over_the_cap_is_cut_with_a_note() -> None:
     [("x" * 20_000, "x" * 20_000, "text/plain"), (["y" * 20_000], f'["{"y" * 20_000}"]', "application/json")],
 )
 def test_a_truncated_result_comes_with_its_full_text(value: object, whole: str, kind: str) -> None:
-    """To be kept beside the log: the cut is for the model, not for who looks later."""
+    """It is stored beside the log: only the model gets the cut text, a later reader gets all of it."""
     story = at_work(call("look"))
     story.runner.results = {"look": ToolResult(outcome="succeeded", value=value)}
     view = story.executor.prepare(story.run, started(story), story.facts)
@@ -234,12 +234,12 @@ def test_a_truncated_result_comes_with_its_full_text(value: object, whole: str, 
     assert len(long_result.event.result.encode()) <= 16 * 1024 < long_result.event.result_bytes == len(whole)
 
 
-@pytest.mark.parametrize(("text", "most"), [("é" * 100, 64), ("x" * 100, 3), ("😀" * 40, 50)])
-def test_a_cut_never_splits_a_character(text: str, most: int) -> None:
+@pytest.mark.parametrize(("text", "bytes_max"), [("é" * 100, 64), ("x" * 100, 3), ("😀" * 40, 50)])
+def test_a_cut_never_splits_a_character(text: str, bytes_max: int) -> None:
     """A cut text is valid, and no longer than its bound and the note."""
-    cut, size = truncate(text, most)
+    cut, size = truncate(text, bytes_max)
     assert size == len(text.encode())
-    assert len(cut.encode()) <= max(most, len(f"\n[cut: {size} bytes in all]"))
+    assert len(cut.encode()) <= max(bytes_max, len(f"\n[cut: {size} bytes in all]"))
 
 
 def test_a_tool_cannot_cost_more_than_its_start_reserved() -> None:
@@ -256,7 +256,7 @@ def test_an_unknown_effect_is_charged_at_its_reservation() -> None:
 
 
 def test_long_arguments_are_read_from_their_blob() -> None:
-    """What a performer is given is the text behind the reference."""
+    """The performer gets the text behind the reference."""
     story = Story().open_run().run_until_idle()
     ref = BlobRef(sha256="a" * 64, bytes=40_000)
     story.given(Proposed(turn=1, attempt=1, calls=(ProposedCall(call="c", tool="look", args=ref),)))
@@ -271,17 +271,17 @@ def test_long_arguments_are_read_from_their_blob() -> None:
 
 
 def test_cancelled_calls_are_unknown_once_begun_and_never_started_before() -> None:
-    """What has its result is not spoken for again."""
+    """A call that has its result is not reported again."""
     story = at_work(call("look"), call("note"))
     view = story.executor.prepare(story.run, started(story), story.facts)
     begun = story.executor.report_cancelled(view, frozenset({("look", 1)}), begun=True)
     assert [(e.call, e.outcome) for e in begun if isinstance(e, Finished)] == [("note", "unknown")]
-    fresh = story.executor.report_cancelled(view, frozenset(), begun=False)
-    assert {e.outcome for e in fresh if isinstance(e, Finished)} == {"never_started"}
+    not_begun = story.executor.report_cancelled(view, frozenset(), begun=False)
+    assert {e.outcome for e in not_begun if isinstance(e, Finished)} == {"never_started"}
 
 
 def test_a_read_cancelled_by_a_stop_has_a_known_outcome() -> None:
-    """It failed and is charged in full; only what may have happened is left for a person to look into."""
+    """It failed and is charged in full; only effects that may have happened are left for a person."""
     story = at_work(call("rent"), call("note"))
     view = story.executor.prepare(story.run, started(story), story.facts)
     story.given(Stopped(by="bob", why="enough"), by="operator")
@@ -292,14 +292,14 @@ def test_a_read_cancelled_by_a_stop_has_a_known_outcome() -> None:
 
 
 def test_a_read_whose_worker_died_is_a_failure_after_a_stop_too() -> None:
-    """Nobody says what became of it, and nobody needs to look."""
+    """Its outcome is not reported, and no person needs to decide about it."""
     story = at_work(call("look")).given(Stopped(by="bob", why="enough"), by="operator")
     story.advance_s(12).run_until_idle()
     assert [fate.fate for fate in story.last(Sealed).receipt] == ["failed"]
 
 
-def test_a_cancelled_read_is_made_again_at_once_while_the_run_goes_on() -> None:
-    """A worker that ends in good order does not make anybody wait."""
+def test_a_cancelled_read_is_repeated_at_once_while_the_run_is_open() -> None:
+    """After a worker ended in good order, no role has to wait."""
     story = at_work(call("look"))
     view = story.executor.prepare(story.run, started(story), story.facts)
     story.given(*story.executor.report_cancelled(view, frozenset(), begun=True))
@@ -307,7 +307,7 @@ def test_a_cancelled_read_is_made_again_at_once_while_the_run_goes_on() -> None:
 
 
 def test_a_cancelled_probe_leaves_the_outcome_unknown() -> None:
-    """Whatever its tier: the doubt is about the effect."""
+    """Whatever its tier: the effect's outcome stays unknown."""
     story = at_work(call("wire")).send_control("approve", call="wire").append_decided().run_until_idle()
     (work,) = story.executor.prepare(story.run, started(story), story.facts)
     probe = msgspec.structs.replace(work, probe=True, tier="read")
@@ -347,7 +347,7 @@ def test_a_start_with_other_arguments_than_judged_is_ignored() -> None:
 
 
 def test_a_second_start_of_an_open_unsafe_effect_is_ignored() -> None:
-    """At most one automatic attempt of what is not safe to repeat, even past its end."""
+    """At most one automatic attempt of an effect that is not safe to repeat, even past its end."""
     story = paid()
     line = started(story).calls[0]
     again = StartedCall(

@@ -76,7 +76,7 @@ def test_without_a_fallback_a_wait_that_is_too_long_ends_the_run_at_once(choice:
     assert "slow down" in stopped.why
 
 
-def test_a_run_that_queues_waits_as_long_as_the_provider_says_and_none_of_it_is_work() -> None:
+def test_a_run_that_queues_waits_as_long_as_the_provider_asks_and_the_wait_is_not_work() -> None:
     """To the second, and not the usual minute."""
     story = _story(on_model_down="queue").finish_model(_slow(3_600))
     start = next_start(story.run, story.now)
@@ -89,7 +89,7 @@ def test_a_run_that_queues_waits_as_long_as_the_provider_says_and_none_of_it_is_
 
 
 def _on_fallback(**fields: Any) -> Story:  # noqa: ANN401 - any field of an agent
-    """A run whose own model was down, and whose fallback has answered with a call that is under way."""
+    """A run whose own model was down, and whose fallback has proposed a call that is in progress."""
     story = _story(limits={"model_retries_max": 0}, **fields).finish_model(DOWN)
     return story.finish_model(reply(call("look")))
 
@@ -127,7 +127,7 @@ def test_a_fallback_that_goes_down_gives_the_run_back_to_its_own_model() -> None
     assert _verdict(story).status == "consistent"
 
 
-def test_a_model_that_answers_again_is_no_longer_down() -> None:
+def test_a_model_that_replies_again_is_no_longer_down() -> None:
     """The next turn begins with it."""
     story = _on_fallback().finish_tools(look=OK).finish_model(DOWN)
     story.finish_model(reply(call("look", '{"q":"again"}', id="look2"))).finish_tools(look2=OK)

@@ -1,4 +1,4 @@
-"""Planner: what is kept of the model's words, for whom, and what is taken out of them first."""
+"""Planner: which parts of the model's text are stored, and which are redacted first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLEAN = "it is [redacted:secret]"
 
 
 def thinking() -> Story:
-    """A run whose first model call is under way."""
+    """A run whose first model request is in progress."""
     return Story().open_run().run_until_idle()
 
 
@@ -31,7 +31,7 @@ def thinking() -> Story:
     ],
 )
 def test_the_text_beside_calls_is_their_reason(text: str, reason: str) -> None:
-    """On one line, cut at a word, and without what a terminal would obey."""
+    """On one line, cut at a word, and without control characters of a terminal."""
     event = thinking().planner_events(reply(call("pay"), text=text))[0]
     assert isinstance(event, Proposed)
     assert (event.text, event.reason) == (text, reason)
@@ -51,17 +51,17 @@ def test_a_person_is_asked_with_the_models_reason() -> None:
 
 
 def secretive(**fields: object) -> Story:
-    """A run whose first model call is under way, in a process that knows a secret."""
+    """A run whose first model request is in progress, in a process that knows a secret."""
     return Story(agent(**fields), facts=(Secrets(values=(SECRET,)),)).open_run().run_until_idle()
 
 
 def leaks(story: Story) -> list[str]:
-    """Events of the run that say the secret."""
+    """Events of the run that contain the secret."""
     return [subject for subject, payload, _ in story.messages if SECRET.encode() in payload]
 
 
 def test_a_known_secret_in_an_answer_that_is_returned_is_in_no_event() -> None:
-    """The last words of a run that failed are part of its outcome."""
+    """The last text of a run that failed is part of its outcome."""
     story = secretive(output_schema={"type": "object"}, limits={"returned_max": 2})
     for _ in range(3):
         story.finish_model(reply(text=f"it is {SECRET}"))

@@ -1,4 +1,4 @@
-"""Which answers tell of a call instead of making it."""
+"""The answers that announce a call instead of making it."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_narrated_call_is_recognised(text: str, tool: str) -> None:
 
 @pytest.mark.parametrize("text", ORDINARY)
 def test_an_ordinary_answer_is_left_alone(text: str) -> None:
-    """What was done, is offered, denied, asked or explained is an answer, and so is a word that is a tool's name."""
+    """A call that is reported, offered, denied, asked about or explained is fine, and so is a word like a tool's name."""
     assert not narrated_call(text, TOOLS)
 
 
@@ -142,7 +142,7 @@ NARRATION = 'I will call pay({"q": "order 4711"}) now.'
 
 
 def test_a_narrated_call_is_sent_back_and_then_made() -> None:
-    """The model is told which tool it did not call."""
+    """The model gets the name of the tool that it did not call."""
     story = Story().open_run().run_until_idle().finish_model(reply(text=NARRATION))
     (error,) = story.last(Returned).errors
     assert error == (
@@ -159,7 +159,7 @@ def test_a_narrated_call_is_sent_back_and_then_made() -> None:
 
 
 def test_a_narrated_call_is_sent_back_only_once() -> None:
-    """A model that says the same again means it as its answer; and so it does later in the run."""
+    """A model that answers the same again means it as its answer, also later in the run."""
     story = Story().open_run().run_until_idle().finish_model(reply(text=NARRATION)).finish_model(reply(text=NARRATION))
     assert story.last(Accepted).answer == NARRATION
     assert story.run.returned_in_a_row == 1
@@ -185,8 +185,8 @@ def test_an_answer_stands_where_the_model_could_not_be_asked_again(limits: dict[
     assert story.last(Accepted).answer == NARRATION
 
 
-def test_an_answer_in_a_schema_and_that_of_a_function_are_what_they_are() -> None:
-    """A text in them that looks like a call is data."""
+def test_an_answer_in_a_schema_or_of_a_function_is_never_sent_back() -> None:
+    """A text in them that has the form of a call is data."""
     text = '{"tool": "pay", "args": {}}'
     for version in (
         agent(output_schema={"type": "object"}),

@@ -32,7 +32,7 @@ DOWN = ModelFailed("availability", "connection refused")
 
 
 def thinking(**limits: object) -> Story:
-    """A run whose first model call is under way."""
+    """A run whose first model request is in progress."""
     return Story(agent(limits=limits)).open_run().run_until_idle()
 
 
@@ -49,7 +49,7 @@ def retried(story: Story, seconds: float) -> ModelStarted:
 
 
 def test_a_start_reserves_its_cost_and_names_its_deadlines() -> None:
-    """What it may cost at most, when its first byte must have left, and when it is given up."""
+    """Its largest cost, the time by which its first byte must have been sent, and when it is given up."""
     story = Story().open_run().when("budget").append_decided()
     start = next_start(story.run, story.now, WORKER)
     assert isinstance(start, NextStart)
@@ -69,7 +69,7 @@ def test_a_start_reserves_its_cost_and_names_its_deadlines() -> None:
         (("call_" + "a" * 24, "call_" + "b" * 24), "auto"),
     ],
 )  # fmt: skip
-def test_a_model_goes_on_as_it_made_its_calls_before_in_any_process(ids: tuple[str, str], mode: str) -> None:
+def test_a_model_keeps_its_tool_mode_in_any_process(ids: tuple[str, str], mode: str) -> None:
     """A new process does not find out again what the log shows; of another server nothing is known."""
     url = "http://127.0.0.1:1/v1"
     version = agent(model=msgspec.structs.replace(MODEL, model="openai/m", base_url=url))
@@ -94,28 +94,28 @@ def test_nothing_starts_without_a_hold() -> None:
     Story().open_run().when("planner").expect_nothing()
 
 
-@pytest.mark.parametrize("door", ["all", "tenant:acme", "agent:desk"])
-def test_a_closed_kill_switch_stops_the_run_before_its_next_request(door: str) -> None:
-    """An operator's door holds for runs that are under way, too."""
+@pytest.mark.parametrize("closed", ["all", "tenant:acme", "agent:desk"])
+def test_a_closed_kill_switch_stops_the_run_before_its_next_request(closed: str) -> None:
+    """A kill switch also holds for runs that are in progress."""
     story = Story().open_run().when("budget").append_decided()
-    story.when("planner", KillSwitches(closed=frozenset({door}))).then(Stopped, code="policy")
+    story.when("planner", KillSwitches(closed=frozenset({closed}))).then(Stopped, code="policy")
 
 
 def test_a_run_whose_agent_version_is_missing_is_stopped() -> None:
-    """Without the pinned version nobody knows what to say to the model."""
+    """Without the pinned version there is no prompt for the model."""
     story = Story().open_run().when("budget").append_decided()
     story.when("planner", PinnedAgent(version=None)).then(Stopped, code="defect")
 
 
 def test_a_prompt_follows_the_log_whatever_was_speculated_before() -> None:
-    """A result that was folded ahead and never stored is in no later prompt, though the turn is the same."""
-    thought, stored = at_work(call("look")), at_work(call("look"))
-    stored.planner = stored.roles["planner"] = thought.planner
-    thought.finish_tools(look=ToolResult(outcome="succeeded", value={"is": "lost"}))
-    started = stored.finish_tools(look=ToolResult(outcome="succeeded", value={"is": "kept"})).last(ModelStarted)
+    """A result that was folded before it was stored, and never stored, is not in a later prompt of the same turn."""
+    speculated, stored = at_work(call("look")), at_work(call("look"))
+    stored.planner = stored.roles["planner"] = speculated.planner
+    speculated.finish_tools(look=ToolResult(outcome="succeeded", value={"is": "lost"}))
+    started = stored.finish_tools(look=ToolResult(outcome="succeeded", value={"is": "stored"})).last(ModelStarted)
     assert started.prompt_sha256 == assemble(stored.run, stored.version).sha256
     sent = stored.planner.prepare(stored.run, started, stored.facts).request.messages
-    assert "kept" in sent[-1].text
+    assert "stored" in sent[-1].text
 
 
 def test_the_next_turn_starts_when_every_call_has_its_answer() -> None:
@@ -177,7 +177,7 @@ def test_the_deadline_of_a_call_reaches_the_caller() -> None:
 
 @pytest.mark.parametrize("kind", ["availability", "rate_limit", "malformed", "truncated", "unknown", "cancelled"])
 def test_a_passing_failure_is_retried_after_one_two_and_four_seconds(kind: FailureClass) -> None:
-    """Three retries, each a quarter early or late at most; then the model is down."""
+    """Three retries, each at most a quarter early or late; then the model is down."""
     story = thinking()
     for attempt, pause in ((2, 1.0), (3, 2.0), (4, 4.0)):
         story.finish_model(ModelFailed(kind, "no"))
@@ -230,7 +230,7 @@ def test_a_model_that_is_down_is_replaced_by_the_next_one_visibly(kind: FailureC
 
 
 def test_a_fallback_is_retried_as_often_as_the_first_model() -> None:
-    """And each of its attempts says so."""
+    """And each of its attempts names the model that it replaces."""
     story = (
         Story(agent(fallbacks=(SPARE,), limits={"model_retries_max": 1})).open_run().run_until_idle().finish_model(DOWN)
     )
@@ -242,20 +242,20 @@ def test_a_fallback_is_retried_as_often_as_the_first_model() -> None:
 
 @pytest.mark.parametrize("kind", ["malformed", "truncated", "unknown"])
 def test_only_an_unavailable_model_is_replaced(kind: FailureClass) -> None:
-    """A model that answers badly is no reason to ask another one."""
+    """A model whose replies are bad is not replaced."""
     story = Story(agent(fallbacks=(SPARE,), limits={"model_retries_max": 0})).open_run().run_until_idle()
     assert story.finish_model(ModelFailed(kind, "bad")).last(Stopped).code == "model_down"
 
 
 @pytest.mark.parametrize(("choice", "code"), [("fail", "model_down"), ("hand_off", "handed_off")])
-def test_an_agent_that_does_not_fall_back_ends_as_it_says(choice: str, code: str) -> None:
+def test_an_agent_that_does_not_fall_back_ends_as_configured(choice: str, code: str) -> None:
     """``on_model_down``: fail, or hand over to a person."""
     version = agent(fallbacks=(SPARE,), on_model_down=choice, limits={"model_retries_max": 0})
     assert Story(version).open_run().run_until_idle().finish_model(DOWN).last(Stopped).code == code
 
 
 def test_an_agent_that_queues_asks_again_until_a_model_answers() -> None:
-    """``on_model_down = queue``: after a minute, then after twice as long each time, at most after an hour."""
+    """``on_model_down = queue``: after a minute, then after twice as long each time, up to an hour."""
     story = Story(agent(on_model_down="queue", limits={"model_retries_max": 0})).open_run().run_until_idle()
     for attempt, pause_s in enumerate((60, 120, 240, 480, 960, 1_920, 3_600, 3_600), 2):
         story.finish_model(DOWN).advance_s(pause_s - 1).when("planner").expect_nothing()
@@ -264,7 +264,7 @@ def test_an_agent_that_queues_asks_again_until_a_model_answers() -> None:
 
 
 def test_time_spent_queueing_for_a_model_is_not_active_time() -> None:
-    """The wall time counts work: neither the pauses nor the attempts that find nobody are any."""
+    """The wall time counts work: neither the pauses nor the attempts that reach no model count."""
     story = Story(agent(on_model_down="queue", limits={"model_retries_max": 0})).open_run().run_until_idle()
     story.advance_s(30).finish_model(DOWN)
     assert story.active_s() == 30
@@ -286,7 +286,7 @@ def test_the_retries_before_queueing_are_active_time() -> None:
 
 
 def test_no_call_outlives_the_time_of_its_run() -> None:
-    """What a lost call leaves open is over with the run's wall time, and what it may take is what is left of it."""
+    """The ``done_by`` of a request is bounded by the run's wall time, and its deadline by what is left of that."""
     story = at_work(call("look")).advance_s(10).finish_tools(look=OK)
     event = story.last(ModelStarted)
     assert event.done_by == NOW + timedelta(seconds=125)
@@ -295,7 +295,7 @@ def test_no_call_outlives_the_time_of_its_run() -> None:
     assert short.planner.prepare(short.run, short.last(ModelStarted), short.facts).request.deadline_s == 6
 
 
-def test_a_run_without_time_starts_no_model_and_says_so() -> None:
+def test_a_run_without_time_starts_no_model_and_names_the_reason() -> None:
     """A call that failed is not repeated when the run's wall time is used up; the code says why."""
     story = Story().open_run().run_until_idle().advance_s(120)
     story.given(*story.planner_events(DOWN))
@@ -308,7 +308,7 @@ def test_a_run_without_time_starts_no_model_and_says_so() -> None:
 
 
 def test_a_lost_call_took_no_time_of_its_run() -> None:
-    """Nobody worked on it: whoever takes over has all the time that was left, however long that was."""
+    """No process worked on the run: the worker that takes over has all the time that was left."""
     story = Story().open_run().run_until_idle().advance_s(200)
     taken_over = story.when("planner").then(ModelStarted, attempt=2)
     assert taken_over.done_by == story.now + timedelta(seconds=125)
@@ -316,7 +316,7 @@ def test_a_lost_call_took_no_time_of_its_run() -> None:
 
 
 def test_a_restarted_worker_reports_its_predecessors_request_as_lost_before_its_deadline() -> None:
-    """It says that the call was lost, so budget sees the next attempt and holds for it, long before ``done_by``."""
+    """The planner reports the lost request, so budget holds for the next attempt long before ``done_by``."""
     cost = next_cost(Story().open_run())
     story = Story(agent(limits={"cost_max_micros": 3 * cost})).open_run()
     story.given(Held(hold="acme.r1.1", amount_micros=cost, release_after=story.now)).run_until_idle()
@@ -330,7 +330,7 @@ def test_a_restarted_worker_reports_its_predecessors_request_as_lost_before_its_
     assert story.now - NOW < timedelta(seconds=5)
 
 
-def test_a_call_of_a_living_worker_is_not_called_lost() -> None:
+def test_a_request_of_a_live_worker_is_not_reported_as_lost() -> None:
     """Another worker, or the same incarnation, leaves it alone until its end."""
     cost = next_cost(Story().open_run())
     story = Story().open_run()
@@ -341,7 +341,7 @@ def test_a_call_of_a_living_worker_is_not_called_lost() -> None:
 
 
 def test_a_later_incarnation_takes_over_at_once() -> None:
-    """A worker's name is held by one process, so its next life knows that the call's maker is dead."""
+    """A worker's name is locked by one process, so a later incarnation knows that the earlier one is dead."""
     story = thinking()
     event = story.when("planner", Worker(id="w#2")).then(ModelStarted, attempt=2, worker="w#2")
     assert event.turn == 1
@@ -349,26 +349,26 @@ def test_a_later_incarnation_takes_over_at_once() -> None:
 
 
 @pytest.mark.parametrize("worker", ["w#1", "v#2", "w", "w#x", "w#0"])
-def test_nobody_else_takes_over_before_the_end(worker: str) -> None:
-    """Another name, the same incarnation, or none proves nothing."""
+def test_no_other_worker_takes_over_before_the_end(worker: str) -> None:
+    """Another name, the same incarnation, or a missing one proves nothing."""
     thinking().when("planner", Worker(id=worker)).expect_nothing()
 
 
 def test_a_takeover_that_the_log_does_not_allow_is_ignored() -> None:
-    """The fold checks it as well, whoever wrote it."""
+    """The fold checks it as well, whichever process wrote it."""
     story = thinking()
     second = msgspec.structs.replace(story.last(ModelStarted), attempt=2, worker="v#9")
     assert story.append("planner", second).ignored == "attempt 1 of turn 1 is still open"
 
 
-def test_anybody_takes_over_past_the_end() -> None:
-    """After ``done_by`` the call is made again."""
+def test_any_worker_takes_over_past_the_end() -> None:
+    """After ``done_by`` the request is repeated."""
     story = thinking(**LONG).advance_s(130)
     story.when("planner", Worker(id="v#1")).then(ModelStarted, attempt=2)
 
 
 def test_a_lost_request_of_an_ended_run_is_reported() -> None:
-    """Its maker is gone: charged in full, so that the run can be settled."""
+    """The worker that made it is gone: it is charged in full, so that the run can be settled."""
     story = thinking().given(Stopped(by="bob", why="enough"), by="operator")
     story.when("planner").expect_nothing()
     cost = story.last(ModelStarted).cost_max_micros
@@ -377,7 +377,7 @@ def test_a_lost_request_of_an_ended_run_is_reported() -> None:
 
 
 def test_an_answer_becomes_a_proposal_with_its_cost() -> None:
-    """Calls as the model wrote them; final if there are none."""
+    """The calls as the model wrote them; final if it made none."""
     story = thinking()
     event = story.planner_events(reply(call("look", '{"q": 1}', id="a"), text="let me see", request_id="req"))[0]
     assert isinstance(event, Proposed)
@@ -416,7 +416,7 @@ def test_a_providers_blocks_are_stored_with_the_providers_name() -> None:
 
 
 def test_a_start_names_the_parameters_that_are_sent() -> None:
-    """Those of the agent's version, as they go to the provider."""
+    """Those of the agent's version, as they are sent to the provider."""
     story = Story(agent(params={"temperature": 0.5, "stop": ["x"]})).open_run().run_until_idle()
     start = story.last(ModelStarted)
     assert start.params == {"temperature": 0.5, "stop": ["x"]}
@@ -424,7 +424,7 @@ def test_a_start_names_the_parameters_that_are_sent() -> None:
 
 
 def test_a_proposal_whose_call_ids_are_used_is_ignored() -> None:
-    """The fold keeps calls apart by their id."""
+    """The fold tells calls apart by their id."""
     story = thinking().finish_model(reply(call("look", id="a"))).finish_tools(a=OK)
     twice = Proposed(turn=2, attempt=1, calls=(ProposedCall(call="a", tool="look", args="{}"),))
     assert "an id was used before" in story.append("planner", twice).ignored
@@ -435,18 +435,18 @@ def test_a_cancelled_call_is_charged_once_it_had_begun() -> None:
     story = thinking()
     start = story.last(ModelStarted)
     work = story.planner.prepare(story.run, start, story.facts)
-    none: frozenset[tuple[str, int]] = frozenset()
-    begun = story.planner.report_cancelled(work, none, begun=True)[0]
-    fresh = story.planner.report_cancelled(work, none, begun=False)[0]
+    no_results: frozenset[tuple[str, int]] = frozenset()
+    begun = story.planner.report_cancelled(work, no_results, begun=True)[0]
+    not_begun = story.planner.report_cancelled(work, no_results, begun=False)[0]
     assert isinstance(begun, ModelFailedEvent)
-    assert isinstance(fresh, ModelFailedEvent)
+    assert isinstance(not_begun, ModelFailedEvent)
     assert (begun.kind, begun.charged_micros, begun.possibly_billed) == ("cancelled", start.cost_max_micros, True)
-    assert (fresh.charged_micros, fresh.possibly_billed) == (0, False)
+    assert (not_begun.charged_micros, not_begun.possibly_billed) == (0, False)
     assert story.planner.report_cancelled(work, frozenset({("", 1)}), begun=True) == []
 
 
 def test_a_late_answer_after_a_stop_is_recorded_and_changes_nothing_else() -> None:
-    """Facts are legal after a stop: the cost counts, the calls are not made."""
+    """Results are legal after a stop: the cost counts, the calls are not made."""
     story = thinking().given(Stopped(by="bob", why="enough"), by="operator").finish_model(reply(call("look")))
     assert (story.run.spent_micros, story.run.calls) == (200, {})
     assert story.last(Sealed).totals.tokens == 120

@@ -1,4 +1,4 @@
-"""The prompt of a model call, assembled from the log."""
+"""The prompt of a model request, assembled from the log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def size(run: Run, story: Story, purpose: str = "turn") -> int:
 
 
 def test_a_prompt_begins_with_rules_agent_facts_and_task() -> None:
-    """In this order, and nothing else before the first answer."""
+    """In this order, and nothing else before the first proposal."""
     story = Story(agent(pinned=("We close at five.",))).open_run()
     prompt = assemble(story.run, story.version)
     assert prompt.system == BASE_RULES + "\nBe good.\n\nFacts:\n- We close at five."
@@ -47,21 +47,21 @@ def test_every_call_is_followed_by_its_outcome() -> None:
 
 
 def test_only_the_tools_of_the_run_are_shown() -> None:
-    """What a scope took away is not even named."""
+    """A tool outside the task's scope is not even named."""
     story = Story(task=msgspec.structs.replace(Story().task, scope=("pay", "look"))).open_run()
     assert [spec.name for spec in assemble(story.run, story.version).tools] == ["look", "pay"]
 
 
 def test_a_returned_answer_is_followed_by_its_errors() -> None:
-    """The model reads what was wrong."""
+    """The model reads the errors."""
     story = Story(agent(output_schema=SCHEMA)).open_run().run_until_idle().finish_model(reply(text="no"))
     last = assemble(story.run, story.version).messages[-1]
     assert last.role == "user"
     assert "not valid JSON" in last.text
 
 
-def test_a_summary_stands_for_what_it_covers() -> None:
-    """Values that must not be lost stand beside it."""
+def test_a_summary_replaces_the_turns_that_it_covers() -> None:
+    """Values that must not be lost follow it."""
     story = at_work(call("look")).finish_tools(look=OK)
     covered = story.run.proposals[-1].n
     start = story.last(ModelStarted)
@@ -75,7 +75,7 @@ def test_a_summary_stands_for_what_it_covers() -> None:
 
 
 def test_a_compaction_is_asked_for_without_tools() -> None:
-    """It can only be answered in words."""
+    """The model can only reply with a text."""
     story = at_work(call("look")).finish_tools(look=OK)
     prompt = assemble(story.run, story.version, purpose="compact")
     assert prompt.tools == ()
@@ -96,7 +96,7 @@ def test_a_text_in_a_blob_is_named_but_not_shown() -> None:
 
 
 def test_the_same_log_gives_the_same_prompt_and_another_log_another_digest() -> None:
-    """The digest is known before the call and covers everything that is sent."""
+    """The digest is known before the request and covers everything that is sent."""
     first, second = at_work(call("look")).finish_tools(look=OK), at_work(call("look")).finish_tools(look=OK)
     prompt = assemble(first.run, first.version)
     assert prompt == assemble(second.run, second.version)
@@ -106,7 +106,7 @@ def test_the_same_log_gives_the_same_prompt_and_another_log_another_digest() -> 
 
 
 def test_the_answer_schema_is_sent_once_and_leaves_tools_usable() -> None:
-    """Beside tools it is part of the system prompt, without tools of the request, and a summary has none."""
+    """With tools it is part of the system prompt, without tools part of the request; a summary has no schema."""
     version = agent(output_schema=SCHEMA)
     run = Story(version).open_run().run
     prompt, system = assemble(run, version), system_text(version, form=True)
@@ -120,7 +120,7 @@ def test_the_answer_schema_is_sent_once_and_leaves_tools_usable() -> None:
 
 
 def test_the_digest_covers_parameters_and_schema_where_there_are_any() -> None:
-    """Where there are none it is the one that logs of earlier versions have."""
+    """Without both, the digest is the one in logs of earlier versions."""
     run = Story().open_run().run
     plain = assemble(run, agent(tools=()))
     sent = canonical([plain.system, plain.messages, plain.tools])
@@ -133,7 +133,7 @@ def test_the_digest_covers_parameters_and_schema_where_there_are_any() -> None:
 
 
 def test_the_size_bound_holds_from_the_first_prompt_on() -> None:
-    """What a model call reserves for is never less than what it sends."""
+    """A model request never sends more than it reserves for."""
     story = Story(agent(pinned=("é" * 50,), output_schema=SCHEMA | {"description": "é" * 4_000})).open_run()
     assert size(story.run, story) <= story.run.context_bytes
     assert size(story.run, story, "compact") <= story.run.context_bytes
@@ -142,7 +142,7 @@ def test_the_size_bound_holds_from_the_first_prompt_on() -> None:
 
 
 def test_the_base_counts_system_tools_and_schema() -> None:
-    """``base_size`` bounds what every call of the run begins with."""
+    """``base_size`` bounds the beginning of every request of the run."""
     version = agent(output_schema=SCHEMA)
     assert base_size(version, ("look",)).bytes > len(system_text(version).encode()) + len(COMPACT_RULES)
     sizes = [base_size(version, tools) for tools in ((), ("look",), ("look", "pay"))]

@@ -10,7 +10,7 @@ from linestop.schemas.tool_contracts import ToolError, ToolResult
 
 
 def with_results(*values: object) -> Story:
-    """A run in which one look after another gave these values."""
+    """A run in which one call of ``look`` after another gave these values."""
     story = Story().open_run().run_until_idle()
     for at, value in enumerate(values):
         story.finish_model(reply(call("look", f'{{"q":"{at}"}}', id=f"c{at}"))).finish_tools(
@@ -20,7 +20,7 @@ def with_results(*values: object) -> Story:
 
 
 def summary_values(story: Story) -> list[str]:
-    """What would be kept if all of it were summarised."""
+    """The values that would be listed if all of the run were summarised."""
     return [value.value for value in exact_values(covered_texts(story.run, story.run.proposals[-1].n))]
 
 
@@ -38,12 +38,12 @@ def summary_values(story: Story) -> list[str]:
         ("x" * 10_000 + "1", []),
     ],
 )
-def test_identifiers_amounts_and_dates_are_kept_as_they_are_written(value: object, found: list[str]) -> None:
-    """Of JSON each value by itself, of a text what stands alone in it; words and small counts are none."""
+def test_identifiers_amounts_and_dates_are_listed_as_they_are_written(value: object, found: list[str]) -> None:
+    """In JSON each value by itself, in a text each separate token; words and small counts are not listed."""
     assert summary_values(with_results(value)) == found
 
 
-def test_a_value_is_kept_once_with_the_event_it_came_from() -> None:
+def test_a_value_is_listed_once_with_its_event() -> None:
     """And not at all where the task, which is never summarised, has it."""
     assert "4711" in TASK
     story = with_results({"order": 4711, "ref": "R-100"}, {"ref": "R-100"}, {"ref": "R-200"})
@@ -52,8 +52,8 @@ def test_a_value_is_kept_once_with_the_event_it_came_from() -> None:
     assert [(value.value, value.n) for value in values] == [("R-100", events[0]), ("R-200", events[1])]
 
 
-def test_values_that_stay_in_the_prompt_are_not_kept_twice() -> None:
-    """Only results that the summary stands for are looked at."""
+def test_values_that_stay_in_the_prompt_are_not_listed_again() -> None:
+    """Only results that the summary covers are searched."""
     story = with_results("R-100", "R-200")
     assert [value.value for value in exact_values(covered_texts(story.run, story.run.proposals[0].n))] == ["R-100"]
 

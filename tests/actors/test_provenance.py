@@ -28,15 +28,15 @@ def flags(args: str, version: Any = None, **results: ToolResult) -> tuple[str, .
     ['{"q":"ann@example.com"}', '{"q":" Order 4711 "}', '{"amount":25}', '{"amount":25.0}', '{"q":"4711"}', "{}"],
 )
 def test_values_of_the_task_are_trusted(args: str) -> None:
-    """As words and numbers of their own, in any case."""
+    """As whole words and numbers, in upper or lower case."""
     assert flags(args) == ()
 
 
 @pytest.mark.parametrize(
     "args", ['{"amount":5}', '{"amount":471}', '{"q":"471"}', '{"q":"example.co"}', '{"amount":2.5}']
 )
-def test_a_part_of_a_word_or_number_is_not_of_the_task(args: str) -> None:
-    """A task about order 4711 says nothing of 471."""
+def test_a_part_of_a_word_or_number_does_not_come_from_the_task(args: str) -> None:
+    """A task about order 4711 does not contain 471."""
     assert flags(args) == ("untrusted-value",)
 
 
@@ -61,7 +61,7 @@ def test_a_value_of_a_trusted_field_needs_no_person() -> None:
 
 @pytest.mark.parametrize(("trusted", "flagged"), [(True, ()), (False, ("untrusted-value",))])
 def test_a_persons_answer_is_trusted_and_a_clients_is_not(*, trusted: bool, flagged: tuple[str, ...]) -> None:
-    """What somebody was asked for and said; any service could have said what came with a client's credential."""
+    """A person was asked and replied; a reply with a client's credential could come from any service."""
     story = at_work(call("ask.person", '{"question":"to whom?"}', id="q"))
     message = ControlMessage(verb="answer", control=Control(by="bob", call="q", answer="kim@x.org"), trusted=trusted)
     story.when("approver", message).append_decided().run_until_idle().finish_model(

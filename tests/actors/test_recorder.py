@@ -1,4 +1,4 @@
-"""Recorder: what happened, for ever?"""
+"""Recorder: what is the permanent record?"""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_every_stop_code_has_a_status_and_a_cause() -> None:
 
 
 def test_nothing_is_sealed_while_a_start_or_a_hold_is_open() -> None:
-    """The receipt is final, so it waits for the last fate."""
+    """The receipt is final, so it waits for the last outcome."""
     story = at_work(call("look")).given(Stopped(by="bob", why="x"), by="operator")
     story.when("recorder").expect_nothing()
     assert story.append("recorder", Sealed(status="stopped")).ignored == "a start is still open"
@@ -86,8 +86,8 @@ def test_nothing_is_sealed_while_a_start_or_a_hold_is_open() -> None:
     story.when("budget").append_decided().when("recorder").then(Sealed, status="stopped")
 
 
-def test_a_run_that_goes_on_is_not_sealed() -> None:
-    """Nor can anybody seal it."""
+def test_a_run_that_is_still_open_is_not_sealed() -> None:
+    """Nor can any process seal it."""
     story = at_work(call("pay"))
     story.when("recorder").expect_nothing()
     assert "not legal" in story.append("recorder", Sealed(status="completed")).ignored
@@ -126,9 +126,9 @@ def test_a_call_that_was_edited_and_not_judged_since_is_not_in_the_receipt() -> 
 
 
 def test_a_receipt_of_any_number_of_calls_fits_into_the_seal_and_the_outcome() -> None:
-    """It keeps what a person must look into, and says how many calls it leaves to the log."""
-    most = {"calls_max": ROUNDS * CALLS, "calls_per_tool_max": ROUNDS * CALLS, "proposal_calls_max": CALLS}
-    story = Story(agent(limits={**most, "tokens_max": 10**9, "cost_max_micros": 10**9})).open_run().run_until_idle()
+    """It lists what a person must check, and states how many calls it leaves to the log."""
+    limits = {"calls_max": ROUNDS * CALLS, "calls_per_tool_max": ROUNDS * CALLS, "proposal_calls_max": CALLS}
+    story = Story(agent(limits={**limits, "tokens_max": 10**9, "cost_max_micros": 10**9})).open_run().run_until_idle()
     started: tuple[StartedCall, ...] = ()
     for turn in range(ROUNDS):
         ids = [f"{turn}-{n}".rjust(64, "c") for n in range(CALLS)]
@@ -156,7 +156,7 @@ def test_a_receipt_of_any_number_of_calls_fits_into_the_seal_and_the_outcome() -
 
 
 def test_a_result_after_the_seal_is_amended_once() -> None:
-    """The new receipt says what is known now; then there is nothing more to say."""
+    """The new receipt has what is known now; then nothing more is appended."""
     story = (
         at_work(call("pay"))
         .send_control("approve", call="pay")
@@ -190,14 +190,14 @@ def test_a_run_that_was_stopped_before_it_opened_has_no_agent_and_no_money() -> 
 
 
 def test_a_stop_after_the_answer_was_accepted_still_counts() -> None:
-    """Until the seal, anyone may stop the line; the seal says so."""
+    """Until the seal, any role may stop the run; the seal shows it."""
     story = Story().open_run().run_until_idle()
     story.given(*story.planner_events(reply())).when("validator").append_decided()
     story.given(Stopped(by="bob", why="wait"), by="operator").run_until_idle()
     assert (story.last(Sealed).status, story.last(Sealed).answer) == ("stopped", None)
 
 
-def test_the_receipt_of_a_stop_lists_what_may_be_on_the_wire() -> None:
+def test_the_receipt_of_a_stop_lists_calls_that_may_have_been_sent() -> None:
     """Model and tool calls alike."""
     story = Story().open_run().run_until_idle()
     event = story.send_control("stop", why="x").then(Stopped)

@@ -45,7 +45,7 @@ def test_an_event_reported_before_its_wait_ends_the_wait_without_a_question() ->
 
 
 def test_an_event_of_another_name_does_not_end_the_wait() -> None:
-    """It is kept for its own."""
+    """It is stored for a wait for its own name."""
     story = started()
     story.send_control("answer", event="shipped", answer={}).append_decided()
     story.finish_model(reply(wait("paid", "w1")))
@@ -53,7 +53,7 @@ def test_an_event_of_another_name_does_not_end_the_wait() -> None:
     assert len(story.run.reported_events) == 1
 
 
-def test_a_run_keeps_a_bounded_number_of_events() -> None:
+def test_a_run_stores_a_bounded_number_of_reported_events() -> None:
     """One more is refused with the number, whatever its name."""
     story = started()
     for number in range(REPORTED_EVENTS_MAX):
@@ -65,7 +65,7 @@ def test_a_run_keeps_a_bounded_number_of_events() -> None:
     assert len(story.run.reported_events) == REPORTED_EVENTS_MAX
 
 
-def test_what_clients_report_takes_no_place_of_what_somebody_vouches_for() -> None:
+def test_reports_of_clients_take_no_place_of_trusted_reports() -> None:
     """Nor does it come first: a client may report any name beforehand."""
     story = started()
     for number in range(REPORTED_EVENTS_MAX):
@@ -80,8 +80,8 @@ def test_what_clients_report_takes_no_place_of_what_somebody_vouches_for() -> No
     assert not [each for each in verify(TENANT, RUN, story.messages).problems if each.level == "broken"]
 
 
-def test_a_wait_is_answered_only_by_what_was_reported() -> None:
-    """Whoever writes the event: another name, other words, a used report or none count for nothing."""
+def test_a_wait_is_answered_only_by_a_stored_report() -> None:
+    """Whichever process writes it, an event with another name or text, or with a used or missing report, is ignored."""
     story = started()
     story.send_control("answer", event="paid", answer="yes").append_decided()
     n = story.run.n

@@ -1,4 +1,4 @@
-"""Executor: what becomes of an effect whose performer fell silent."""
+"""Executor: taking over effects whose performer does not report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.tool_contracts import ToolError, ToolResult
 
-NEXT_LIFE = Worker(id="w#2")
+NEXT_INCARNATION = Worker(id="w#2")
 TRANSIENT = ToolResult(outcome="failed", error=ToolError(type="transient", message="try later", retry_safe=True))
 UNKNOWN = ToolResult(outcome="unknown")
 
@@ -25,18 +25,18 @@ def started(story: Story) -> EffectStarted:
 
 
 def paid(tool: str = "pay") -> Story:
-    """A run in which a person agreed to an irreversible call, which is under way."""
+    """A run in which a person agreed to an irreversible call, which is in progress."""
     return at_work(call(tool)).send_control("approve", call=tool).append_decided().run_until_idle()
 
 
 def test_an_open_start_is_left_alone_until_its_end() -> None:
-    """Nobody else declares or repeats a start before ``done_by``."""
+    """No other worker reports or repeats a start before ``done_by``."""
     story = at_work(call("look")).advance_s(11.9)
     story.when("executor").expect_nothing()
 
 
 def test_a_safe_start_past_its_end_is_taken_over_under_the_same_key() -> None:
-    """A read whose performer fell silent is repeated with the same effect key."""
+    """A read whose performer does not report is repeated with the same effect key."""
     story = at_work(call("look"))
     first = started(story).calls[0]
     again = story.advance_s(12).when("executor").then(EffectStarted).calls[0]
@@ -44,7 +44,7 @@ def test_a_safe_start_past_its_end_is_taken_over_under_the_same_key() -> None:
 
 
 def test_takeovers_end_at_the_tools_retries() -> None:
-    """After three attempts that nobody reported, the model is told."""
+    """After three attempts without a report, the model gets an error."""
     story = at_work(call("look"))
     for _ in range(3):
         story.advance_s(12).run_until_idle()
@@ -53,9 +53,9 @@ def test_takeovers_end_at_the_tools_retries() -> None:
 
 
 def test_a_later_incarnation_takes_over_a_safe_start_at_once() -> None:
-    """A worker's name is held by one process, so its next life knows that the last one is dead."""
+    """A worker's name is locked by one process, so a later incarnation knows that the earlier one is dead."""
     story = at_work(call("look"))
-    story.when("executor", NEXT_LIFE).then(EffectStarted, worker="w#2")
+    story.when("executor", NEXT_INCARNATION).then(EffectStarted, worker="w#2")
 
 
 def test_another_worker_does_not_take_over_before_the_end() -> None:
@@ -63,9 +63,9 @@ def test_another_worker_does_not_take_over_before_the_end() -> None:
     at_work(call("look")).when("executor", Worker(id="v#9")).expect_nothing()
 
 
-def test_a_later_incarnation_does_not_repeat_what_is_unsafe() -> None:
-    """An irreversible effect of a dead worker may still have happened: not even its fate is declared early."""
-    paid().when("executor", NEXT_LIFE).expect_nothing()
+def test_a_later_incarnation_does_not_repeat_an_unsafe_effect() -> None:
+    """An irreversible effect of a dead worker may still have happened: not even its outcome is reported early."""
+    paid().when("executor", NEXT_INCARNATION).expect_nothing()
 
 
 def test_an_unsafe_start_past_its_end_is_unknown_and_a_person_is_asked() -> None:
@@ -77,7 +77,7 @@ def test_an_unsafe_start_past_its_end_is_unknown_and_a_person_is_asked() -> None
 
 
 def test_an_idempotent_effect_past_its_end_is_repeated() -> None:
-    """A tool that hands its key on may be called again."""
+    """A tool that passes its key on may be called again."""
     story = at_work(call("note")).advance_s(12)
     story.when("executor").then(EffectStarted)
 
@@ -106,19 +106,19 @@ def test_a_probe_that_says_never_started_lets_the_effect_be_tried_again() -> Non
 
 @pytest.mark.parametrize("result", [TRANSIENT, UNKNOWN])
 def test_a_probe_that_cannot_say_leaves_it_to_a_person(result: ToolResult) -> None:
-    """A call is probed once; then somebody must look."""
+    """A call is probed once; then a person must decide."""
     story = paid("wire").finish_tools(wire=UNKNOWN).advance_s(20).run_until_idle().finish_tools(wire=result)
     assert story.last(Asked).calls[0].rule == "unknown"
 
 
 def test_the_next_incarnation_reports_a_silent_probe_as_unknown_at_once() -> None:
-    """A probe changes nothing, so its maker's death is reason enough."""
+    """A probe changes nothing, so the death of its worker is reason enough."""
     story = paid("wire").finish_tools(wire=UNKNOWN).advance_s(20).run_until_idle()
-    story.when("executor", NEXT_LIFE).then(Finished, outcome="unknown", attempt=2)
+    story.when("executor", NEXT_INCARNATION).then(Finished, outcome="unknown", attempt=2)
 
 
 def test_a_late_result_settles_an_unknown_outcome_without_a_person() -> None:
-    """The performer that was declared lost may still say what happened."""
+    """A performer that was given up may still report what happened."""
     story = paid().advance_s(12).run_until_idle()
     assert story.stage("pay") == "asked"
     story.given(Finished(call="pay", attempt=1, outcome="succeeded", result="paid", late=True))
@@ -126,7 +126,7 @@ def test_a_late_result_settles_an_unknown_outcome_without_a_person() -> None:
 
 
 def test_a_late_failure_of_an_earlier_attempt_does_not_settle_a_later_one() -> None:
-    """A person had it tried again; that the first attempt failed says nothing of the second."""
+    """A person had it tried again; the failure of the first attempt does not tell the outcome of the second."""
     story = (
         paid()
         .finish_tools(pay=UNKNOWN)
@@ -154,8 +154,8 @@ def test_a_late_success_of_a_superseded_attempt_settles_the_call_and_its_success
     assert story.stage("look") == "answered"
 
 
-def test_a_call_that_a_late_success_has_ended_is_not_made_again_when_its_open_attempt_expires() -> None:
-    """The attempt that took over is ended as unknown at its end, and nobody takes over from it."""
+def test_a_call_that_a_late_success_has_ended_is_not_repeated_when_its_open_attempt_expires() -> None:
+    """The attempt that took over ends as unknown, and no further attempt takes over."""
     story = at_work(call("look"), call("pay")).advance_s(12).run_until_idle()
     story.given(Finished(call="look", attempt=1, outcome="succeeded", result="first", late=True)).run_until_idle()
     story.advance_s(60).run_until_idle()

@@ -1,4 +1,4 @@
-"""The validator's door: whether a task becomes a run, and with what fixed."""
+"""Whether a task becomes a run, and what the run may use."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from linestop.schemas.messages import Task
 
 
 def open_task(task: Task | None = None, *facts: Any, version: Any = ..., **incoming: Any) -> Opened | Refused:  # noqa: ANN401
-    """What the validator says to this task."""
+    """The validator's decision about this task."""
     submitted = task or Task(text=TASK)
     current = CurrentAgent(version=agent() if version is ... else version)
     story = Story()
@@ -44,23 +44,23 @@ def refused(task: Task | None = None, *facts: Any, **more: Any) -> tuple[str, st
     return refusal.code, refusal.sentence
 
 
-def test_a_refusal_says_whose_task_it_was() -> None:
+def test_a_refusal_names_the_sender_of_the_task() -> None:
     """As far as the task could be read, whichever way it was refused; what a run would not take is left out."""
     task = Task(text=TASK, user="ann", submitter="crm", labels={"a": "b"}, key="k")
     whose = AskedFor(user="ann", submitter="crm", labels={"a": "b"}, key="k", asked_at=NOW)
     later: dict[str, Any] = {"asked_at": NOW + timedelta(seconds=9)}
-    for said in (open_task(task, version=None, **later), open_task(task, existing_run="r", **later)):
-        assert isinstance(said, Refused)
-        assert said.asked == whose
+    for decided in (open_task(task, version=None, **later), open_task(task, existing_run="r", **later)):
+        assert isinstance(decided, Refused)
+        assert decided.asked == whose
     unread = IncomingTask(agent="desk", sha256="", problem="No.", readable=task, **later)
     assert Story().when("validator", unread).then(Refused).asked == whose
     story = Story(task=task).given(Stopped(by="bob", why="No."), by="operator")
     incoming = IncomingTask(agent="desk", sha256="", task=task, asked_at=NOW)
     assert story.when("validator", incoming, CurrentAgent(version=agent())).then(Refused).asked == whose
     long = Task(text=TASK, user="u" * 257, key="k" * 257, labels={str(n): "v" * 200 for n in range(32)})
-    said = open_task(long, version=None)
-    assert isinstance(said, Refused)
-    assert said.asked == AskedFor()
+    decided = open_task(long, version=None)
+    assert isinstance(decided, Refused)
+    assert decided.asked == AskedFor()
     assert Story().when("validator", IncomingTask(agent="desk", sha256="")).then(Refused).asked == AskedFor()
 
 
@@ -101,7 +101,7 @@ def test_a_tool_that_needs_a_scope_which_the_agent_lacks_is_not_granted(
 
 
 def test_a_tool_with_a_closed_kill_switch_is_not_granted() -> None:
-    """And the run remembers which revision of the doors it saw."""
+    """And the run stores the revision of the kill switches that it saw."""
     opened = open_task(None, KillSwitches(revision=4, closed=frozenset({"tool:pay"})))
     assert isinstance(opened, Opened)
     assert "pay" not in {tool.name for tool in opened.tools}
@@ -110,7 +110,7 @@ def test_a_tool_with_a_closed_kill_switch_is_not_granted() -> None:
 
 @pytest.mark.parametrize("closed", ["all", "tenant:acme", "agent:desk"])
 def test_a_closed_kill_switch_refuses_new_runs(closed: str) -> None:
-    """New runs are refused with the door's name."""
+    """New runs are refused with the name of the kill switch."""
     code, sentence = refused(None, KillSwitches(closed=frozenset({closed})))
     assert code == "door_closed"
     assert f"'{closed}'" in sentence
@@ -128,7 +128,7 @@ def test_a_closed_kill_switch_refuses_new_runs(closed: str) -> None:
         (Task(text="x", limits={"turns_max": -1}), "bad_limits", "negative"),
     ],
 )
-def test_an_invalid_task_is_refused_with_what_to_change(task: Task, code: str, part: str) -> None:
+def test_an_invalid_task_is_refused_with_the_change_to_make(task: Task, code: str, part: str) -> None:
     """One sentence that names the thing and its bound."""
     got, sentence = refused(task)
     assert got == code
@@ -136,7 +136,7 @@ def test_an_invalid_task_is_refused_with_what_to_change(task: Task, code: str, p
 
 
 def test_an_agent_that_was_deployed_with_an_endless_limit_gets_no_runs() -> None:
-    """Limits that lead out of the calendar are refused at the door, with the limit's name and bound."""
+    """Limits that lead beyond the calendar are refused with the limit's name and bound."""
     version = agent(limits={"run_max_s": 10**18})
     story = Story(version)
     story.when("validator", IncomingTask(agent="desk", sha256="s", task=story.task), CurrentAgent(version=version))
@@ -157,15 +157,15 @@ def test_a_task_cannot_raise_a_limit() -> None:
 
 
 def test_a_task_for_an_unknown_agent_is_refused() -> None:
-    """There is no such agent."""
+    """The agent does not exist."""
     assert refused(version=None)[0] == "no_agent"
 
 
 def test_a_task_that_cannot_be_read_is_refused_with_the_reason() -> None:
     """The reader's own sentence is handed on."""
-    unread = IncomingTask(agent="desk", sha256="s", problem="It is no JSON.")
+    unread = IncomingTask(agent="desk", sha256="s", problem="It is not JSON.")
     story = Story().when("validator", unread, CurrentAgent(version=agent()))
-    story.then(Refused, code="malformed", sentence="It is no JSON.")
+    story.then(Refused, code="malformed", sentence="It is not JSON.")
 
 
 def test_a_key_that_is_taken_names_the_run_that_has_it() -> None:
@@ -182,7 +182,7 @@ def test_new_work_is_refused_when_the_log_is_nearly_full(used: float, *, let_in:
 
 
 def test_a_task_whose_run_was_stopped_before_it_began_is_refused() -> None:
-    """A stop as event 1 wins; the refusal says why."""
+    """A stop as event 1 takes precedence; the refusal gives the reason."""
     story = Story().given(Stopped(by="bob", why="not today"), by="operator")
     incoming = IncomingTask(agent="desk", sha256="s", task=story.task)
     story.when("validator", incoming, CurrentAgent(version=story.version)).then(Refused, code="stopped")
@@ -201,17 +201,17 @@ def test_a_refused_task_is_sealed_as_refused() -> None:
 
 
 def test_without_a_task_nothing_is_opened() -> None:
-    """A wake of an empty run says nothing."""
+    """A wake of an empty run appends nothing."""
     Story().when("validator").expect_nothing()
 
 
 def test_an_opened_run_is_not_opened_again() -> None:
-    """The fold ignores a second opening, whoever wrote it."""
+    """The fold ignores a second opening, whichever process wrote it."""
     story = Story().open_run()
     assert "not legal" in story.append("validator", story.last(Opened)).ignored
 
 
 def test_equal_tasks_have_equal_digests_whatever_their_key() -> None:
-    """Key and run id say where a task goes, not what it asks."""
+    """Key and run id name the run of a task; they do not change the task."""
     assert task_sha256(Task(text="x", key="a", run="b")) == task_sha256(Task(text="x"))
     assert task_sha256(Task(text="x", user="a")) != task_sha256(Task(text="x"))

@@ -1,4 +1,4 @@
-"""A result that its process has and could not say yet, since the broker is away: nobody in that process gives it up."""
+"""A result that is not stored yet because the broker cannot be reached: its process does not give it up."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from linestop.schemas.events import EffectStarted, Finished, ModelFailedEvent, M
 LATER_S = 200
 
 
-def _on_its_way(story: Story) -> Performing:
+def _with_unreported_results(story: Story) -> Performing:
     """The facts of the process that has the results of all open starts."""
     open_now = frozenset(attempt.n for attempt in story.run.open_attempts)
     return Performing(open_now, unreported=open_now)
 
 
-def _lost(story: Story) -> Performing:
-    """The facts of the process that had them and could not say them."""
+def _with_unreportable_results(story: Story) -> Performing:
+    """The facts of the process that had the results and could not append them."""
     open_now = frozenset(attempt.n for attempt in story.run.open_attempts)
     return Performing(open_now, unreportable=open_now)
 
@@ -30,36 +30,36 @@ def _last_try() -> Story:
     return story
 
 
-@pytest.mark.parametrize("over", [False, True], ids=["going on", "stopped"])
-def test_a_call_past_its_end_is_not_called_unknown_by_who_has_its_result(over: bool) -> None:
-    """Whoever else looks may say so; and so may its own process, if the result could not be said at all."""
+@pytest.mark.parametrize("over", [False, True], ids=["open", "stopped"])
+def test_a_process_with_the_result_does_not_report_a_call_as_unknown(over: bool) -> None:
+    """Any other process may report it, and so may its own process if the result could not be appended at all."""
     story = _last_try()
     if over:
         story.given(Stopped(by="bob", why="enough"), by="operator")
-    story.when("executor", _on_its_way(story)).expect_nothing()
-    story.when("executor", _lost(story)).then(Finished, call="look")
+    story.when("executor", _with_unreported_results(story)).expect_nothing()
+    story.when("executor", _with_unreportable_results(story)).then(Finished, call="look")
 
 
-def test_a_call_past_its_end_is_not_made_again_by_who_has_its_result() -> None:
-    """It would be made twice, though it succeeded."""
+def test_a_process_with_the_result_does_not_repeat_a_call() -> None:
+    """The call would be made twice although it succeeded."""
     story = at_work(call("look")).advance_s(LATER_S)
-    story.when("executor", _on_its_way(story)).expect_nothing()
+    story.when("executor", _with_unreported_results(story)).expect_nothing()
     story.when("executor").then(EffectStarted)
 
 
-def test_another_call_is_started_meanwhile() -> None:
-    """Only what is about to be said is waited for."""
+def test_another_call_is_started_while_a_result_is_unreported() -> None:
+    """Only the call with the unreported result waits."""
     story = at_work(call("pay"), call("look"))
-    facts = _on_its_way(story)
+    facts = _with_unreported_results(story)
     story.send_control("approve", call="pay").append_decided()
     story.when("executor", facts).then(EffectStarted)
 
 
-@pytest.mark.parametrize("over", [False, True], ids=["going on", "stopped"])
-def test_a_model_call_past_its_end_is_neither_made_again_nor_given_up_by_who_has_its_answer(over: bool) -> None:
-    """It would be paid twice, or in full."""
+@pytest.mark.parametrize("over", [False, True], ids=["open", "stopped"])
+def test_a_process_with_the_reply_neither_repeats_nor_gives_up_a_model_request(over: bool) -> None:
+    """The request would be paid twice, or in full."""
     story = Story().open_run().run_until_idle().advance_s(LATER_S)
     if over:
         story.given(Stopped(by="bob", why="enough"), by="operator")
-    story.when("planner", _on_its_way(story)).expect_nothing()
-    story.when("planner", _lost(story)).then(ModelFailedEvent if over else ModelStarted)
+    story.when("planner", _with_unreported_results(story)).expect_nothing()
+    story.when("planner", _with_unreportable_results(story)).then(ModelFailedEvent if over else ModelStarted)

@@ -1,4 +1,4 @@
-"""Planner: the arguments of calls that cannot be made are kept without their secrets."""
+"""Planner: the arguments of calls that cannot be made are stored without their secrets."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ESCAPED = "".join(f"\\u{ord(char):04x}" for char in SECRET)
 
 
 def secretive() -> Story:
-    """A run whose first model call is under way, in a process that knows a secret."""
+    """A run whose first model request is in progress, in a process that knows a secret."""
     return Story(agent(), facts=(Secrets(values=(SECRET,)),)).open_run().run_until_idle()
 
 
 def leaks(story: Story) -> list[str]:
-    """Events of the run that say a secret, written plainly or escaped."""
+    """Events of the run that contain a secret, written plainly or escaped."""
     payloads = [(subject, payload.decode()) for subject, payload, _ in story.messages]
     return [subject for subject, text in payloads if any(secret in text for secret in (SECRET, KEY, ESCAPED))]
 
@@ -56,7 +56,7 @@ def test_a_secret_in_a_call_that_is_rejected_is_in_no_event(tool: str, args: str
     assert verify(story.run.tenant, story.run.run, story.messages).problems == ()
 
 
-def test_what_would_be_valid_without_its_secret_is_still_rejected() -> None:
+def test_arguments_that_would_be_valid_without_their_secret_are_still_rejected() -> None:
     """A limit that the secret broke must not let its marker through as an argument."""
     short = contract("pay", parameters={"type": "object", "properties": {"q": {"type": "string", "maxLength": 30}}})
     proposed = call("pay", json.dumps({"q": KEY}))
@@ -76,16 +76,18 @@ def test_a_valid_call_is_stored_as_it_was_written() -> None:
 
 
 def test_too_many_calls_at_once_are_stored_without_secrets() -> None:
-    """All of them are rejected, whatever they say."""
+    """All of them are rejected, whatever they contain."""
     story = secretive()
-    most = story.run.limits.proposal_calls_max
-    story.finish_model(reply(*(call("look", json.dumps({"q": f"{SECRET} {n}"}), id=f"c{n}") for n in range(most + 1))))
+    calls_max = story.run.limits.proposal_calls_max
+    story.finish_model(
+        reply(*(call("look", json.dumps({"q": f"{SECRET} {n}"}), id=f"c{n}") for n in range(calls_max + 1)))
+    )
     assert {verdict.verdict for verdict in story.last(Judged).calls} == {"reject"}
     assert leaks(story) == []
 
 
 def test_only_the_name_and_arguments_of_a_call_are_redacted() -> None:
-    """Its id is how provider and log speak of it."""
+    """Provider and log identify the call by its id."""
     proposed = call("x", f'{{"q": "{SECRET}"}}', id="c1")
     assert clean_call(proposed, (), Redactor((SECRET,))) == msgspec.structs.replace(
         proposed, args='{"q":"[redacted:secret]"}'

@@ -62,7 +62,7 @@ def test_a_result_is_checked_before_anything_builds_on_it(findings: tuple[str, .
     assert story.run.calls["weigh"].outcome_text == answer
 
 
-def test_a_check_of_what_is_not_waiting_for_one_is_ignored() -> None:
+def test_a_check_of_a_result_that_does_not_wait_for_one_is_ignored() -> None:
     """A result is checked once."""
     story = at_work(call("look")).finish_tools(look=OK)
     checked = Checked(finished_n=story.run.calls["look"].finished_n, verdict="pass")
@@ -77,7 +77,7 @@ def test_a_final_answer_ends_the_run() -> None:
     assert (story.last(Sealed).status, story.last(Sealed).answer) == ("completed", "done")
 
 
-def test_an_answer_that_leans_on_untrusted_results_says_so() -> None:
+def test_an_answer_that_relies_on_untrusted_results_is_marked() -> None:
     """``derived_from_untrusted``."""
     assert at_work().last(Accepted).derived_from_untrusted is False
     assert (
@@ -86,7 +86,7 @@ def test_an_answer_that_leans_on_untrusted_results_says_so() -> None:
 
 
 def test_secrets_are_taken_out_of_the_answer() -> None:
-    """Whatever the model says."""
+    """Whatever the model answers."""
     story = (
         Story(facts=(Secrets(values=("hunter2hunter2",)),))
         .open_run()
@@ -98,7 +98,7 @@ def test_secrets_are_taken_out_of_the_answer() -> None:
 
 @pytest.mark.parametrize("text", ["no json", '{"n":"x"}', "[1]"])
 def test_an_answer_that_does_not_fit_its_schema_is_returned(text: str) -> None:
-    """The model is told why and asked again."""
+    """The model gets the reason and is asked again."""
     story = Story(agent(output_schema=SCHEMA)).open_run().run_until_idle().finish_model(reply(text=text))
     assert story.last(Returned).returned_in_a_row == 1
     assert story.last(ModelStarted).turn == 2
@@ -115,7 +115,7 @@ def test_an_answer_is_returned_at_most_three_times() -> None:
 
 
 def test_calls_between_two_answers_reset_the_count_of_returns() -> None:
-    """``returned_max`` counts answers in a row: a model that goes and looks has listened."""
+    """``returned_max`` counts answers in a row: a tool call in between starts the count again."""
     story = Story(agent(output_schema=SCHEMA, limits={"turns_max": 20})).open_run().run_until_idle()
     for index in range(4):
         story.finish_model(reply(text="no")).finish_model(reply(call("look", f'{{"amount":{index}}}', id=f"c{index}")))
@@ -181,7 +181,7 @@ def test_a_run_keeps_its_last_fifty_events_for_its_end() -> None:
 
 
 def test_no_start_uses_the_events_reserved_for_the_end() -> None:
-    """Also where the validator has not looked yet."""
+    """Also if the validator has not decided yet."""
     story = Story(agent(limits={"events_max": 54})).open_run().run_until_idle()
     story.given(*story.planner_events(reply(call("look")))).when("validator")
     (verdict,) = story.then(Judged).calls
@@ -192,15 +192,15 @@ def test_no_start_uses_the_events_reserved_for_the_end() -> None:
     early.when("planner").then(Stopped, code="limit")
 
 
-def test_a_stop_is_not_followed_by_any_judgement() -> None:
-    """After a stop the validator has nothing to say."""
+def test_no_verdict_follows_a_stop() -> None:
+    """After a stop the validator decides nothing."""
     story = Story().open_run().run_until_idle()
     story.given(*story.planner_events(reply(call("look")))).given(Stopped(by="bob", why="x"), by="operator")
     story.when("validator").expect_nothing()
 
 
 def test_denied_and_failed_calls_still_let_the_run_complete() -> None:
-    """What a run could not do is for the model to tell."""
+    """The model has to report what the run could not do."""
     error = ToolError(type="permanent", message="no")
     story = at_work(call("look"), call("pay")).finish_tools(look=ToolResult(outcome="failed", error=error))
     story.send_control("deny", call="pay").then(Denied)

@@ -1,4 +1,4 @@
-"""A tool may do more by now than was agreed to: a person is asked under the contract as it is, and only that counts."""
+"""A tool may do more by now than was agreed to: a person is asked about the present contract, and only that counts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def changed(name: str, **fields: Any) -> ToolsHere:  # noqa: ANN401 - any field 
     return ToolsHere(by_name={each.name: ToolHere(grant=tool_grant(each), contract=each) for each in here.values()})
 
 
-def told(story: Story) -> AskedCall:
+def last_question(story: Story) -> AskedCall:
     """The last question about a call."""
     (asked,) = story.last(Asked).calls
     return asked
@@ -54,7 +54,7 @@ def told(story: Story) -> AskedCall:
 
 def approve(story: Story, *facts: Any, **fields: Any) -> Story:  # noqa: ANN401 - facts, and fields of a control message
     """Agree to the call that is asked about, as it is shown."""
-    asked = told(story)
+    asked = last_question(story)
     shown = {"call": asked.call, "args_sha256": asked.args_sha256, "contract_digest": asked.contract_digest}
     return story.send_control("approve", **{**shown, **fields}).append_decided().run_until_idle(*facts)
 
@@ -65,26 +65,26 @@ def proves_itself(story: Story) -> None:
     assert checked.problems == ()
     assert [entry.ignored for entry in story.run.entries if entry.ignored] == []
     assert refolded(story).phase == story.run.phase
-    # People's words came by no control message here.
+    # People's decisions came without control messages here.
     assert [each for each in replay(story.messages, story.version) if each.event not in PEOPLE] == []
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "reason"),
     [
         ({"tier": "destructive"}, "its tier is 'destructive', no longer 'irreversible'"),
         ({"scopes": ("money.all",)}, "its scopes have 'money.all' in addition"),
         ({"egress": ("q",)}, "its egress have 'q' in addition"),
     ],
 )
-def test_a_waiting_call_is_asked_about_again(fields: dict[str, Any], says: str) -> None:
+def test_a_waiting_call_is_asked_about_again(fields: dict[str, Any], reason: str) -> None:
     """In the same run, for as long as before, with one sentence that names what became wider; then it is made."""
     story = at_work(call("pay"))
-    before, tools = told(story), changed("pay", **fields)
+    before, tools = last_question(story), changed("pay", **fields)
     story.advance_s(30.0).run_until_idle(tools)
-    asked = told(story)
+    asked = last_question(story)
     assert story.event_names()[-2:] == ["executor.widened", "approver.asked"]
-    assert (asked.rule, asked.wider) == ("contract:wider", f"'pay' may do more by now than was agreed to: {says}.")
+    assert (asked.rule, asked.wider) == ("contract:wider", f"'pay' may do more by now than was agreed to: {reason}.")
     assert asked.contract_digest == tools.by_name["pay"].grant.contract_digest != before.contract_digest
     assert (asked.args_sha256, asked.expires_at) == (before.args_sha256, before.expires_at + timedelta(seconds=30))
     assert before.wider == ""
@@ -98,7 +98,7 @@ def test_a_waiting_call_is_asked_about_again(fields: dict[str, Any], says: str) 
     proves_itself(story)
 
 
-def test_the_question_is_printed_with_what_became_wider() -> None:
+def test_the_question_is_printed_with_the_wider_part_of_the_contract() -> None:
     """By ``approvals`` and by ``show``."""
     story = at_work(call("pay")).run_until_idle(changed("pay", tier="destructive"))
     sentence = "'pay' may do more by now than was agreed to: its tier is 'destructive', no longer 'irreversible'."
@@ -108,10 +108,10 @@ def test_the_question_is_printed_with_what_became_wider() -> None:
     assert "pay may do more by now than was agreed to; a person must agree" in time_line(story.run.entries[-2])
 
 
-def test_only_a_word_about_the_contract_that_is_shown_counts() -> None:
-    """A word that was about the narrower one does not, nor one that names none; a refusal needs no contract."""
+def test_only_a_decision_about_the_shown_contract_counts() -> None:
+    """A decision about the narrower contract does not, nor one that names no contract; a denial needs none."""
     story = at_work(call("pay"))
-    before, (shown_before,) = told(story), open_questions(story.run, {})
+    before, (shown_before,) = last_question(story), open_questions(story.run, {})
     story.run_until_idle(tools := changed("pay", tier="destructive"))
     (shown,) = open_questions(story.run, {})
     for digest in (shown_before.shown, before.args_sha256):
@@ -130,7 +130,7 @@ def test_only_a_word_about_the_contract_that_is_shown_counts() -> None:
 
 
 def test_a_grant_that_was_given_before_the_change_counts_no_more() -> None:
-    """Its call has not begun: a person is asked again, under the contract as it is."""
+    """Its call has not begun: a person is asked again, under the present contract."""
     story = at_work(call("pay"))
     story.send_control("approve", call="pay").append_decided()
     assert story.run.calls["pay"].stage is Stage.READY
@@ -163,21 +163,21 @@ def test_two_people_agree_again_where_the_policy_asks_for_two() -> None:
         ("pay", {"scopes": ("more",)}, CLEARS_PAY),
     ],
 )
-def test_a_call_that_needed_nobody_needs_a_person_now(name: str, fields: dict[str, Any], version: Any) -> None:  # noqa: ANN401
+def test_a_call_that_needed_no_person_needs_one_now(name: str, fields: dict[str, Any], version: Any) -> None:  # noqa: ANN401
     """Whether the change was there before the call passed its gate, or comes between the gate and the start."""
     for at in ("the gate", "the start"):
         story, tools = at_gate(call(name), version=version), changed(name, **fields)
         if at == "the start":
             story.when("approver").then(Cleared)
         story.run_until_idle(tools)
-        assert told(story).rule == "contract:wider", at
+        assert last_question(story).rule == "contract:wider", at
         assert "executor.started" not in story.event_names()
         approve(story, tools)
         assert story.event_names()[-1] == "executor.started"
         proves_itself(story)
 
 
-def test_a_contract_that_allows_no_more_asks_nobody_again() -> None:
+def test_a_contract_that_allows_no_more_causes_no_question() -> None:
     """A docstring, a longer timeout, a narrower contract; nor once a person has agreed to the wider one."""
     for fields in ({"description": "Pays."}, {"timeout_s": 60.0}, {"tier": "reversible"}):
         story = at_work(call("pay"))
@@ -194,24 +194,24 @@ def test_one_that_becomes_wider_once_more_is_asked_about_once_more() -> None:
     """The sentence compares with what was agreed to last; and it has an end, should two processes contradict."""
     story = at_work(call("pay")).run_until_idle(changed("pay", scopes=("a",)))
     story.run_until_idle(changed("pay", scopes=("a", "b")))
-    assert "its scopes have 'a' in addition" in told(story).wider
+    assert "its scopes have 'a' in addition" in last_question(story).wider
     approve(story)
-    fresh = at_work(call("pay"))
+    other = at_work(call("pay"))
     for i in range(2 * WIDENED_MAX):
-        fresh.run_until_idle(changed("pay", scopes=(f"s{i}",)))
-    assert fresh.event_names().count("executor.widened") == WIDENED_MAX
+        other.run_until_idle(changed("pay", scopes=(f"s{i}",)))
+    assert other.event_names().count("executor.widened") == WIDENED_MAX
 
 
-def test_arguments_that_the_tool_does_not_take_any_more_are_nobodys_question() -> None:
-    """They are said to the model instead, by who performs calls."""
+def test_arguments_that_the_tool_no_longer_accepts_cause_no_question() -> None:
+    """The executor reports them to the model instead."""
     other: dict[str, Any] = {"type": "object", "properties": {"whom": {}}, "required": ["whom"]}
     story = at_gate(call("look"))
     story.run_until_idle(changed("look", scopes=("more",), parameters=other))
     assert story.event_names()[-1] == "executor.started"
 
 
-def test_a_dry_run_asks_nobody() -> None:
-    """Nothing is done in it, under whichever contract."""
+def test_a_dry_run_asks_no_person() -> None:
+    """Nothing is done in it, under any contract."""
     story = at_work(call("pay"), task=Task(text="Pay.", dry_run=True)).run_until_idle(
         changed("pay", tier="destructive")
     )
@@ -227,7 +227,7 @@ def test_a_dry_run_asks_nobody() -> None:
 
 
 def retried(name: str, **fields: Any) -> Story:  # noqa: ANN401 - any field of the tool's error
-    """A call that failed once, and is to be made again in a moment."""
+    """A call that failed once, and is to be repeated in a moment."""
     story = at_work(call(name))
     error = ToolError(type="transient", message="No.", **fields)
     return story.finish_tools(**{name: ToolResult(outcome="failed", error=error)})
@@ -243,20 +243,20 @@ def test_a_retry_waits_for_the_person_too() -> None:
     proves_itself(story)
 
 
-def test_what_may_have_acted_is_in_doubt_once_repeating_it_is_not_safe_any_more() -> None:
-    """An idempotent tool that is none any more is not simply called again; and a person's retry is asked about."""
+def test_a_failed_call_has_an_unknown_outcome_once_repeating_it_is_no_longer_safe() -> None:
+    """A tool that is no longer idempotent is not simply called again; and a person's retry is asked about."""
     story = retried("note", retry_safe=True)
     story.run_until_idle(tools := changed("note", idempotent=False))
-    assert (told(story).rule, story.run.calls["note"].asked_about_outcome) == ("unknown", True)
-    assert "it is no longer safe to repeat" in told(story).wider
+    assert (last_question(story).rule, story.run.calls["note"].asked_about_outcome) == ("unknown", True)
+    assert "it is no longer safe to repeat" in last_question(story).wider
     story.send_control("resolve", call="note", action="retry").append_decided().run_until_idle(tools)
-    assert told(story).rule == "contract:wider"
+    assert last_question(story).rule == "contract:wider"
     approve(story, tools)
     assert story.last(EffectStarted).calls[0].attempt == 2
     proves_itself(story)
 
 
-def test_what_another_worker_left_open_is_not_taken_over_under_a_wider_contract() -> None:
+def test_an_open_start_of_another_worker_is_not_taken_over_under_a_wider_contract() -> None:
     """Its attempt ends as unknown, and a person is asked; a success that comes after all is the answer."""
     for late in (False, True):
         story = at_work(call("note"))
@@ -277,14 +277,18 @@ def test_what_another_worker_left_open_is_not_taken_over_under_a_wider_contract(
 def test_arguments_of_a_call_that_was_begun_are_not_edited() -> None:
     """Its effect may be there under the old ones."""
     story = retried("note", retry_safe=True).run_until_idle(changed("note", scopes=("more",)))
-    shown: dict[str, Any] = {"call": "note", "contract_digest": told(story).contract_digest, "args": {"q": "x"}}
+    shown: dict[str, Any] = {
+        "call": "note",
+        "contract_digest": last_question(story).contract_digest,
+        "args": {"q": "x"},
+    }
     assert "was begun with its arguments as they are" in refusal(story, "edit", **shown)
 
 
 def test_an_edit_agrees_to_the_contract_that_was_shown_with_it() -> None:
-    """One step, as elsewhere; and a later change asks anew."""
+    """One step, as elsewhere; and after a later change a person is asked again."""
     story = at_work(call("pay")).run_until_idle(tools := changed("pay", tier="destructive"))
-    asked = told(story)
+    asked = last_question(story)
     edit: dict[str, Any] = {"call": "pay", "args_sha256": asked.args_sha256, "contract_digest": asked.contract_digest}
     story.send_control("edit", args={"q": "order 4712"}, **edit).append_decided()
     story.when("validator").append_decided()
@@ -292,10 +296,10 @@ def test_an_edit_agrees_to_the_contract_that_was_shown_with_it() -> None:
     assert story.last(EffectStarted).calls[0].contract_digest == asked.contract_digest
     proves_itself(story)
     story = at_work(call("pay")).run_until_idle(tools)
-    edit = {"call": "pay", "contract_digest": told(story).contract_digest, "args": {"q": "order 4712"}}
+    edit = {"call": "pay", "contract_digest": last_question(story).contract_digest, "args": {"q": "order 4712"}}
     story.send_control("edit", **edit).append_decided().when("validator").append_decided()
     story.run_until_idle(changed("pay", tier="destructive", scopes=("more",)))
-    assert "its scopes have 'more' in addition" in told(story).wider
+    assert "its scopes have 'more' in addition" in last_question(story).wider
     assert story.run.calls["pay"].stage is Stage.ASKED
 
 
@@ -307,7 +311,7 @@ def problems(story: Story) -> str:
     return " ".join(problem.sentence for problem in verify(TENANT, RUN, story.messages).problems)
 
 
-def test_a_start_under_a_contract_that_nobody_agreed_to_is_found() -> None:
+def test_a_start_under_a_contract_that_no_person_agreed_to_is_found() -> None:
     """It changes nothing for any reader: with the wider one unasked, asked, or another than was agreed to."""
     tools = changed("pay", tier="destructive")
     wide = tools.by_name["pay"].grant.contract_digest
@@ -322,7 +326,7 @@ def test_a_start_under_a_contract_that_nobody_agreed_to_is_found() -> None:
     run, honest = story.run, story.last(EffectStarted)
     assert (run.calls["pay"].stage, honest.calls[0].contract_digest) == (Stage.OPEN, wide)
     story = at_work(call("pay")).run_until_idle(tools)
-    shown = {"call": "pay", "args_sha256": told(story).args_sha256, "contract_digest": wide}
+    shown = {"call": "pay", "args_sha256": last_question(story).args_sha256, "contract_digest": wide}
     story.send_control("approve", **shown).append_decided()
     lines = tuple(msgspec.structs.replace(each, contract_digest="") for each in honest.calls)
     assert story.append("executor", msgspec.structs.replace(honest, calls=lines)).ignored
@@ -339,7 +343,7 @@ def test_a_start_under_a_contract_that_nobody_agreed_to_is_found() -> None:
 
 
 def test_a_gate_that_passes_a_wider_contract_without_a_person_is_found() -> None:
-    """Also for what the policy clears; and a question that does not say that it is wider."""
+    """Also for calls that the policy clears, and for a question that does not name the wider contract."""
     story = at_gate(call("look")).when("executor", changed("look", scopes=("more",))).append_decided()
     sha = story.run.calls["look"].args_sha256
     cleared = Cleared(calls=(ClearedCall(call="look", rule="tier:read", args_sha256=sha),))
@@ -354,7 +358,7 @@ def test_a_gate_that_passes_a_wider_contract_without_a_person_is_found() -> None
 
 
 def test_a_contract_that_is_not_wider_or_of_another_tool_changes_nothing() -> None:
-    """Nor one for a call that has begun, that is over, or that is none."""
+    """Nor does one for a call that has begun, is over, or does not exist."""
     narrow = tool_grant(msgspec.structs.replace(_contract("pay"), description="Pays."))
     other = tool_grant(_contract("drop"))
     wide = changed("pay", scopes=("more",)).by_name["pay"].grant
@@ -373,8 +377,8 @@ def _contract(name: str) -> Contract:
     return next(contract for contract in CONTRACTS if contract.name == name)
 
 
-def test_a_wait_is_no_call_of_a_tool() -> None:
-    """Nobody performs it, so its contract matters to nobody."""
+def test_a_wait_does_not_call_a_tool() -> None:
+    """No tool performs it, so its contract does not matter."""
     story = at_work(call("ask.person", '{"question":"How?"}'))
     story.run_until_idle(changed("ask.person", scopes=("more",)))
     assert story.event_names()[-1] == "approver.asked"
