@@ -1,8 +1,8 @@
-"""A run told in a test: given these events, when a role looks, then it says this.
+"""A run in a test: given these events, when a role decides, then it appends this.
 
-``Story`` folds events with a correct chain, as the server would store them. A role that is due speaks by
-``when`` and ``then``; ``quiet`` lets all six speak until none has anything to say, which leaves the starts
-open; ``model`` and ``tools`` then say what came of them, through the performers' own code.
+``Story`` folds events with a correct chain, as the server would store them. A single role decides by ``when`` and
+``then``; ``run_until_idle`` lets all six decide until none decides anything, which leaves the starts open;
+``finish_model`` and ``finish_tools`` then report their results, through the performers' own code.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ OK = ToolResult(outcome="succeeded", value={"ok": True})
 
 
 def contract(name: str, **fields: Any) -> Contract:  # noqa: ANN401 - any field of a contract
-    """A tool of that name; ``tier`` is ``read`` unless said otherwise."""
+    """A tool of that name; ``tier`` is ``read`` unless given."""
     given: dict[str, Any] = {"name": name, "description": name, "parameters": ARGS, "tier": "read", **fields}
     return Contract(**given)
 
@@ -85,7 +85,7 @@ CONTRACTS = (
 
 
 def agent(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of an agent
-    """An agent with the tools of ``CONTRACTS``; ``limits`` may be a dict of what differs from the defaults."""
+    """An agent with the tools of ``CONTRACTS``; ``limits`` may be a dict of values unlike the defaults."""
     limits = fields.pop("limits", {})
     given: dict[str, Any] = {
         "name": "desk",
@@ -99,7 +99,7 @@ def agent(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of an agen
 
 
 def call(tool: str, args: str = '{"q":"order 4711"}', *, id: str = "") -> ToolCall:  # noqa: A002 - the field's name
-    """A call as a model writes it; its id is its tool's name unless said otherwise."""
+    """A call as a model writes it; its id is its tool's name unless given."""
     return ToolCall(id=id or tool, name=tool, args=args)
 
 
@@ -135,18 +135,18 @@ def all_at_once(items: AsyncIterator[E]) -> list[E]:
 
 
 def performed(executor: Executor, view: tuple[CallWork, ...], started: EffectStarted) -> list[Finished]:
-    """What the executor reports; the whole of a result that was cut is kept nowhere."""
+    """The executor's reports; the full text of a result that was cut is dropped."""
     reports = all_at_once(executor.perform(view, started))
     return [each.event if isinstance(each, LongResult) else each for each in reports]
 
 
 class ScriptedModel:
-    """A model that gives ``answer``."""
+    """A model that replies with ``answer``."""
 
     answer: ModelReply | ModelFailed = reply()
 
     async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
-        """Give it."""
+        """Reply."""
         del work
         if isinstance(self.answer, ModelFailed):
             raise self.answer
@@ -154,7 +154,7 @@ class ScriptedModel:
 
 
 class ScriptedTools:
-    """Tools with the results in ``results``, by call id; a call that is not there gives nothing."""
+    """Tools with the results in ``results``, by call id; a call that is not there has no result."""
 
     results: Mapping[str, ToolResult]
 
@@ -162,7 +162,7 @@ class ScriptedTools:
         self.results = {}
 
     async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
-        """Give them in their order."""
+        """Yield the results in the order of the calls."""
         for work in works:
             if work.call in self.results:
                 yield work, self.results[work.call], 0.1
@@ -192,7 +192,7 @@ class Story:
     # --- given -----------------------------------------------------------------------------------------
 
     def append(self, role: RoleName, event: AnyEvent, *, at: datetime | None = None) -> Entry:
-        """Append ``event`` as that role's next and fold it, whatever the fold makes of it."""
+        """Append ``event`` as that role's next and fold it, legal or not."""
         n, seq = self.run.n + 1, self.run.head_seq + 1
         moment = at or max(self.now, self.run.at)
         enveloped = msgspec.structs.replace(event, id=f"e{n}", prev=self.run.head, at=moment)
@@ -202,7 +202,7 @@ class Story:
         return self.run.apply(subject, payload, seq)
 
     def given(self, *events: AnyEvent, by: RoleName | None = None) -> Self:
-        """Append events that count; ``by`` says who, for a stop."""
+        """Append legal events; ``by`` names the role of a stop."""
         for event in events:
             role: Any = by or EVENT_ROLES[type(event)]
             entry = self.append(role, event)
@@ -210,7 +210,7 @@ class Story:
         return self
 
     def open_run(self) -> Self:
-        """Hand the task in; the validator opens the run."""
+        """Submit the task; the validator opens the run."""
         incoming = IncomingTask(agent=self.version.name, sha256=task_sha256(self.task), task=self.task)
         return self.when("validator", incoming, CurrentAgent(version=self.version)).append_decided()
 
@@ -222,13 +222,13 @@ class Story:
     # --- when and then -----------------------------------------------------------------------------------
 
     def current_facts(self, *more: Any) -> Facts:  # noqa: ANN401 - any facts
-        """What a role knows now: accounts always have room."""
+        """The facts of a role now: accounts always have room."""
         hold, amount = next_hold(self.run, self.now)
         reservation = (Reservation(hold=hold, amount_micros=amount, accounts=self.accounts()),) if amount else ()
         return self.facts.with_facts(*reservation, *more)
 
     def accounts(self) -> tuple[AccountLine, ...]:
-        """What the accounts say to a hold: they have room for anything."""
+        """The accounts' reply to a hold: they have room for anything."""
         day, hour = f"{self.now:%Y-%m-%d}", f"{self.now:%Y-%m-%d-%H}"
         named = [("system", hour), (f"tenant-{TENANT}", day), *([(f"user-{TENANT}-1", day)] if self.task.user else [])]
         return tuple(
@@ -236,13 +236,13 @@ class Story:
         )
 
     def when(self, role: RoleName, *more: Any) -> Self:  # noqa: ANN401 - any facts
-        """Let one role look at the run."""
+        """Let one role decide."""
         self.role = role
         self.decided = self.roles[role].decide(self.run, Cue(kind="sweep"), self.current_facts(*more), self.now)
         return self
 
     def then(self, kind: type[E], /, **fields: Any) -> E:  # noqa: ANN401 - any field's value
-        """Expect that the role said this, with these fields; append it and return it."""
+        """Expect that the role decided this, with these fields; append it and return it."""
         assert isinstance(self.decided, kind), self.decided
         for name, value in fields.items():
             assert getattr(self.decided, name) == value, (name, getattr(self.decided, name))
@@ -251,35 +251,35 @@ class Story:
         return event
 
     def append_decided(self) -> Self:
-        """Append what the role decided."""
+        """Append the role's decision."""
         assert self.decided is not None
         entry = self.append(self.role, self.decided)
         assert not entry.ignored, entry.ignored
         return self
 
     def expect_nothing(self) -> None:
-        """Expect that the role had nothing to say."""
+        """Expect that the role decided nothing."""
         assert self.decided is None, self.decided
 
     def send_control(self, verb: Verb, *, by: str = "bob", **fields: Any) -> Self:  # noqa: ANN401 - any field's value
-        """Let the approver hear a person's word."""
+        """Let the approver decide about a person's control message."""
         return self.when("approver", ControlMessage(verb=verb, control=Control(by=by, **fields), trusted=True))
 
-    # --- the run goes on -----------------------------------------------------------------------------------
+    # --- the run continues ---------------------------------------------------------------------------------
 
     def run_until_idle(self, *more: Any) -> Self:  # noqa: ANN401 - any facts
-        """Let every role speak until none has anything to say; what was started stays open."""
+        """Let every role decide until none decides anything; starts stay open."""
         for _ in range(STEPS_MAX):
             if not any(self.when(name, *more).decided and self.append_decided() for name in self.roles):
                 return self
-        raise AssertionError("the roles never fall silent")
+        raise AssertionError("the roles never stop deciding")
 
     def finish_model(self, answer: ModelReply | ModelFailed, *, n: int = 0) -> Self:
-        """Say what came of the open model call (or the start in event ``n``), then let the roles go on."""
+        """Report the reply to the open model request (or the start in event ``n``), then let the roles continue."""
         return self.given(*self.planner_events(answer, n=n)).run_until_idle()
 
     def planner_events(self, answer: ModelReply | ModelFailed, *, n: int = 0) -> list[AnyEvent]:
-        """What the planner makes of this answer to the open model call (or the start in event ``n``)."""
+        """The planner's events for this reply to the open model request (or the start in event ``n``)."""
         started = self.run.entries[(n or self.open_model()) - 1].event
         assert isinstance(started, ModelStarted)
         self.caller.answer = answer
@@ -287,7 +287,7 @@ class Story:
         return [self.with_duration(event, started.at) for event in all_at_once(self.planner.perform(view, started))]
 
     def with_duration(self, event: AnyEvent, since: datetime) -> AnyEvent:
-        """A result that took as long as the story's clock says, if that moved."""
+        """A result with the duration by the story's clock, if the clock moved."""
         took_s = (self.now - since).total_seconds()
         return msgspec.structs.replace(event, duration_s=took_s) if took_s else event
 
@@ -297,11 +297,11 @@ class Story:
         return tuple(attempt.n for attempt in self.run.open_attempts)
 
     def active_s(self, later_s: float = 0.0) -> float:
-        """How long the run has worked, as who performs its starts counts it."""
+        """How long the run has worked, as the process that performs its starts counts it."""
         return self.run.active_s(self.now + timedelta(seconds=later_s), self.performing)
 
     def finish_tools(self, **results: ToolResult) -> Self:
-        """Say what came of open calls, by call id, then let the roles go on."""
+        """Report the results of open calls, by call id, then let the roles continue."""
         self.runner.results = results
         for n in sorted({attempt.n for attempt in self.run.open_attempts if attempt.call in results}):
             started = self.run.entries[n - 1].event
@@ -311,13 +311,13 @@ class Story:
         return self.run_until_idle()
 
     def open_model(self) -> int:
-        """The event in which the open model call was started."""
+        """The event in which the open model request was started."""
         return next(attempt.n for attempt in self.run.open_attempts if not attempt.call)
 
-    # --- looking -------------------------------------------------------------------------------------------
+    # --- reading -------------------------------------------------------------------------------------------
 
     def event_names(self) -> list[str]:
-        """``role.event`` of all that counts so far."""
+        """``role.event`` of all legal events so far."""
         return [f"{entry.role}.{entry.name}" for entry in self.run.entries if not entry.ignored]
 
     def last(self, kind: type[E]) -> E:
@@ -325,17 +325,17 @@ class Story:
         return next(e.event for e in reversed(self.run.entries) if isinstance(e.event, kind) and not e.ignored)
 
     def stage(self, name: str) -> str:
-        """Where a call stands."""
+        """The stage of a call."""
         return self.run.calls[name].stage
 
 
 def at_work(*calls: ToolCall, version: AgentVersion | None = None, task: Task | None = None) -> Story:
-    """A run whose model has answered with these calls (or the final answer), and in which all is quiet."""
+    """A run whose model has proposed these calls (or the final answer), with all roles idle."""
     return Story(version, task=task).open_run().run_until_idle().finish_model(reply(*calls))
 
 
 def at_gate(*calls: ToolCall, version: AgentVersion | None = None) -> Story:
-    """A run whose model has proposed these calls, judged, with the approver about to look."""
+    """A run whose model has proposed these calls, judged, with the approver next."""
     story = Story(version).open_run().run_until_idle()
     return story.given(*story.planner_events(reply(*calls))).when("validator").append_decided()
 
@@ -349,7 +349,7 @@ def refusal(
     must_sign: bool = False,
     **fields: Any,  # noqa: ANN401
 ) -> str:
-    """Why this word of a person counts for nothing now; empty if it counts."""
+    """Why this control message of a person is rejected now; empty if it counts."""
     control = msgspec.convert({"by": by, **fields}, Control)
     return rejection_reason(
         story.run,
@@ -360,7 +360,7 @@ def refusal(
 
 
 def refolded(story: Story) -> Run:
-    """The run folded anew from its messages."""
+    """The run folded again from its messages."""
     run = Run(TENANT, RUN)
     for subject, payload, seq in story.messages:
         run.apply(subject, payload, seq)

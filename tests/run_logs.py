@@ -1,4 +1,4 @@
-"""Whole logs of runs, made by the real roles in memory under virtual time, and a forger to break them."""
+"""Whole logs of runs, made by the real roles in memory under virtual time, and a forger that changes them."""
 
 from __future__ import annotations
 
@@ -166,21 +166,21 @@ def _args(tool: str, value: str) -> str:
 
 
 class NoAlerts(NoFaults):
-    """Nobody can be called: after ``takes_s`` seconds every alert ends in this error."""
+    """No person can be alerted: after ``takes_s`` seconds every alert ends in this error."""
 
     def __init__(self, error: LinestopError, takes_s: float) -> None:
         self._error = error
         self._takes_s = takes_s
 
     async def before(self, op: str) -> None:
-        """Refuse, if it is about an alert."""
+        """Refuse every alert."""
         if op == "publisher.alert":
             await anyio.sleep(self._takes_s)
             raise self._error
 
 
 class Tools:
-    """Tools that succeed, but for the arguments in ``outcomes``."""
+    """Tools that succeed, except for the arguments in ``outcomes``."""
 
     def __init__(self, outcomes: Mapping[str, ToolResult]) -> None:
         self._outcomes = outcomes
@@ -195,21 +195,21 @@ class Tools:
 
 
 class LiveRun:
-    """A run under way: say something to it, wait for it, read its log."""
+    """A run in progress: send it control messages, wait for it, read its log."""
 
-    def __init__(self, broker: MemoryBroker, host: ActorProcess) -> None:
+    def __init__(self, broker: MemoryBroker, process: ActorProcess) -> None:
         self.broker = broker
-        self.host = host
+        self.process = process
 
     @property
     def run(self) -> Run:
-        """The run as the process has it."""
-        entry = self.host.shell.cache.peek(TENANT, RUN)
+        """The run in the process's cache."""
+        entry = self.process.shell.cache.peek(TENANT, RUN)
         assert entry is not None
         return entry.run
 
     async def send(self, verb: Verb, **fields: Any) -> None:  # noqa: ANN401 - fields of a control message
-        """Send a control message, signed as ann's where that is needed."""
+        """Send a control message, signed with ann's key."""
         control = Control(by=fields.pop("by", "ann"), nonce="once", **fields)
         control = msgspec.structs.replace(
             control, key_id="ann", signature=ANN.sign(signed_bytes(TENANT, RUN, verb, control)).hex()
@@ -239,7 +239,7 @@ def record(
     outcomes: Mapping[str, ToolResult] | None = None,
     agent: AgentVersion = AGENT,
 ) -> list[Message]:
-    """Run the agent on a scripted model; ``act`` is what people do meanwhile. Returns the log."""
+    """Run the agent on a scripted model; ``intervene`` is what people do meanwhile. Returns the log."""
 
     async def main() -> list[Message]:
         broker = MemoryBroker(virtual_now)
@@ -247,11 +247,11 @@ def record(
         people = {"ann": Person(name="ann", public_key=public(ANN))}
         config = ProcessSettings(worker="w#1", now=virtual_now, random_source=random.Random(1), people=people)
         roles = [make_role(role, requester=ScriptedTurns(turns), runner=Tools(outcomes or {})) for role in ACTORS]
-        host = ActorProcess(InMemory(broker), roles, config)
-        async with host.running():
+        process = ActorProcess(InMemory(broker), roles, config)
+        async with process.running():
             await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "please a b c slow", "run": RUN}))
             await anyio.sleep(1)
-            await intervene(LiveRun(broker, host))
+            await intervene(LiveRun(broker, process))
             await anyio.sleep(1)
             messages = await broker.log().load(TENANT, RUN)
         return [(message.subject, message.payload, message.seq) for message in messages]
@@ -263,58 +263,58 @@ UNKNOWN = ToolResult(outcome="unknown", error=ToolError(type="transient", messag
 RETRY = ToolResult(outcome="failed", error=ToolError(type="transient", message="busy", retry_safe=True))
 
 
-async def _nothing(bench: LiveRun) -> None:
-    del bench
+async def _nothing(live_run: LiveRun) -> None:
+    del live_run
 
 
-async def _approve(bench: LiveRun) -> None:
-    await bench.decide("approve")
+async def _approve(live_run: LiveRun) -> None:
+    await live_run.decide("approve")
 
 
-async def _deny(bench: LiveRun) -> None:
-    await bench.decide("deny")
+async def _deny(live_run: LiveRun) -> None:
+    await live_run.decide("deny")
 
 
-async def _expire(bench: LiveRun) -> None:
-    del bench
+async def _expire(live_run: LiveRun) -> None:
+    del live_run
     await anyio.sleep(4_000)
 
 
-async def _stop_while_paying(bench: LiveRun) -> None:
-    await bench.decide("approve")
-    await bench.send("stop", why="enough")
+async def _stop_while_paying(live_run: LiveRun) -> None:
+    await live_run.decide("approve")
+    await live_run.send("stop", why="enough")
 
 
-async def _pause(bench: LiveRun) -> None:
-    await bench.send("pause")
-    await bench.decide("approve")
-    await bench.send("resume")
+async def _pause(live_run: LiveRun) -> None:
+    await live_run.send("pause")
+    await live_run.decide("approve")
+    await live_run.send("resume")
 
 
-async def _edit(bench: LiveRun) -> None:
-    call = next(c for c in bench.run.calls.values() if c.stage is Stage.ASKED)
+async def _edit(live_run: LiveRun) -> None:
+    call = next(c for c in live_run.run.calls.values() if c.stage is Stage.ASKED)
     assert isinstance(call.asked, AskedCall)
     digests = {"args_sha256": call.asked.args_sha256, "contract_digest": call.asked.contract_digest}
-    await bench.send("edit", call=call.call, args={"q": "b"}, **digests)
+    await live_run.send("edit", call=call.call, args={"q": "b"}, **digests)
 
 
-async def _answer(bench: LiveRun) -> None:
-    call = next(c for c in bench.run.calls.values() if c.stage is Stage.ASKED)
-    await bench.send("answer", call=call.call, answer={"which": "b"})
+async def _answer(live_run: LiveRun) -> None:
+    call = next(c for c in live_run.run.calls.values() if c.stage is Stage.ASKED)
+    await live_run.send("answer", call=call.call, answer={"which": "b"})
 
 
-async def _approve_spending(bench: LiveRun) -> None:
-    await bench.send("approve", call="")
+async def _approve_spending(live_run: LiveRun) -> None:
+    await live_run.send("approve", call="")
 
 
-async def _retry_unknown_outcome(bench: LiveRun) -> None:
-    await bench.decide("approve")
+async def _retry_unknown_outcome(live_run: LiveRun) -> None:
+    await live_run.decide("approve")
     await anyio.sleep(1)
-    unsettled = next(c for c in bench.run.calls.values() if c.asked_about_outcome)
-    await bench.send("resolve", call=unsettled.call, action="retry")
+    unsettled = next(c for c in live_run.run.calls.values() if c.asked_about_outcome)
+    await live_run.send("resolve", call=unsettled.call, action="retry")
     await anyio.sleep(1)
     if unsettled.asked_about_outcome:
-        await bench.send("resolve", call=unsettled.call, action="done", result={"ok": 1})
+        await live_run.send("resolve", call=unsettled.call, action="done", result={"ok": 1})
 
 
 SCENARIOS: dict[str, Callable[[], list[Message]]] = {
@@ -322,7 +322,7 @@ SCENARIOS: dict[str, Callable[[], list[Message]]] = {
     "denied": lambda: record([[("pay", "a")]], _deny),
     "expired": lambda: record([[("pay", "a")]], _expire),
     "stopped": lambda: record([[("pay", "slow")]], _stop_while_paying),
-    "stopped while asked": lambda: record([[("pay", "a")]], lambda bench: bench.send("stop", why="no")),
+    "stopped while asked": lambda: record([[("pay", "a")]], lambda live_run: live_run.send("stop", why="no")),
     "paused": lambda: record([[("pay", "a")]], _pause),
     "edited": lambda: record([[("pay", "a")]], _edit),
     "destroyed": lambda: record([[("wipe", "a")]], _approve),
@@ -354,7 +354,7 @@ SCENARIOS: dict[str, Callable[[], list[Message]]] = {
 
 
 class Forger:
-    """A log as editable events. ``messages`` chains them anew, so that no hash gives the forgery away."""
+    """A log as editable events. ``messages`` chains them again, so that no hash reveals the forgery."""
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self.events: list[tuple[str, str, dict[str, Any]]] = []
@@ -363,7 +363,7 @@ class Forger:
             self.events.append((tokens[3], tokens[4], msgspec.json.decode(payload)))
 
     def find(self, role: str, name: str, nth: int = 1) -> int:
-        """The number of the nth such event; an empty role is any."""
+        """The number of the nth such event; an empty role stands for any."""
         numbers = [n for n, event in enumerate(self.events, 1) if event[1] == name and role in {"", event[0]}]
         return numbers[nth - 1]
 
@@ -372,7 +372,7 @@ class Forger:
         return self.events[self.find(role, name, nth) - 1][2]
 
     def insert(self, n: int, role: str, name: str, body: dict[str, Any]) -> int:
-        """Put an event in as number ``n``; everything that names later events by number moves along."""
+        """Insert an event as number ``n``; all references to later events by number move along."""
         for _, _, other in self.events:
             _shift(other, n)
         at = self.events[n - 2][2]["at"] if n > 1 else "2026-01-01T00:00:00Z"
@@ -380,12 +380,12 @@ class Forger:
         return n
 
     def insert_copy(self, role: str, name: str, *, at: int, nth: int = 1, **changes: Any) -> int:  # noqa: ANN401 - any field
-        """Put a copy of the nth such event in as number ``at``, with changed fields."""
+        """Insert a copy of the nth such event as number ``at``, with changed fields."""
         body = {key: value for key, value in self.body(role, name, nth).items() if key not in {"id", "at", "prev"}}
         return self.insert(at, role, name, {**body, **changes})
 
     def messages(self) -> list[Message]:
-        """The log, chained anew; a seal names the head before it, as it must."""
+        """The log, chained again; a seal names the head before it, as it must."""
         head = hashlib.sha256(f"{TENANT}/{RUN}".encode()).hexdigest()
         made: list[Message] = []
         for n, (role, name, body) in enumerate(self.events, 1):

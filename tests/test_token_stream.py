@@ -37,7 +37,7 @@ def _where(tokens: list[Token]) -> list[tuple[str, int, int, int]]:
     return [(str(token), token.turn, token.attempt, token.offset) for token in tokens]
 
 
-def test_pieces_are_given_as_they_come_and_nothing_twice() -> None:
+def test_pieces_are_given_as_they_come_and_none_twice() -> None:
     """What overlaps with what was given is given once, and the end of the attempt adds nothing."""
     words = TokenStream()
     words.add_entry(_started(1, 1))
@@ -57,7 +57,7 @@ def test_what_is_missing_comes_from_the_log_in_order(heard: list[Piece]) -> None
     assert "".join(said) == "one two three"
 
 
-def test_an_attempt_that_breaks_off_is_told_by_its_number() -> None:
+def test_an_attempt_that_breaks_off_is_recognised_by_its_number() -> None:
     """The next attempt says it all again, from its beginning; late words of the lost one are not mixed in."""
     words = TokenStream()
     words.add_entry(_started(1, 1))
@@ -70,7 +70,7 @@ def test_an_attempt_that_breaks_off_is_told_by_its_number() -> None:
     assert _where(said) == [("one t", 1, 1, 0), ("one two", 1, 2, 0)]
 
 
-def test_words_that_come_before_their_start_was_read_wait_for_it() -> None:
+def test_tokens_that_come_before_their_start_was_read_wait_for_it() -> None:
     """A piece may overtake the log on a replica that lags."""
     words = TokenStream()
     assert words.add_piece(Piece((1, 1), 0, "hello")) == []
@@ -79,7 +79,7 @@ def test_words_that_come_before_their_start_was_read_wait_for_it() -> None:
     assert not words.has_early_pieces
 
 
-def test_a_summary_of_the_conversation_is_not_among_the_words() -> None:
+def test_a_summary_of_the_conversation_is_not_among_the_tokens() -> None:
     """A model call that compacts is none that anybody waits to read."""
     words = TokenStream()
     words.add_piece(Piece((2, 1), 0, "The user wanted"))
@@ -88,7 +88,7 @@ def test_a_summary_of_the_conversation_is_not_among_the_words() -> None:
     assert not words.has_early_pieces
 
 
-def test_what_turns_out_to_be_another_text_is_given_anew_as_a_whole() -> None:
+def test_a_text_that_turns_out_to_differ_is_given_again_as_a_whole() -> None:
     """Its offset is 0 again: the listener sees that a text begins."""
     words = TokenStream()
     words.add_entry(_started(1, 1))
@@ -96,7 +96,7 @@ def test_what_turns_out_to_be_another_text_is_given_anew_as_a_whole() -> None:
     assert _where(words.add_entry(_proposed(1, 1), "Hello.")) == [("Hello.", 1, 1, 0)]
 
 
-def test_pieces_of_an_older_planner_are_taken_as_they_come() -> None:
+def test_pieces_of_an_older_planner_are_given_as_they_come() -> None:
     """They tell no offset; what is missing at their end still comes from the log."""
     words = TokenStream()
     words.add_entry(_started(1, 1))
@@ -105,7 +105,7 @@ def test_pieces_of_an_older_planner_are_taken_as_they_come() -> None:
     assert "".join(said) == "one two three"
 
 
-def test_an_ignored_proposal_says_nothing() -> None:
+def test_an_ignored_proposal_gives_no_token() -> None:
     """Whoever forged it, its text is none of the run's."""
     words = TokenStream()
     words.add_entry(_started(1, 1))

@@ -1,7 +1,7 @@
-"""Processes of linestop under a virtual clock, for tests that say *when* something happens.
+"""Processes of linestop under a virtual clock, for tests of *when* something happens.
 
-``processes`` starts one process with all roles, or one a role, over one broker in memory, without a sweep that goes on.
-Each can be killed (nothing that it does reaches the broker any more) and started again, also under another name.
+``processes`` starts one process with all roles, or one for each role, over one broker in memory, without a repeated
+sweep. Each can be killed (nothing that it does reaches the broker any more) and started again, also under another name.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ TOOLS = (
     Contract(name="wait.for_event", description="wait", parameters=_ARGS, tier="read", kind="wait"),
 )
 LATE_MAX_S = 0.005
-"""How late an alarm may be: it is set a millisecond late, so that the moment has come whatever the rounding."""
+"""How late an alarm may be: it is set a millisecond late, so that its moment has come in spite of rounding."""
 
 
 def agent(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of an agent
-    """An agent with ``TOOLS``; ``limits`` has what differs from the defaults, ``timeout_s`` that of each tool."""
+    """An agent with ``TOOLS``; ``limits`` has the values unlike the defaults, ``timeout_s`` that of each tool."""
     limits = Limits(**fields.pop("limits", {}))
     timeouts: dict[str, float] = fields.pop("timeout_s", {})
     tools = tuple(msgspec.structs.replace(t, timeout_s=timeouts.get(t.name, t.timeout_s)) for t in TOOLS)
@@ -66,7 +66,7 @@ def agent(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of an agen
 
 
 def calls(*requested: tuple[str, dict[str, Any]]) -> ModelReply:
-    """An answer that makes these calls; without any, the final one."""
+    """A reply that makes these calls; without calls, the final answer."""
     made = tuple(
         ToolCall(id=f"{tool}-{index}", name=tool, args=msgspec.json.encode(args).decode())
         for index, (tool, args) in enumerate(requested)
@@ -90,11 +90,11 @@ def busy(retry_after_s: float | None = None) -> ToolResult:
 
 OK = ToolResult(outcome="succeeded", value={"ok": True})
 HANGS = 10_000.0
-"""Seconds that something takes which never ends."""
+"""Duration of something that never ends, in seconds."""
 
 
 class ScriptedModel:
-    """Gives what is scripted, one after the other, then the final answer; ``takes_s`` each."""
+    """Gives the scripted replies one after the other, then the final answer; each takes ``takes_s``."""
 
     def __init__(self, script: Sequence[ModelReply | ModelFailed], takes_s: Sequence[float] = ()) -> None:
         self._script = list(script)
@@ -102,7 +102,7 @@ class ScriptedModel:
         self.models_requested: list[str] = []
 
     async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
-        """Give the next."""
+        """Give the next reply."""
         self.models_requested.append(work.request.model)
         reply = self._script.pop(0) if self._script else calls()
         takes_s = self._takes_s.pop(0) if self._takes_s else 0.01
@@ -155,11 +155,11 @@ _PROCESS: contextvars.ContextVar[str] = contextvars.ContextVar("process", defaul
 
 
 class KilledError(LinestopError):
-    """Raised for whatever a killed process still wants of the broker."""
+    """Raised for every operation of a killed process on the broker."""
 
 
 class BrokerFaults(NoFaults):
-    """Which processes are dead, and whether the broker is away."""
+    """The processes that are dead, and whether the broker can be reached."""
 
     def __init__(self) -> None:
         self.dead: set[str] = set()
@@ -173,18 +173,18 @@ class BrokerFaults(NoFaults):
         return _PROCESS.get()
 
     async def before(self, op: str) -> None:
-        """Refuse the dead; nobody reaches a broker that is away."""
+        """Refuse dead processes, and every process while the broker is away."""
         if _PROCESS.get() in self.dead:
             raise KilledError(op)
         if self.away and _PROCESS.get():
             await anyio.sleep(0.5)
-            raise Unreachable(f"The broker did not answer to {op}.")
+            raise Unreachable(f"The broker did not reply to {op}.")
 
     async def after(self, op: str) -> None:
-        """Lose the answer to one append."""
+        """Lose the reply to one append."""
         if op == "log.append" and self.lose_reply_to and f".{self.lose_reply_to}." in self.last_subject():
             self.lose_reply_to = ""
-            raise Unreachable("The answer was lost.")
+            raise Unreachable("The reply was lost.")
 
 
 @dataclass
@@ -244,16 +244,16 @@ class Processes:
         return next(roles[0] for roles in layout_ if role in roles)
 
     async def send_control(self, verb: str, **fields: Any) -> None:  # noqa: ANN401 - fields of a control message
-        """Say a person's word."""
+        """Publish a control message of a person."""
         await self.broker.publish(f"control.{TENANT}.{RUN}.{verb}", msgspec.json.encode({"by": "ann", **fields}))
 
     async def run(self) -> Run:
-        """The run as its log tells it."""
+        """The run, folded from its log."""
         found = await self.broker.log().load(TENANT, RUN)
         return fold_messages(TENANT, RUN, [(m.subject, m.payload, m.seq) for m in found])
 
     async def event_times(self, *names: str) -> list[float]:
-        """When each event of these names (``role.event``, or an event's alone) was said: seconds from the beginning."""
+        """When each event of these names (``role.event``, or ``event``) was appended: seconds from the beginning."""
         return [
             (entry.event.at - self.began).total_seconds()
             for entry in (await self.run()).entries
@@ -281,7 +281,7 @@ async def processes(
     scripted_tools: ScriptedTools | None = None,
     *,
     version: AgentVersion | None = None,
-    **config: Any,  # noqa: ANN401 - fields of ``HostConfig``
+    **config: Any,  # noqa: ANN401 - fields of ``ProcessSettings``
 ) -> AsyncGenerator[Processes]:
     """Start processes with these roles, deploy the agent and send its task."""
     async with anyio.create_task_group() as tasks:

@@ -119,7 +119,7 @@ def test_a_narrated_call_is_recognised(text: str, tool: str) -> None:
 
 @pytest.mark.parametrize("text", ORDINARY)
 def test_an_ordinary_answer_is_left_alone(text: str) -> None:
-    """A call that is reported, offered, denied, asked about or explained is fine, and so is a word like a tool's name."""
+    """A call may be reported, offered, denied, asked about or explained, and a word may equal a tool's name."""
     assert not narrated_call(text, TOOLS)
 
 

@@ -249,7 +249,7 @@ def test_a_run_whose_fold_failed_too_often_raises_one_alert_and_a_readable_stop_
             assert {each.text for each in last.fold_failures} == {"it broke"}
             assert fold_failure_alerts(broker) == [last.n]
             [why] = [
-                dead_letter["reason"] for dead_letter in dead_letters(broker) if "is lost" in dead_letter["reason"]
+                dead_letter["reason"] for dead_letter in dead_letters(broker) if "fold failed" in dead_letter["reason"]
             ]
             assert why.startswith(
                 f"its fold failed too often: {FOLD_FAILURES_MAX + 1} of its events cannot be folded, the last one"
@@ -324,7 +324,7 @@ def test_a_run_on_which_every_pass_fails_is_stopped_as_stuck(monkeypatch: pytest
             ended, other = await log_of(broker, RUN), await log_of(broker, OTHER)
         assert stops(ended) == ["stuck"]
         assert ended.sealed is not None
-        assert ended.sealed.why.endswith("times; the last look failed with ZeroDivisionError: it broke.")
+        assert ended.sealed.why.endswith("to advance it; the last time failed with ZeroDivisionError: it broke.")
         assert other.sealed is not None
 
     run_virtual(main, seed=1)

@@ -116,7 +116,7 @@ def test_a_log_with_spoilt_values_folds(choice: int, numbers: list[int], data: s
 
 @BOUNDED
 @given(st.integers(0, len(AGENTS) - 1), st.lists(st.integers(0, 10**6), min_size=5, max_size=40))
-def test_a_run_that_is_not_over_has_always_a_deadline(choice: int, numbers: list[int]) -> None:
+def test_a_run_that_is_not_over_always_has_a_deadline(choice: int, numbers: list[int]) -> None:
     """Nothing that waits is ever forgotten: some role looks again, at the latest when the run is too old."""
     walk = Walk(choice, check=False)
     for number in numbers:

@@ -1,4 +1,4 @@
-"""What takes long stays with whoever is at it; what hangs does not."""
+"""A long handling keeps its delivery; one that hangs loses it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONTROL = next(spec for spec in consumers() if spec.name == stream_names.REQUEST
 def test_a_control_message_goes_to_another_process_only_if_its_handler_hangs(
     takes_s: float, comes_again_at_s: float | None
 ) -> None:
-    """One process handles it for so long; another listens meanwhile."""
+    """One process handles the message for this long; another listens meanwhile."""
 
     async def main() -> float | None:
         broker, redelivered_after_s = MemoryBroker(virtual_now), list[float]()
@@ -65,7 +65,7 @@ def test_a_control_message_goes_to_another_process_only_if_its_handler_hangs(
 
 
 def test_a_control_message_that_no_process_handles_is_redelivered_at_once() -> None:
-    """A killed process says nothing: after ack_wait the word is another's."""
+    """A killed process sends nothing: after ``ack_wait`` the message goes to another process."""
 
     async def main() -> float:
         broker = MemoryBroker(virtual_now)

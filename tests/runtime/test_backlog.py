@@ -45,7 +45,7 @@ class _Busy(NoFaults):
     """Nothing goes wrong, but every append costs the process some CPU and its acknowledgement a moment."""
 
     async def before(self, op: str) -> None:
-        """Compute, and let nobody else of this process run meanwhile."""
+        """Compute, and let no other task of this process run meanwhile."""
         if op == "log.append":
             cast("VirtualLoop", asyncio.get_running_loop()).compute(APPEND_CPU_S)
 
@@ -71,9 +71,9 @@ class _Model:
 async def _work_off(tasks: int) -> tuple[Counter[str], Counter[str], int]:
     """Queue so many tasks, then start one process.
 
-    Returns how the runs ended, how often each event was said, and the most runs it worked on at once.
+    Returns how the runs ended, how often each event was appended, and the most runs it worked on at once.
     """
-    most = 0
+    runs_max = 0
     broker = MemoryBroker(virtual_now, faults=_Busy())
     await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(AGENT)
     for index in range(tasks):
@@ -83,24 +83,24 @@ async def _work_off(tasks: int) -> tuple[Counter[str], Counter[str], int]:
     )
     roles = [make_role(role, requester=_Model(), runner=Tools({})) for role in ACTORS]
     runs = broker.stream(stream_names.RUNS)
-    async with ActorProcess(InMemory(broker), roles, config).running() as host:
+    async with ActorProcess(InMemory(broker), roles, config).running() as process:
         with anyio.fail_after(3_600):
             while len(runs.matching("runs.*.*.recorder.sealed.*")) < tasks:
                 await anyio.sleep(1.0)
-                most = max(most, host.shell.capacity.load.runs)
+                runs_max = max(runs_max, process.shell.capacity.load.runs)
     ends = Counter(msgspec.json.decode(seal.payload)["status"] for seal in runs.matching("runs.*.*.recorder.sealed.*"))
-    said = Counter(".".join(message.subject.split(".")[3:5]) for message in runs.matching("runs.>"))
-    return ends, said, most
+    appended = Counter(".".join(message.subject.split(".")[3:5]) for message in runs.matching("runs.>"))
+    return ends, appended, runs_max
 
 
-def test_of_600_queued_tasks_on_one_process_none_fails_and_hardly_a_start_is_in_vain() -> None:
-    """All are opened while the first model calls last, and after that all want to go on at once.
+def test_of_600_queued_tasks_on_one_process_none_fails_and_hardly_a_start_is_wasted() -> None:
+    """All are opened while the first model requests last, and after that all want to continue at once.
 
     Without a bound on the runs at work, an event comes seconds after the one before it then: starts miss their
-    ``start_by``, and are made again.
+    ``start_by``, and are repeated.
     """
-    ends, said, most = run_virtual(lambda: _work_off(TASKS))
+    ends, appended, runs_max = run_virtual(lambda: _work_off(TASKS))
     assert ends == {"completed": TASKS}
-    starts = said["planner.started"] + said["executor.started"]
-    assert starts <= STARTS_A_RESULT_MAX * TASKS * (2 * TURNS - 1), said
-    assert most == TWO_CORES.runs_max
+    starts = appended["planner.started"] + appended["executor.started"]
+    assert starts <= STARTS_A_RESULT_MAX * TASKS * (2 * TURNS - 1), appended
+    assert runs_max == TWO_CORES.runs_max

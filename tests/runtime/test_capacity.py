@@ -34,7 +34,7 @@ PATIENT = msgspec.structs.replace(AGENT, limits=Limits(wall_s=36_000))
 
 
 class ScheduledPasses:
-    """Notes the runs that are to be looked at again, and whether their logs are to be read first."""
+    """Records the runs that are to be advanced, and whether their logs are to be read first."""
 
     def __init__(self) -> None:
         self.keys: list[Key] = []
@@ -47,7 +47,7 @@ class ScheduledPasses:
 
 
 class SlowModel:
-    """A model that takes its time, asks a person where the task says so, and counts who asks it at once."""
+    """A model that takes time, asks a person if the task says so, and counts its simultaneous requests."""
 
     def __init__(self, takes_s: float) -> None:
         self._takes_s = takes_s
@@ -72,8 +72,8 @@ class SlowModel:
 class Process:
     """One process with all roles over a broker in memory."""
 
-    def __init__(self, broker: MemoryBroker, model: SlowModel, host: ActorProcess) -> None:
-        self.broker, self.model, self.host = broker, model, host
+    def __init__(self, broker: MemoryBroker, model: SlowModel, actor_process: ActorProcess) -> None:
+        self.broker, self.model, self.actor_process = broker, model, actor_process
 
     async def tasks(self, *texts: str) -> None:
         """Hand in tasks, which become the runs r0, r1 and so on."""
@@ -103,8 +103,8 @@ def with_process(
         limits = WorkerLimits(runs_max=runs_max, starts_max=starts_max)
         config = ProcessSettings(worker="w#1", now=virtual_now, random_source=random.Random(1), limits=limits)
         roles = [make_role(role, requester=model, runner=Tools({})) for role in ACTORS]
-        async with ActorProcess(InMemory(broker), roles, config).running() as host:
-            await scenario(Process(broker, model, host))
+        async with ActorProcess(InMemory(broker), roles, config).running() as actor_process:
+            await scenario(Process(broker, model, actor_process))
 
     run_virtual(main)
 
@@ -115,7 +115,7 @@ def test_queued_tasks_stay_in_their_stream_and_all_are_done_once() -> None:
     async def scenario(process: Process) -> None:
         await process.tasks(*["work"] * 300)
         await anyio.sleep(10)
-        assert process.host.shell.capacity.load.runs <= 8
+        assert process.actor_process.shell.capacity.load.runs <= 8
         assert 300 - process.queued <= 8 * 11
         await anyio.sleep(60)
         assert (process.queued, process.model.concurrent_max, process.model.calls) == (0, 8, 300)
@@ -132,18 +132,18 @@ def test_starts_wait_their_turn_without_an_event() -> None:
     async def scenario(process: Process) -> None:
         await process.tasks(*["work"] * 6)
         await anyio.sleep(0.5)
-        load = process.host.shell.capacity.load
+        load = process.actor_process.shell.capacity.load
         assert (load.runs, load.starts, load.waiting, load.is_overloaded) == (6, 2, 4, True)
         assert [(await process.run(index)).n for index in range(6)] == [3, 3, 2, 2, 2, 2]
         await anyio.sleep(2.6)
         assert process.model.concurrent_max == 2
         assert all([(await process.run(index)).sealed for index in range(6)])
-        assert process.host.shell.capacity.load.is_overloaded is False
+        assert process.actor_process.shell.capacity.load.is_overloaded is False
 
     with_process(scenario, starts_max=2)
 
 
-def test_a_worker_shows_in_its_beats_that_it_is_overloaded_and_when_it_is_no_more() -> None:
+def test_the_heartbeats_of_a_worker_show_when_its_overload_begins_and_ends() -> None:
     """Within one beat: so `workers`, `doctor` and `show` can name it."""
 
     async def scenario(process: Process) -> None:
@@ -164,7 +164,7 @@ def test_a_worker_shows_in_its_beats_that_it_is_overloaded_and_when_it_is_no_mor
 
 
 def test_a_run_that_waits_for_a_place_for_minutes_is_not_stuck() -> None:
-    """The sweep looks at it again and again, and does not count that."""
+    """The sweep advances it again and again, and does not count that."""
 
     async def scenario(process: Process) -> None:
         await process.tasks("work", "work", "work")
@@ -183,7 +183,7 @@ def test_a_run_that_waits_for_a_person_lets_others_in() -> None:
         await anyio.sleep(3.5)
         assert (await process.run(0)).phase == "waiting"
         assert all([(await process.run(index)).sealed for index in (1, 2)])
-        assert process.host.shell.capacity.load.runs == 0
+        assert process.actor_process.shell.capacity.load.runs == 0
 
     with_process(scenario, runs_max=1)
 
@@ -198,7 +198,7 @@ def test_a_full_process_carries_out_a_stop() -> None:
             await process.broker.publish(f"control.{TENANT}.r{index}.stop", b'{"by": "ann", "why": "enough"}')
         await anyio.sleep(0.05)
         assert all([(await process.run(index)).sealed for index in (0, 3)])
-        assert process.host.shell.capacity.load.starts == 1
+        assert process.actor_process.shell.capacity.load.starts == 1
         assert len((await process.run(1)).open_attempts) == 1
         assert (await process.run(3)).attempts == {}
 
@@ -206,7 +206,7 @@ def test_a_full_process_carries_out_a_stop() -> None:
 
 
 def test_a_run_that_another_process_ended_gives_its_place_back() -> None:
-    """Though nothing was heard of it: when all places are taken, the oldest are looked at again."""
+    """Even without a hint: when all places are taken, the oldest runs are advanced."""
 
     async def main() -> None:
         scheduled = ScheduledPasses()
@@ -225,7 +225,7 @@ def test_a_run_that_another_process_ended_gives_its_place_back() -> None:
     run_virtual(main)
 
 
-def test_a_process_that_lags_takes_nothing_new_for_a_while() -> None:
+def test_a_process_that_lags_takes_no_new_task_for_a_while() -> None:
     """Unless it has nothing at all: then what it lagged behind is over."""
 
     async def main() -> None:
@@ -261,8 +261,8 @@ def test_a_tool_in_a_process_of_its_own_takes_more_places(kind: str, weight: int
     run_virtual(main)
 
 
-def test_a_reservation_that_becomes_no_start_goes_to_the_next() -> None:
-    """In the order in which they came; nobody overtakes."""
+def test_a_reservation_that_does_not_become_a_start_goes_to_the_next_run() -> None:
+    """In the order in which they came; no run overtakes."""
 
     async def main() -> None:
         scheduled = ScheduledPasses()
@@ -291,7 +291,7 @@ def test_the_defaults_come_from_the_cores(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_run_that_retries_later_does_not_count() -> None:
-    """One that waits for a far date is nobody's work; one whose turn comes in a moment is."""
+    """A run that waits for a far date is not work; one whose turn comes in a moment is."""
 
     async def main() -> None:
         capacity = Capacity(WorkerLimits(), ScheduledPasses())
@@ -304,7 +304,7 @@ def test_a_run_that_retries_later_does_not_count() -> None:
     run_virtual(main)
 
 
-def test_a_run_that_waits_for_money_does_not_count_where_the_accounts_are_asked() -> None:
+def test_a_run_that_waits_for_money_does_not_count_in_a_process_with_budget() -> None:
     """A process without budget cannot know: for it the run is on its way."""
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""When a run is looked at again although nothing happens."""
+"""When a run is advanced although nothing happens."""
 
 from __future__ import annotations
 

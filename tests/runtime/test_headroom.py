@@ -1,4 +1,4 @@
-"""What outsiders cause is written below the mark only, however much of it is under way, and in how many processes."""
+"""Events that outsiders cause are written only below the mark, however many are in flight in several processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT = 1024 * 1024
 
 
 class SlowLog:
-    """A stream whose fill is old by the time that it is told."""
+    """A stream whose fill is old by the time it is reported."""
 
     def __init__(self, used: int = 0) -> None:
         self.used = used
@@ -33,15 +33,15 @@ class SlowLog:
         if self.unreachable:
             raise Unreachable("The broker does not answer.")
         await anyio.sleep(ANSWER_S)
-        told = Fill(stream="RUNS", used=self.used / LIMIT, bytes_max=LIMIT)
+        reported = Fill(stream="RUNS", used=self.used / LIMIT, bytes_max=LIMIT)
         await anyio.sleep(ANSWER_S)
-        return told
+        return reported
 
 
 def headroom() -> Headroom:
     """That of a process, with facts that have nothing but the space."""
-    none = cast("Any", None)
-    return Headroom(FactSource(agents=none, ledger=None, blobs=none, switches=none, worker="validator#1"))
+    missing = cast("Any", None)
+    return Headroom(FactSource(agents=missing, ledger=None, blobs=missing, switches=missing, worker="validator#1"))
 
 
 async def _write(room: Headroom, log: SlowLog, after_s: float) -> bool:
@@ -58,7 +58,7 @@ async def _write(room: Headroom, log: SlowLog, after_s: float) -> bool:
 @pytest.mark.parametrize("processes", [1, 3, PROCESSES])
 @pytest.mark.parametrize("begins", [0.0, 0.45, 0.85])
 def test_each_process_passes_the_mark_by_one_event_at_most(processes: int, begins: float) -> None:
-    """With 64 events under way in each; and the room below the mark is used up."""
+    """With 64 events in flight in each; and the space below the mark is used up."""
 
     async def main() -> None:
         log = SlowLog(int(begins * LIMIT))
@@ -75,7 +75,7 @@ def test_each_process_passes_the_mark_by_one_event_at_most(processes: int, begin
     run_virtual(main, seed=1)
 
 
-def test_with_plenty_of_room_it_is_read_now_and_then_and_nothing_waits() -> None:
+def test_with_plenty_of_space_the_fill_is_read_rarely_and_nothing_waits() -> None:
     """A thousand places at a time, in ten moments, take ten questions."""
 
     async def main() -> None:
@@ -90,7 +90,7 @@ def test_with_plenty_of_room_it_is_read_now_and_then_and_nothing_waits() -> None
 
 
 def test_a_fill_that_cannot_be_read_holds_nothing_up() -> None:
-    """A stop least of all: what was read last counts."""
+    """Least of all a stop: the last figure counts."""
 
     async def main() -> None:
         log, room = SlowLog(), headroom()

@@ -1,4 +1,4 @@
-"""Sealed and archived runs leave the log as early as the operator says; an open run never loses an event."""
+"""Sealed and archived runs are removed from the log as early as the operator sets; an open run never loses an event."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def short_margin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def archived(line: Stack) -> AsyncGenerator[tuple[Archive, JetStream]]:
+async def archived(system: Stack) -> AsyncGenerator[tuple[Archive, JetStream]]:
     """The recorder's archive at work, and the bus as the operator sees it."""
-    archive = Archive(line.directory / ARCHIVE_FILE)
+    archive = Archive(system.directory / ARCHIVE_FILE)
     async with (
-        await connect(line.server.credential("recorder"), name="archive") as recorder,
-        await connect(line.server.credential("operator"), name="look") as operator,
+        await connect(system.server.credential("recorder"), name="archive") as recorder,
+        await connect(system.server.credential("operator"), name="look") as operator,
         anyio.create_task_group() as tasks,
     ):
         stream = await JetStream.open(recorder)
@@ -95,25 +95,25 @@ async def _config(stream: JetStream) -> dict[str, Any]:
     return msgspec.convert(info["config"], dict[str, Any])
 
 
-async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_stay(tmp_path: Path) -> None:
+async def test_sealed_runs_are_removed_and_read_from_the_archive_and_open_ones_stay(tmp_path: Path) -> None:
     """Whatever leaves, each open run has all of its events; what has left is shown, verified and never done again."""
-    said: list[str] = []
+    reports: list[str] = []
     async with (
-        stack(tmp_path, space=SMALL) as line,
-        archived(line) as (archive, bus),
+        stack(tmp_path, space=SMALL) as system,
+        archived(system) as (archive, bus),
         Client.connect(tmp_path, as_="operator") as operator,
         Client.connect(tmp_path) as client,
     ):
-        turns = Rotation(line.server.administrator, archive, days=1, report=said.append)
+        turns = Rotation(system.server.administrator, archive, days=1, report=reports.append)
         turns._days = SECONDS / 2  # type: ignore[assignment]
         first, named = await _done(client, "say hello", key="k"), await _done(client, "say hello", run="mine")
         before = [(entry.n, entry.name) async for entry in client.events(first)]
         await archive.wait_until_stored((await bus.log().page(after_seq=0))[-1].seq)
-        # A cut in the middle of a run, or a few milliseconds later: the rest of it stays, and is no run of its own.
+        # A cut in the middle of a run, or a few milliseconds later: the rest of it stays, and does not become a run.
         fourth = await Reader(bus.wire, stream_names.RUNS).at(4)
         assert fourth is not None
         assert fourth.at is not None
-        assert 3 <= await rotate(line.server.administrator, Cut(now=fourth.at, before=fourth.at)) < len(before)
+        assert 3 <= await rotate(system.server.administrator, Cut(now=fourth.at, before=fourth.at)) < len(before)
         assert [(entry.n, entry.name) async for entry in client.events(first)] == before
         assert (await client.submit("desk", "say hello", key="k")).sentence.startswith(f"Run '{first}' is over")
         await anyio.sleep(0.3)
@@ -129,7 +129,7 @@ async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_sta
                 assert len(numbers) >= 5
         await _left(turns, bus, first, named)
         held = f"run '{next(iter(whole))}' of tenant 'default'"
-        assert any(told.startswith("RUNS keeps more than ") and held in told for told in said)
+        assert any(report.startswith("RUNS keeps more than ") and held in report for report in reports)
         assert (await _config(bus))["max_age"] == RUNS_RETENTION_NS
 
         assert [(entry.n, entry.name) async for entry in client.events(first)] == before
@@ -146,9 +146,9 @@ async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_sta
         taken = await client.submit("desk", "say hello", run="mine")
         assert taken.status == "refused"
         assert "Run 'mine' is over (completed) and is not done again: its log has left RUNS" in taken.sentence
-        for who in (operator, client):
+        for sender in (operator, client):
             with pytest.raises(Refused, match="is over"):
-                await who.stop(first)
+                await sender.stop(first)
         assert await bus.log().load(TENANT, first, leader=True) == []
 
         for run in whole:
@@ -157,29 +157,29 @@ async def test_sealed_runs_leave_and_are_read_from_the_archive_and_open_ones_sta
         await _left(turns, bus, *whole)
 
 
-async def test_a_run_that_has_left_still_gives_its_key_back(tmp_path: Path) -> None:
-    """What became of its key does not depend on how long its log stays; one that started something keeps it."""
+async def test_a_run_that_was_removed_still_gives_its_key_back(tmp_path: Path) -> None:
+    """Whether its key is free does not depend on how long its log stays; a run that started something keeps it."""
     async with (
-        stack(tmp_path, space=SMALL) as line,
-        archived(line) as (archive, bus),
+        stack(tmp_path, space=SMALL) as system,
+        archived(system) as (archive, bus),
         Client.connect(tmp_path, as_="operator") as client,
     ):
-        turns = Rotation(line.server.administrator, archive, days=1, report=lambda _: None)
+        turns = Rotation(system.server.administrator, archive, days=1, report=lambda _: None)
         turns._days = SECONDS / 2  # type: ignore[assignment]
         squatted = run_of_key("default", "stopped")
         await client.stop(squatted, why="not today")
-        await line.deploy(limits=Limits(cost_max_micros=1))
+        await system.deploy(limits=Limits(cost_max_micros=1))
         poor = RunId((await client.submit("desk", "say hello", key="poor", run="mine")).run)
         ended = [await client.outcome(run, timeout_s=WITHIN_S) for run in (squatted, poor)]
         assert [(each.status, each.gave_key_back) for each in ended] == [("stopped", True), ("over_budget", True)]
-        await line.deploy()
+        await system.deploy()
         done = await _done(client, "say hello", key="done")
         assert not (await client.outcome(done, timeout_s=WITHIN_S)).gave_key_back
         await _left(turns, bus, squatted, poor, done)
 
-        told = await client.submit("desk", "say hello", key="stopped")
-        assert (told.status, told.run) == ("refused", squatted)
-        assert told.sentence == (
+        refused = await client.submit("desk", "say hello", key="stopped")
+        assert (refused.status, refused.run) == ("refused", squatted)
+        assert refused.sentence == (
             "The run was stopped before it began: not today. "
             "The key 'stopped' is free: sent again, the task is a run of another name."
         )
@@ -200,12 +200,12 @@ async def test_a_run_that_has_left_still_gives_its_key_back(tmp_path: Path) -> N
         assert await bus.log().load(TENANT, done, leader=True) == []
 
 
-async def test_what_the_archive_does_not_have_stays(tmp_path: Path) -> None:
+async def test_events_that_the_archive_does_not_have_stay(tmp_path: Path) -> None:
     """And without an archive that is all."""
     async with (
-        stack(tmp_path, space=SMALL) as line,
+        stack(tmp_path, space=SMALL) as system,
         Client.connect(tmp_path) as client,
-        await connect(line.server.credential("operator"), name="look") as connection,
+        await connect(system.server.credential("operator"), name="look") as connection,
     ):
         await _done(client, "say hello")
         bus = await JetStream.open(connection)
@@ -222,11 +222,11 @@ async def test_what_the_archive_does_not_have_stays(tmp_path: Path) -> None:
 
 
 async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start(tmp_path: Path) -> None:
-    """RUNS keeps 90 days again, whatever died in between."""
+    """RUNS keeps 90 days again, whichever process died in between."""
     async with (
-        stack(tmp_path, space=SMALL, actors=False) as line,
-        await connect(line.server.credential("bootstrap"), name="look") as bootstrap,
-        await connect(line.server.credential("operator"), name="look") as operator,
+        stack(tmp_path, space=SMALL, actors=False) as system,
+        await connect(system.server.credential("bootstrap"), name="look") as bootstrap,
+        await connect(system.server.credential("operator"), name="look") as operator,
     ):
         bus = await JetStream.open(operator)
         now = (await find_cut(bus, Reach(watermark=0), 1)).now
@@ -235,7 +235,7 @@ async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start
 
         @asynccontextmanager
         async def administrator() -> AsyncGenerator[Connection]:
-            async with line.server.administrator() as admin:
+            async with system.server.administrator() as admin:
                 asked, original = 0, admin.api_request
 
                 async def ask(*args: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - as the original
@@ -257,20 +257,20 @@ async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start
         assert 3_600 * SECOND_NS <= ages[0] < 3_700 * SECOND_NS
         assert (await _config(bus))["max_age"] == RUNS_RETENTION_NS
 
-        async with line.server.administrator() as admin:
+        async with system.server.administrator() as admin:
             config = await _config(bus)
             short = {**config, "max_age": 3_600 * SECOND_NS}
             await admin.api_request(jetstream_api.server_subject(jetstream_api.stream_update(stream_names.RUNS)), short)
         done = await set_up(bootstrap, BusLayout(sizes=SMALL))
-        assert [sentence.split(":")[0] for sentence in done.outdated] == [
+        assert [sentence.split(" `")[0] for sentence in done.outdated] == [
             "stream RUNS is as an older linestop made it (max_age); the broker's administrator has to run"
         ]
         assert "--max-age=7776000s" in done.outdated[0]
-        await set_up(bootstrap, BusLayout(sizes=SMALL), administrator=line.server.administrator)
+        await set_up(bootstrap, BusLayout(sizes=SMALL), administrator=system.server.administrator)
         assert (await _config(bus))["max_age"] == RUNS_RETENTION_NS
 
 
-def test_an_administrator_is_told_two_commands_that_are_good_for_an_hour() -> None:
+def test_an_administrator_gets_two_commands_that_are_valid_for_an_hour() -> None:
     """The age is an hour longer than that of the cut, so that later within the hour no more than was meant leaves."""
     now = datetime(2026, 5, 31, 12, tzinfo=UTC)
     assert Cut(now=now, before=now - timedelta(days=14)).by_hand() == (
@@ -282,11 +282,11 @@ async def test_an_archive_that_is_not_open_yet_is_waited_for(tmp_path: Path) -> 
     """`dev` starts both at once; the log is rotated then, and not an hour later."""
     found: list[Reach] = []
     async with (
-        stack(tmp_path, space=SMALL, actors=False) as line,
-        await connect(line.server.credential("recorder"), name="archive") as recorder,
+        stack(tmp_path, space=SMALL, actors=False) as system,
+        await connect(system.server.credential("recorder"), name="archive") as recorder,
         anyio.create_task_group() as tasks,
     ):
-        stream, archive = await JetStream.open(recorder), Archive(line.directory / ARCHIVE_FILE)
+        stream, archive = await JetStream.open(recorder), Archive(system.directory / ARCHIVE_FILE)
 
         async def reach() -> None:
             found.append(await archive.reach())
@@ -303,11 +303,13 @@ def elsewhere(_directory: Path) -> bool:
     return False
 
 
-async def test_the_command_tells_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_command_prints_what_may_be_removed_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For the broker of `linestop dev` it names the setting, for an outside one what must stay and why."""
     async with (
-        stack(tmp_path, space=SMALL) as line,
-        archived(line) as (archive, _),
+        stack(tmp_path, space=SMALL) as system,
+        archived(system) as (archive, _),
         Client.connect(tmp_path) as client,
     ):
         mine = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate"))

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
     ],
 )
 async def test_an_account_that_cannot_be_read_delays_the_release_of_no_other_hold(key: str, value: bytes) -> None:
-    """It is named in the log each time, and the forgotten holds of the other accounts are released."""
+    """It is named in the log each time, and the orphaned holds of the other accounts are released."""
     at = [NOW]
     broker = MemoryBroker(lambda: at[0])
     shared = broker.bucket("shared")

@@ -1,4 +1,4 @@
-"""What is reported of a start, and when it comes too late to be the first word about it."""
+"""The results that are reported of a start, and when they come too late to be the first report."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class SlowTools(Tools):
             yield done
 
 
-async def wait(bench: LiveRun) -> None:
+async def wait(live_run: LiveRun) -> None:
     """Let the tool end."""
-    del bench
+    del live_run
     await anyio.sleep(SLOW_S + 5)
 
 
-@pytest.mark.parametrize("dawdles", [False, True])
-def test_a_result_is_late_if_its_attempt_was_given_up_before(monkeypatch: pytest.MonkeyPatch, dawdles: bool) -> None:
-    """After its time an attempt is said to be unknown; what becomes known then is marked, and settles it."""
-    if dawdles:
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_a_result_is_late_if_its_attempt_was_given_up_before(monkeypatch: pytest.MonkeyPatch, is_slow: bool) -> None:
+    """After its time an attempt is reported as unknown; a later result is marked as late, and settles it."""
+    if is_slow:
         monkeypatch.setattr(tests.run_logs, "Tools", SlowTools)
     log = record([[("post", "a")]], wait, agent=POSTING)
     run = fold_messages(TENANT, RUN, log)
     results = [entry.event for entry in run.entries if isinstance(entry.event, Finished) and not entry.ignored]
     outcomes = [(event.outcome, event.late) for event in results]
-    assert outcomes == ([("unknown", False), ("succeeded", True)] if dawdles else [("succeeded", False)])
+    assert outcomes == ([("unknown", False), ("succeeded", True)] if is_slow else [("succeeded", False)])

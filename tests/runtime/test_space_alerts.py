@@ -23,7 +23,7 @@ from linestop.testing.virtual_time import run_virtual, virtual_now
 
 
 class Streams:
-    """A log that says how full streams are, and a publisher that notes alerts."""
+    """A log that reports how full streams are, and a publisher that records alerts."""
 
     def __init__(self) -> None:
         self.used: dict[str, float] = {}
@@ -49,7 +49,7 @@ def make_watch(streams: Streams, directory: Path | None = None) -> SpaceWatch:
 
 
 def test_each_threshold_raises_one_alert_and_another_only_after_space_became_free() -> None:
-    """To and fro around a mark calls nobody."""
+    """A fill that goes to and fro around a mark causes no alert."""
     fills_and_calls: list[tuple[float, list[int]]] = [
         (0.74, []), (0.75, [75]), (0.76, []), (0.74, []), (0.75, []), (0.89, []), (0.90, [90]), (0.99, []), (0.88, []),
         (0.91, []), (0.84, []), (0.91, [90]), (0.71, []), (0.76, []), (0.69, []), (0.95, [90]), (0.10, []),
@@ -68,21 +68,21 @@ def test_each_threshold_raises_one_alert_and_another_only_after_space_became_fre
 
 
 @pytest.mark.parametrize(
-    ("stream", "says"),
+    ("stream", "sentence"),
     [
         ("RUNS", "The stream RUNS is 80% full; from 90% new work is refused."),
         ("DEAD", "The stream DEAD is 80% full; when it is full, its oldest messages go."),
         ("CONTROL", "The stream CONTROL is 80% full; when it is full, what is sent to it is refused."),
     ],
 )
-def test_the_alert_names_the_consequence(stream: str, says: str) -> None:
+def test_the_alert_names_the_consequence(stream: str, sentence: str) -> None:
     """Which is not the same for all streams."""
 
     async def main() -> None:
         streams = Streams()
         streams.used = {stream: 0.8}
         await make_watch(streams).check()
-        assert streams.why == f"{says} Make room (docs/operations.md)."
+        assert streams.why == f"{sentence} Make room (docs/operations.md)."
 
     run_virtual(main, seed=1)
 
@@ -107,7 +107,7 @@ def test_the_disk_of_the_state_folder_is_checked_too(tmp_path: Path, monkeypatch
 
 
 def test_a_recorder_checks_again_and_again_and_two_of_them_raise_one_alert() -> None:
-    """Within one round of its look; what several recorders say at once is one alert."""
+    """Within one round of checks; alerts of several recorders at once are one alert."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)

@@ -88,15 +88,15 @@ async def serve(
     config = ProcessSettings(worker="w#1", now=virtual_now, random_source=random.Random(1))
     roles = [make_role(role, requester=ScriptedTurns(turns), runner=Tools({})) for role in ACTORS]
     backend = Losing(broker, lost, loss)
-    host = ActorProcess(backend, roles, config)
-    async with host.running():
+    process = ActorProcess(backend, roles, config)
+    async with process.running():
         await broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "wait a slow", "run": RUN}), headers)
-        await scenario(host)
+        await scenario(process)
     assert [f"{append.role}.{append.event}" for append in backend.lost] == ([lost] if lost else [])
 
 
-def test_the_content_of_a_lost_append_is_in_no_prompt() -> None:
-    """The end of a wait is said again a little later, with another time in it: the model hears the stored one."""
+def test_the_content_of_a_lost_append_never_reaches_a_prompt() -> None:
+    """The end of a wait is appended again a little later, with another time in it: the model reads the stored one."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -120,7 +120,7 @@ def test_the_content_of_a_lost_append_is_in_no_prompt() -> None:
 
 
 def test_a_stop_hint_during_a_rival_append_cancels_at_once() -> None:
-    """The hint names the number that the lost event had: it is looked after, not taken for known."""
+    """The hint names the number that the lost event had: the log is read, and the number not taken for known."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -133,9 +133,9 @@ def test_a_stop_hint_during_a_rival_append_cancels_at_once() -> None:
             await stop_run(log, encoder, run, lambda at: stop_event(at, by="ann", why="enough"))
             await anyio.sleep(0.1)
 
-        async def scenario(host: ActorProcess) -> None:
+        async def scenario(process: ActorProcess) -> None:
             await anyio.sleep(0.2)
-            entry = host.shell.cache.peek(TENANT, RUN)
+            entry = process.shell.cache.peek(TENANT, RUN)
             began = virtual_now()
             while entry is not None and entry.performing:  # noqa: ASYNC110 - under virtual time
                 await anyio.sleep(0.01)
@@ -147,8 +147,8 @@ def test_a_stop_hint_during_a_rival_append_cancels_at_once() -> None:
     run_virtual(main, seed=1)
 
 
-def test_the_reply_to_a_task_is_what_its_pass_found() -> None:
-    """However long its acknowledgement takes, and whatever is lost meanwhile."""
+def test_the_reply_to_a_task_is_the_result_of_its_pass() -> None:
+    """However long the acknowledgement takes, and whatever is lost meanwhile."""
 
     class SlowAck(NoFaults):
         async def before(self, op: str) -> None:
@@ -171,7 +171,7 @@ def test_the_reply_to_a_task_is_what_its_pass_found() -> None:
 
 
 def test_a_control_message_without_effect_is_refused_whatever_its_pass_appends() -> None:
-    """What roles say in the look that a word woke carries its cue, but is not what the person said."""
+    """Events that roles append in the pass of a control message carry its cue, but are not the person's decision."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -181,12 +181,12 @@ def test_a_control_message_without_effect_is_refused_whatever_its_pass_appends()
             await anyio.sleep(0.5)
             async with anyio.create_task_group() as tasks:
 
-                async def hear() -> None:
+                async def listen() -> None:
                     async for hint in broker.listen(INBOX):
                         replies.append(msgspec.json.decode(hint.payload, type=Reply))
                         return
 
-                tasks.start_soon(hear)
+                tasks.start_soon(listen)
                 await anyio.sleep(0.1)
                 await broker.publish(f"control.{TENANT}.{RUN}.resume", b'{"by":"ann"}', {REPLY_HEADER: INBOX})
 
@@ -197,17 +197,17 @@ def test_a_control_message_without_effect_is_refused_whatever_its_pass_appends()
 
 
 def test_a_stop_cancels_before_its_alert_is_sent() -> None:
-    """That alerts go nowhere keeps no call on the wire."""
+    """An alert that cannot be sent keeps no call running."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now, faults=NoAlerts(Unreachable("No alert gets through."), 15))
         left: list[bool] = []
 
-        async def scenario(host: ActorProcess) -> None:
+        async def scenario(process: ActorProcess) -> None:
             await anyio.sleep(0.2)
             await broker.publish(f"control.{TENANT}.{RUN}.stop", b'{"by":"ann"}')
             await anyio.sleep(1)
-            entry = host.shell.cache.peek(TENANT, RUN)
+            entry = process.shell.cache.peek(TENANT, RUN)
             left.append(entry is not None and bool(entry.performing))
 
         await serve(broker, [[("look", "slow")]], "", scenario=scenario)

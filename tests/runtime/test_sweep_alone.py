@@ -1,7 +1,7 @@
-"""The sweep alone: with every other way to hear of a run cut, each run still comes to its end, two rounds late at most.
+"""The sweep alone: with every other wake of a run cut, each run still ends, at most two rounds late.
 
 Cut are the wakes of the log, the hints of one role to another, alarms in the process, durable timers, the news of
-workers that died and of accounts that have room. What is left are the doors (tasks, people's words) and the sweep.
+workers that died and of accounts that have room. Only the intake (tasks, control messages) and the sweep are left.
 ``test_times`` is the opposite: everything but the sweep.
 """
 
@@ -35,11 +35,11 @@ from linestop.schemas.defaults import SWEEP_EVERY_S
 from linestop.schemas.model_messages import ModelFailed
 
 ROUNDS_S = 2 * SWEEP_EVERY_S + 0.5
-"""A round sees that a run stands, the next one says so to the role whose turn it is."""
+"""A round sees that a run stands still, the next one wakes the role whose turn it is."""
 
 
 def late_max_s(roles: Layout) -> float:
-    """Who performs elsewhere may have ended long before the sweep looks at a run with something open again."""
+    """A performer elsewhere may have ended long before the sweep advances a run with an open start again."""
     return ROUNDS_S + (OPEN_RUN_RECHECK.total_seconds() if len(roles) > 1 else 0.0)
 
 
@@ -100,7 +100,7 @@ def test_a_run_comes_to_its_end(roles: Layout) -> None:
 @LAYOUTS
 @pytest.mark.parametrize("name", ROWS)
 def test_it_happens_although_no_alarm_rings(name: str, roles: Layout) -> None:
-    """Retries, expiries and waits, near and far: never sooner than their moment, and at most two rounds later."""
+    """Retries, expiries and waits, near and far: never before their moment, and at most two rounds later."""
     row = ROWS[name]
 
     async def main() -> None:
@@ -124,7 +124,7 @@ def _failures(row: Row) -> int:
 
 @LAYOUTS
 @pytest.mark.parametrize("role", ["executor", "planner"])
-def test_what_a_dead_worker_left_is_taken_over(role: Any, roles: Layout) -> None:
+def test_an_open_start_of_a_dead_worker_is_taken_over(role: Any, roles: Layout) -> None:
     """At its end, by a worker that knows of the death only from the log."""
 
     async def main() -> None:

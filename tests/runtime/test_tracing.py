@@ -23,7 +23,7 @@ from linestop.schemas.trace_context import event_traceparent, parse_traceparent,
 
 @pytest.fixture(autouse=True)
 def _no_telemetry_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of whoever runs the tests."""
+    """Remove the variables of the environment in which the tests run."""
     for name in ("SERVICE_NAME", "RESOURCE_ATTRIBUTES", "TRACES_SAMPLER", "TRACES_SAMPLER_ARG", "SDK_DISABLED"):
         monkeypatch.delenv(f"OTEL_{name}", raising=False)
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER"):
@@ -53,7 +53,7 @@ def of_story(story: Story) -> list[ReadableSpan]:
 
 
 def refunded() -> Story:
-    """A run with a call whose first executor fell silent, told to its end."""
+    """A run, up to its end, with a call whose first executor did not report."""
     story = at_work(call("look"))
     story.advance_s(12).run_until_idle().finish_tools(look=OK)
     return story.finish_model(reply(text="done"))
@@ -91,8 +91,8 @@ def test_every_event_names_a_span_that_is_sent() -> None:
     assert again.sealed
 
 
-def test_an_attempt_that_nobody_reported_has_its_span() -> None:
-    """It ends when it is taken over, and says so."""
+def test_an_attempt_without_a_report_has_its_span() -> None:
+    """It ends when it is taken over, and its span shows that."""
     tools = [span for span in of_story(refunded()) if span.name.startswith("execute_tool")]
     assert [span.status.is_ok for span in tools] == [False, True]
     lost = tools[0]
@@ -103,15 +103,15 @@ def test_an_attempt_that_nobody_reported_has_its_span() -> None:
     assert (lost.end_time - lost.start_time) / 1e9 == pytest.approx(12, abs=0.01)
 
 
-def test_a_model_request_that_nobody_reported_has_its_span() -> None:
+def test_a_model_request_without_a_report_has_its_span() -> None:
     """The same for a model."""
     story = Story(agent(limits={"wall_s": 1_000})).open_run().run_until_idle().advance_s(200).run_until_idle()
     chats = [span for span in of_story(story) if span.name.startswith("chat")]
     assert [(span.attributes or {})["error.type"] for span in chats] == ["superseded"]
 
 
-def test_a_stopped_run_sends_what_was_open_once() -> None:
-    """Whoever speaks for a killed attempt ends its span; no id is sent twice."""
+def test_a_stopped_run_sends_each_open_span_once() -> None:
+    """The process that reports a killed attempt ends its span; no id is sent twice."""
     story = at_work(call("look")).given(Stopped(by="ann", why="enough"), by="operator").advance_s(200).run_until_idle()
     assert story.run.sealed
     ids = [span.context.span_id for span in of_story(story) if span.context]
@@ -167,8 +167,8 @@ def test_a_run_is_sent_whole_or_not_at_all(
     spans.close()
 
 
-def test_the_conventions_attributes_are_there() -> None:
-    """Who was asked, who answered, why it ended, and which version of which library says so."""
+def test_spans_have_the_attributes_of_the_conventions() -> None:
+    """The model asked, the model that replied, the reason of the end, and the version of the library."""
     found = of_story(refunded())
     chat = next(span for span in found if span.name.startswith("chat"))
     root = next(span for span in found if span.name.startswith("invoke_agent"))
@@ -197,7 +197,7 @@ def test_the_conventions_attributes_are_there() -> None:
 def test_a_model_request_names_the_server_that_was_asked(
     model: str, base_url: str, server: tuple[str | None, int | None]
 ) -> None:
-    """Its own provider's, or the one that is configured; nothing where the log does not tell."""
+    """That of its own provider, or the configured one; none if the log names none."""
     version = agent()
     choice = msgspec.structs.replace(version.model, model=model, base_url=base_url)
     story = (

@@ -33,7 +33,7 @@ with lock_name(Path(sys.argv[1]), "planner"):
 """
 
 
-def test_a_held_name_is_refused_and_names_its_holder(tmp_path: Path) -> None:
+def test_a_locked_name_is_refused_and_the_error_names_its_process(tmp_path: Path) -> None:
     """Two processes under one name could take over what the other one is doing."""
     with lock_name(tmp_path, "planner"):
         assert is_locked(tmp_path, "planner")
@@ -68,7 +68,7 @@ def test_the_first_free_name_is_taken(tmp_path: Path) -> None:
             assert again.name == "planner-2"
 
 
-def test_a_beat_moves_the_time_of_the_file(tmp_path: Path) -> None:
+def test_touching_a_lock_moves_the_time_of_its_file(tmp_path: Path) -> None:
     """A health check sees by it that the event loop still turns."""
     with lock_name(tmp_path, "planner") as lock:
         os.utime(lock.path, (1, 1))
@@ -95,8 +95,8 @@ async def test_each_holder_gets_the_next_number() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.broker
-async def test_an_upgrade_goes_on_after_the_number_that_an_older_linestop_gave_last(tmp_path: Path) -> None:
-    """A number that is given twice could not take over what its namesake left open; every actor may look."""
+async def test_an_upgrade_continues_after_the_last_number_of_an_older_linestop(tmp_path: Path) -> None:
+    """With a number that is given twice, no worker could take over its predecessor's starts; any actor may read it."""
     async with administered(tmp_path) as server:
         async with await connect(server.credentials["bootstrap"], name="test") as bootstrap:
             await set_up(bootstrap)
@@ -123,8 +123,8 @@ async def test_a_counter_that_is_not_a_number_is_refused(bucket: str, key: str) 
         await next_incarnation(broker.bucket("workers"), "planner", older=broker.bucket("shared"))
 
 
-def test_a_state_folder_that_is_made_is_for_its_owner_only(tmp_path: Path) -> None:
-    """Prompts, arguments and results lie in it; one that is there already is somebody's, and stays as it is."""
+def test_a_new_state_folder_is_for_its_owner_only(tmp_path: Path) -> None:
+    """It contains prompts, arguments and results; a folder that exists already stays as it is."""
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o755)
     before = os.umask(0o022)
