@@ -33,7 +33,7 @@ ERRORS = ROOT / "docs" / "errors.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 FILES_MAX = 400
 MISSING_FEATURES = ("view", "replay", "fork", "diff", "sql", "report", "eval", "console")
-"""Commands that the README names as missing; one that comes to exist must leave that list."""
+"""Commands that the guarantees name as not built; one that comes to exist must leave that list."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -103,12 +103,12 @@ def unknown_word(words: list[str]) -> str:
     return ""
 
 
-def test_the_readme_names_only_features_that_are_missing() -> None:
-    """The README's list of what is not there yet is not older than the code."""
-    limitations = ROOT.joinpath("README.md").read_text(encoding="utf-8").partition("## What it does not do")[2]
+def test_the_guarantees_name_only_features_that_are_missing() -> None:
+    """The list of what is not built yet is not older than the code."""
+    missing = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8").partition("## What is not built yet")[2]
     for name in MISSING_FEATURES:
         assert cli.get_command(click.Context(cli), name) is None, f"{name} exists: take it off the list"
-        assert name in limitations, f"the README does not say that {name} is missing"
+        assert name in missing, f"the page does not say that {name} is missing"
 
 
 # --- errors.md -----------------------------------------------------------------------------------------------

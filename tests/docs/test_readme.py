@@ -1,4 +1,4 @@
-"""The README's example is run as a reader would: its files, its commands, its program, and its printed log."""
+"""The example of README and first steps is run as a reader would: files, commands, program, and printed logs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.documents import ROOT, Block, blocks, section_blocks
+from tests.documents import ROOT, blocks, section_blocks
 
 pytestmark = [pytest.mark.e2e, pytest.mark.broker]
 README = ROOT / "README.md"
+FIRST_STEPS = ROOT / "docs" / "first-steps.md"
 EXAMPLE = "Twenty lines"
 READY_WITHIN_S = 60.0
 COMMAND_WITHIN_S = 60.0
@@ -44,17 +45,28 @@ class ReadmeFolder:
 
 
 def files() -> dict[str, str]:
-    """The example's files by name: the blocks that begin with a comment that is one."""
+    """The example's files by name: the blocks of both pages that begin with a comment that is one."""
     found: dict[str, str] = {}
-    for block in section_blocks(README, EXAMPLE):
+    for block in [*section_blocks(README, EXAMPLE), *blocks(FIRST_STEPS)]:
         if name := _FILE.match(block.text):
             found[name[1]] = block.text
     return found
 
 
-def shells() -> list[Block]:
-    """The example's shell blocks, in order."""
-    return [block for block in section_blocks(README, EXAMPLE) if block.language == "sh"]
+def start_command() -> list[str]:
+    """The command that starts the example: the first shell block of the README's section."""
+    return next(block.text for block in section_blocks(README, EXAMPLE) if block.language == "sh").split()
+
+
+def commands_by_hand(page: Path) -> list[str]:
+    """The lines of the shell block of a page that submits the example's task."""
+    return next(block.text for block in blocks(page) if block.text.startswith("RUN=")).splitlines()
+
+
+def is_subsequence(part: list[tuple[str, ...]], whole: list[tuple[str, ...]]) -> bool:
+    """Whether all of ``part`` stands in ``whole``, in the same order."""
+    rest = iter(whole)
+    return all(item in rest for item in part)
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[ReadmeFolder]:
         "PATH": f"{commands}:{Path(sys.executable).parent}:{environ['PATH']}",
         "PYTHONPATH": str(ROOT / "src"), "NO_COLOR": "1",
     }  # fmt: skip
-    first = shells()[0].text.split("#")[0].split()
-    process = subprocess.Popen(first, cwd=folder, env=environ, stderr=subprocess.PIPE)
+    process = subprocess.Popen(start_command(), cwd=folder, env=environ, stderr=subprocess.PIPE)
     try:
         wait_ready(process)
         yield ReadmeFolder(folder, environ)
@@ -96,15 +107,20 @@ def wait_ready(process: subprocess.Popen[bytes]) -> None:
         output += read.decode()
 
 
-def numbers_and_names(log: str) -> list[tuple[str, str]]:
-    """What a printed log says happened: number and event, in order."""
+def numbers_and_names(log: str) -> list[tuple[str, ...]]:
+    """The events of a printed log: number and name, in order."""
     return _EVENT.findall(log)
 
 
-def test_the_commands_do_what_the_readme_shows(place: ReadmeFolder) -> None:
-    """Every line of the second shell block succeeds, and the log is the one that is printed."""
+def printed_by_watch(page: Path) -> list[tuple[str, ...]]:
+    """The events of the block in which a page shows what ``linestop watch`` prints."""
+    return numbers_and_names(next(block.text for block in blocks(page) if "validator.opened" in block.text))
+
+
+def run_by_hand(place: ReadmeFolder, lines: list[str]) -> str:
+    """Run the commands of a page one by one and return what ``linestop watch`` printed."""
     before, log = "", ""
-    for line in shells()[1].text.splitlines():
+    for line in lines:
         if line.startswith("RUN="):
             run = place.shell(f"{line}\necho $RUN").strip()
             before = f"RUN={run}\n"
@@ -119,9 +135,21 @@ def test_the_commands_do_what_the_readme_shows(place: ReadmeFolder) -> None:
         else:
             log = place.shell(before + line) if "linestop watch" in line else log
             place.shell(before + line)
-    printed = next(block.text for block in section_blocks(README, EXAMPLE) if "validator.opened" in block.text)
-    assert numbers_and_names(log) == numbers_and_names(printed)
+    return log
+
+
+def test_the_commands_do_what_the_first_steps_show(place: ReadmeFolder) -> None:
+    """Every line succeeds, and the log is the one that is printed."""
+    log = run_by_hand(place, commands_by_hand(FIRST_STEPS))
+    assert numbers_and_names(log) == printed_by_watch(FIRST_STEPS)
     assert log.count("completed") == 1
+
+
+def test_the_commands_do_what_the_readme_shows(place: ReadmeFolder) -> None:
+    """Every line succeeds, and the events that are printed happen in that order, the first and the last among them."""
+    happened, printed = numbers_and_names(run_by_hand(place, commands_by_hand(README))), printed_by_watch(README)
+    assert is_subsequence(printed, happened)
+    assert (printed[0], printed[-1]) == (happened[0], happened[-1])
 
 
 def test_the_program_does_what_the_readme_shows(place: ReadmeFolder) -> None:
@@ -131,8 +159,8 @@ def test_the_program_does_what_the_readme_shows(place: ReadmeFolder) -> None:
 
 
 def test_the_example_is_as_short_as_it_says() -> None:
-    """Tool, agent file and program have at most twenty lines, comments, docstrings and blank lines apart."""
-    shown = [files()[name] for name in ("tools.py", "agents/support.toml", "handle.py")]
+    """The files of the README have at most twenty lines, comments, docstrings and blank lines apart."""
+    shown = [block.text for block in section_blocks(README, EXAMPLE) if _FILE.match(block.text)]
     written = [re.sub(r'"""[^"]*"""', "", text) for text in shown]
     lines = [
         line for text in written for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")
@@ -140,14 +168,14 @@ def test_the_example_is_as_short_as_it_says() -> None:
     assert len(lines) <= 20
 
 
-def test_every_python_block_of_the_readme_is_a_file_that_was_run() -> None:
-    """No Python stands in the README that no test runs."""
-    shown = {block.text for block in blocks(README) if block.language == "python"}
+def test_every_python_block_of_the_two_pages_is_a_file_that_was_run() -> None:
+    """No Python stands there that no test runs."""
+    shown = {block.text for page in (README, FIRST_STEPS) for block in blocks(page) if block.language == "python"}
     assert shown <= set(files().values())
 
 
-def test_the_demo_prints_the_stories_of_the_readme(tmp_path: Path) -> None:
-    """``linestop demo`` ends as told, and its first story's log is the one the README prints."""
+def test_the_demo_prints_the_story_of_the_two_pages(tmp_path: Path) -> None:
+    """The first story's log is the one that the first steps print whole and the README in part."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LINESTOP_")}
     environ["PYTHONPATH"] = str(ROOT / "src")
     done = subprocess.run(
@@ -155,7 +183,11 @@ def test_the_demo_prints_the_stories_of_the_readme(tmp_path: Path) -> None:
         timeout=180, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    printed = section_blocks(README, "What a run looks like")[0].text
-    events = re.compile(r"^ *(\d+) (\w+) +(\w+)", re.MULTILINE)
-    first = done.stdout.partition("2 of 3")[0]
-    assert events.findall(printed) == events.findall(first.partition("1 of 3")[2])
+    story = re.compile(r"^ *(\d+) (\w+) +(\w+)", re.MULTILINE)
+    happened = story.findall(done.stdout.partition("1 of 3")[2].partition("2 of 3")[0])
+    assert story.findall(section_blocks(FIRST_STEPS, "A whole run")[0].text) == happened
+    printed = story.findall(
+        next(block.text for block in section_blocks(README, "Two commands") if "kill" in block.text)
+    )
+    assert printed
+    assert is_subsequence(printed, happened)

@@ -21,7 +21,7 @@ Made from the table in `linestop.bus.permission_table`; do not edit. Rewrite it 
 - `LINESTOP.API` stands for JetStream's own `$JS.API` in the account of the streams. These subjects read or
   pull; only `bootstrap` creates anything, by name, and updates the consumers. Nobody changes, purges or deletes a
   stream, or deletes a message: that takes the broker's own administrator
-  ([operations](operations.md#changing-what-nobody-may)), and in RUNS, FORKS, OUTCOMES and BLOBS the streams
+  ([operations](operations.md#changing-what-no-credential-may)), and in RUNS, FORKS, OUTCOMES and BLOBS the streams
   themselves refuse it.
 - `client_reads_runs` (on by default) lets a client follow every run of every tenant: right where all clients
   are one trust domain. Switched off, a client sees outcomes and model tokens.
