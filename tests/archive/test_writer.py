@@ -375,7 +375,7 @@ def test_a_snapshot_replaces_a_snapshot_and_nothing_else(tmp_path: Path) -> None
         for _ in range(2):
             archive.snapshot(copy)
         for wrong in (notes, pipe, file, tmp_path):
-            with pytest.raises(InputError, match="cannot take the place of"):
+            with pytest.raises(InputError, match="cannot replace"):
                 archive.snapshot(wrong)
     finally:
         archive.close()

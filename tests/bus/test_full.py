@@ -239,7 +239,7 @@ async def test_a_client_that_fills_the_task_stream_prevents_no_stop_and_no_decis
         async with line.actors(), Client.connect(tmp_path) as client:
             waits, goes = [(await _started_run(client, line, "pay 5")).run for _ in range(2)]
         assert await _fill(flood, (_task("nobody", text="x" * 50_000) for _ in count()), messages_max=1_000) < 30
-        with pytest.raises(LinestopError, match="wait until some are taken"):
+        with pytest.raises(LinestopError, match="wait until some are handled"):
             await operator.submit("desk", "y" * 50_000, key="mine", wait_opened=False)
         assert (await operator.stop(waits)).n > 0
         async with line.actors():

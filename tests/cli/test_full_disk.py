@@ -158,7 +158,7 @@ async def test_a_broken_log_is_detected_without_writing_to_it(
         (small_disk / "other-data").unlink()
         async with await connect(server.credential("client"), name="test") as client:
             await probe_log((await JetStream.open(client)).wire, client.credential)
-        with pytest.raises(NotStored, match="RUNS does not store: as a rule the disk"):
+        with pytest.raises(NotStored, match="RUNS does not store: usually the disk"):
             await probe_log(wire, server.credential("planner"))
         assert capsys.readouterr().err == ""
         monkeypatch.setattr(stop, "NOTE_AFTER_S", 0.0)

@@ -1,1 +1,1 @@
-"""The recorder's archive: every event in DuckDB and Parquet, to be asked with SQL."""
+"""The recorder's archive: every event in DuckDB and Parquet, for queries in SQL."""

@@ -1,8 +1,8 @@
-"""What the archive's tables hold, and how a folded run becomes their rows.
+"""The archive's tables, and their rows made from a folded run.
 
-``events`` has one row for every message of the run log, in stream order, whatever it is. ``runs`` and
-``calls`` say where each run and each call stands; they follow from ``events``. Moments are UTC without a
-zone, money is in micro-dollars. A payload that is no event, or no JSON, is kept as it came in ``raw``.
+``events`` has one row for every message of the run log, in stream order, readable or not. ``runs`` and ``calls`` hold
+the state of each run and each call; they are derived from ``events``. Times are UTC without a zone, money is in
+micro-dollars. A payload that is not an event, or not JSON, is stored unchanged in ``raw``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from linestop.schemas.run.state import Entry, Run
 from linestop.schemas.subjects import parse_run_event
 
 VERSION: Final = 1
-"""Of the tables below. A file of another version is set aside and made anew from the log."""
+"""The version of the tables below. A file of another version is set aside, and a new one is built from the log."""
 
 TABLES: Final[dict[str, str]] = {
     "meta": "name VARCHAR PRIMARY KEY, value BIGINT NOT NULL",
@@ -67,7 +67,7 @@ Row = tuple[Value, ...]
 
 
 def event_row(message: StoredMessage, entry: Entry | None, *, ignored: str = "") -> Row:
-    """The row of one message; ``entry`` is what the fold made of it, None (and ``ignored`` why) if nothing."""
+    """Build the row of a message; ``entry`` is its fold entry, None if it has none (``ignored`` is the reason)."""
     subject_parts: tuple[str, str, str, str, int] = ("", "", "", "", 0)
     with contextlib.suppress(InputError):
         subject = parse_run_event(message.subject)
@@ -82,14 +82,14 @@ def event_row(message: StoredMessage, entry: Entry | None, *, ignored: str = "")
 
 
 def clamp_integers(row: Row) -> Row:
-    """The row with integers that a column holds: one absurd figure in a log must not keep the rest out."""
+    """Limit the integers of a row to a column's range: one absurd figure in a log must not block the other rows."""
     return tuple(min(max(v, -INTEGER_MAX), INTEGER_MAX) if isinstance(v, int) else v for v in row)
 
 
 def as_json_text(payload: bytes) -> str | None:
-    """The payload as JSON text, exactly as stored, or None if it is none.
+    """Return the payload as JSON text, exactly as stored, or None if it is not JSON.
 
-    What msgspec takes for JSON the database takes too; the reverse does not hold.
+    The database accepts all JSON that msgspec accepts; the reverse does not hold.
     """
     try:
         msgspec.json.decode(payload)
@@ -99,7 +99,7 @@ def as_json_text(payload: bytes) -> str | None:
 
 
 def _cost(event: AnyEvent | None) -> int:
-    """What this one event says was spent."""
+    """Return the cost that this event reports, in micro-dollars."""
     match event:
         case Proposed() | Compacted() | Finished():
             return event.cost_micros
@@ -110,7 +110,7 @@ def _cost(event: AnyEvent | None) -> int:
 
 
 def run_row(run: Run) -> Row:
-    """Where a run stands."""
+    """Build the row with the state of a run."""
     opened, sealed, stopped = run.opened, run.sealed, run.stopped
     task = opened.task if opened else None
     agent = opened.agent.name if opened else run.refused.agent if run.refused else ""
@@ -129,7 +129,7 @@ def run_row(run: Run) -> Row:
 
 
 def call_row(run: Run, call: CallState) -> Row:
-    """Where a call stands."""
+    """Build the row with the state of a call."""
     judged, finished = call.judged, call.finished
     started = call.attempts[0].started_at if call.attempts else None
     last = last_result(run, call)
@@ -146,7 +146,7 @@ def call_row(run: Run, call: CallState) -> Row:
 
 
 def last_result(run: Run, call: CallState) -> Finished | None:
-    """The last counted result of a call, also a failed one."""
+    """Return the last result of a call that took effect, also if it is an error; None if there is none."""
     for entry in reversed(run.entries):
         if isinstance(entry.event, Finished) and entry.event.call == call.call and not entry.ignored:
             return entry.event
@@ -154,7 +154,7 @@ def last_result(run: Run, call: CallState) -> Finished | None:
 
 
 def changed_calls(run: Run, since_seq: int) -> list[CallState]:
-    """The calls that what came after ``since_seq`` may have changed."""
+    """Return the calls that events after ``since_seq`` may have changed."""
     names: set[str] = set()
     for entry in reversed(run.entries):
         if entry.seq <= since_seq:
@@ -167,7 +167,7 @@ def changed_calls(run: Run, since_seq: int) -> list[CallState]:
             case None:
                 continue
             case _:
-                # Gates and judgements speak of the present proposal; a seal or a stop changes no call.
+                # Gates and judgements concern the present proposal; a seal or a stop changes no call.
                 names.update(call.call for call in (run.proposal.calls if run.proposal else ()))
     return [run.calls[name] for name in sorted(names) if name in run.calls]
 

@@ -1,10 +1,10 @@
-"""The archive's DuckDB file: opened by one process, written in transactions, read back to fold.
+"""The archive's DuckDB file: opened by one process, written in transactions, read to fold runs again.
 
-Everything here blocks, and belongs into a thread. While a writer has the file open, no other process can so
-much as read it; they get a snapshot (``snapshot``), which the writer makes.
+Everything here blocks, so it runs in a thread. While a writer has the file open, no other process can even read it;
+others get a snapshot, which the writer makes (``snapshot``).
 
-A batch and the watermark (the last stream sequence that is in) are one transaction, so what is delivered
-again after a crash is recognised by its sequence.
+A batch and the watermark (the last stored stream sequence) are written in one transaction, so a message that is
+delivered again after a crash is recognised by its sequence.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from linestop.schemas.verify.export_bundle import write_bundle
 MEMORY_LIMIT: Final = "256MB"
 THREADS: Final = 2
 RUNS_FOLDED_MAX: Final = 128
-"""Open runs kept folded between batches; another one is folded again from the file."""
+"""Open runs that stay folded in memory between batches; any other run is folded again from the file."""
 
 DATABASE_MARK: Final = (8, b"DUCK")
-"""Where a DuckDB file says that it is one, and how."""
+"""The position and the bytes that identify a DuckDB file."""
 
 Key = tuple[TenantId, RunId]
 
 
 class ArchiveStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an archive is. ``watermark`` is the last stream sequence that is in it."""
+    """The state of an archive. ``watermark`` is the last stream sequence in it."""
 
     path: str
     watermark: int
@@ -68,10 +68,10 @@ class ArchiveInUse(Refused):
 
 
 def _require_usable(path: Path) -> None:
-    """Refuse a path that DuckDB takes for another one: it reads a backslash as a slash, on every system.
+    """Refuse a path with a backslash, which DuckDB reads as a slash on every system.
 
     Raises:
-        ConfigError: the path has one.
+        ConfigError: the path has a backslash.
     """
     if "\\" in str(path.resolve()):
         raise ConfigError(
@@ -81,14 +81,14 @@ def _require_usable(path: Path) -> None:
 
 
 class ArchiveFile:
-    """An open archive. Not for two threads at once."""
+    """An open archive. It must not be used by two threads at the same time."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make the file.
+        """Open or create the file.
 
         Raises:
-            ArchiveInUse: another process has it open.
-            ConfigError: DuckDB cannot open it.
+            ArchiveInUse: another process has the file open.
+            ConfigError: DuckDB cannot open the file.
         """
         self.path = path
         _require_usable(path)
@@ -113,13 +113,13 @@ class ArchiveFile:
         self.watermark = self._meta("watermark")
 
     def close(self) -> None:
-        """Write everything into the file itself and let go of it."""
+        """Write everything into the file itself and close it."""
         self._connection.close()
 
     # --- writing -----------------------------------------------------------------------------------------
 
     def store(self, messages: Sequence[StoredMessage]) -> None:
-        """Add messages that follow the watermark, in order, with all that follows from them; all or nothing."""
+        """Add the messages after the watermark, in order, and the rows derived from them; all or nothing."""
         new_messages = [message for message in messages if message.seq > self.watermark]
         if not new_messages:
             return
@@ -134,7 +134,7 @@ class ArchiveFile:
             self._set_meta("watermark", new_messages[-1].seq)
             self._connection.commit()
         except BaseException:
-            # The folds have seen what the file has not.
+            # The folds contain events that the file does not.
             self._folds.clear()
             self._connection.rollback()
             raise
@@ -143,7 +143,7 @@ class ArchiveFile:
         self._trim_folds()
 
     def reset(self, *, first_seq: int = 1) -> None:
-        """Forget what the log still has, from ``first_seq`` on, so that it is read again; what has left it stays."""
+        """Delete the messages from ``first_seq`` on, so that they are read from the log again; older ones stay."""
         self._folds.clear()
         self._connection.begin()
         if first_seq > 1 and self.has_current_version():
@@ -168,13 +168,13 @@ class ArchiveFile:
             try:
                 subject = parse_run_event(message.subject)
             except InputError:
-                rows.append(event_row(message, None, ignored="its subject is that of no event"))
+                rows.append(event_row(message, None, ignored="its subject is not that of an event"))
                 continue
             key = subject.tenant, subject.run
             run = changed[key] = changed.get(key) or self._folded_run(key, begins=subject.n == 1)
             try:
                 rows.append(event_row(message, run.apply(message.subject, message.payload, message.seq)))
-            except Exception as error:  # noqa: BLE001 - whatever a log holds, the archive keeps it
+            except Exception as error:  # noqa: BLE001 - the archive stores every message of a log
                 why = f"it cannot be folded: {type(error).__name__}: {error}"
                 rows.append(event_row(message, None, ignored=why))
         return rows, list(changed.values())
@@ -187,13 +187,13 @@ class ArchiveFile:
     # --- reading -----------------------------------------------------------------------------------------
 
     def subject_at(self, seq: int) -> str | None:
-        """The subject of the message with this sequence, if it is in."""
+        """Return the subject of the message with this sequence, None if it is not in the archive."""
         found = self._execute("SELECT subject FROM events WHERE seq = ?", [seq])
         found = found or self._old.events(where="seq = ?", values=[seq])
         return str(found[0][0]) if found else None
 
     def status(self) -> ArchiveStatus:
-        """How far the archive is."""
+        """Return the state of the archive."""
         counts = [int(self._execute(f"SELECT count(*) FROM {table}")[0][0]) for table in ("events", "runs", "calls")]  # noqa: S608 - our names
         return ArchiveStatus(
             path=str(self.path), watermark=self.watermark, events=counts[0], runs=counts[1], calls=counts[2],
@@ -201,15 +201,15 @@ class ArchiveFile:
         )  # fmt: skip
 
     def snapshot(self, path: Path) -> None:
-        """Copy the archive as it is now into a new file that any process may open; replaces ``path`` at once.
+        """Copy the present archive into a new file that any process may open; replaces ``path`` atomically.
 
         Raises:
-            InputError: that is the archive itself, or something else that a snapshot must not replace.
+            InputError: ``path`` is the archive itself, or another file that a snapshot must not replace.
         """
         target = path.absolute()
         _require_usable(target)
         if target.exists() and (target.samefile(self.path) or not _is_replaceable(target)):
-            raise InputError(f"A snapshot cannot take the place of {path}, which is no snapshot: name another file.")
+            raise InputError(f"A snapshot cannot replace {path}, which is not a snapshot: name another file.")
         unfinished = target.with_name(f".{target.name}.unfinished")
         unfinished.unlink(missing_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -221,16 +221,16 @@ class ArchiveFile:
             self._execute(f'COPY FROM DATABASE "{name}" TO snapshot_copy')
         finally:
             self._execute("DETACH snapshot_copy")
-        os.replace(unfinished, target)  # noqa: PTH105 - the atomic one of both
+        os.replace(unfinished, target)  # noqa: PTH105 - atomic
 
     def _folded_run(self, key: Key, *, begins: bool = False) -> Run:
-        """A run as the archive has it, folded; ``begins``: what follows is its first event, as far as anybody knows."""
+        """Return a run folded from the archive; ``begins`` means that its first event probably comes next."""
         run = self._folds.get(key)
         if run is None:
             run = Run(*key)
             if not begins or self._execute("SELECT 1 FROM runs WHERE tenant = ? AND run = ?", list(key)):
                 for subject, payload, seq in self.log_of(key):
-                    # What could not be folded the first time cannot be now; it is in, with the reason.
+                    # An event that failed to fold the first time fails again; its row holds the reason.
                     with contextlib.suppress(Exception):
                         run.apply(subject, payload, seq)
             self._folds[key] = run
@@ -238,13 +238,13 @@ class ArchiveFile:
         return run
 
     def log_of(self, key: Key) -> list[tuple[str, bytes, int]]:
-        """The messages of a run, in order: subject, payload and sequence."""
+        """Return the messages of a run, in order: subject, payload and sequence."""
         first = self._execute("SELECT first_seq FROM runs WHERE tenant = ? AND run = ?", list(key))
         where, values = "tenant = ? AND run = ?", list(key)
         sql = f"SELECT subject, payload, raw, seq FROM events WHERE seq >= ? AND {where} ORDER BY seq"  # noqa: S608 - our names
         found = self._execute(sql, [first[0][0] if first else 0, *values])
         if not found or (first and found[0][3] > first[0][0]) or not first:
-            # Moved out of the database, or its beginning was.
+            # The run, or its beginning, was moved out of the database.
             seen = {row[3] for row in found}
             old = [row for row in self._old.events(where=where, values=values) if row[3] not in seen]
             found = sorted([*old, *found], key=lambda row: row[3])
@@ -254,7 +254,7 @@ class ArchiveFile:
         ]
 
     def export(self, want: RunQuery, path: Path) -> None:
-        """Write the log of a run, or which runs there are, as lines into a new file that only its owner may read."""
+        """Write the log of a run, or the list of runs, as lines into a new file that only its owner may read."""
         if want.run:
             lines = write_bundle(self.log_of((TenantId(want.tenant), RunId(want.run))))
         else:
@@ -266,17 +266,17 @@ class ArchiveFile:
         write_private(path, b"".join(lines))
 
     def reach(self) -> Reach:
-        """How far it is, and where its oldest open run begins."""
+        """Return the watermark, and the first sequence of the oldest open run."""
         found = self._execute("SELECT min(first_seq) FROM runs WHERE sealed_at IS NULL")
         return Reach(watermark=self.watermark, oldest_open_seq=int(found[0][0] or 0))
 
     def move_old(self, before: datetime) -> int:
-        """Move the runs of the oldest day to Parquet files; return how many, 0 if none is old enough.
+        """Move the runs of the oldest day to Parquet files; return their number, 0 if none is old enough.
 
-        Old enough is what was sealed before this moment.
+        Runs that were sealed before ``before`` are old enough.
         """
         cut = before.astimezone(UTC).replace(tzinfo=None)
-        # The last message of the log stays: by it the archive is recognised (``subject_at``).
+        # The last message of the log stays: it shows that the archive belongs to this log (``subject_at``).
         self._execute("DROP TABLE IF EXISTS moving")
         self._execute(
             "CREATE TEMP TABLE moving AS WITH old AS (SELECT tenant, run, last_seq, sealed_at::DATE AS day FROM runs "
@@ -295,7 +295,7 @@ class ArchiveFile:
         return int(count) - int(remaining)
 
     def _delete_moved(self, batches: list[Path]) -> None:
-        """Delete what these batches hold, all or nothing."""
+        """Delete the rows that these batches hold, all or nothing."""
         if not batches:
             return
         self._connection.begin()
@@ -307,7 +307,7 @@ class ArchiveFile:
             raise
 
     def _trim_folds(self) -> None:
-        """Keep a bounded number of folds, and none of runs that are over."""
+        """Drop the folds of ended runs, and all but ``RUNS_FOLDED_MAX`` others."""
         for key in [key for key, run in self._folds.items() if run.sealed]:
             del self._folds[key]
         while len(self._folds) > RUNS_FOLDED_MAX:
@@ -324,18 +324,18 @@ class ArchiveFile:
         self._connection.commit()
 
     def _files(self) -> tuple[Path, Path]:
-        """The file, and beside it what was written last."""
+        """Return the file and its write-ahead log."""
         return self.path, self.path.with_name(f"{self.path.name}.wal")
 
     def _restrict_access(self) -> None:
-        """Let only the owner read: the database makes files as the umask has it, the second one again and again."""
+        """Let only the owner read: the database creates files with the umask's mode, the second one repeatedly."""
         for file in self._files():
-            # It may not be there, or be another user's, who then says who reads it.
+            # The file may not exist, or belong to another user, who then chooses its mode.
             with contextlib.suppress(OSError):
                 file.chmod(0o600)
 
     def has_current_version(self) -> bool:
-        """Whether its tables are the present ones."""
+        """Whether the tables have the present version."""
         return self._meta("version") == VERSION
 
     def _meta(self, name: str) -> int:
@@ -355,7 +355,7 @@ class ArchiveFile:
 
 
 def _is_replaceable(target: Path) -> bool:
-    """Whether what lies there is an older snapshot or an empty file, and no device or file of another program."""
+    """Whether the target is an older snapshot or an empty file, not a device or a file of another program."""
     if not target.is_file():
         return False
     at, mark = DATABASE_MARK

@@ -1,11 +1,11 @@
-"""Old runs outside the database: one folder of Parquet files for each batch that was moved, never changed again.
+"""Old runs outside the database: one folder of Parquet files for each moved batch, which never changes again.
 
 ``<archive>-old/<day>-<last sequence>/`` holds ``events``, ``runs`` and ``calls`` of runs that were sealed on one day,
-with the columns of the database's tables; any program that reads Parquet may read them. A batch is written under
-another name, synced, and gets its own by a rename. What is deleted from the database is then read from the files: a row
-goes because a file holds it, and for no other reason. Whatever dies in between: the batch is not there yet, or it is
-there and in the database, too; then the next try first deletes what files hold already, and moves the rest as another
-batch. So a reader of both takes each event once, by its sequence.
+with the columns of the database's tables; any program that reads Parquet may read them. A batch is written under a
+temporary name, synced and renamed. Then the rows that the files hold are deleted from the database, and no others.
+If a process dies in between, the batch either does not exist yet, or its rows are also in the database. Then the next
+attempt first deletes the rows that files already hold, and moves the rest as another batch. So a reader of both counts
+each event once, by its sequence.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any, Final
 TABLES_MOVED: Final = ("events", "runs", "calls")
 UNFINISHED: Final = ".unfinished"
 RUNS_MAX: Final = 10_000
-"""Runs of one batch: a day with more takes several."""
+"""Runs of one batch: a day with more runs has several batches."""
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
 
 def old_folder(archive: Path) -> Path:
-    """Where the old runs of an archive are, beside it."""
+    """Return the folder of an archive's old runs, beside the archive."""
     return archive.with_name(f"{archive.stem}-old")
 
 
@@ -40,7 +40,7 @@ class OldRuns:
         """Write the runs that the table ``moving`` names as a new batch; return its folder."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         unfinished = self.folder / UNFINISHED
-        # Left by a process that died while it wrote.
+        # Left behind by a process that died while it wrote.
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         for table in TABLES_MOVED:
@@ -59,7 +59,7 @@ class OldRuns:
         return final
 
     def batches_with_moving_runs(self, day: str) -> list[Path]:
-        """The batches of a day that hold some of the table ``moving`` already: a try before did not delete it."""
+        """Return the batches of a day with runs of the table ``moving``, which an earlier attempt did not delete."""
         batches = [each for each in sorted(self.folder.glob(f"{day}-*")) if _is_complete(each)]
         if not batches:
             return []
@@ -71,9 +71,9 @@ class OldRuns:
         return [batch for batch in batches if batch.name in names]
 
     def delete(self, batches: list[Path]) -> None:
-        """Delete from the database, and from the table ``moving``, what these batches hold; inside a transaction.
+        """Delete the rows of these batches from the database and from the table ``moving``, inside a transaction.
 
-        An event that came since stays, and with it the rows of its run and its calls.
+        An event that arrived later stays, and with it the rows of its run and its calls.
         """
         self._query(
             "DELETE FROM events WHERE (tenant, run) IN (SELECT tenant, run FROM moving) "  # noqa: S608 - our names
@@ -88,7 +88,7 @@ class OldRuns:
             self._query(f"DELETE FROM {table} WHERE (tenant, run) IN (SELECT tenant, run FROM moved)")  # noqa: S608 - our names
 
     def _free_folder(self, name: str) -> Path:
-        """Where a batch of this name goes: a batch that is there is never changed, nor taken for this one."""
+        """Return an unused folder for a batch of this name: an existing batch is never changed or reused."""
         path, further = self.folder / name, 1
         while path.exists():
             further += 1
@@ -96,7 +96,7 @@ class OldRuns:
         return path
 
     def events(self, *, where: str, values: list[Any]) -> list[tuple[Any, ...]]:
-        """Events as (subject, payload, raw, seq), in order; of a run in several batches each of them once."""
+        """Return events as (subject, payload, raw, seq), in order; each once, also if several batches hold it."""
         if not self._has_batches():
             return []
         files = _quoted(self.folder / "*-*" / "events.parquet")
@@ -107,7 +107,7 @@ class OldRuns:
         return self._query(sql, values)
 
     def runs(self, *, before_seq: int, limit: int) -> list[tuple[str, str, int]]:
-        """The runs that ended before a sequence and began last: tenant, run and where each began."""
+        """Return the newest runs that began before a sequence: tenant, run and first sequence."""
         if not self._has_batches():
             return []
         files = _quoted(self.folder / "*-*" / "runs.parquet")
@@ -118,7 +118,7 @@ class OldRuns:
         return [(str(tenant), str(run), int(first)) for tenant, run, first in self._query(sql, [before_seq, limit])]
 
     def bytes(self) -> int:
-        """How much space they take."""
+        """Return the size of all files in bytes."""
         return sum(file.stat().st_size for file in self.folder.glob("*/*.parquet")) if self.folder.is_dir() else 0
 
     def _has_batches(self) -> bool:

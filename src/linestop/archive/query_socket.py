@@ -1,8 +1,8 @@
-"""How other processes of this machine reach an open archive: a Unix socket beside it, for its owner only.
+"""Lets other processes of this machine query an open archive: a Unix socket beside it, for its owner only.
 
-DuckDB lets nobody else open the file, so the recorder itself says how far it is, where its oldest open run begins and
-what it has of runs that left the log, and makes snapshots. One request and one answer a connection, JSON in one line
-each.
+DuckDB lets no other process open the file. So the recorder reports the archive's state and where its oldest open run
+begins, exports runs that were removed from the log, and makes snapshots. A connection carries one request and one
+reply, each as JSON in one line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REPLY_WITHIN_S: Final = 300.0
 
 
 class QueryRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wanted; ``path`` is where a snapshot goes, or what is told of runs."""
+    """A request; ``path`` is the file for a snapshot or for exported runs."""
 
     want: Literal["status", "reach", "snapshot", "runs"]
     path: str = ""
@@ -40,7 +40,7 @@ class QueryRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueryReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The archive's status after the request, or why it was not done; ``reach`` if that was wanted."""
+    """The archive's status after the request, or the error; ``reach`` if the request was for it."""
 
     status: ArchiveStatus | None = None
     reach: Reach | None = None
@@ -56,9 +56,9 @@ class QuerySocket:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
-        """Listen while the block runs."""
+        """Listen until the block ends."""
         with _short_path(self._path) as socket:
-            # Whoever has the archive open is the only one who may listen, so what lies there is left over.
+            # Only the process that has the archive open listens, so an existing socket is a leftover.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(socket)  # noqa: PTH108 - see _short
             listener = await anyio.create_unix_listener(socket, mode=0o600)
@@ -77,7 +77,7 @@ class QuerySocket:
                 reply = await self._handle(msgspec.json.decode(await _read_line(stream), type=QueryRequest))
             except (LinestopError, msgspec.DecodeError, OSError) as error:
                 reply = QueryReply(error=str(error))
-            except Exception as error:  # noqa: BLE001 - the database's own, told to whoever asked
+            except Exception as error:  # noqa: BLE001 - the database's own errors go to the caller
                 reply = QueryReply(error=f"{type(error).__name__}: {error}")
             with contextlib.suppress(anyio.BrokenResourceError):
                 await stream.send(msgspec.json.encode(reply) + b"\n")
@@ -93,20 +93,20 @@ class QuerySocket:
 
 
 async def ask_recorder(path: Path, request: QueryRequest) -> ArchiveStatus | None:
-    """Ask the recorder that has the archive ``path`` open; None if no recorder has.
+    """Send a request to the recorder that has the archive ``path`` open; None if no recorder has.
 
     Raises:
-        RetryableError: it did not do what was asked, and says why.
+        RetryableError: the recorder refused; the message holds its reason.
     """
     reply = await _exchange(path, request)
     return None if reply is None else _require_reply(path, reply, reply.status)
 
 
 async def ask_reach(path: Path) -> Reach | None:
-    """Ask the same recorder how far it is and where its oldest open run begins; None if no recorder has it open.
+    """Ask the same recorder for its watermark and its oldest open run; None if no recorder has the archive open.
 
     Raises:
-        RetryableError: it did not tell, and says why.
+        RetryableError: the recorder refused; the message holds its reason.
     """
     reply = await _exchange(path, QueryRequest(want="reach"))
     return None if reply is None else _require_reply(path, reply, reply.reach)
@@ -114,8 +114,8 @@ async def ask_reach(path: Path) -> Reach | None:
 
 def _require_reply(path: Path, reply: QueryReply, found: T | None) -> T:
     if reply.error or found is None:
-        why = reply.error.removesuffix(".") or "it said nothing"
-        raise RetryableError(f"The recorder that keeps {path} refused: {why}.")
+        why = reply.error.removesuffix(".") or "its reply was empty"
+        raise RetryableError(f"The recorder of {path} refused: {why}.")
     return found
 
 
@@ -133,7 +133,7 @@ async def _exchange(path: Path, request: QueryRequest) -> QueryReply | None:
 
 @contextlib.contextmanager
 def _short_path(path: Path) -> Generator[str]:
-    """A path of the socket that is short enough: the kernel takes 107 bytes, however deep the folder lies."""
+    """Give a short enough path of the socket: the kernel's limit is 107 bytes, however deep the folder is."""
     name = f"{path.stem}.sock"
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:

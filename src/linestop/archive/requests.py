@@ -1,4 +1,4 @@
-"""What others ask an archive, and what it answers, for those who shall not load a database."""
+"""Requests to an archive and their replies, for callers that must not import the database."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import msgspec
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """The last sequence that is in an archive, and the first one of its oldest open run, 0 if none is open."""
+    """The last sequence in an archive, and the first one of its oldest open run, 0 if no run is open."""
 
     watermark: int
     oldest_open_seq: int = 0
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """The log of one run; or, without one, which runs began before a sequence, the last of them first."""
+    """Asks for the log of one run; without a run, for those that began before a sequence, newest first."""
 
     tenant: str = ""
     run: str = ""

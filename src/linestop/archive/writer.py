@@ -1,11 +1,11 @@
-"""The recorder's archive: every event of the run log, in DuckDB, by its only writer.
+"""The recorder's archive: writes every event of the run log into DuckDB, as the only writer.
 
 It pulls from the durable consumer ``feed`` in batches bounded in number and bytes, commits, then acknowledges.
-What the consumer brings is a hint that something is there: messages go in strictly in stream order, since
-runs are folded on the way in, and a gap (messages delivered once and lost with a process, for instance) is
-read from the log itself. So nothing is missed and nothing is in twice, whatever is delivered when.
+Deliveries are only hints. Messages are stored strictly in stream order, because runs are folded on the way, and a gap
+(for instance messages that were lost with another process) is read from the log itself. So every message is stored
+exactly once, in whatever order they are delivered.
 
-The file can be made anew from the log at any time; older events than the log keeps exist in the archive only.
+The file can be rebuilt from the log at any time; events that were removed from the log exist only in the archive.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ IN_FLIGHT_MAX: Final = 512
 BATCH_MESSAGES_MAX: Final = 512
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 BATCH_WAIT_S: Final = 0.05
-"""How long a batch waits for more once it has its first message: a commit costs about 10 ms, whatever is in it."""
+"""How long a batch waits for more messages after its first: a commit costs about 10 ms, whatever its size."""
 
 RETRY_S: Final = 5.0
 MOVE_EVERY_S: Final = 3600.0
 
 
 class _LogReplaced(Exception):  # noqa: N818 - caught here
-    """Raised when the log is not the one this archive was made from."""
+    """Raised when the archive was made from another log."""
 
 
 class Archive:
-    """Keeps one file. ``run`` it in one task of the recorder's process."""
+    """Writes one archive file. ``run`` is one task of the recorder's process."""
 
     def __init__(self, path: Path, *, database_days: int = 0) -> None:
         self.path = path
@@ -57,7 +57,7 @@ class Archive:
         self._changed = anyio.Event()
 
     async def run(self, log: Log, queue: Queue) -> None:
-        """Archive for ever. Where another process has the file, wait until it lets go of it."""
+        """Archive without end. If another process has the file open, wait until it closes the file."""
         waiting, last_error = False, ""
         while True:
             try:
@@ -69,7 +69,7 @@ class Archive:
                 if not waiting:
                     LOG.warning(
                         "archive_in_use", path=str(self.path),
-                        sentence=f"Another recorder writes {self.path}; this one waits for it and does the rest.",
+                        sentence=f"Another recorder writes {self.path}; this one waits and does its other work.",
                     )  # fmt: skip
                 waiting = True
             except* _LogReplaced:
@@ -79,7 +79,7 @@ class Archive:
                     last_error = str(group.exceptions[0])
                     LOG.warning("archive_interrupted", error=last_error, sentence=f"Archiving is paused. {last_error}")
             except* Exception:
-                # A full disk, a damaged file: unacknowledged, everything comes again.
+                # A full disk or a damaged file: unacknowledged messages are delivered again.
                 LOG.exception("archive_failed", path=str(self.path))
             finally:
                 with anyio.CancelScope(shield=True):
@@ -87,7 +87,7 @@ class Archive:
             await anyio.sleep(RETRY_S)
 
     async def rebuild(self, log: Log) -> ArchiveStatus:
-        """Read the whole log into the file again; runs that have left the log stay as they are.
+        """Read the whole log into the file again; runs that were removed from the log stay as they are.
 
         Raises:
             ArchiveInUse: a recorder has the file open.
@@ -103,28 +103,28 @@ class Archive:
                 await self._close()
 
     async def snapshot(self, path: Path) -> None:
-        """Copy the archive, as it is between two batches, to ``path``.
+        """Copy the archive between two batches to ``path``.
 
         Raises:
-            InputError: that is the archive itself.
+            InputError: ``path`` must not be replaced, for instance because it is the archive itself.
         """
         await self._in_thread(self._open_file.snapshot, path)
 
     async def status(self) -> ArchiveStatus:
-        """How far the archive is."""
+        """Return the state of the archive."""
         return await self._in_thread(self._open_file.status)
 
     async def reach(self) -> Reach:
-        """How far it is, and where its oldest open run begins; waits until the archive is open."""
+        """Return the watermark and the first sequence of the oldest open run; wait until the archive is open."""
         await self.wait_until_stored(0)
         return await self._in_thread(self._open_file.reach)
 
     async def export(self, want: RunQuery, path: Path) -> None:
-        """Write what is wanted of a run, or of the oldest runs, to a new file that only its owner may read."""
+        """Write the log of a run, or the list of runs, to a new file that only its owner may read."""
         await self._in_thread(self._open_file.export, want, path)
 
     async def move_old(self) -> int:
-        """Move what is old enough from the database to Parquet files; return how many runs that were."""
+        """Move the runs that are old enough from the database to Parquet files; return their number."""
         before = datetime.now(UTC) - timedelta(days=self._database_days)
         moved = 0
         while some := await self._in_thread(self._open_file.move_old, before):
@@ -132,7 +132,7 @@ class Archive:
         return moved
 
     async def wait_until_stored(self, seq: int) -> None:
-        """Wait until everything up to this stream sequence is in."""
+        """Wait until everything up to this stream sequence is stored."""
         while self._file is None or self._file.watermark < seq:
             await self._changed.wait()
 
@@ -159,7 +159,7 @@ class Archive:
                 if moved := await self.move_old():
                     LOG.info("archive_moved", runs=moved)
             except Exception:
-                # A full disk, say: the runs stay in the database until there is room.
+                # For instance a full disk: the runs stay in the database until there is space.
                 LOG.exception("archive_not_moved", path=str(self.path))
             await anyio.sleep(MOVE_EVERY_S)
 
@@ -169,7 +169,7 @@ class Archive:
                 await send.send(delivery)
 
     async def _store_batch(self, log: Log, batch: Sequence[Delivery]) -> None:
-        """Store a batch in stream order; what is missing between its messages is read from the log."""
+        """Store a batch in stream order; missing messages in between are read from the log."""
         to_store: list[StoredMessage] = []
         next_seq = self._open_file.watermark + 1
         for delivery in sorted(batch, key=lambda one: one.seq):
@@ -188,7 +188,7 @@ class Archive:
         await self._store(to_store)
 
     async def _check_origin(self, log: Log) -> None:
-        """The last message in the archive is the one that the log has under its sequence, if it still has it."""
+        """Check that the log has the archive's last message under the same sequence, if it still has that sequence."""
         seq = self._open_file.watermark
         logged = await log.message_at(seq) if seq else None
         same = logged is None or await self._in_thread(self._open_file.subject_at, seq) == logged.subject
@@ -196,7 +196,7 @@ class Archive:
             raise _LogReplaced
 
     async def _require_known(self, delivery: Delivery) -> None:
-        """A message that should be in already is in, unless the stream was made anew and counts from 1 again."""
+        """Check that an already stored sequence has the same subject: a new stream counts from 1 again."""
         if delivery.seq > self._open_file.watermark:
             return
         known = await self._in_thread(self._open_file.subject_at, delivery.seq)
@@ -204,11 +204,11 @@ class Archive:
             raise _LogReplaced
 
     async def _catch_up(self, log: Log, *, before_seq: int | None = None) -> None:
-        """Read from the log what the archive does not have: all, or all before a sequence."""
+        """Store the messages that the archive lacks: all of them, or all before a sequence."""
         while before_seq is None or self._open_file.watermark < before_seq - 1:
             page = await log.page(after_seq=self._open_file.watermark)
             if not page or (before_seq is not None and page[0].seq >= before_seq):
-                # Nothing is left before it: what would be is older than the log keeps.
+                # No message is left before it: the older ones were removed from the log.
                 return
             await self._store(page)
 
@@ -231,7 +231,7 @@ class Archive:
         self._notify()
 
     def _notify(self) -> None:
-        """Wake those who wait for it to be open, or to have come further."""
+        """Wake the tasks that wait for the archive to be open, or for a sequence."""
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
@@ -241,7 +241,7 @@ class Archive:
             await self._in_thread(file.close)
 
     async def _set_aside(self) -> None:
-        """Keep a file that belongs to another log under another name, and begin a new one."""
+        """Rename a file that belongs to another log, so that a new one begins."""
         await self._close()
         stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
         old = self.path.with_name(f"{self.path.stem}-{stamp}{self.path.suffix}")
@@ -251,12 +251,12 @@ class Archive:
         LOG.warning("archive_set_aside", path=str(old), reason="it was made from another log or by another version")
 
     async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
-        """Run blocking work, one at a time. It is not abandoned when cancelled: a commit is finished."""
+        """Run blocking work, one piece at a time. A cancellation waits for it, so that a commit is finished."""
         return await anyio.to_thread.run_sync(lambda: work(*args), limiter=self._limiter)
 
 
 async def _next_batch(receive: MemoryObjectReceiveStream[Delivery]) -> list[Delivery]:
-    """The next batch: at least one message, bounded in number and bytes."""
+    """Return the next batch: at least one message, bounded in number and bytes."""
     batch = [await receive.receive()]
     size = len(batch[0].payload)
     await anyio.sleep(BATCH_WAIT_S)

@@ -1,4 +1,4 @@
-"""The ports of ``linestop.bus.interfaces`` on a real JetStream server; ``JetStream.open`` is the way in."""
+"""The interfaces of ``linestop.bus.interfaces`` on a real JetStream server; begin with ``JetStream.open``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from linestop.bus.stream_definitions import ConsumerSpec
 
 
 class JetStream:
-    """Every port, over one connection, with the rights of its credential."""
+    """Every interface, over one connection, with the rights of its credential."""
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
 
     @classmethod
     async def open(cls, connection: Connection) -> Self:
-        """Make the ports' common inbox; nothing else is set up or asked for."""
+        """Subscribe to the common inbox; nothing else is created or requested."""
         return cls(await Wire.open(connection))
 
     def log(self, *, forks: bool = False) -> JetStreamLog:
@@ -33,7 +33,7 @@ class JetStream:
         return JetStreamLog(self.wire, forks=forks)
 
     def queue(self, spec: ConsumerSpec) -> JetStreamQueue:
-        """A durable consumer that exists already (see ``bus.stream_definitions``)."""
+        """An existing durable consumer (see ``bus.stream_definitions``)."""
         return JetStreamQueue(self.wire, spec)
 
     def blobs(self) -> JetStreamBlobs:
@@ -41,7 +41,7 @@ class JetStream:
         return JetStreamBlobs(self.wire)
 
     def bucket(self, name: str = stream_names.SHARED_BUCKET, *, leader: bool = False) -> JetStreamBucket:
-        """A key-value bucket; ``leader``: for who decides by what it holds."""
+        """A key-value bucket; ``leader`` reads from the leader, for callers that decide by its values."""
         return JetStreamBucket(self.wire, name, leader=leader)
 
     def kill_switches(self) -> KillSwitchStore:
@@ -53,7 +53,7 @@ class JetStream:
         return JetStreamTimers(self.wire)
 
     def publisher(self) -> JetStreamPublisher:
-        """Everything else that goes out."""
+        """The publisher of all other messages."""
         return JetStreamPublisher(self.wire)
 
 

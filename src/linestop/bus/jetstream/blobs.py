@@ -1,7 +1,7 @@
-"""Blobs on JetStream: parts of a fixed size, each under a subject of its own that can be written once.
+"""Blobs on JetStream: parts of a fixed size, each under its own subject, which can be written once.
 
-Every part says in a header how many there are, so a reader knows from the first which others to ask for. The
-last part is stored last: a blob whose last part is there was stored whole.
+A header of every part names the number of parts, so a reader knows from the first part which others to request. The
+last part is stored last: a blob with its last part is complete.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from linestop.schemas.subjects import TenantId
 
 PARTS_HEADER: Final = "Linestop-Parts"
 CONCURRENT_PARTS_MAX: Final = 8
-"""Parts of one blob that are under way at a time."""
+"""Parts of one blob that are in flight at the same time."""
 
 
 class JetStreamBlobs:
-    """Write-once payloads; see ``ports.Blobs``."""
+    """Write-once payloads; see ``interfaces.Blobs``."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._reader = Reader(wire, stream_names.BLOBS)
 
     async def put(self, tenant: TenantId, data: bytes) -> str:
-        """Store ``data`` and return its digest; see ``ports.Blobs``."""
+        """Store ``data`` and return its digest; see ``interfaces.Blobs``."""
         if len(data) > BLOB_BYTES_MAX:
             raise TooLarge(
-                f"A blob of {len(data)} bytes is over the largest, {BLOB_BYTES_MAX}: store less, or in pieces."
+                f"A blob of {len(data)} bytes is over the limit of {BLOB_BYTES_MAX}: store less, or in pieces."
             )
         sha256 = await _digest(data)
         total = max(1, -(-len(data) // BLOB_PART_BYTES))
@@ -53,8 +53,8 @@ class JetStreamBlobs:
         return sha256
 
     async def get(self, tenant: TenantId, sha256: str) -> bytes:
-        """Return the bytes of a blob, checked; see ``ports.Blobs``."""
-        missing = NotFound(f"Blob {sha256} of tenant {tenant} is not stored, or not whole: store it again.")
+        """Return the bytes of a blob, checked; see ``interfaces.Blobs``."""
+        missing = NotFound(f"Blob {sha256} of tenant {tenant} is missing or incomplete: store it again.")
         first = await self._part(subjects.blob(tenant, sha256, part=0))
         if first is None:
             raise missing
@@ -76,7 +76,7 @@ class JetStreamBlobs:
         return data
 
     async def _put_part(self, subject: str, chunk: bytes, *, total: int) -> None:
-        # Without an id of its own: with one that others can guess, somebody could have it taken for a repetition.
+        # Without a message id: if others could guess it, they could make the part look like a repetition.
         headers = header_block({PARTS_HEADER: str(total)})
         ack = await publish(self._wire, subject, chunk, headers=headers)
         if meaning(ack) == "stored":
@@ -84,27 +84,27 @@ class JetStreamBlobs:
         existing = await self._reader.direct_last(subject)
         if existing is not None and existing.payload != chunk:
             raise Refused(
-                f"{subject} is taken by other bytes than its digest names: find out who wrote them. "
-                "They stay for 90 days, so say it in other words meanwhile."
+                f"The bytes stored under {subject} do not match its digest: find out who wrote them. "
+                "They stay for 90 days, so change the text until then."
             )
 
     async def _part(self, subject: str) -> StreamMessage | None:
-        # A replica may lag, and roles may not read BLOBS at the leader; the second read may ask another one.
+        # A replica may lag, and roles may not read BLOBS at the leader; the second read may reach another replica.
         return await self._reader.direct_last(subject) or await self._reader.direct_last(subject)
 
 
 async def _digest(data: bytes) -> str:
-    """SHA-256 in hex. Of many megabytes it takes tens of milliseconds, in which the loop goes on."""
+    """Return the SHA-256 in hex, off the event loop: many megabytes take tens of milliseconds."""
     return await off_loop(len(data), lambda: hashlib.sha256(data).hexdigest())
 
 
 async def _for_each_part(parts: Sequence[int], work: Callable[[int], Coroutine[None, None, None]]) -> None:
-    """Do ``work`` for every part, a few at a time."""
+    """Run ``work`` for every part, a few at a time."""
     for start in range(0, len(parts), CONCURRENT_PARTS_MAX):
         try:
             async with anyio.create_task_group() as group:
                 for part in parts[start : start + CONCURRENT_PARTS_MAX]:
                     group.start_soon(work, part)
         except ExceptionGroup as failures:
-            # Parts fail for one reason; callers expect that error itself, not a group of it.
+            # Parts fail for the same reason; callers expect that error, not a group.
             raise failures.exceptions[0] from failures

@@ -1,12 +1,12 @@
-"""Shared facts: a key-value bucket by its subjects, with compare-and-set on the key's revision.
+"""A key-value bucket by its subjects, with compare-and-set on the key's revision.
 
-A change carries an id. A refusal, or no answer, may hide that it was stored: then the key's present message
-is read, and if it carries our id the change is done. Only a change that was stored, whose answer was lost and
-that somebody replaced at once is told as a conflict; so a value should show by itself who is in it.
+A change carries an id. A change may be stored although it was refused or got no reply. Then the key's present message
+is read, and if it carries our id, the change is done. Only a change that was stored, lost its reply and was replaced
+at once is reported as a conflict; so a value should show by itself which process is in it.
 
-Who decides reads from the leader: on replicas a kill switch that is closed, an agent that is undeployed or an account
-that is spent might not be seen for as long as a replica lags. Who only looks reads from any of them; then the revision
-loses the compare-and-set, and nothing else.
+A caller that decides reads from the leader: while a replica lags, it may not show a closed kill switch, an undeployed
+agent or a spent account. A caller that only displays values reads from any replica; with a stale revision its
+compare-and-set fails, and nothing else happens.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LAG_PAUSE_S: Final = 0.05
 
 CREATE_TRIES_MAX: Final = 3
 MARKER_TTL: Final = "1h"
-"""How long the marker of a deleted key is kept."""
+"""How long the marker of a deleted key is stored."""
 
 _EXPIRING: Final = frozenset({stream_names.SHARED_BUCKET})
 """Buckets that let messages expire: the others delete too rarely to need it."""
@@ -45,7 +45,7 @@ _MARKER: Final = "Nats-Marker-Reason"
 
 
 class JetStreamBucket:
-    """One bucket; see ``ports.Shared``."""
+    """One bucket; see ``interfaces.Bucket``."""
 
     def __init__(self, wire: Wire, bucket: str = stream_names.SHARED_BUCKET, *, leader: bool = False) -> None:
         self._wire = wire
@@ -54,7 +54,7 @@ class JetStreamBucket:
         self._reader = Reader(wire, stream_names.bucket_stream(bucket))
 
     async def get(self, key: str) -> BucketValue | None:
-        """The key's value and revision, None if it does not exist."""
+        """Return the key's value and revision, None if it does not exist."""
         message = await self._last(self._subject(key))
         return None if message is None or _is_deleted(message) else self._value(message)
 
@@ -69,7 +69,7 @@ class JetStreamBucket:
         return await self._reader.direct_last(subject)
 
     async def create(self, key: str, value: bytes, *, ttl_s: int | None = None) -> int:
-        """Store a new key; see ``ports.Shared``."""
+        """Store a new key; see ``interfaces.Bucket``."""
         expected = 0
         for _ in range(CREATE_TRIES_MAX):
             new_revision, existing = await self._change(key, value, revision=expected, ttl_s=ttl_s)
@@ -82,31 +82,31 @@ class JetStreamBucket:
         raise Conflict(f"Key {key} of {self._bucket} exists already; read it and update it instead.")
 
     async def update(self, key: str, value: bytes, *, revision: int, ttl_s: int | None = None) -> int:
-        """Replace the value if its revision is still this one; see ``ports.Shared``."""
+        """Replace the value if its revision is still this one; see ``interfaces.Bucket``."""
         new_revision, _ = await self._change(key, value, revision=revision, ttl_s=ttl_s)
         if not new_revision:
             raise self._conflict(key, revision)
         return new_revision
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
-        """Delete the key, if ``revision`` is given only while it has that; see ``ports.Shared``."""
+        """Delete the key; if ``revision`` is given, only at that revision; see ``interfaces.Bucket``."""
         new_revision, existing = await self._change(key, b"", revision=revision, operation="DEL")
         if not new_revision and not (existing is None or _is_deleted(existing)):
             raise self._conflict(key, revision)
 
     async def values(self, prefix: str) -> list[BucketValue]:
-        """All keys that begin with ``prefix``, with their values; see ``ports.Shared``."""
+        """Return all keys that begin with ``prefix``, with their values; see ``interfaces.Bucket``."""
         present = (await self._present_values(prefix)).values()
         return [msgspec.structs.replace(self._value(message), stored_at=_stored_at(message)) for message in present]
 
     async def keys(self, prefix: str) -> list[str]:
-        """All keys that begin with ``prefix``, unordered; see ``ports.Shared``."""
+        """Return all keys that begin with ``prefix``, unordered; see ``interfaces.Bucket``."""
         return [self._key(subject) for subject in await self._present_values(prefix)]
 
     async def _change(
         self, key: str, value: bytes, *, revision: int | None, operation: str = "", ttl_s: int | None = None
     ) -> tuple[int, StreamMessage | None]:
-        """Try one change; return its revision, or 0 and what is there instead."""
+        """Try one change; return its revision, or 0 and the present message."""
         own_id = uuid.uuid4().hex
         headers = {_ID: own_id}
         if revision is not None:
@@ -127,7 +127,7 @@ class JetStreamBucket:
         return 0, existing
 
     async def _read_settled(self, subject: str, ack: PubAck) -> StreamMessage | None:
-        """Read the key's last message, not older than the leader named it."""
+        """Read the key's last message, at least as new as the one that the leader named."""
         named_seq = head_in_refusal(ack)
         existing = await self._reader.direct_last(subject)
         for _ in range(LAG_READS_MAX):

@@ -1,12 +1,11 @@
-"""The run log on JetStream: compare-and-append, and reading back.
+"""The run log on JetStream: compare-and-append, and reading.
 
-An append names the run's last message. The server compares and stores in one step, so of two rivals one wins.
-The filter ``runs.<tenant>.<run>.>`` must be the same string from every writer: replicas compare in-flight
-appends by it.
+An append names the run's last message. The server compares and stores in one step, so one of two rivals wins. Every
+writer must use the same filter string ``runs.<tenant>.<run>.>``, because replicas compare in-flight appends by it.
 
-The answer to an append is not always to be believed at once. What the broker says no to may be stored already,
-by an attempt of ours whose answer was lost; and on one server a repeated append is "wrong last sequence",
-on replicas "duplicate". So every such no is looked up under the event's own subject before it is a conflict.
+A refused append may already be stored, by an earlier attempt whose reply was lost. On one server a repeated append is
+"wrong last sequence", on replicas "duplicate". So after every such refusal the event's own subject is read before the
+refusal counts as a conflict.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ ESSENTIAL_STREAMS: Final = (
     stream_names.OUTCOMES,
     stream_names.bucket_stream(stream_names.SHARED_BUCKET),
 )
-"""The streams without whose room a run cannot be worked on or ended."""
+"""The streams that need space for a run to continue or end."""
 
 _FIRST_EVENTS: Final = "runs.*.*.*.*.1"
-"""The first event of any run, whoever said it: a run may begin with a stop."""
+"""The first event of any run, from any role: a run may begin with a stop."""
 
 
 class JetStreamLog:
@@ -47,7 +46,7 @@ class JetStreamLog:
         self._reader = Reader(wire, stream_names.FORKS if forks else stream_names.RUNS)
 
     async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
-        """Store the event if the run's head is still the one named; see ``ports.Log``."""
+        """Store the event if the run's head is still the one named; see ``interfaces.Log``."""
         if len(append.payload) > MESSAGE_BYTES_MAX:
             raise TooLarge(
                 f"Event {append.n} of run {append.run} has {len(append.payload)} bytes; an event has at most "
@@ -70,7 +69,7 @@ class JetStreamLog:
     async def load(
         self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False
     ) -> list[StoredMessage]:
-        """All messages of the run above ``after_seq``, in order; see ``ports.Log``."""
+        """Return all messages of the run above ``after_seq``, in order; see ``interfaces.Log``."""
         subject_filter = self._filter(tenant, run)
         head = await self._reader.last(subject_filter) if leader else None
         messages = await self._reader.last_of_each(subject_filter, after_seq=after_seq)
@@ -78,57 +77,57 @@ class JetStreamLog:
             messages = await self._reader.read_all(subject_filter, after_seq=after_seq)
         if head is not None:
             if _has_gap(messages):
-                # A replica that lost something in between answers all the same.
+                # A replica that lost messages in between replies nevertheless.
                 messages = []
             await self._add_missing(messages, subject_filter, until_seq=head.seq, after_seq=after_seq)
         return [_stored_message(item) for item in messages]
 
     async def message_at(self, seq: int) -> StoredMessage | None:
-        """The message at this stream sequence, from the leader."""
+        """Return the message at this stream sequence, from the leader."""
         message = await self._reader.at(seq)
         return _stored_message(message) if message else None
 
     async def head(self, tenant: TenantId, run: RunId) -> StoredMessage | None:
-        """The run's last message, from the leader."""
+        """Return the run's last message, from the leader."""
         message = await self._reader.last(self._filter(tenant, run))
         return _stored_message(message) if message else None
 
     async def removed_run(self, tenant: TenantId, run: RunId) -> RemovedRun | None:
-        """What is known of a run whose log, or its beginning, has left: its outcome stays longer; see ``ports.Log``."""
+        """Describe a run whose log, or its beginning, was removed from RUNS, by its outcome; see ``interfaces.Log``."""
         first = await self._reader.next(self._filter(tenant, run), seq=1)
         if first is not None and first.subject.endswith(".1"):
             return None
         try:
             found = await Reader(self._wire, stream_names.OUTCOMES).last(subjects.run_outcome_filter(tenant, run))
         except PermissionDenied:
-            # The broker was set up for an older linestop, so nothing has left it early.
+            # The broker was set up for an older linestop, which removed no run early.
             return None
         return read_removed_run(found.payload) if found is not None else None
 
     async def page(self, *, after_seq: int) -> list[StoredMessage]:
-        """The next messages of all runs; see ``ports.Log``."""
+        """Return the next messages of all runs; see ``interfaces.Log``."""
         subject_filter = self._log_subject("runs.>")
         messages = await self._reader.page(subject_filter, after_seq=after_seq)
         if not messages:
-            # A replica may lag behind; only the leader knows that there is no more.
+            # A replica may lag; only the leader knows that no further message exists.
             item = await self._reader.next(subject_filter, seq=after_seq + 1)
             messages = [item] if item else []
         return [_stored_message(item) for item in messages]
 
     async def open_runs(self) -> list[tuple[TenantId, RunId]]:
-        """All runs with a first event and no sealed one; see ``ports.Log``."""
-        # The begun are listed before the sealed, so that a run sealed in between is never called open.
+        """Return all runs with a first event and no sealed one; see ``interfaces.Log``."""
+        # Begun runs are listed before sealed ones, so that a run sealed in between never counts as open.
         begun = await self._runs_matching(self._log_subject(_FIRST_EVENTS))
         sealed = await self._runs_matching(self._log_subject(subjects.event_filter("recorder", "sealed")))
         return [run for run in begun if run not in sealed]
 
     async def replicated(self) -> bool:
-        """Whether the stream has more than one replica."""
+        """Whether the stream has several replicas."""
         info = await self._reader.info()
         return info.config is not None and info.config.num_replicas > 1
 
     async def fills(self) -> list[Fill]:
-        """How full each stream is; see ``ports.Log``."""
+        """Return how full each stream is; see ``interfaces.Log``."""
         found = await asyncio.gather(*(self._fill(spec.name) for spec in streams()))
         return [fill for fill in found if fill is not None]
 
@@ -136,18 +135,18 @@ class JetStreamLog:
         try:
             return _fill(stream, await Reader(self._wire, stream).info())
         except (PermissionDenied, Refused):
-            # The broker was set up for an older linestop, or has not got the stream: `doctor` says so.
+            # The broker was set up for an older linestop, or the stream is missing: `doctor` reports it.
             return None
 
     async def fullest(self) -> Fill:
-        """Which of the streams that a run needs has the least room; see ``ports.Log``."""
+        """Return the fullest of the streams that a run needs; see ``interfaces.Log``."""
         infos = await asyncio.gather(*(Reader(self._wire, stream).info() for stream in ESSENTIAL_STREAMS))
         fills = [_fill(name, info) for name, info in zip(ESSENTIAL_STREAMS, infos, strict=True)]
         return max(fills, key=lambda fill: fill.used)
 
     async def _resolve_refusal(self, append: Append, subject: str, ack: PubAck) -> int:
-        """Return the sequence of our own event if it is stored, else raise what came first."""
-        # Message ids count for the whole stream: a duplicate's sequence may be another's event.
+        """Return the sequence of our own event if it is stored, else raise ``HeadMoved``."""
+        # Message ids are unique in the whole stream: a duplicate's sequence may belong to another event.
         own = await self._reader.at(ack.seq) if ack.duplicate else await self._reader.last(subject)
         if own is not None and own.subject == subject and own.payload == append.payload:
             return own.seq
@@ -160,7 +159,7 @@ class JetStreamLog:
     async def _add_missing(
         self, messages: list[StreamMessage], subject_filter: str, *, until_seq: int, after_seq: int
     ) -> None:
-        """Add what a lagging replica did not have yet, one by one, from the leader."""
+        """Add the messages that a lagging replica did not have yet, one by one, from the leader."""
         last_seq = messages[-1].seq if messages else after_seq
         while last_seq < until_seq:
             item = await self._reader.next(subject_filter, seq=last_seq + 1)
@@ -191,7 +190,7 @@ class JetStreamLog:
 
 
 def _has_gap(messages: list[StreamMessage]) -> bool:
-    """Whether numbers of events are missing between the first and the last."""
+    """Whether event numbers are missing between the first and the last."""
     numbers = {int(tail) for item in messages if (tail := item.subject.rpartition(".")[2]).isdecimal()}
     return bool(numbers) and len(numbers) != max(numbers) - min(numbers) + 1
 
@@ -201,7 +200,7 @@ def _stored_message(message: StreamMessage) -> StoredMessage:
 
 
 def _fill(stream: str, info: StreamInfo) -> Fill:
-    """How full a stream is; 0.0 where no limit is set."""
+    """Return how full a stream is; 0.0 without a limit."""
     if info.config is None or info.state is None or info.config.max_bytes <= 0:
         return Fill(stream=stream, used=0.0)
     limit = info.config.max_bytes

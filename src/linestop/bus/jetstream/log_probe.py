@@ -1,11 +1,11 @@
-"""Whether the log can be written to, seen by writing, at no lasting cost.
+"""Checks by writing, at no lasting cost, whether the log can be written to.
 
-Two looks, because a full disk breaks each stream for itself, when it writes:
+There are two probes, because a full disk breaks each stream separately, when it writes:
 
-- *store*: a message in PROBES, which replaces the credential's former one. The broker answers when it is written.
-- *append*: a role's newest event once more, under its own subject, which RUNS takes once. The store of a stream that
-  can be written to refuses it as taken; that of a broken stream says nothing. It names the event as the last one there,
-  so that it is not even stored in the moment in which the old one expires.
+- *store*: a message in PROBES, which replaces the credential's previous one. The broker replies when it is written.
+- *append*: a role's newest event once more, under its own subject, which RUNS stores only once. A working stream
+  refuses the message because the subject is taken; a broken stream does not reply. The probe names that event as the
+  last one of its subject, so that it is not stored even if the event expires at that moment.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from linestop.schemas.subjects import ROLES
 
 
 async def probe_log(wire: Wire, credential: Credential) -> None:
-    """See that the broker stores, as this credential.
+    """Check as this credential that the broker stores messages.
 
     Raises:
-        NotStored: it answers, but does not store.
-        Unreachable: it does not answer, or the stream for probes is missing or has no leader.
-        PermissionDenied: an outside broker has not been given the new permissions yet.
+        NotStored: the broker replies, but does not store.
+        Unreachable: the broker does not reply, or the stream for probes is missing or has no leader.
+        PermissionDenied: an outside broker does not have the new permissions yet.
     """
     ack = await _publish_and_read_ack(
         wire, stream_names.PROBES, stream_names.probe_subject(credential.user), os.urandom(PROBE_BYTES)
@@ -66,7 +66,7 @@ async def _publish_and_read_ack(
         if not await wire.is_responding():
             raise
         raise NotStored(
-            f"The broker is there, but {stream} does not store: as a rule the disk with its data is full, or was when "
-            f"{stream} last wrote. Make room there; `linestop dev` then goes on by itself, another broker must be "
-            "started again."
+            f"The broker can be reached, but {stream} does not store: usually the disk with its data is full, or was "
+            f"when {stream} last wrote. Free space there; `linestop dev` then continues by itself, another broker must "
+            "be started again."
         ) from None

@@ -1,15 +1,16 @@
-"""A durable consumer, pulled by a loop of our own.
+"""A durable consumer, pulled by linestop's own loop.
 
-``nats-py``'s fetch asks for every batch anew and sits out its time-out after a reconnect. Here a pull request
-stays open on the server and is topped up when half of it is used. The server sends a heartbeat into an idle
-pull; two missed ones, or a reconnect, and the pull is asked for again, on an inbox of its own.
+``nats-py``'s fetch requests every batch separately and waits for its full timeout after a reconnect. Here a pull
+request stays open on the server and is topped up when half of it is used. The server sends heartbeats into an idle
+pull. After two missed ones, or a reconnect, the pull is requested again, on a new inbox.
 
-A pull cannot be called back. A single server notices that nobody listens on its inbox any more, but in a
-cluster, where requests cross accounts, the node that leads the consumer cannot know: it goes on delivering
-into the void until the pull expires, and each such message comes again only after ``ack_wait``. So a pull is
-short. (Listening on and refusing what comes would be worse: the same pull gets it again, attempt for attempt.)
+A pull cannot be withdrawn. A single server notices that its inbox has no subscriber any more. In a cluster, where
+requests cross accounts, the node that leads the consumer cannot know it: until the pull expires it continues to
+deliver messages that no process receives, and each of them is delivered again only after ``ack_wait``. So a pull is
+short. (Staying subscribed and refusing the messages would be worse: the same pull gets them again, attempt after
+attempt.)
 
-Nothing is lost by cancelling: what was not acknowledged is delivered again.
+Cancelling loses nothing: unacknowledged messages are delivered again.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from linestop.bus.stream_definitions import ConsumerSpec
 from linestop.errors import PermissionDenied
 
 EXPIRES_S: Final = 5.0
-"""How long the server keeps a pull request open: how long a killed worker's pull can swallow messages."""
+"""How long the server keeps a pull request open, and so how long a killed worker's pull can swallow messages."""
 
 HEARTBEAT_S: Final = 2.0
 """How often the server shows that an idle pull is alive."""
 
 HEARTBEATS_MISSED_MAX: Final = 2
 RETRY_S: Final = 0.25
-"""Pause before a refused pull is asked for again."""
+"""Pause before a refused pull is requested again."""
 
 IN_FLIGHT_MAX: Final = 64
 _ACK_V1_TOKENS: Final = 9
@@ -50,7 +51,7 @@ _EXPECTED_ENDS: Final = frozenset({"404", "408"})
 
 
 class JetStreamDelivery:
-    """A message of a consumer; see ``ports.Delivery``."""
+    """A message of a consumer; see ``interfaces.Delivery``."""
 
     def __init__(self, msg: Msg, pull: _Pull) -> None:
         self._msg = msg
@@ -70,41 +71,41 @@ class JetStreamDelivery:
 
     @property
     def payload(self) -> bytes:
-        """What was published."""
+        """The payload as it was published."""
         return self._msg.data
 
     @property
     def headers(self) -> dict[str, str]:
-        """Its headers, by name."""
+        """The headers, by name."""
         return self._msg.headers or {}
 
     @property
     def stored_at(self) -> datetime:
-        """When the stream stored it."""
+        """The time at which the stream stored it."""
         return datetime.fromtimestamp(self._stored_ns / _NANOSECONDS, tz=UTC)
 
     async def ack(self) -> None:
-        """Done: do not deliver again."""
+        """Confirm that the message is handled; see ``interfaces.Delivery``."""
         self._settle(b"+ACK")
 
     async def in_progress(self) -> None:
-        """Still at it: count the time until it is delivered again from now."""
+        """Report progress; see ``interfaces.Delivery``."""
         self._pull.extend(self, self._msg.reply)
 
     async def nak(self, delay_s: float) -> None:
-        """Our own failure: deliver again after this long."""
+        """Have the message delivered again after ``delay_s``."""
         if delay_s <= 0:
             self._settle(b"-NAK")
             return
-        # With a back-off list, the server adds what this attempt's wait is longer than ack_wait to the delay
-        # (measured: 0.5 s became 3.5 s on the second attempt), so that much is taken off, below zero if need be.
+        # With a back-off list, the server adds the difference of this attempt's wait to ack_wait to the delay
+        # (measured: 0.5 s became 3.5 s on the second attempt), so it is subtracted here, below zero if necessary.
         waits = self._pull.waits
         surplus_ns = waits.backoff_ns[min(self.attempt, len(waits.backoff_ns)) - 1] - waits.ack_wait_ns
         delay_ns = int(delay_s * _NANOSECONDS) - surplus_ns
         self._settle(b"-NAK " + msgspec.json.encode({"delay": delay_ns}))
 
     async def term(self, reason: str) -> None:
-        """Never deliver again."""
+        """Stop all further deliveries."""
         plain = " ".join(reason.split())[:_REASON_CHARS_MAX]
         self._settle(f"+TERM {plain}".encode())
 
@@ -113,14 +114,14 @@ class JetStreamDelivery:
 
 
 class _Waits(msgspec.Struct, frozen=True, kw_only=True):
-    """How long the consumer waits for an acknowledgement: in general, and at each attempt."""
+    """The consumer's waits for an acknowledgement: in general, and at each attempt."""
 
     ack_wait_ns: int
     backoff_ns: tuple[int, ...]
 
 
 class _Pull:
-    """The open pull requests of one loop, what they brought, and what is not settled yet."""
+    """The open pull requests of one loop, the messages that arrived, and those not settled yet."""
 
     def __init__(
         self, wire: Wire, subject: str, *, in_flight_max: int, capacity: PullCapacity | None, waits: _Waits
@@ -143,7 +144,7 @@ class _Pull:
         self._denied: PermissionDenied | None = None
 
     async def next(self) -> Msg:
-        """Return the next message, keeping the pull open meanwhile."""
+        """Return the next message, and keep the pull open until then."""
         while True:
             self._changed.clear()
             if self._denied is not None:
@@ -165,28 +166,28 @@ class _Pull:
             self._wire.send(reply, b"+WPI")
 
     def settle(self, seq: int, ack_payload: bytes, reply: str) -> None:
-        """Tell the server what became of a delivery. What is lost on the way is delivered again."""
+        """Send the server the result of a delivery. If that is lost, the message is delivered again."""
         self._unsettled.pop(seq, None)
         self._changed.set()
         self._wire.send(reply, ack_payload)
 
     def capacity_freed(self) -> None:
-        """There may be room for more."""
+        """Note that more messages may be requested."""
         self._changed.set()
 
     def restart(self) -> None:
-        """Ask again on a new inbox: the connection is a new one, and its server may know no pull of ours."""
+        """Request again on a new inbox: after a reconnect the server may not know the pull."""
         self._must_restart = True
         self._changed.set()
 
     def deny(self, subject: str) -> None:
-        """End with an error if it is this pull that the broker refuses."""
+        """End with an error if the broker refuses this pull."""
         if subject == self._subject.lower():
             self._denied = self._wire.connection.denied("pull from", self._subject)
             self._changed.set()
 
     async def close(self) -> None:
-        """Give up the pull, and send back what it has brought and not handed out."""
+        """End the pull, and return the messages that arrived but were not handed out."""
         for msg in self._arrived:
             self._wire.send(msg.reply, b"-NAK")
         self._arrived.clear()
@@ -204,7 +205,7 @@ class _Pull:
             return
         if self._subscription is None:
             await self._open_inbox()
-        # What a dead handler holds is delivered again after ack_wait, so from then it no longer counts here.
+        # A dead handler's message is delivered again after ack_wait, so from then it no longer counts here.
         for seq in [s for s, since in self._unsettled.items() if now - since > self._forget_after_s]:
             del self._unsettled[seq]
         in_flight_max = (
@@ -247,7 +248,7 @@ class _Pull:
         self._changed.set()
 
     def _on_end(self, msg: Msg, status: str) -> None:
-        """A pull is over: take back what it did not bring. Other reasons than time wait before asking again."""
+        """Handle the end of a pull: its undelivered rest no longer counts; unless it expired, pause before the next."""
         unused = int((msg.headers or {}).get("Nats-Pending-Messages", self._requested))
         self._requested = max(0, self._requested - unused)
         if status not in _EXPECTED_ENDS:
@@ -255,7 +256,7 @@ class _Pull:
 
 
 class JetStreamQueue:
-    """One durable consumer, by its definition; see ``ports.Queue``."""
+    """One durable consumer, by its definition; see ``interfaces.Queue``."""
 
     def __init__(self, wire: Wire, spec: ConsumerSpec) -> None:
         self._wire = wire
@@ -267,7 +268,7 @@ class JetStreamQueue:
     async def deliveries(
         self, *, in_flight_max: int = IN_FLIGHT_MAX, capacity: PullCapacity | None = None
     ) -> AsyncGenerator[JetStreamDelivery]:
-        """Yield messages as they come, for ever; see ``ports.Queue``."""
+        """Yield messages as they arrive, without end; see ``interfaces.Queue``."""
         pull = _Pull(self._wire, self._subject, in_flight_max=in_flight_max, capacity=capacity, waits=self._waits)
         stop_watching = self._wire.watch(restored=pull.restart, denied=pull.deny)
         stop_watching_capacity = capacity.watch(pull.capacity_freed) if capacity is not None else _do_nothing
@@ -284,7 +285,7 @@ class JetStreamQueue:
 
 
 def _do_nothing() -> None:
-    """There is no room to forget."""
+    """Do nothing: there is no capacity to watch."""
 
 
 def _now() -> float:

@@ -1,12 +1,11 @@
-"""Reading a stream: from its leader one message at a time, or from any replica in pages.
+"""Reads a stream: from its leader one message at a time, or from any replica in pages.
 
-What a replica answers may lag behind the leader, but it is always a prefix of the stream: replicas apply
-messages in order and this stream loses none. So a direct read is complete if it holds the run's last message
-as the leader knows it.
+A replica may lag behind the leader, but its reply is always a prefix of the stream: replicas apply messages in order
+and this stream loses none. So a direct read is complete if it contains the run's last message as the leader knows it.
 
 ``multi_last`` is the fast read (0.4 ms for 20 events), but the server refuses it for more than 1,024 subjects
-(status 413), whatever page was asked for: it counts before it pages. Longer reads go by ``next_by_subj``,
-which walks the stream in order and has no such limit.
+(status 413), whatever the requested page: it counts before it pages. Longer reads use ``next_by_subj``, which reads
+the stream in order and has no such limit.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from linestop.bus.jetstream.wire import Wire
 from linestop.errors import Unreachable
 
 PAGE_MESSAGES: Final = 1_000
-"""Messages a page of ``next_by_subj`` asks for."""
+"""Messages that a page of ``next_by_subj`` requests."""
 
 PAGE_BYTES: Final = 8 * 1024 * 1024
-"""Bytes after which a page of many runs ends, where messages are large."""
+"""Bytes after which a page of many runs ends, if messages are large."""
 
 PAGES_MAX: Final = 1_000
 _NO_MESSAGE: Final = 10037
@@ -37,7 +36,7 @@ _TOO_MANY: Final = "413"
 
 
 class StreamMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored message as reads return it; ``at`` is when it was stored, where the leader was asked."""
+    """A stored message as reads return it; ``at`` is the time of storage, set by reads from the leader only."""
 
     subject: str
     seq: int
@@ -92,26 +91,26 @@ T = TypeVar("T")
 
 
 class Reader:
-    """Reads one stream. Every read is repeated for a while if the broker is away: reading is harmless."""
+    """Reads one stream. Every read is retried for a while if the broker is away, because reads are harmless."""
 
     def __init__(self, wire: Wire, stream: str) -> None:
         self._wire = wire
         self._stream = stream
 
     async def last(self, subject: str) -> StreamMessage | None:
-        """The last message of a subject or filter, from the leader."""
+        """Return the last message of a subject or filter, from the leader."""
         return await self._get({"last_by_subj": subject})
 
     async def at(self, seq: int) -> StreamMessage | None:
-        """The message at a stream sequence, from the leader."""
+        """Return the message at a stream sequence, from the leader."""
         return await self._get({"seq": seq})
 
     async def next(self, subject: str, *, seq: int) -> StreamMessage | None:
-        """The first message of a subject or filter at or after ``seq``, from the leader."""
+        """Return the first message of a subject or filter at or after ``seq``, from the leader."""
         return await self._get({"seq": seq, "next_by_subj": subject})
 
     async def direct_last(self, subject: str) -> StreamMessage | None:
-        """The last message of exactly this subject, from any replica."""
+        """Return the last message of exactly this subject, from any replica."""
         msg = await self._with_retries(lambda: self._wire.request(jetstream_api.direct_get_last(self._stream, subject)))
         status = _status(msg)
         if status == _NOT_FOUND:
@@ -121,7 +120,7 @@ class Reader:
         return _read_message(msg)
 
     async def last_of_each(self, subject: str, *, after_seq: int = 0) -> list[StreamMessage] | None:
-        """The last message of every subject that the filter matches, in order; None if over 1,024 of them."""
+        """Return the last message of every subject that the filter matches, in order; None if they are over 1,024."""
         body: dict[str, Any] = {"multi_last": [subject]}
         if after_seq:
             body["seq"] = after_seq + 1
@@ -129,7 +128,7 @@ class Reader:
         return None if _status(end) == _TOO_MANY else messages
 
     async def read_all(self, subject: str, *, after_seq: int = 0) -> list[StreamMessage]:
-        """All messages of a filter, in order, page by page, from any replica."""
+        """Return all messages of a filter, in order, page by page, from any replica."""
         messages: list[StreamMessage] = []
         for _ in range(PAGES_MAX):
             body = {"seq": after_seq + 1, "batch": PAGE_MESSAGES, "next_by_subj": subject}
@@ -141,18 +140,18 @@ class Reader:
         return messages
 
     async def page(self, subject: str, *, after_seq: int) -> list[StreamMessage]:
-        """The next messages of a filter, in order, bounded in number and bytes, from any replica."""
+        """Return the next messages of a filter, in order, bounded in number and bytes, from any replica."""
         body = {"seq": after_seq + 1, "batch": PAGE_MESSAGES, "max_bytes": PAGE_BYTES, "next_by_subj": subject}
         messages, _ = await self._get_many(body)
         return messages
 
     async def info(self, *, subjects: str = "", offset: int = 0) -> StreamInfo:
-        """The stream's limits and state, with the subjects that match a filter, if one is given."""
+        """Return the stream's limits and state, with the subjects that match a filter, if one is given."""
         body = msgspec.json.encode({"subjects_filter": subjects, "offset": offset} if subjects else {})
         msg = await self._with_retries(lambda: self._wire.request(jetstream_api.stream_info(self._stream), body))
         info = msgspec.json.decode(msg.data, type=StreamInfo)
         if info.error is not None:
-            raise Unreachable(f"Stream {self._stream} gave no info: {info.error.description}; try again.")
+            raise Unreachable(f"Stream {self._stream} returned no info: {info.error.description}; try again.")
         return info
 
     async def _get(self, body: dict[str, Any]) -> StreamMessage | None:
@@ -162,9 +161,9 @@ class Reader:
         if got.error is not None:
             if got.error.err_code == _NO_MESSAGE:
                 return None
-            raise Unreachable(f"Stream {self._stream} gave no message: {got.error.description}; try again.")
+            raise Unreachable(f"Stream {self._stream} returned no message: {got.error.description}; try again.")
         stored = got.message
-        assert stored is not None, "the server answers with a message or with an error"
+        assert stored is not None, "the server replies with a message or with an error"
         headers = _parse_headers(stored.hdrs)
         return StreamMessage(
             subject=stored.subject, seq=stored.seq, payload=stored.data, headers=headers, at=stored.time

@@ -1,7 +1,7 @@
-"""What a stream answers to a publish, and what it means. Pure: no connection here.
+"""A stream's replies to a publish, and their meaning. Pure: no connection here.
 
-The hard cases are those where the broker's "no" may be about our own earlier attempt whose answer was lost:
-10071 (another head), 10077 (the subject is taken) and a duplicate. They mean "look it up", not "conflict".
+In the hard cases the broker may refuse because of our own earlier attempt whose reply was lost: 10071 (another head),
+10077 (the subject is taken) and a duplicate. They mean "read the subject", not "conflict".
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _SUBJECT_TAKEN: Final = "maximum messages per subject"
 _HEAD = re.compile(r"wrong last sequence: (\d+)")
 
 ReplyMeaning = Literal["stored", "duplicate", "superseded", "taken", "in_flight", "too_large", "full", "not_ready"]
-"""What to do: done · check whose it is · look up, else conflict (twice) · again at once · refuse (twice) ·
-again later."""
+"""In this order: done · check whose message it is · read, else conflict (twice) · try again at once · refuse (twice) ·
+try again later."""
 
 _REFUSALS: Final[dict[int, ReplyMeaning]] = {
     10071: "superseded",  # wrong last sequence: another head
@@ -32,7 +32,7 @@ _REFUSALS: Final[dict[int, ReplyMeaning]] = {
 
 
 class PubError(msgspec.Struct, frozen=True):
-    """Why the stream did not store the message."""
+    """The reason why the stream did not store the message."""
 
     code: int = 0
     err_code: int = 0
@@ -40,7 +40,7 @@ class PubError(msgspec.Struct, frozen=True):
 
 
 class PubAck(msgspec.Struct, frozen=True):
-    """The answer to a publish on a stream's subject; ``seq`` counts only without an ``error``."""
+    """The reply to a publish on a stream's subject; ``seq`` is valid only without an ``error``."""
 
     seq: int = 0
     duplicate: bool = False
@@ -51,16 +51,16 @@ _DECODER: Final = msgspec.json.Decoder(PubAck)
 
 
 def read_ack(payload: bytes) -> PubAck:
-    """Decode an answer to a publish.
+    """Decode a reply to a publish.
 
     Raises:
-        msgspec.DecodeError: the bytes are not such an answer.
+        msgspec.DecodeError: the bytes are not such a reply.
     """
     return _DECODER.decode(payload)
 
 
 def meaning(ack: PubAck) -> ReplyMeaning:
-    """Say what an answer asks of the publisher."""
+    """Return what the publisher has to do after a reply."""
     error = ack.error
     if error is None:
         return "duplicate" if ack.duplicate else "stored"

@@ -1,4 +1,4 @@
-"""How long to go on when the broker is away: with growing pauses, and never for ever."""
+"""Retries while the broker is away: with growing pauses, for a limited time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IN_FLIGHT_PAUSE_MAX_S: Final = 0.020
 
 
 class NotStored(Unreachable):
-    """Raised when the broker is there, but a stream does not say that it stored: as a rule its disk is full."""
+    """Raised when the broker replies, but a stream does not acknowledge: usually its disk is full."""
 
 
 class RetryPolicy:
@@ -39,11 +39,11 @@ class RetryPolicy:
 
     @property
     def left_s(self) -> float:
-        """How long there is to go on; not above 0 when it is over."""
+        """The remaining time in seconds, 0 or less after the deadline."""
         return self._deadline - asyncio.get_running_loop().time()
 
     async def pause(self, wire: Wire) -> bool:
-        """Wait for the connection and a moment more; return whether there is time to try again."""
+        """Pause and wait for the connection; return whether there is time to try again."""
         pause_s = self._pause_s * _random_between(0.5, 1.5)
         self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
         if pause_s > self.left_s:
@@ -53,7 +53,7 @@ class RetryPolicy:
 
 
 async def with_retries(wire: Wire, request: Callable[[], Awaitable[T]], *, within_s: float = RETRY_FOR_S) -> T:
-    """Repeat a request that is safe to repeat until it is answered, or raise the last ``Unreachable``."""
+    """Repeat a request that is safe to repeat until it gets a reply, or raise the last ``Unreachable``."""
     policy: RetryPolicy | None = None
     while True:
         try:
@@ -67,14 +67,15 @@ async def with_retries(wire: Wire, request: Callable[[], Awaitable[T]], *, withi
 async def publish(
     wire: Wire, subject: str, payload: bytes, *, headers: bytes, on_sent: Callable[[], None] | None = None
 ) -> PubAck:
-    """Publish to a stream until it answers: stored, duplicate, superseded, taken, or in flight to the last.
+    """Publish to a stream until it replies: stored, duplicate, superseded, taken, or still in flight at the end.
 
-    The bytes are the same each time, with their message id and expectation, so that however often they
-    arrive they are stored once; a repetition shows as one of the other answers, to be looked up.
-    ``meanwhile`` is called each time the message has left, before its answer is waited for.
+    The bytes are the same each time, with their message id and expectation, so they are stored only once, however
+    often they arrive. A repetition gets one of the other replies, and the caller then reads the subject. ``on_sent``
+    is called each time the message has been sent, before the reply arrives.
 
     Raises:
-        Unreachable: no answer came; whether the message is stored is not known. ``NotStored`` if the broker answers.
+        Unreachable: no reply arrived, so it is unknown whether the message is stored. ``NotStored`` if the broker
+            itself replies.
         TooLarge: over the stream's largest message, or the stream is full.
         PermissionDenied: this credential may not publish there.
     """
@@ -95,7 +96,7 @@ async def publish(
                     failure = Unreachable(f"The stream of {subject} is not ready ({_reason(ack)}); try again.")
                 case "too_large":
                     raise TooLarge(
-                        f"The message for {subject} is over the largest its stream takes ({_reason(ack)}): "
+                        f"The message for {subject} is over the limit of its stream ({_reason(ack)}): "
                         "store long texts as blobs and keep headers short."
                     )
                 case "full":
@@ -108,19 +109,19 @@ async def publish(
 
 
 def _full_message(subject: str, reason: str) -> str:
-    # Tasks and control messages go when they are taken; everything else stays for its time.
+    # Tasks and control messages are removed when they are handled; all others stay for their retention time.
     is_queue = subject.startswith(("tasks.", "control."))
-    remedy = "wait until some are taken" if is_queue else "export and remove what is old"
-    return f"The stream of {subject} has no room ({reason}): raise its max_bytes, or {remedy}."
+    remedy = "wait until some are handled" if is_queue else "export and remove old messages"
+    return f"The stream of {subject} has no space left ({reason}): raise its max_bytes, or {remedy}."
 
 
 async def _with_cause(wire: Wire, subject: str, failure: Unreachable) -> Unreachable:
-    """Name the cause: a stream that cannot write says nothing at all, while the broker answers."""
+    """Name the cause: a stream that cannot write does not reply at all, although the broker does."""
     if isinstance(failure, NoReply) and await wire.is_responding():
         return NotStored(
-            f"The broker is there, but its stream does not store {subject}: as a rule the disk with its data is full, "
-            "or was when the stream last wrote. Make room there; `linestop dev` then goes on by itself, another broker "
-            "must be started again. Whether this message was stored is not known; `linestop doctor` says more."
+            f"The broker can be reached, but its stream does not store {subject}: usually the disk with its data is "
+            "full, or was when the stream last wrote. Free space there; `linestop dev` then continues by itself, another "
+            "broker must be started again. It is unknown whether this message was stored; `linestop doctor` says more."
         )
     return failure
 

@@ -1,9 +1,9 @@
-"""Durable timers: message schedules, which the server keeps and fires while no process of ours is alive.
+"""Durable timers: message schedules, which the server stores and fires even if no linestop process is alive.
 
-One schedule a subject: publishing there again moves it, and publishing a plain message there removes it. That
-message expires by itself. Both must roll the subject up: a server that starts finds every schedule that is
-still stored and brings it back to life, cancelled or not. (The server's own way to cancel, a purge order in
-the headers, must be published on another subject, which no role may.)
+Each subject has one schedule: publishing there again moves it, and publishing a plain message there removes it. That
+message expires by itself. Both must roll the subject up, because a starting server activates every schedule that is
+still stored, cancelled or not. (The server's own way to cancel, a purge request in the headers, must be published on
+another subject, which no role may.)
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from linestop.schemas import subjects
 from linestop.schemas.subjects import RunId, TenantId
 
 FIRED_TTL: Final = "24h"
-"""How long a fired timer waits for somebody to take notice."""
+"""How long a fired timer is stored until a role handles it."""
 
 CANCELLED_TTL: Final = "1m"
 
 
 class JetStreamTimers:
-    """Timers of runs; see ``ports.Timers``."""
+    """Timers of runs; see ``interfaces.Timers``."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -42,10 +42,10 @@ class JetStreamTimers:
         )
 
     async def cancel(self, tenant: TenantId, run: RunId, name: str) -> None:
-        """Remove the run's timer ``name``; harmless if there is none. One that has fired has fired."""
+        """Remove the run's timer ``name``; harmless if there is none. A timer that has already fired stays fired."""
         await self._publish(subjects.timer_set(tenant, run, name=name), {"Nats-TTL": CANCELLED_TTL})
 
     async def _publish(self, subject: str, headers: dict[str, str]) -> None:
-        # With an id of its own, a copy that arrives late cannot undo what was set after it.
+        # With a unique id, a copy that arrives late cannot undo a later change.
         block = header_block({**headers, "Nats-Rollup": "sub", "Nats-Msg-Id": uuid.uuid4().hex})
         await publish(self._wire, subject, b"", headers=block)

@@ -1,20 +1,20 @@
-"""The hot path: write a message, wait for its answer, with as little work as possible in between.
+"""The hot path: writes a message and waits for its reply, with as little work as possible in between.
 
-``nats-py``'s own ``js.publish`` costs twice the time of what is here: it builds header dictionaries, an inbox
-and a ``wait_for`` for each message, and passes every answer through a queue and a task. Here one inbox serves
-all requests of a connection, answers are handed over inside the read loop, and what is sent is bytes.
+``nats-py``'s own ``js.publish`` takes twice the time: it builds header dictionaries, an inbox and a ``wait_for`` for
+each message, and passes every reply through a queue and a task. Here one inbox serves all requests of a connection,
+replies are handed over inside the read loop, and messages are sent as bytes.
 
-This module and ``bus/close_connection.py`` alone touch the inside of ``nats.aio.client.Client`` (2.16):
+Only this module and ``bus/close_connection.py`` use the internals of ``nats.aio.client.Client`` (2.16):
 
 - ``_pending``, ``_pending_data_size`` and ``_transport``: the buffer that the client's flusher writes to the
   socket, handed over here without the flusher's queue and task;
 - ``subscribe(future=...)``: the client calls ``cancelled()`` and ``set_result(msg)`` for each message, at
-  once, and never replaces the object, so a sink of our own receives every message without a task.
+  once, and never replaces the object, so our own sink receives every message without a task.
 
 ``tests/conformance/test_client_internals.py`` fails by name when one of these changes.
 """
 
-# The client's inside is used here and only here, as the head of this module says.
+# The client's internals are used here on purpose, as the docstring of this module says.
 # ruff: noqa: SLF001
 # pyright: reportPrivateUsage=false
 
@@ -35,7 +35,7 @@ from linestop.bus.connection import FAILURES, Connection
 from linestop.errors import InputError, TooLarge, Unreachable
 
 REPLY_WITHIN_S: Final = 2.0
-"""How long one request waits for its answer; a broker that is alive needs a few milliseconds."""
+"""How long one request waits for its reply; a broker that is alive needs a few milliseconds."""
 
 NO_HEADERS: Final = b""
 _VERSION: Final = "NATS/1.0\r\n"
@@ -43,19 +43,19 @@ _NO_RESPONDERS: Final = "503"
 
 
 class NoResponders(Unreachable):
-    """Raised when nobody listens on the subject: the stream has no leader at the moment, or does not exist."""
+    """Raised when the subject has no subscriber: the stream has no leader at the moment, or does not exist."""
 
 
 class NoReply(Unreachable):
-    """Raised when no answer came in time, although the connection stands as far as is known."""
+    """Raised when no reply arrived in time, although the connection seems to be open."""
 
 
 class NotSent(Unreachable):
-    """Raised when there is no connection to write to, so that nothing has left; not when an answer is lost."""
+    """Raised when there is no connection, so that nothing was sent; not when a reply is lost."""
 
 
 class _Sink:
-    """Stands where the client expects a future and receives every message of a subscription."""
+    """Takes the place of the future that the client expects, and receives every message of a subscription."""
 
     def __init__(self, receive: Callable[[Msg], None]) -> None:
         self.set_result = receive
@@ -65,7 +65,7 @@ class _Sink:
 
 
 class _Request:
-    """One request under way: its subject, and what has been answered so far."""
+    """One open request: its subject, and the replies so far."""
 
     __slots__ = ("future", "many", "replies", "subject")
 
@@ -77,14 +77,14 @@ class _Request:
 
 
 class _Hooks(msgspec.Struct, frozen=True, eq=False):
-    """What somebody wants to be told; compared by identity, for each is forgotten on its own."""
+    """The callbacks of one watcher; compared by identity, because each is removed separately."""
 
     restored: Callable[[], None] | None
     denied: Callable[[str], None] | None
 
 
 class Wire:
-    """Requests and plain messages over one connection. Make it with ``Wire.open``; one is enough for all."""
+    """Requests and plain messages over one connection. Open it with ``Wire.open``; one serves all callers."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -99,7 +99,7 @@ class Wire:
 
     @classmethod
     async def open(cls, connection: Connection) -> Wire:
-        """Subscribe to the inbox that all answers of this connection come to."""
+        """Subscribe to the inbox that receives all replies of this connection."""
         wire = cls(connection)
         await wire.subscribe(f"{wire._inbox}.*", wire._receive)
         connection.on_disconnect(wire._fail_all)
@@ -108,11 +108,11 @@ class Wire:
         return wire
 
     def new_inbox(self) -> str:
-        """Return a fresh subject that only this credential may listen on."""
+        """Return a new subject on which only this credential may subscribe."""
         return self._nc.new_inbox()
 
     async def wait_connected(self, *, within_s: float) -> bool:
-        """Wait for the connection; return whether it is there."""
+        """Wait for the connection; return whether it is open."""
         if not (self._nc.is_connected or self._nc.is_closed):
             with anyio.move_on_after(within_s):
                 await self._restored.wait()
@@ -121,7 +121,7 @@ class Wire:
     def watch(
         self, *, restored: Callable[[], None] | None = None, denied: Callable[[str], None] | None = None
     ) -> Callable[[], None]:
-        """Call the hooks when the connection is back or a publish is refused, until the result is called."""
+        """Call the hooks when the connection is back or a publish is refused, until the returned function is called."""
         hooks = _Hooks(restored, denied)
         self._hooks.append(hooks)
 
@@ -131,7 +131,7 @@ class Wire:
         return stop_watching
 
     async def is_responding(self, *, within_s: float = REPLY_WITHIN_S) -> bool:
-        """Whether the broker itself answers, whatever its streams do."""
+        """Whether the broker itself replies, whatever the state of its streams."""
         try:
             await self._nc.flush(timeout=within_s)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         except FAILURES:
@@ -162,15 +162,15 @@ class Wire:
         timeout_s: float = REPLY_WITHIN_S,
         on_sent: Callable[[], None] | None = None,
     ) -> Msg:
-        """Send a request and return its one answer. ``headers`` come from ``header_block``.
+        """Send a request and return its one reply. ``headers`` come from ``header_block``.
 
-        ``meanwhile`` is called when the request has left and before its answer is waited for.
+        ``on_sent`` is called after the request was sent and before its reply arrives.
 
         Raises:
-            NoResponders: nobody listens there.
+            NoResponders: the subject has no subscriber.
             NotSent: there is no connection.
-            Unreachable: no answer came; whether the request arrived is not known.
-            TooLarge: over the broker's largest message.
+            Unreachable: no reply arrived, so it is unknown whether the request did.
+            TooLarge: the message is over the broker's limit.
             PermissionDenied: the broker refuses this subject to this credential.
         """
         request = _Request(subject, asyncio.get_running_loop().create_future(), many=False)
@@ -179,13 +179,13 @@ class Wire:
     async def request_many(
         self, subject: str, payload: bytes, *, timeout_s: float = REPLY_WITHIN_S
     ) -> tuple[list[Msg], Msg]:
-        """Send a request that is answered by any number of messages and a status; raises as ``ask`` does."""
+        """Send a request whose reply is any number of messages and a status; raises as ``request`` does."""
         request = _Request(subject, asyncio.get_running_loop().create_future(), many=True)
         end = await self._exchange(request, payload, headers=NO_HEADERS, timeout_s=timeout_s)
         return request.replies, end
 
     def send(self, subject: str, payload: bytes, *, reply_to: str = "", headers: bytes = NO_HEADERS) -> None:
-        """Send without waiting for anything: what is lost is lost. While disconnected, nothing is kept."""
+        """Send without waiting; a lost message is not repeated. While disconnected, messages are dropped."""
         if self._nc.is_connected:
             self._write(subject, payload, reply_to=reply_to, headers=headers)
 
@@ -214,7 +214,7 @@ class Wire:
         try:
             self._write(request.subject, payload, reply_to=f"{self._inbox}.{token}", headers=headers)
             if on_sent is not None:
-                # One turn of the loop, in which what was written leaves.
+                # One turn of the loop, in which the written bytes are sent.
                 await asyncio.sleep(0)
                 on_sent()
             reply = await request.future
@@ -222,7 +222,7 @@ class Wire:
             timer.cancel()
             del self._requests[token]
         if reply.headers and reply.headers.get("Status") == _NO_RESPONDERS:
-            raise NoResponders(f"Nobody listens on {request.subject}: its stream has no leader or is missing.")
+            raise NoResponders(f"{request.subject} has no subscriber: its stream has no leader or is missing.")
         return reply
 
     def _write(self, subject: str, payload: bytes, *, reply_to: str, headers: bytes) -> None:
@@ -235,18 +235,18 @@ class Wire:
         nc = self._nc
         nc._pending.append(command)
         nc._pending_data_size += len(command)
-        # What is written in one turn of the loop leaves together in the next: that is where batching comes from.
+        # All bytes written in one turn of the loop are sent together in the next one: this makes the batches.
         if not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Hand what is pending to the socket, as the client's flusher does, but without its queue and task."""
+        """Hand the pending bytes to the socket, as the client's flusher does, but without its queue and task."""
         self._flushing = False
         nc = self._nc
         if nc._pending and nc.is_connected and nc._transport is not None:
             pending, nc._pending, nc._pending_data_size = nc._pending, [], 0
-            # A transport that is closing refuses; the read loop notices the loss and tells who waits.
+            # A closing transport refuses; the read loop notices the loss and fails the open requests.
             with contextlib.suppress(OSError, RuntimeError):
                 nc._transport.writelines(pending)
 
@@ -260,7 +260,7 @@ class Wire:
         request.future.set_result(msg)
 
     def _fail_all(self) -> None:
-        """Tell all who wait that no answer will come: the connection that would carry it is gone."""
+        """Fail all open requests: their replies were lost with the connection."""
         self._restored.clear()
         for request in self._requests.values():
             if not request.future.done():
@@ -275,7 +275,7 @@ class Wire:
                 hooks.restored()
 
     def _on_denied(self, subject: str) -> None:
-        """Fail the requests that the broker refused: it tells so apart from the request, in small letters."""
+        """Fail the requests that the broker refused; it names the subject separately, in lower case."""
         for hooks in tuple(self._hooks):
             if hooks.denied is not None:
                 hooks.denied(subject)
@@ -285,14 +285,14 @@ class Wire:
 
 
 def header_block(headers: dict[str, str]) -> bytes:
-    """Return the headers as the wire wants them.
+    """Return the headers in the form of the NATS protocol.
 
     Raises:
-        InputError: a name or value holds a line break, which would smuggle in a header of its own.
+        InputError: a name or value contains a line break, which would add a header.
     """
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
-        raise InputError(f"A header holds a line break; send it without: {sorted(headers)}.")
+        raise InputError(f"A header contains a line break; send it without: {sorted(headers)}.")
     return f"{_VERSION}{lines}\r\n".encode()
 
 
