@@ -120,8 +120,9 @@ async def _with_cause(wire: Wire, subject: str, failure: Unreachable) -> Unreach
     if isinstance(failure, NoReply) and await wire.is_responding():
         return NotStored(
             f"The broker can be reached, but its stream does not store {subject}: usually the disk with its data is "
-            "full, or was when the stream last wrote. Free space there; `linestop dev` then continues by itself, another "
-            "broker must be started again. It is unknown whether this message was stored; `linestop doctor` says more."
+            "full, or was when the stream last wrote. Free space there; `linestop dev` then continues by itself, "
+            "another broker must be started again. It is unknown whether this message was stored; `linestop doctor` "
+            "says more."
         )
     return failure
 
