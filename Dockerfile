@@ -2,7 +2,7 @@
 #
 # Without a network: put the wheels of requirements.lock and deploy/requirements-build.lock into deploy/wheels
 # and build with --build-arg PIP_NO_INDEX=1 --build-arg PIP_FIND_LINKS=/wheels (docs/docker.md).
-# RUN is in the form that needs no shell, so that a base image without one does as well.
+# RUN is in the form that needs no shell, so that a base image without one works too.
 
 ARG PYTHON_IMAGE=python:3.13-slim
 

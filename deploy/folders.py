@@ -1,6 +1,6 @@
 """Make the folders that volumes are mounted on, below the folder given; the Dockerfile copies them.
 
-``/state`` is what a process may write; ``/volumes`` is where ``setup`` sees everybody's own volume.
+``/state`` is what a process may write; ``/volumes`` is where ``setup`` sees the volume of each service.
 """  # noqa: INP001 - a script, run by the Dockerfile
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Say by the exit code whether the worker of a role is well: what a container's health check runs every few seconds.
+"""Report by the exit code whether the worker of a role is healthy; a container's health check runs this.
 
-It imports next to nothing, because starting all of linestop for each look costs nearly a second of a core. A worker
-marks its file every 5 s as long as its event loop turns. ``linestop health`` says the same and more, for people.
+It imports next to nothing, because starting all of linestop for each check costs nearly a second of a core. A worker
+marks its file every 5 s as long as its event loop turns. ``linestop health`` reports the same and more, for people.
 
 Usage: ``python -I -S health.py [ROLE]``, with the state folder in ``LINESTOP_DIR``. Without ROLE any worker will do:
-that another role has no worker is no reason to call this container ill.
+a role without a worker elsewhere does not make this container unhealthy.
 """  # noqa: INP001 - a script, run in a container
 
 import fcntl
@@ -19,7 +19,7 @@ CONNECT_S = 3.0
 
 
 def worker_is_alive(folder: str, role: str) -> str:
-    """Why the worker of the role, or of any role, is not well, or nothing."""
+    """Return why the worker of the role, or of any role, is not healthy, or an empty text."""
     names = [each.name for each in os.scandir(folder) if each.name.startswith("worker-")]
     names = [name for name in names if name.endswith(f"-{role}.lock" if role else ".lock")]
     for name in names:
@@ -33,7 +33,7 @@ def worker_is_alive(folder: str, role: str) -> str:
 
 
 def broker_answers(folder: str, role: str) -> str:
-    """Why the broker is not well, or nothing: it greets every client."""
+    """Return why the broker is not healthy, or an empty text: a healthy one greets every client."""
     credentials = os.path.join(folder, "credentials")  # noqa: PTH118 - as above
     name = f"{role}.json" if role else next(name for name in os.listdir(credentials) if name.endswith(".json"))  # noqa: PTH208 - as above
     with open(os.path.join(credentials, name), "rb") as file:  # noqa: PTH118, PTH123 - as above

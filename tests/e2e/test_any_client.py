@@ -108,7 +108,7 @@ def check(printed: dict[str, Any]) -> None:
     assert printed["live"][0] == "1 validator.opened"
     assert printed["live"][-1].endswith("recorder.sealed")
     assert (printed["paid"]["status"], printed["paid"]["answer"]) == ("completed", 'Done: {"paid":5}')
-    assert printed["stopSaid"]["status"] == "done"
+    assert printed["stopReply"]["status"] == "done"
     assert (printed["stopped"]["status"], printed["stopped"]["why"]) == ("stopped", "changed my mind")
 
 

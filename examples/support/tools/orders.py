@@ -1,4 +1,4 @@
-"""The tools of a support desk, on a small SQLite file that is made when it is missing.
+"""The tools of a support desk, on a small SQLite file that is created when it is missing.
 
 Each effect is stored under the effect key that the runtime hands over (``ctx.key``) in a unique column, so
 that an attempt that was interrupted may simply be made again: ``idempotent=True`` says so.
