@@ -278,7 +278,7 @@ async def test_an_outside_broker_goes_from_passwords_to_keys_without_a_gap(tmp_p
         first = await bus_init(url, tmp_path / "state")
         assert first.set_up is not None
         assert first.passwords
-        assert "give the server this configuration, which takes keys as well" in first.next_step
+        assert "give the server this configuration, which accepts keys as well" in first.next_step
         assert await accepts(stored()), "the file has a key that this server does not know, and the password"
         await reload(first.server_config)
         assert await accepts(old["client"])

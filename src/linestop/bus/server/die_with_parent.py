@@ -1,8 +1,7 @@
-"""Become another program that the kernel kills when its parent dies.
+"""Becomes another program that the kernel kills when its parent dies.
 
-Run as ``python die_with_parent.py <parent pid> <program> <argument> …``. Nothing else does this for sure: a
-parent that is killed with SIGKILL cannot clean up, and code between fork and exec in a process with threads
-may deadlock.
+Run as ``python die_with_parent.py <parent pid> <program> <argument> …``. No other way is reliable: a parent that is
+killed with SIGKILL cannot clean up, and code between fork and exec in a process with threads may deadlock.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ def main() -> None:
     parent, program = int(sys.argv[1]), sys.argv[2]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the kernel was asked
+        if os.getppid() != parent:  # the parent died before the request to the kernel
             sys.exit(1)
-    os.execv(program, sys.argv[2:])  # noqa: S606 - no shell is wanted
+    os.execv(program, sys.argv[2:])  # noqa: S606 - a shell is not needed
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """The embedded server of ``linestop dev``: one nats-server on loopback, started again when it crashes.
 
-``<dir>`` holds everything of it and belongs to one process at a time::
+``<dir>`` holds all its files and belongs to one process at a time::
 
-    lock           held by that process and by its server
-    port           the port it got the first time, kept so that credential files stay valid
+    lock           locked by that process and by its server
+    port           the port of the first start, reused so that credential files stay valid
     nats.conf      mode 0600
     nats.log
-    credentials/   who may connect (see ``credentials``)
+    credentials/   the credentials that may connect (see ``credentials``)
     jetstream/     the streams
 """
 
@@ -45,7 +45,7 @@ CRASH_WINDOW_S: Final = 60.0
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 5.0
 LOCK_WAIT_S: Final = 2.0
-"""A server outlives a killed parent by a moment; that is no reason to refuse a new start."""
+"""How long a new start waits for the lock, because a server outlives a killed parent by a moment."""
 
 PORT_TRIES_MAX: Final = 5
 ADMIN: Final = "administrator"
@@ -53,11 +53,11 @@ ADMIN_WITHIN_S: Final = 10.0
 
 
 ServerEventKind = Literal["started", "recovering", "crashed", "stuck", "restarted", "gave_up", "stopped"]
-"""``stuck``: the server runs and cannot store; the disk is full, or a stream stays broken and it is started again."""
+"""``stuck``: the server runs but cannot store: the disk is full, or a stream is broken and the server is restarted."""
 
 
 class ServerEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened to the server; ``sentence`` is for people."""
+    """A change of the server's state; ``sentence`` is for people."""
 
     kind: ServerEventKind
     sentence: str
@@ -65,10 +65,10 @@ class ServerEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How to run it.
+    """How to run the server.
 
-    ``port`` 0: any free one, the same each time. ``sync_interval``: how much may be lost to a power failure;
-    a crash of the server alone loses nothing.
+    ``port`` 0 means any free one, and the same one at each start. ``sync_interval`` is how much a power failure may
+    lose; a crash of the server alone loses nothing.
     """
 
     port: int = 0
@@ -81,16 +81,16 @@ DEFAULT_OPTIONS: Final = ServerOptions()
 
 
 def _ignore(_event: ServerEvent) -> None:
-    """Take no notice: the default listener."""
+    """Ignore the event: the default listener."""
 
 
 class EmbeddedServer:
     """A supervised nats-server; use it as an async context manager, or ``start`` and ``stop``.
 
     Args:
-        directory: Its directory, made if missing. One process at a time may use it.
-        options: How to run it.
-        on_event: Called with each thing that happens to the server, on the event loop.
+        directory: Its directory, created if missing. Only one process at a time may use it.
+        options: How to run the server.
+        on_event: Called with each event of the server, on the event loop.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address at which the server listens."""
         return f"nats://127.0.0.1:{self._running().port}"
 
     @property
@@ -121,16 +121,16 @@ class EmbeddedServer:
         return self._process.pid if self._process is not None else 0
 
     def credential(self, name: CredentialName) -> Credential:
-        """Return who a role, client or person is at this server."""
+        """Return the credential of a role, client or person at this server."""
         self._running()
         return self._credentials[name]
 
     @contextlib.asynccontextmanager
     async def administrator(self) -> AsyncGenerator[Connection]:
-        """Connect as a user who may do anything to the streams; the server knows him only while the block runs.
+        """Connect as a user with all rights on the streams; the server accepts this user only until the block ends.
 
         Raises:
-            Unreachable: if the server does not take him in time.
+            Unreachable: if the server does not accept the user in time.
         """
         process = self._running()
         user = Credential(url=self.url, user=cast("CredentialName", ADMIN), seed=new_seed())
@@ -142,15 +142,15 @@ class EmbeddedServer:
         finally:
             self._write_config(process.port)
             process.reload()
-            # While the server reads it, requests of others find nobody: until then nothing goes on.
+            # While the server reads its configuration, requests of others get no reply: wait until that is over.
             await _wait_until_refused(user)
 
     async def start(self) -> None:
-        """Start the server, return when it is ready, and keep it running until ``stop``.
+        """Start the server, return when it is ready, and restart it after crashes until ``stop``.
 
         Raises:
             ConfigError: if another process uses the directory, or the server does not start.
-            Unreachable: if it is not ready in time.
+            Unreachable: if the server is not ready in time.
         """
         assert self._process is None, "an embedded server is started once"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ class EmbeddedServer:
         )
 
     async def stop(self) -> None:
-        """End the server and let go of the directory; harmless if it is not running."""
+        """End the server and release the directory; harmless if the server is not running."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -194,7 +194,7 @@ class EmbeddedServer:
         return self._process
 
     async def _first_start(self) -> NatsProcess:
-        """Start on the wanted, the remembered or any free port; only the last kind is tried again."""
+        """Start on the configured, the stored or any free port; only another free port is tried after a failure."""
         stored = _stored_port(self.directory)
         for attempt in range(PORT_TRIES_MAX):
             chosen = self.options.port or (stored if attempt == 0 else 0)
@@ -211,7 +211,7 @@ class EmbeddedServer:
                 continue
             write_private(self.directory / PORT_FILE, str(process.port).encode())
             return process
-        raise ConfigError(f"no free port was found in {PORT_TRIES_MAX} tries: name one that is free.")
+        raise ConfigError(f"no free port was found in {PORT_TRIES_MAX} attempts: name one that is free.")
 
     def _configure(self, port: int) -> NatsProcess:
         assert self._lock is not None, "the lock is taken before anything is written"
@@ -220,7 +220,7 @@ class EmbeddedServer:
         self._supervisor = new_supervisor(url)
         ensure_checkpoint_key(self.directory / "credentials")
         self._write_config(port)
-        # The server inherits the lock: should it ever outlive us, nobody opens its streams meanwhile.
+        # The server inherits the lock: if it outlives this process, no other process opens its streams until it ends.
         return NatsProcess(self._config_file, self._log_file, port=port, inherit=(self._lock,))
 
     def _write_config(self, port: int, *, administrator: Credential | None = None) -> None:
@@ -272,13 +272,13 @@ class EmbeddedServer:
             await self._start_again(process)
 
     async def _start_again(self, process: NatsProcess) -> None:
-        # A start that fails leaves an ended process behind: the next turn counts it as a crash.
+        # A failed start leaves an ended process: the next turn of the loop counts it as a crash.
         with contextlib.suppress(ConfigError, Unreachable):
             await process.start(on_progress=self._report_recovering)
             self._report_event("restarted", f"nats-server listens on {self.url} again.")
 
     async def _restart(self) -> None:
-        """End the server on purpose: it is started again, and that counts as no crash."""
+        """End the server on purpose: it is started again, and this does not count as a crash."""
         self._restarting = True
         await self._running().stop()
 
@@ -303,7 +303,7 @@ class EmbeddedServer:
 
 
 async def _connect_when_accepted(user: Credential) -> Connection:
-    """Connect as soon as the server has read who that is."""
+    """Connect as soon as the server accepts the user."""
     deadline = time.monotonic() + ADMIN_WITHIN_S
     while True:
         try:
@@ -315,7 +315,7 @@ async def _connect_when_accepted(user: Credential) -> Connection:
 
 
 async def _wait_until_refused(user: Credential) -> None:
-    """Wait until the server has forgotten who that is."""
+    """Wait until the server refuses the user again."""
     deadline = time.monotonic() + ADMIN_WITHIN_S
     while time.monotonic() < deadline:
         try:

@@ -1,16 +1,16 @@
 """The ``accounts`` section of a server's configuration: one account for the streams, one for each credential.
 
-Why so many, see ``permissions``. How a right crosses from one account to another:
+``permissions`` explains why. A right crosses from one account to another in one of three ways:
 
-- what a stream stores or the API answers: the streams' account exports it as a service, with a way back for
-  the replies, and the credential's account imports it;
-- what the server republishes (``live.>``): the streams' account exports it as a stream;
-- what is only heard (hints, tokens, answers to a person): the speaker's account exports it as a stream to
-  the hearers' accounts. It cannot pass through the streams' account, since the server does not hand on to a
-  stream what has come through a service.
+- Subjects that a stream stores or the API serves: the streams' account exports them as a service, with a way back for
+  the replies, and the credential's account imports them.
+- Subjects that the server republishes (``live.>``): the streams' account exports them as a stream.
+- Subjects that are never stored (hints, tokens, replies to a person): the publisher's account exports them as a stream
+  to the subscribers' accounts. They cannot pass through the streams' account, since the server does not forward
+  messages from a service import to a stream export.
 
-A client's control messages cross under another name (``clients.``): the streams' account thereby knows who sent
-them, and stores them apart from people's.
+A client's control messages cross under another name (``clients.``): so the streams' account knows that a client sent
+them, and stores them apart from those of people.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from linestop.schemas import subjects
 
 STREAMS_ACCOUNT: Final = "LINESTOP"
 READ_RESPONSE_THRESHOLD: Final = "15s"
-"""How long the server keeps the way back of a read with many replies, after the last one (about 1 KB each).
-A pull keeps the server's default of two minutes, so its idle heartbeats must come more often than that."""
+"""How long the server stores the way back of a read with many replies, after the last one (about 1 KB each).
+A pull uses the server's default of two minutes, so its idle heartbeats must be more frequent than that."""
 
 _NEVER_STORED: Final = ("wake.", "deltas.", "_INBOX.")
 
@@ -45,8 +45,8 @@ def accounts_section(
     """Return the ``accounts`` section of a configuration.
 
     Args:
-        logins: How each of ``CREDENTIALS`` may log in (``credentials.logins_of``).
-        options: Choices of whoever runs the bus.
+        logins: The login entries of each of ``CREDENTIALS`` (``credentials.logins_by_credential``).
+        options: The choices of the bus's operator.
     """
     grants_by_credential: dict[CredentialName, Grants] = {name: grants(name, options) for name in CREDENTIALS}
     result: Section = {STREAMS_ACCOUNT: {"jetstream": "enabled", "exports": _exports_of_streams(grants_by_credential)}}
@@ -65,7 +65,7 @@ def accounts_section(
 
 
 def _exports_of_streams(grants_by_credential: Mapping[CredentialName, Grants]) -> list[Section]:
-    """Export each subject once, to exactly those who hold a right to it."""
+    """Export each subject once, to exactly the credentials with a right to it."""
     services: dict[str, list[str]] = {}
     republished: dict[str, list[str]] = {}
     for name, own in grants_by_credential.items():
@@ -100,7 +100,7 @@ def _imports(name: CredentialName, grants_by_credential: Mapping[CredentialName,
 
 
 def _is_never_stored(subject: str) -> bool:
-    """Whether no stream stores it."""
+    """Whether no stream stores this subject."""
     return subject.startswith(_NEVER_STORED)
 
 
@@ -109,7 +109,7 @@ def _stream(account: str, subject: str) -> Section:
 
 
 def _streams_account_subject(name: CredentialName, subject: str) -> str:
-    """Return a subject of a credential as the streams' account knows it."""
+    """Return the name of a credential's subject in the streams' account."""
     if name == "client" and subject.startswith("control."):
         return subjects.client_subject(subject)
     return jetstream_api.server_subject(subject)
@@ -122,7 +122,7 @@ def _service(name: CredentialName, subject: str) -> Section:
 
 
 def _response_settings(subject: str) -> Section:
-    """Say which requests have many replies: the way back of others is forgotten with the first."""
+    """Return the settings of requests with many replies: for others the way back ends with the first reply."""
     if subject.startswith(f"{jetstream_api.SERVER_PREFIX}.CONSUMER.MSG.NEXT."):
         return {"response_type": "stream"}
     if subject.startswith(f"{jetstream_api.SERVER_PREFIX}.DIRECT.GET.") and not subject.endswith(".>"):

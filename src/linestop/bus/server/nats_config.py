@@ -1,4 +1,4 @@
-"""The text of a server configuration: where it listens and stores, around the accounts.
+"""The text of a server configuration: addresses, storage and accounts.
 
 A NATS configuration may be written as JSON, so nothing here has to be quoted by hand.
 """
@@ -18,10 +18,10 @@ SyncInterval = Literal["1s", "10s", "2m", "always"]
 
 
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one server listens and stores; ``routes`` (host:port) make it a node of ``cluster``.
+    """The addresses and the storage of one server; ``routes`` (host:port) make it a node of ``cluster``.
 
-    ``host`` is loopback unless the server has a network of its own around it, as in a container.
-    ``monitor_port`` is where it answers health checks, on loopback only; 0 for nowhere.
+    ``host`` is loopback unless the server has its own network, as in a container. ``monitor_port`` is the port for
+    health checks, on loopback only; 0 for none.
     """
 
     port: int

@@ -1,4 +1,4 @@
-"""A broker of somebody else's: the configuration that it needs, and how it is set up once it has it."""
+"""An outside broker, which linestop does not run itself: its configuration and its set-up."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from linestop.errors import PermissionDenied, Unreachable
 
 PORT_DEFAULT: Final = 4222
 STORE_DIR: Final = Path("jetstream")
-"""Where an outside server stores unless its administrator says otherwise: below where it is started."""
+"""The default storage folder of an outside server, relative to its working directory."""
 
 
 class InitResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``bus_init`` leaves for a person: the configuration the server needs, and how far it came.
+    """The result of ``bus_init``: the configuration that the server needs, and the set-up if it was possible.
 
-    ``set_up`` is None while the server cannot be used yet; ``next_step`` says what to do, and ``reachable``
+    ``set_up`` is None while the server cannot be used yet; ``next_step`` tells a person what to do, and ``reachable``
     whether any server answered.
     """
 
@@ -36,7 +36,7 @@ class InitResult(msgspec.Struct, frozen=True, kw_only=True):
     set_up: SetUpResult | None
     reachable: bool = True
     passwords: bool = False
-    """Whether the broker still takes passwords of an older linestop, and needs this configuration to end that."""
+    """Whether the broker still accepts passwords of an older linestop, until it gets this configuration."""
 
     next_step: str
 
@@ -48,19 +48,19 @@ async def bus_init(
     layout: BusLayout = DEFAULT_LAYOUT,
     access: AccessOptions = DEFAULT_ACCESS,
 ) -> InitResult:
-    """Set up a server of somebody else's the way the embedded one is; may be repeated.
+    """Set up an outside server in the same way as the embedded one; may be repeated.
 
-    Writes the credential files below ``directory`` (keeping those that exist) and returns the whole
-    configuration the server needs. Once the server has it, another call creates streams and consumers.
+    Writes the credential files below ``directory`` (existing ones stay) and returns the whole configuration that the
+    server needs. After the server has got it, another call creates streams and consumers.
 
     Args:
-        url: Where the server listens; several separated by commas.
-        directory: Where the credential files go.
-        layout: What to create.
-        access: Choices about what clients may read.
+        url: The address of the server; several separated by commas.
+        directory: The folder for the credential files.
+        layout: The streams and consumers to create.
+        access: The rights of clients to read.
 
     Raises:
-        ConfigError: for a damaged credential file, or if something cannot be created.
+        ConfigError: if a credential file is damaged, or a stream or consumer cannot be created.
     """
     credentials: Mapping[CredentialName, Credential] = ensure_credentials(directory, url, keep_passwords=True)
     has_passwords = any(credential.password for credential in credentials.values())
@@ -87,7 +87,7 @@ async def bus_init(
 async def _end_passwords(
     directory: Path, credentials: Mapping[CredentialName, Credential]
 ) -> tuple[Mapping[CredentialName, Credential], str]:
-    """Take the passwords out of the files once the server knows every key; say what its administrator has to do."""
+    """Remove the passwords from the files once the server knows every key; tell its administrator what to do."""
     keys: dict[CredentialName, Credential] = {
         name: msgspec.structs.replace(each, password="") for name, each in credentials.items()
     }
@@ -97,12 +97,12 @@ async def _end_passwords(
     except PermissionDenied:
         return credentials, (
             "the credentials are an older linestop's passwords, which are sent in clear: give the server this "
-            "configuration, which takes keys as well, reload it, and run this again."
+            "configuration, which accepts keys as well, reload it, and run this again."
         )
     remove_passwords(directory, credentials)
     return keys, (
-        "the credential files have keys and no passwords from now on: restart what uses them, wherever they were "
-        "copied to, then give the server this configuration, which takes no passwords, and reload it."
+        "the credential files now have keys and no passwords: restart every process that uses them or a copy, "
+        "then give the server this configuration, which accepts no passwords, and reload it."
     )
 
 
@@ -113,7 +113,7 @@ def server_config_text(
     layout: BusLayout = DEFAULT_LAYOUT,
     access: AccessOptions = DEFAULT_ACCESS,
 ) -> str:
-    """Return a configuration that a server can be started with as it is, listening where ``url`` says."""
+    """Return a complete configuration of a server that listens at ``url``."""
     first = urlsplit(url.partition(",")[0].strip())
     listen = Listen(
         host=_listen_host(first.hostname or ""),
@@ -126,12 +126,12 @@ def server_config_text(
 
 
 def _listen_host(name: str) -> str:
-    """Where a server listens that is reached as ``name``, with the brackets that an IPv6 address needs."""
+    """Return the listen address of a server that is reached as ``name``, with brackets around an IPv6 address."""
     if name == "localhost":
         return name
     if not _is_loopback(name):
-        # This is how others reach it; which of the machine's addresses that is, who knows.
-        return "0.0.0.0"  # noqa: S104 - a server for others listens to others
+        # ``name`` is how others reach the server; which of the machine's addresses that is, is unknown here.
+        return "0.0.0.0"  # noqa: S104 - other machines must reach this server
     return f"[{name}]" if ":" in name else name
 
 

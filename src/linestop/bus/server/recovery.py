@@ -1,8 +1,8 @@
-"""Whether a server that does not answer yet makes progress, and how much memory it gets.
+"""Whether a starting server makes progress, and its memory limit.
 
-A server that starts reads its streams before it listens; after a crash it reads every byte of them. How long that
-takes depends on the disk and the neighbours. Ended by the clock it would begin again from the start, for ever. So it is
-given up only when nothing moves: neither its processor time, nor what it has read, nor its log.
+A starting server reads its streams before it listens; after a crash it reads every byte of them. The time this takes
+depends on the disk and on other processes. With a fixed time limit the server would be ended and start from the
+beginning again and again. So it is ended only if nothing changes: its processor time, the bytes read and its log.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Final, NamedTuple
 
 MIB: Final = 1024 * 1024
 MEMORY_MIN_BYTES: Final = 200 * MIB
-"""What the server needs under load with little stored; without a limit its garbage grows to a gigabyte."""
+"""The server's need under load with small streams; without a limit its garbage grows to a gigabyte."""
 
 INDEX_SHARE: Final = 0.25
-"""Memory for each byte that is stored: 0.4 KB an event of 1.1 KB measured while it recovers, and some for messages
-that are larger."""
+"""Memory for each stored byte: 0.4 KB for an event of 1.1 KB, measured during recovery, and some for larger
+messages."""
 
 MACHINE_SHARE: Final = 0.5
-"""Of the machine's memory at most, for the actors live there too."""
+"""The largest share of the machine's memory, because the actors run there too."""
 
 TICKS_MIN: Final = 10
-"""Processor time that shows work, in hundredths of a second; an idle server needs that in minutes."""
+"""Processor time that counts as progress, in hundredths of a second; an idle server uses that in minutes."""
 
 READ_MIN_BYTES: Final = 64 * 1024
 MEMORY_VARIABLE: Final = "GOMEMLIMIT"
 
 
 class _Activity(NamedTuple):
-    """What a process has done so far: processor time in ticks, bytes read, bytes logged."""
+    """A process's activity so far: processor time in ticks, bytes read, bytes logged."""
 
     ticks: int
     read: int
@@ -39,7 +39,7 @@ class _Activity(NamedTuple):
 
 
 class Progress:
-    """Looks at a process again and again."""
+    """Observes the progress of a process."""
 
     def __init__(self, pid: int, log_file: Path, *, now: float) -> None:
         self._pid = pid
@@ -48,7 +48,7 @@ class Progress:
         self._progressed_at = now
 
     def no_progress_s(self, now: float) -> float:
-        """Look, and say for how many seconds it has done nothing worth the name."""
+        """Check the process; return the seconds since its last progress."""
         activity, last = _read_activity(self._pid, self._log_file), self._last
         has_worked = activity.ticks - last.ticks >= TICKS_MIN or activity.read - last.read >= READ_MIN_BYTES
         if has_worked or activity.logged != last.logged:
@@ -57,7 +57,7 @@ class Progress:
 
 
 def _read_activity(pid: int, log_file: Path) -> _Activity:
-    """What the system shows of a process; where there is no ``/proc``, its log alone."""
+    """Read the activity of a process from the system; without ``/proc`` only from its log."""
     ticks = read = logged = 0
     with contextlib.suppress(OSError, ValueError, IndexError):
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
@@ -70,7 +70,7 @@ def _read_activity(pid: int, log_file: Path) -> _Activity:
 
 
 def stored_bytes(folder: Path) -> int:
-    """How many bytes lie below a folder; what vanishes meanwhile counts nothing."""
+    """Return the bytes of all files below a folder; files that vanish in the meantime do not count."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -82,7 +82,7 @@ def stored_bytes(folder: Path) -> int:
 
 
 def machine_bytes() -> int:
-    """The memory of this machine or container, 0 if nothing says."""
+    """Return the memory of this machine or container, 0 if unknown."""
     try:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
@@ -95,7 +95,7 @@ def machine_bytes() -> int:
 
 
 def memory_limit(stored: int, *, machine: int) -> str:
-    """The memory limit of a server with so much stored, as Go reads it: what it needs, at most half of the machine."""
+    """Return the memory limit of a server with ``stored`` bytes in Go's notation, at most half of the machine's."""
     limit_bytes = MEMORY_MIN_BYTES + int(stored * INDEX_SHARE)
     if machine:
         limit_bytes = min(limit_bytes, max(MEMORY_MIN_BYTES, int(machine * MACHINE_SHARE)))

@@ -1,8 +1,8 @@
-"""Whether the embedded server can store: it goes on without, and one of its streams may stay broken.
+"""Watches whether the embedded server can store: it runs on if it cannot, and a stream may stay broken.
 
-A stream that once failed to write ("no space left on device") refuses every later message in silence, also when there
-is room again, until the server is restarted (nats-server 2.15.1). Its health check names that stream. It is asked
-over the server's system account, so no port is opened for it.
+A stream that once failed to write ("no space left on device") drops every later message without a reply, even after
+space was freed, until the server is restarted (nats-server 2.15.1). The server's health check names that stream. The
+check uses the server's system account, so it needs no open port.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ HEALTH: Final = "$SYS.REQ.SERVER.PING.HEALTHZ"
 CHECK_EVERY_S: Final = 1.0
 RESTART_PAUSE_MIN_S: Final = 2.0
 RESTART_PAUSE_MAX_S: Final = 300.0
-"""A disk that is broken, not full, fails again after each restart: each one waits twice as long as the one before.
-Room that somebody has made since is a reason to try at once."""
+"""A disk that is broken, not full, fails again after each restart, so each restart waits twice as long as the one
+before. If space was freed since the last restart, the next one does not wait."""
 
 RESET_PAUSE_AFTER_S: Final = 600.0
 _STUCK: Final = re.compile(r"JetStream (?:stream|consumer) '\S+ > (?P<stream>[^' ]+).*?' write error: (?P<why>.*)")
@@ -49,30 +49,30 @@ class _Reply(msgspec.Struct, frozen=True):
 
 
 class StuckStream(msgspec.Struct, frozen=True):
-    """A stream that failed to write and stays so, and what the server says of it."""
+    """A stream that failed to write and stays broken, and the server's reason."""
 
     stream: str
     why: str
 
 
 def new_supervisor(url: str) -> Credential:
-    """Make a user of the system account, for this start of the server only."""
+    """Create a user of the system account, for this start of the server only."""
     return Credential(url=url, user=cast("CredentialName", SUPERVISOR), seed=new_seed())
 
 
 def read_stuck_stream(payload: bytes) -> StuckStream | None:
-    """Read a health check's answer; None if every stream can be written to."""
+    """Read the reply of a health check; None if every stream can be written to."""
     match = _STUCK.search(msgspec.json.decode(payload, type=_Reply).data.error)
     return StuckStream(match["stream"], match["why"]) if match else None
 
 
 class StoreWatch:
-    """Looks whether the server can store, says when it cannot, and has it started again when it could.
+    """Checks whether the server can store, reports a full disk, and restarts a stuck server once there is space.
 
     Args:
-        who: A user of the system account.
+        user: A user of the system account.
         directory: The state folder, for the space on its disk.
-        say: Told a sentence for people when the disk is full, and before a restart.
+        report: Called with a sentence for people when the disk is full, and before a restart.
         restart: Ends the server and returns; its supervisor starts it again.
     """
 
@@ -94,7 +94,7 @@ class StoreWatch:
         self._disk_full_reported = False
 
     async def run(self) -> None:
-        """Look for ever; ends by cancellation."""
+        """Check every second until cancelled."""
         while True:
             try:
                 async with await connect(self._user, name="linestop supervisor") as connection:
@@ -102,12 +102,12 @@ class StoreWatch:
                         await asyncio.sleep(CHECK_EVERY_S)
                         await self.check(connection)
             except (LinestopError, msgspec.DecodeError) as error:
-                # The server is away or busy; who starts it again is another's task.
-                LOG.debug("store_not_looked_at", why=str(error))
+                # The server is away or busy; its supervisor starts it again.
+                LOG.debug("store_not_checked", why=str(error))
             await asyncio.sleep(CHECK_EVERY_S)
 
     async def check(self, connection: Connection) -> None:
-        """Say that the disk is full, once; or start the server again where a stream is stuck and there is room."""
+        """Report a full disk, once; or restart the server if a stream is stuck and there is space."""
         full = is_full(self._directory)
         if full and not self._disk_full_reported:
             self._report(disk_full_message(self._directory))
@@ -125,8 +125,8 @@ class StoreWatch:
             RESTART_PAUSE_MIN_S if since_s > RESET_PAUSE_AFTER_S else min(2 * self._pause_s, RESTART_PAUSE_MAX_S)
         )
         self._report(
-            f"The stream {stuck.stream} could not be written to ({stuck.why}) and stays so until nats-server is "
-            "started again; there is space, so that is done now."
+            f"The stream {stuck.stream} could not be written to ({stuck.why}) and stays broken until nats-server is "
+            "started again; there is space, so it is started again now."
         )
         await self._restart()
         self._restarted_at, self._free_at_restart = time.monotonic(), free_bytes(self._directory)

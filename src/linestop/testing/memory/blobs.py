@@ -34,7 +34,7 @@ class MemoryBlobs:
         async with with_faults(self._faults, "blobs.get"):
             data = self._stored.get(subjects.blob(tenant, sha256, part=0))
         if data is None:
-            raise NotFound(f"Blob {sha256} of tenant {tenant} is not stored, or not whole: store it again.")
+            raise NotFound(f"Blob {sha256} of tenant {tenant} is missing or incomplete: store it again.")
         if hashlib.sha256(data).hexdigest() != sha256:
             raise NotFound(f"Blob {sha256} of tenant {tenant} is stored, but its bytes do not match its digest.")
         return data
