@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from tests.bus.test_times import virtually
+from tests.bus.test_deadlines_on_time import virtually
 from tests.virtual_processes import EACH, Processes, ScriptedModel, agent, calls, processes
 
 from linestop.bus import stream_names

@@ -2,7 +2,7 @@
 
 Cut are the wakes of the log, the hints of one role to another, alarms in the process, durable timers, the news of
 workers that died and of accounts that have room. Only the intake (tasks, control messages) and the sweep are left.
-``test_times`` is the opposite: everything but the sweep.
+``tests.bus.test_deadlines_on_time`` is the opposite: everything but the sweep.
 """
 
 # ruff: noqa: ANN401 - what is cut is replaced whatever its signature
@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.bus.test_times import LAYOUTS, ROWS, Layout, Row, until_event, virtually
+from tests.bus.test_deadlines_on_time import LAYOUTS, ROWS, Layout, Row, until_event, virtually
 from tests.virtual_processes import (
     HANGS,
     BrokerFaults,
