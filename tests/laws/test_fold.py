@@ -1,4 +1,4 @@
-"""The fold bears everything: any bytes in any subject, any event of any role, in any order."""
+"""The fold handles everything: any bytes in any subject, any event of any role, in any order."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_any_subject_with_any_bytes_is_a_void_message(subject: str, payload: byt
 @example("validator.opened", b'{"id":"a","prev":"' + b"0" * 64 + b'","task":' + b"[" * 100_000)
 @example("validator.opened", b'{"id":"\\ud800","prev":"x"}')
 def test_any_bytes_under_any_tag_fold(tag: str, payload: bytes) -> None:
-    """What has no readable envelope is no event of the chain."""
+    """A message without a readable envelope is not an event of the chain."""
     run = Run(TENANT, RUN)
     entry = run.apply(f"runs.acme.r1.{tag}.1", payload, 1)
     assert entry.ignored
@@ -83,7 +83,7 @@ def test_any_bytes_under_any_tag_fold(tag: str, payload: bytes) -> None:
 @BOUNDED
 @given(st.sampled_from(TAGS), st.dictionaries(st.text(max_size=6), LEAVES, max_size=4), st.data())
 def test_any_event_that_chains_keeps_its_number_and_folds(tag: str, extra: dict[str, Any], data: st.DataObject) -> None:
-    """Illegal, undecodable or unheard of: the chain goes on."""
+    """Illegal, undecodable or unknown: the chain continues."""
     story = at_work(call("look"), call("pay"))
     names = fields_of(tag)
     body = {name: data.draw(LEAVES) for name in data.draw(st.lists(st.sampled_from(names), max_size=4))} | extra
@@ -98,7 +98,7 @@ def test_any_event_that_chains_keeps_its_number_and_folds(tag: str, extra: dict[
 @settings(BOUNDED, max_examples=100)
 @given(st.integers(0, len(AGENTS) - 1), st.lists(st.integers(0, 10**6), min_size=5, max_size=40), st.data())
 def test_a_log_with_spoilt_values_folds(choice: int, numbers: list[int], data: st.DataObject) -> None:
-    """Every number, moment and text of a real log may be a lie: the fold says what counts and never fails."""
+    """Every number, moment and text of a real log may be false: the fold decides what is legal and never fails."""
     walk = Walk(choice, check=False)
     for number in numbers:
         walk.step(number)
@@ -117,7 +117,7 @@ def test_a_log_with_spoilt_values_folds(choice: int, numbers: list[int], data: s
 @BOUNDED
 @given(st.integers(0, len(AGENTS) - 1), st.lists(st.integers(0, 10**6), min_size=5, max_size=40))
 def test_a_run_that_is_not_over_always_has_a_deadline(choice: int, numbers: list[int]) -> None:
-    """Nothing that waits is ever forgotten: some role looks again, at the latest when the run is too old."""
+    """No waiting run is ever forgotten: some role decides again, at the latest when the run is too old."""
     walk = Walk(choice, check=False)
     for number in numbers:
         walk.step(number)
@@ -138,7 +138,7 @@ def test_an_event_beyond_the_calendar_is_ignored(at: str) -> None:
 
 
 def test_every_role_may_stop_and_no_role_may_append_for_another() -> None:
-    """``stopped`` is everybody's; every other event has one speaker."""
+    """Every role may append ``stopped``; every other event belongs to one role."""
     for role in ROLES:
         story = at_work(call("pay"))
         body = msgspec.json.encode({"id": "x", "prev": story.run.head, "by": role, "why": "x", "at": NOW})

@@ -1,4 +1,4 @@
-"""What holds for every role, in runs made of any events in any order."""
+"""The laws of every role, in runs made of any events in any order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOUNDED = settings(
 def test_every_role_is_pure_idempotent_fenced_by_a_stop_and_silent_after_an_unknown_event(
     choice: int, numbers: list[int]
 ) -> None:
-    """Checked at each decision of a random walk, with wakes, costs and prompt sizes: see ``Walk.ask``."""
+    """Checked at each decision of a random walk, with wakes, costs and prompt sizes: see ``Walk.decide``."""
     walk = Walk(choice)
     for number in numbers:
         walk.step(number)
@@ -29,7 +29,7 @@ def test_every_role_is_pure_idempotent_fenced_by_a_stop_and_silent_after_an_unkn
 @settings(BOUNDED, max_examples=150)
 @given(st.integers(0, len(AGENTS) - 1), NUMBERS)
 def test_every_run_reaches_its_seal_and_folds_to_the_same_state_again(choice: int, numbers: list[int]) -> None:
-    """Whatever happened before: a person answers, deadlines pass, and nothing is left open."""
+    """Whatever happened before: a person replies, deadlines pass, and nothing is left open."""
     walk = Walk(choice, check=False)
     for number in numbers:
         walk.step(number)
@@ -50,7 +50,7 @@ def test_every_run_reaches_its_seal_and_folds_to_the_same_state_again(choice: in
 @settings(BOUNDED, max_examples=150)
 @given(st.integers(0, len(AGENTS) - 1), NUMBERS)
 def test_no_unsafe_effect_is_attempted_twice_without_a_decision(choice: int, numbers: list[int]) -> None:
-    """A second attempt of what is not safe to repeat follows a failure known to be safe, or a person's word."""
+    """A second attempt of an unsafe effect follows a failure that is known to be safe, or a person's decision."""
     walk = Walk(choice, check=False)
     for number in numbers:
         walk.step(number)

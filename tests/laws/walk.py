@@ -1,7 +1,7 @@
-"""A random walk of one run through its six roles: any order, any result, any word, at any time.
+"""A random walk of one run through its six roles: any order, any result, any control message, at any time.
 
 Each step is one number, so that a failing walk shrinks. ``Walk`` checks the laws of the roles at each of their
-decisions; ``ended`` then brings the run to its seal with a person who answers what is asked.
+decisions; ``run_to_seal`` then brings the run to its seal with a person who replies to every question.
 """
 
 from __future__ import annotations
@@ -98,14 +98,14 @@ def size(run: Run, version: AgentVersion, event: ModelStarted) -> int:
 
 
 def closing_bytes(run: Run, event: ModelStarted) -> int:
-    """What a closing prompt has beside the conversation: instructions, and a note for each call not made."""
+    """The bytes of a closing prompt besides the conversation: instructions, and a note for each call not made."""
     if event.purpose != "close" or run.proposal is None:
         return 0
     return INSTRUCTION_BYTES + sum(256 for call in run.proposal.calls if call.stage is not Stage.ENDED)
 
 
 class Walk(Story):
-    """One run at the mercy of the numbers."""
+    """One run that the numbers drive."""
 
     def __init__(
         self,
@@ -131,14 +131,14 @@ class Walk(Story):
     # --- laws ------------------------------------------------------------------------------------------
 
     def current_facts(self, *more: Any) -> Facts:  # noqa: ANN401 - any facts
-        """What a role knows: its worker's present life, and what the tools' checks found."""
+        """The facts of a role: its worker's present incarnation, and the findings of the tools' checks."""
         waiting: dict[int, tuple[str, ...]] = {
             c.finished_n: () for c in self.run.calls.values() if c.stage is Stage.CHECK
         }
         return super().current_facts(Worker(id=f"w#{self.incarnation}"), CheckFindings(by_event=waiting), *more)
 
     def decide(self, role: RoleName, *more: Any) -> bool:  # noqa: ANN401 - any facts
-        """Let one role decide, check every law about it, and append what it said."""
+        """Let one role decide, check every law about it, and append its event."""
         facts, run = self.current_facts(*more), self.run
         before = pickle.dumps(run) if self.check else b""
         event = self.roles[role].decide(run, CUE, facts, self.now)
@@ -148,24 +148,26 @@ class Walk(Story):
             self._check_unknown_events(role, facts)
         if event is None:
             return False
-        assert not run.stopped or isinstance(event, EVENTS_AFTER_STOP), f"{role} says {event} after a stop"
+        assert not run.stopped or isinstance(event, EVENTS_AFTER_STOP), f"{role} appends {event} after a stop"
         self._check_start(event)
-        willing = self._roles_with_events() if self.check else set[RoleName]()
+        roles_ready = self._roles_with_events() if self.check else set[RoleName]()
         self.put(role, event)
         if self.check:
             repeated = self.roles[role].decide(run, CUE, facts, self.now)
-            assert repeated is None or repeated != event, f"{role} says the same again: {event}"
-            self._check_wakes(role, event, willing)
+            assert repeated is None or repeated != event, f"{role} decides the same again: {event}"
+            self._check_wakes(role, event, roles_ready)
         return True
 
     def put(self, role: RoleName, event: AnyEvent) -> None:
-        """Append what a role said: the table and the rules let every such event count."""
+        """Append a role's event: the table and the rules accept every such event."""
         entry = self.append(role, event)
-        assert not entry.ignored, f"{role} said {EVENT_NAMES[type(event)]} in vain: {entry.ignored}"
+        assert not entry.ignored, f"{role} appended {EVENT_NAMES[type(event)]}, which is ignored: {entry.ignored}"
 
     def _check_unknown_events(self, role: RoleName, facts: Facts) -> None:
         self.run.has_unknown_events = True
-        assert self.roles[role].decide(self.run, CUE, facts, self.now) is None, f"{role} speaks although it is blind"
+        assert self.roles[role].decide(self.run, CUE, facts, self.now) is None, (
+            f"{role} decides although the run has an unknown event"
+        )
         self.run.has_unknown_events = False
 
     def _check_start(self, event: AnyEvent) -> None:
@@ -192,21 +194,21 @@ class Walk(Story):
         decided: dict[RoleName, AnyEvent | None] = {
             name: role.decide(self.run, CUE, facts, self.now) for name, role in self.roles.items()
         }
-        # A limit or a warning is found at the next look; everything else must not wait for one.
+        # A limit or a warning may wait for the next pass; every other event must not.
         return {
             name for name, event in decided.items() if event is not None and not isinstance(event, Stopped | Warned)
         }
 
-    def _check_wakes(self, speaker: RoleName, event: AnyEvent, ready_before: set[RoleName]) -> None:
-        """Who has something to say only since this event must be woken by it, or have said it."""
+    def _check_wakes(self, source: RoleName, event: AnyEvent, ready_before: set[RoleName]) -> None:
+        """A role that decides something only since this event must be woken by it, or have appended it."""
         name = "stopped" if isinstance(event, Stopped) else f"{EVENT_ROLES[type(event)]}.{EVENT_NAMES[type(event)]}"
-        for role in self._roles_with_events() - ready_before - {speaker}:
-            assert name in self.roles[role].wakes, f"{name} gives {role} something to say and does not wake it"
+        for role in self._roles_with_events() - ready_before - {source}:
+            assert name in self.roles[role].wakes, f"{name} gives {role} something to decide and does not wake it"
 
     # --- steps -----------------------------------------------------------------------------------------
 
     def step(self, number: int) -> None:
-        """One thing that may happen, chosen by a number."""
+        """Do one thing that may happen, chosen by a number."""
         kinds: tuple[Callable[[int], object], ...] = (
             self.run_one_role, self.run_all_roles, self.run_all_roles, self.run_all_roles,
             self.finish_model_request, self.finish_model_request,
@@ -218,29 +220,29 @@ class Walk(Story):
         assert not self.check or self.run.available_micros >= 0 or self.run.spent_micros > 0
 
     def run_one_role(self, number: int) -> object:
-        """Any role looks."""
+        """Let any one role decide."""
         return self.decide(ACTORS[number % len(ACTORS)])
 
     def run_all_roles(self, number: int) -> None:
-        """All look, beginning anywhere, until none has anything to say."""
+        """Let all roles decide, beginning anywhere, until none decides anything."""
         order: list[RoleName] = [*ACTORS[number % len(ACTORS) :], *ACTORS[: number % len(ACTORS)]]
         for _ in range(200):
             if not any(self.decide(name) for name in order):
                 return
-        raise AssertionError("the roles never fall silent")
+        raise AssertionError("the roles never stop deciding")
 
     def finish_model_request(self, number: int) -> None:
-        """An answer to any model call that has none, late or in time."""
+        """Report a reply to any model request that has none, late or in time."""
         ours = [a for attempts in self.run.attempts.values() for a in attempts if not a.call and not a.closed_n]
         if not ours:
             return
         attempt = ours[-1 - number % len(ours)] if number % 7 == 0 else ours[-1]
         events = self.planner_events(self._model_reply(number), n=attempt.n)
-        willing = self._roles_with_events() if self.check else set[RoleName]()
+        roles_ready = self._roles_with_events() if self.check else set[RoleName]()
         for event in events:
             self.put("planner", event)
             if self.check:
-                self._check_wakes("planner", event, willing)
+                self._check_wakes("planner", event, roles_ready)
 
     def _model_reply(self, number: int) -> ModelReply | ModelFailed:
         if number % 13 == 5:
@@ -257,7 +259,7 @@ class Walk(Story):
         return reply(*calls, text="I think so", usage=usage)
 
     def finish_tool_call(self, number: int) -> None:
-        """A result for any attempt whose fate the log does not know for certain."""
+        """Report a result of any attempt whose outcome the log does not know for certain."""
         ours = [
             a for attempts in self.run.attempts.values() for a in attempts
             if a.call and (not a.closed_n or a.outcome == "unknown")
@@ -266,7 +268,7 @@ class Walk(Story):
             self.report(ours[-1 - (number // 7) % len(ours)], RESULTS[number % len(RESULTS)])
 
     def report(self, attempt: Attempt, result: ToolResult) -> None:
-        """Append what the executor makes of this result, if it is news."""
+        """Append the executor's event for this result, if it adds anything."""
         if attempt.outcome == "unknown" and result.outcome == "unknown":
             return
         started = self.run.entries[attempt.n - 1].event
@@ -275,14 +277,14 @@ class Walk(Story):
         view = tuple(
             w for w in self.executor.prepare(self.run, started, self.current_facts()) if w.call == attempt.call
         )
-        willing = self._roles_with_events() if self.check else set[RoleName]()
+        roles_ready = self._roles_with_events() if self.check else set[RoleName]()
         for event in performed(self.executor, view, started):
             self.put("executor", event)
             if self.check:
-                self._check_wakes("executor", event, willing)
+                self._check_wakes("executor", event, roles_ready)
 
     def send_any_control(self, number: int) -> None:
-        """Any word about any call, or about the run."""
+        """Send any control message about any call, or about the run."""
         verbs: tuple[Verb, ...] = ("approve", "approve", "deny", "answer", "resolve", "edit", "pause", "resume", "stop")
         verb = verbs[number % len(verbs)]
         if verb == "stop" and number // 9 % 4:
@@ -304,17 +306,17 @@ class Walk(Story):
         self.decide("approver", ControlMessage(verb=verb, control=control))
 
     def advance_any_time(self, number: int) -> None:
-        """Seconds, minutes, an hour."""
+        """Let seconds, minutes or an hour pass."""
         self.advance_s(PAUSES_S[number % len(PAUSES_S)])
 
     def restart_worker(self, number: int) -> None:
-        """The process is started anew under its name."""
+        """Start the process again under its name."""
         self.incarnation += 1 if number % 3 == 0 else 0
 
     # --- the end -----------------------------------------------------------------------------------------
 
     def run_to_seal(self, steps_max: int = 400) -> Run:
-        """Bring the run to its seal: a person answers, performers report, deadlines pass."""
+        """Bring the run to its seal: a person replies, performers report, deadlines pass."""
         for _ in range(steps_max):
             self.run_all_roles(0)
             if self.run.phase == "sealed":
@@ -338,7 +340,7 @@ class Walk(Story):
                 action: Any = ("done", "retry")[state.index % 2]
                 control_base = Control(call=state.call, answer="yes", action=action)
                 for by in ("ann", "bob"):
-                    messages.append((verb, msgspec.structs.replace(control_base, by=by)))  # noqa: PERF401 - a word each
+                    messages.append((verb, msgspec.structs.replace(control_base, by=by)))  # noqa: PERF401 - one message each
         appended = [self.decide("approver", ControlMessage(verb=verb, control=control)) for verb, control in messages]
         return any(appended)
 
