@@ -191,7 +191,7 @@ def test_a_hold_names_its_accounts() -> None:
 
 
 def test_budget_holds_again_for_a_tool_the_hold_does_not_cover() -> None:
-    """An effect's price is held for like a model call's."""
+    """An effect's price needs a hold, like that of a model request."""
     dear = agent(tools=(contract("rent", price_micros=200_000),))
     story = at_work(call("rent"), version=dear)
     assert story.event_names().count("budget.held") == 2
@@ -259,7 +259,7 @@ def test_a_run_that_held_nothing_is_sealed_without_settlement() -> None:
 
 
 def test_unknown_usage_is_charged_at_the_reservation() -> None:
-    """A model call that was cut off may have been billed in full."""
+    """A model request that was cut off may have been billed in full."""
     story = Story().open_run().run_until_idle()
     cost = story.last(ModelStarted).cost_max_micros
     story.finish_model(ModelFailed("availability", "reset", possibly_billed=True))

@@ -58,7 +58,7 @@ def test_a_run_stores_a_bounded_number_of_reported_events() -> None:
     story = started()
     for number in range(REPORTED_EVENTS_MAX):
         story.send_control("answer", event=f"e{number}", answer={}).append_decided()
-    assert f"keeps {REPORTED_EVENTS_MAX} events that it has not waited for yet" in refusal(
+    assert f"already stores {REPORTED_EVENTS_MAX} events that no call waits for" in refusal(
         story, "answer", event="one-more", answer={}
     )
     assert story.append("approver", Answered(call="", event="forged", answer="", by="x")).ignored

@@ -354,7 +354,7 @@ async def test_a_summary_that_is_too_long_to_store_is_a_failure() -> None:
     """It would be in every later prompt, and does not fit into an event."""
     event = await _event(_respond_with(_text("openai", "x" * 40_000)), "openai", purpose="compact")
     assert isinstance(event, ModelFailedEvent)
-    assert "at most 32768 can be kept" in event.message
+    assert "at most 32768 can be stored" in event.message
     summary = await _event(_respond_with(_text("openai", "x" * 30_000)), "openai", purpose="compact")
     assert isinstance(summary, Compacted)
 

@@ -35,7 +35,7 @@ WIRE_S = 0.001
 TWO_CORES = WorkerLimits(runs_max=2 * RUNS_PER_CORE, starts_max=2 * STARTS_PER_CORE)
 TURNS = 3
 FIRST_S, NEXT_S = 20.0, 0.1
-"""How long the first model call of a run takes, and the others."""
+"""How long the first model request of a run takes, and the others."""
 
 STARTS_A_RESULT_MAX = 1.05
 PLENTY = AccountLimits(user_day_micros=10**12, tenant_day_micros=10**12, system_hour_micros=10**12)

@@ -273,7 +273,7 @@ async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start
 def test_an_administrator_gets_two_commands_that_are_valid_for_an_hour() -> None:
     """The age is an hour longer than that of the cut, so that later within the hour no more than was meant leaves."""
     now = datetime(2026, 5, 31, 12, tzinfo=UTC)
-    assert Cut(now=now, before=now - timedelta(days=14)).by_hand() == (
+    assert Cut(now=now, before=now - timedelta(days=14)).manual_commands() == (
         "nats stream edit RUNS -f --max-age=1213200s && nats stream edit RUNS -f --max-age=7776000s"
     )
 

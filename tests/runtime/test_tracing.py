@@ -60,7 +60,7 @@ def refunded() -> Story:
 
 
 def test_a_run_is_one_trace_with_a_span_a_call() -> None:
-    """The run is the root, every model call and tool call a child, all with the trace id of the events."""
+    """The run is the root, every model request and tool call a child, all with the trace id of the events."""
     messages = record([[("look", "a")], [("look", "b")]], nothing)
     found = spans_of(messages)
     run = Run(TENANT, RUN)

@@ -90,7 +90,7 @@ def _report_rejection_reason(run: Run, message: ControlMessage) -> str:
     if reports_kept(run, untrusted=not message.trusted) < REPORTED_EVENTS_MAX:
         return ""
     return (
-        f"Run '{run.run}' keeps {REPORTED_EVENTS_MAX} events that it has not waited for yet; report it when it waits."
+        f"Run '{run.run}' already stores {REPORTED_EVENTS_MAX} events that no call waits for; report it when one does."
     )
 
 

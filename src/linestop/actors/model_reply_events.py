@@ -67,7 +67,7 @@ def compacted_event(work: ModelWork, reply: ModelReply) -> AnyEvent:
     if is_blank(summary):
         return _invalid_reply(work, reply, "The summary was empty.")
     if size > INLINE_BYTES_MAX:
-        return _invalid_reply(work, reply, f"The summary has {size} bytes; at most {INLINE_BYTES_MAX} can be kept.")
+        return _invalid_reply(work, reply, f"The summary has {size} bytes; at most {INLINE_BYTES_MAX} can be stored.")
     cost = _charge_micros(work, reply.usage, reported=reply.usage_reported)
     return Compacted(
         turn=work.turn, attempt=work.attempt, covers_from=1, covers_to=work.covers_to, summary=summary,
@@ -78,7 +78,7 @@ def compacted_event(work: ModelWork, reply: ModelReply) -> AnyEvent:
 def proposed_event(work: ModelWork, reply: ModelReply, duration_s: float) -> AnyEvent:
     """Return the proposal of the reply, or a failure if it makes too many calls or its arguments are too large."""
     if len(reply.calls) > CALLS_MAX:
-        sentence = f"The answer makes {len(reply.calls)} calls; at most {CALLS_MAX} can be judged at once."
+        sentence = f"The reply makes {len(reply.calls)} calls; at most {CALLS_MAX} can be judged at once."
         return _invalid_reply(work, reply, sentence)
     if (size := sum(len(call.args.encode(errors="replace")) for call in reply.calls)) > ARGUMENTS_BYTES_MAX:
         return _invalid_reply(

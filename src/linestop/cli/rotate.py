@@ -36,7 +36,7 @@ def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click
     cut = output.with_client(directory, work, as_="operator")
     if options["as_json"]:
         output.print_json(
-            {"before": cut.before, "held_by": cut.held_by, "commands": cut.by_hand() if cut.before else ""}
+            {"before": cut.before, "held_by": cut.held_by, "commands": cut.manual_commands() if cut.before else ""}
         )
         return
     if cut.held_by:
@@ -48,7 +48,7 @@ def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click
         f"Events from before {cut.before:%Y-%m-%d %H:%M} UTC may leave. Run this within the hour, as the broker's"
     )
     output.note("administrator: the first command lets them go, the second lets RUNS keep 90 days again.")
-    output.print_text(cut.by_hand())
+    output.print_text(cut.manual_commands())
 
 
 async def reach_of(path: Path) -> Reach:

@@ -38,7 +38,7 @@ LOG = structlog.get_logger("linestop.rotation")
 EVERY_S: Final = 3600.0
 RETRY_S: Final = 60.0
 MARGIN: Final = timedelta(days=1)
-BY_HAND_WITHIN: Final = timedelta(hours=1)
+COMMANDS_VALID_FOR: Final = timedelta(hours=1)
 """How long the commands that are printed for an administrator stay valid."""
 
 POLLS_MAX: Final = 100
@@ -65,9 +65,9 @@ class Cut(msgspec.Struct, frozen=True, kw_only=True):
         """The age of the cut: older events are removed."""
         return self.now - self.before if self.before is not None else timedelta(0)
 
-    def by_hand(self) -> str:
+    def manual_commands(self) -> str:
         """Return the commands that the administrator of an outside broker has to run within the hour."""
-        keep_s = int((self.age + BY_HAND_WITHIN).total_seconds())
+        keep_s = int((self.age + COMMANDS_VALID_FOR).total_seconds())
         edit = f"nats stream edit {stream_names.RUNS} -f --max-age"
         return f"{edit}={keep_s}s && {edit}={RUNS_RETENTION_NS // SECOND_NS}s"
 
@@ -143,7 +143,7 @@ async def rotate(administrator: Administrator, cut: Cut) -> int:
                 for _ in range(POLLS_MAX):
                     await _update(admin, {**info["config"], **_shorter(info, cut.before)})
                     info = await _info(admin)
-                    if not _holds_older(info, cut.before):
+                    if not _has_older(info, cut.before):
                         break
                     await anyio.sleep(POLL_EVERY_S)
                 last = _first_seq(info)
@@ -162,7 +162,7 @@ def _first_seq(info: dict[str, Any]) -> int:
     return int(info["state"]["first_seq"])
 
 
-def _holds_older(info: dict[str, Any], than: datetime) -> bool:
+def _has_older(info: dict[str, Any], than: datetime) -> bool:
     state = info["state"]
     return bool(state["messages"]) and msgspec.convert(state["first_ts"], datetime) < than
 
