@@ -101,7 +101,7 @@ def test_a_call_above_reversible_by_a_fallback_needs_a_person_whatever_policy_cl
 
 
 def test_a_call_of_the_first_model_after_a_fallback_is_cleared_by_policy() -> None:
-    """Only the answer that the fallback gave is concerned, not the rest of the run."""
+    """Only the fallback's own proposal is concerned, not the rest of the run."""
     version = msgspec.structs.replace(CLEAR, fallbacks=(SPARE,), limits=Limits(model_retries_max=0))
     story = (
         Story(version)
@@ -131,14 +131,14 @@ def test_no_policy_clears_a_destructive_call() -> None:
 
 
 def test_a_cleared_destructive_call_is_ignored_by_every_reader() -> None:
-    """Not even the approver can let it pass."""
+    """Not even the approver can clear it."""
     story = at_gate(call("drop", KNOWN))
     line = ClearedCall(call="drop", rule="policy:clear", args_sha256=story.run.calls["drop"].args_sha256)
     assert "only a person" in story.append("approver", Cleared(calls=(line,))).ignored
 
 
 def test_a_policy_may_ask_about_a_read() -> None:
-    """``policy.ask`` holds whatever the tier."""
+    """``policy.ask`` applies to every tier."""
     assert at_work(call("look"), version=agent(policy=Policy(ask=("lo*",)))).last(Asked).calls[0].rule == "policy:ask"
 
 
@@ -168,7 +168,7 @@ def test_a_mixed_proposal_has_one_call_cleared_and_the_other_asked_about() -> No
 
 
 def test_an_unknown_outcome_can_be_resolved_but_neither_approved_nor_denied() -> None:
-    """It is asked what happened, not whether it may."""
+    """The question is what happened, not whether it may happen."""
     story = with_unknown_outcome()
     assert "`linestop resolve r1 pay" in refusal(story, "approve", call="pay")
     assert "`linestop resolve r1 pay" in refusal(story, "deny", call="pay")
@@ -237,14 +237,14 @@ def test_a_run_asks_before_it_spends_more_than_its_policy_lets_it() -> None:
 
 
 def test_a_run_below_the_threshold_does_not_ask() -> None:
-    """At the default $0.25 a small run is not disturbed."""
+    """At the default of $0.25 a small run is not interrupted."""
     story = Story(agent(policy=FRUGAL)).open_run().run_until_idle()
     assert story.run.spend_asked is None
     assert story.open_model()
 
 
 def test_a_run_whose_policy_does_not_ask_spends_up_to_its_limit() -> None:
-    """Without the policy the threshold means nothing."""
+    """Without the policy the threshold has no effect."""
     assert Story(agent(limits={"ask_from_micros": 0})).open_run().run_until_idle().open_model()
 
 
@@ -264,7 +264,7 @@ def test_denied_spending_ends_the_run() -> None:
 
 
 def test_unanswered_spending_is_denied() -> None:
-    """It expires like an approval, and an approval after that counts for nothing."""
+    """It expires like an approval, and a later approval has no effect."""
     story = frugal()
     granted = story.send_control("approve").decided
     assert granted is not None
@@ -284,7 +284,7 @@ def test_only_deciders_decide_about_spending() -> None:
 
 
 def test_the_wait_for_an_answer_about_a_tools_price_is_not_work() -> None:
-    """While a person thinks about the money for an effect, the run waits: its wall time stands still."""
+    """While a person decides about the money for an effect, the run waits: its wall time does not run."""
     policy = Policy(ask_on_spend=True)
     story = at_work(call("rent"), version=agent(policy=policy, limits={"ask_from_micros": 30_000}))
     assert story.last(Asked).spend is not None

@@ -28,14 +28,14 @@ from linestop.schemas.verify import verify
 
 
 def start_of(story: Story) -> NextStart:
-    """What may start next."""
+    """The next start."""
     start = next_start(story.run, story.now)
     assert isinstance(start, NextStart)
     return start
 
 
-def test_a_hold_covers_the_next_start_and_some_like_it() -> None:
-    """So that a run seldom waits for budget."""
+def test_a_hold_covers_the_next_start_and_some_more() -> None:
+    """So a run seldom waits for budget."""
     story = Story().open_run()
     cost = start_of(story).cost_max_micros
     held = story.when("budget").then(Held, hold="acme.r1.1", price_table="agent file")
@@ -44,7 +44,7 @@ def test_a_hold_covers_the_next_start_and_some_like_it() -> None:
 
 
 def test_a_hold_never_goes_beyond_the_runs_cost_limit() -> None:
-    """What is left of the limit is held, and no more."""
+    """At most the rest of the limit is held."""
     story = Story().open_run()
     cost = start_of(story).cost_max_micros
     tight = Story(agent(limits={"cost_max_micros": cost + 10})).open_run()
@@ -74,7 +74,7 @@ def test_the_default_cost_limit_ends_an_expensive_run() -> None:
 
 
 def test_a_hold_over_the_cost_limit_is_ignored_by_the_fold() -> None:
-    """Whoever wrote it."""
+    """Whichever process wrote it."""
     story = Story().open_run()
     held = story.when("budget").decided
     assert isinstance(held, Held)
@@ -90,7 +90,7 @@ def test_the_same_hold_twice_counts_once() -> None:
 
 
 def test_nothing_is_held_without_a_reply_of_the_accounts() -> None:
-    """Nor with an answer to another question."""
+    """Nor with a reply about another hold."""
     story = Story().open_run()
     cue = Cue(kind="sweep")
     assert story.roles["budget"].decide(story.run, cue, Facts(), story.now) is None
@@ -151,7 +151,7 @@ def test_a_run_that_waits_for_money_holds_only_what_it_has_spent() -> None:
 
 
 def test_money_is_not_given_back_while_a_start_is_open() -> None:
-    """Its reservation is in it."""
+    """Its reservation is part of the held money."""
     story = Story().open_run().run_until_idle()
     lines = tuple(
         SettledHold(hold=hold, spent_micros=0, released_micros=held.amount_micros)
@@ -160,8 +160,8 @@ def test_money_is_not_given_back_while_a_start_is_open() -> None:
     assert story.append("budget", Queued(need_micros=1, why="x", holds=lines)).ignored == "a start is still open"
 
 
-def test_a_wait_for_money_that_charges_too_little_counts_for_nothing() -> None:
-    """A run could spend its limit twice."""
+def test_a_wait_for_money_that_charges_too_little_is_ignored() -> None:
+    """Otherwise a run could spend its limit twice."""
     story = Story(agent(tools=(contract("rent", price_micros=400_000),))).open_run().run_until_idle()
     story.given(*story.planner_events(reply(call("rent")))).when("validator").append_decided().when(
         "approver"
@@ -183,7 +183,7 @@ def test_accounts_that_cannot_be_changed_are_waited_for_with_the_cause() -> None
 
 
 def test_a_hold_names_its_accounts() -> None:
-    """What each had given out before stays in the log."""
+    """The log keeps what each account had given out before."""
     story = Story().open_run()
     hold, amount = next_hold(story.run, story.now)
     line = AccountLine(account="tenant.acme", period="2026-01-01", before_micros=1, limit_micros=2)
@@ -232,7 +232,7 @@ def test_a_warning_comes_for_tokens_too() -> None:
 
 
 def test_a_run_that_is_over_is_settled_once_nothing_is_open() -> None:
-    """What was spent stays charged, the rest goes back."""
+    """Money spent stays charged, the rest is released."""
     story = at_work(call("look")).given(Stopped(by="bob", why="enough"), by="operator")
     story.when("budget").expect_nothing()
     story.given(Finished(call="look", attempt=1, outcome="succeeded"))
@@ -244,7 +244,7 @@ def test_a_run_that_is_over_is_settled_once_nothing_is_open() -> None:
 
 
 def test_a_settlement_with_an_open_start_or_without_every_hold_is_ignored() -> None:
-    """Nothing is given back that may still be spent."""
+    """Money that may still be spent is not released."""
     story = at_work(call("look")).given(Stopped(by="bob", why="enough"), by="operator")
     assert story.append("budget", Settled(holds=())).ignored == "a start is still open"
     story.given(Finished(call="look", attempt=1, outcome="succeeded"))
@@ -273,7 +273,7 @@ def test_a_failure_that_cannot_be_billed_costs_nothing() -> None:
 
 
 def test_a_superseded_attempt_is_charged_until_its_late_result_states_its_cost() -> None:
-    """First the reservation, then what it really was, although both answers name their calls alike."""
+    """First the reservation, then the real cost, although both replies name their calls alike."""
     story = Story(agent(limits={"wall_s": 600})).open_run().run_until_idle()
     first = story.open_model()
     cost = story.last(ModelStarted).cost_max_micros
@@ -305,7 +305,7 @@ def test_a_start_that_does_not_fit_or_costs_less_than_nothing_is_ignored() -> No
 
 
 def test_usage_beyond_the_holds_is_charged_to_the_accounts_when_the_run_waits() -> None:
-    """The account knows what the run has spent, also where that is more than was held; later holds come on top."""
+    """The account is charged all that the run has spent, also above its holds; later holds come on top."""
     limits = {"cost_max_micros": 90_000_000, "tokens_max": 50_000_000}
     story = Story(agent(tools=(contract("rent", price_micros=400_000),), limits=limits)).open_run().run_until_idle()
     held = sum(hold.amount_micros for hold in story.run.holds.values())

@@ -30,7 +30,7 @@ from linestop.schemas.tool_contracts import ToolResult
 
 
 def verdicts(*calls: ToolCall, **limits: Any) -> list[JudgedCall]:  # noqa: ANN401
-    """How these calls of a first proposal are judged."""
+    """The verdicts on these calls of a first proposal."""
     return list(at_gate(*calls, version=agent(limits=limits)).last(Judged).calls)
 
 
@@ -51,15 +51,15 @@ def test_arguments_become_canonical_and_are_keyed() -> None:
     assert first.raw_args_sha256 != second.raw_args_sha256
 
 
-def test_a_call_of_an_unknown_tool_names_those_there_are() -> None:
-    """The model can mend it in one turn."""
+def test_a_call_of_an_unknown_tool_is_rejected_with_the_names_of_the_tools() -> None:
+    """The model can correct it in one turn."""
     verdict = verdicts(call("fly"))[0]
     assert verdict.verdict == "reject"
     assert "the tools are: look, note" in verdict.errors[0]
 
 
 def test_all_errors_of_the_arguments_come_at_once() -> None:
-    """So that one turn is enough to mend them."""
+    """So one turn is enough to correct them."""
     assert len(verdicts(call("look", '{"q":1,"amount":"x"}'))[0].errors) == 2
 
 
@@ -87,14 +87,14 @@ def test_one_good_proposal_resets_the_count() -> None:
 
 
 @pytest.mark.parametrize(("calls", "verdict"), [(16, "pass"), (17, "reject")])
-def test_an_answer_holds_at_most_sixteen_calls(calls: int, verdict: str) -> None:
+def test_a_proposal_has_at_most_sixteen_calls(calls: int, verdict: str) -> None:
     """``proposal_calls_max``."""
     proposed = [call("look", f'{{"q":"{i}"}}', id=f"c{i}") for i in range(calls)]
     assert {v.verdict for v in verdicts(*proposed, calls_per_tool_max=20)} == {verdict}
 
 
 def test_a_tool_is_called_at_most_ten_times() -> None:
-    """``calls_per_tool_max``: the eleventh is rejected, in one answer and over several."""
+    """``calls_per_tool_max``: the eleventh is rejected, in one proposal and over several."""
     proposed = [call("look", f'{{"q":"{i}"}}', id=f"c{i}") for i in range(11)]
     assert [v.verdict for v in verdicts(*proposed)] == ["pass"] * 10 + ["reject"]
     story = at_work(*proposed[:10]).finish_tools(**{f"c{i}": OK for i in range(10)}).finish_model(reply(proposed[10]))
@@ -153,8 +153,8 @@ def test_the_same_call_with_another_result_is_not_a_loop() -> None:
 
 
 @pytest.mark.parametrize("tool", ["pay", "note"])
-def test_an_effect_that_was_done_is_answered_from_the_record(tool: str) -> None:
-    """The model is not allowed to repeat it: same answer, nothing started."""
+def test_a_repeated_effect_gets_the_recorded_result(tool: str) -> None:
+    """The model may not repeat it: same result, nothing started."""
     story = at_work(call(tool))
     if tool == "pay":
         story.send_control("approve", call=tool).append_decided().run_until_idle()
@@ -172,12 +172,12 @@ def test_a_repeatable_effect_may_be_repeated() -> None:
     assert story.last(Judged).calls[0].verdict == "pass"
 
 
-def test_the_same_effect_twice_in_one_answer_is_rejected() -> None:
+def test_the_same_effect_twice_in_one_proposal_is_rejected() -> None:
     """One of them is enough."""
     assert [v.verdict for v in verdicts(call("pay", id="a"), call("pay", id="b"))] == ["pass", "reject"]
 
 
-def test_an_edit_into_an_effect_under_way_is_refused() -> None:
+def test_an_edit_into_an_effect_in_progress_is_refused() -> None:
     """A person's edit must not make the effect happen twice; the person gets the reason."""
     story = at_work(call("pay", '{"q":"a"}', id="a"), call("pay", '{"q":"b"}', id="b"))
     story.send_control("approve", call="a").append_decided()
@@ -196,7 +196,7 @@ def test_an_effect_with_an_unknown_outcome_is_not_proposed_again() -> None:
 
 
 def test_an_effect_that_succeeded_too_late_is_not_repeated() -> None:
-    """Its answer was given up, but the log knows that it was done."""
+    """Its result came too late, but the log knows that it was done."""
     story = at_work(call("note"))
     for _ in range(3):
         story.advance_s(12).run_until_idle()
@@ -207,7 +207,7 @@ def test_an_effect_that_succeeded_too_late_is_not_repeated() -> None:
 
 
 def test_long_arguments_are_judged_from_their_blob() -> None:
-    """What is behind the reference is what counts."""
+    """The text behind the reference counts."""
     story = Story().open_run().run_until_idle()
     ref = BlobRef(sha256="a" * 64, bytes=40_000)
     story.given(Proposed(turn=1, attempt=1, calls=(ProposedCall(call="c", tool="look", args=ref),)))
@@ -246,7 +246,7 @@ def test_a_wait_for_a_moment_without_a_zone_or_that_is_past_is_rejected_with_the
     assert past.errors == ("'2025-12-31T12:00:00Z' is past: it is 2026-01-01T12:00:00+00:00 now.",)
 
 
-def test_a_judgement_of_other_calls_than_the_pending_ones_is_ignored() -> None:
+def test_verdicts_on_other_calls_than_the_pending_ones_are_ignored() -> None:
     """Every pending call exactly once, and no other."""
     story = Story().open_run().run_until_idle()
     story.given(*story.planner_events(reply(call("look"), call("note"))))

@@ -35,7 +35,7 @@ def planner(messages: Any, *, limit: int = 4200) -> Any:  # noqa: ANN401 - never
 
 
 def test_constants_of_the_code_are_found_and_docstrings_are_not() -> None:
-    """Literals, defaults, what it names in its module, and the functions of its module that it uses."""
+    """Literals, defaults, the names of its module that it uses, and the functions of its module that it calls."""
     found = {msgspec.json.decode(text) for text in constants_of(planner)}
     assert {ACCOUNT, 500, 4200, "admin", "till@firm.example", 7, 19} <= found
     assert {"support@firm.example", "inner@firm.example", True} <= found
@@ -69,8 +69,8 @@ def judged(args: str, *, version: AgentVersion | None = None, result: Any = None
 
 
 @pytest.mark.parametrize("args", [f'{{"q":"{ACCOUNT}","amount":500}}', '{"q":"till@firm.example"}', '{"amount":19}'])
-def test_a_constant_of_the_function_is_the_operators_own(args: str) -> None:
-    """So that ``policy.clear`` clears."""
+def test_a_constant_of_the_function_is_trusted(args: str) -> None:
+    """So ``policy.clear`` clears the call."""
     assert judged(args) == ()
 
 
@@ -101,11 +101,11 @@ def test_a_constant_of_the_function_is_the_operators_own(args: str) -> None:
     ],
 )
 def test_a_value_that_the_function_took_from_a_result_needs_an_origin(args: str, result: Any) -> None:  # noqa: ANN401
-    """Whatever the function did with it."""
+    """However the function changed the value."""
     assert judged(args, result=result) == ("untrusted-value",)
 
 
-def test_a_constant_that_also_stands_in_the_material_needs_an_origin() -> None:
+def test_a_constant_that_also_appears_in_the_material_needs_an_origin() -> None:
     """The customer's message may contain a value that also stands in the code."""
     version = by_function()
     story = Story(version)
@@ -115,6 +115,6 @@ def test_a_constant_that_also_stands_in_the_material_needs_an_origin() -> None:
 
 
 def test_a_model_has_no_constants() -> None:
-    """Neither an agent's model, whatever its version says, nor one that a function would fall back to."""
+    """Neither the agent's own model nor one that a function would fall back to."""
     model = agent(constants=constants_of(planner), tools=(contract("look"), contract("pay", tier="irreversible")))
     assert judged(f'{{"q":"{ACCOUNT}"}}', version=model) == ("untrusted-value",)

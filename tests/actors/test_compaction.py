@@ -34,7 +34,7 @@ def retried(story: Story, seconds: float) -> ModelStarted:
 
 
 def long_story(**limits: object) -> Story:
-    """A run whose model has a small window, one call of 15 kB after another, until it is to be compacted."""
+    """A run whose model has a small window, with one 15 kB result after another, until it is to be compacted."""
     small = msgspec.structs.replace(SPARE, window_tokens=10_000)
     return Story(agent(model=small, limits={**ROOMY, **limits})).open_run().run_until_idle()
 
@@ -64,7 +64,7 @@ def test_a_function_is_given_the_whole_conversation_however_long_it_is() -> None
 
 
 def test_a_context_at_sixty_percent_of_the_window_is_compacted() -> None:
-    """The next call is a summary; the turn is made afterwards with a smaller prompt."""
+    """The next request is a summary; the turn follows with a smaller prompt."""
     story = grown(long_story(), 2)
     event = story.last(ModelStarted)
     assert (event.purpose, event.turn, event.attempt) == ("compact", 3, 1)
@@ -77,7 +77,7 @@ def test_a_context_at_sixty_percent_of_the_window_is_compacted() -> None:
 
 
 def test_the_last_turn_stays_verbatim_beside_the_summary() -> None:
-    """What the model is in the middle of is not retold; values of what is retold stand beside it."""
+    """The turn in progress is not summarised; exact values of the summarised turns follow the summary."""
     story = grown(long_story(), 1)
     short = ToolResult(outcome="succeeded", value={"ref": "R-900", "total": 25.5})
     story.finish_model(reply(call("look", '{"q":"r"}', id="r"), usage=Usage(fresh_in=story.run.context_bytes // 4)))
@@ -127,7 +127,7 @@ def test_a_run_at_eighty_percent_of_its_tokens_is_compacted_if_that_pays() -> No
 
 
 def test_a_short_context_is_not_compacted() -> None:
-    """It would cost a call and gain nothing."""
+    """It would cost a request and gain nothing."""
     assert grown(long_story(), 1).last(ModelStarted).purpose == "turn"
 
 
@@ -146,8 +146,8 @@ def test_a_run_that_allows_no_compaction_has_none() -> None:
     assert grown(long_story(compactions_max=0), 3).last(ModelStarted).purpose == "turn"
 
 
-def test_an_empty_summary_is_a_malformed_answer() -> None:
-    """It is not built upon; the compaction is tried again."""
+def test_an_empty_summary_is_a_malformed_reply() -> None:
+    """It is not used; the compaction is tried again."""
     story = grown(long_story(), 2).finish_model(reply(text=" "))
     assert story.last(ModelFailedEvent).kind == "malformed"
     assert retried(story, 2).purpose == "compact"

@@ -60,7 +60,7 @@ def test_an_approval_of_something_else_than_shown_is_refused(field: str) -> None
 
 @pytest.mark.parametrize("field", ["args_sha256", "contract_digest"])
 def test_a_forged_grant_for_other_arguments_is_ignored_by_the_fold(field: str) -> None:
-    """Whoever wrote it: a grant is bound to arguments and contract."""
+    """A grant is bound to arguments and contract, whichever process wrote it."""
     story = at_work(call("pay"))
     granted = story.send_control("approve", call="pay").decided
     assert isinstance(granted, Granted)
@@ -70,7 +70,7 @@ def test_a_forged_grant_for_other_arguments_is_ignored_by_the_fold(field: str) -
 
 
 def test_a_grant_after_its_expiry_is_ignored_by_the_fold() -> None:
-    """It expires to deny even if no timer has fired yet."""
+    """It expires even if no timer has fired yet."""
     story = at_work(call("pay"))
     granted = story.send_control("approve", call="pay").decided
     assert granted is not None
@@ -79,7 +79,7 @@ def test_a_grant_after_its_expiry_is_ignored_by_the_fold() -> None:
 
 
 def test_an_approval_covers_one_effect() -> None:
-    """The same call in a later answer is not done again."""
+    """The same call in a later proposal is not done again."""
     story = (
         at_work(call("pay", KNOWN))
         .send_control("approve", call="pay")
@@ -133,7 +133,7 @@ def test_only_deciders_decide() -> None:
 
 
 def test_a_required_signature_must_be_a_known_persons() -> None:
-    """Where people have keys, an unsigned decision counts for nothing."""
+    """If people have keys, an unsigned decision has no effect."""
     story = at_work(call("pay"))
     line = story.last(Asked).calls[0]
     shown: dict[str, Any] = {"args_sha256": line.args_sha256, "contract_digest": line.contract_digest}
@@ -148,7 +148,7 @@ def test_a_required_signature_must_be_a_known_persons() -> None:
 
 
 def test_a_signed_decision_counts_once() -> None:
-    """Whoever overheard "do it again" cannot have an effect done once more by repeating it."""
+    """A process that read "do it again" cannot repeat the effect by sending it once more."""
     story = (
         at_work(call("pay"))
         .send_control("approve", call="pay")
@@ -178,7 +178,7 @@ def test_an_unknown_outcome_is_resolved_by_deciders_only() -> None:
 
 @pytest.mark.parametrize("tool", ["pay", "drop"])
 def test_an_edit_approves_the_persons_own_arguments(tool: str) -> None:
-    """One step: judged like any arguments, let through on the edit, and nothing else is what runs."""
+    """One step: judged like any arguments, cleared by the edit, and exactly these arguments run."""
     story = at_work(call(tool, STRANGE), version=CLEAR)
     story.send_control("edit", call=tool, args={"q": "ann@example.com"}).then(Edited, approves=True)
     assert story.stage(tool) == "pending"
@@ -240,7 +240,7 @@ def test_an_edit_of_an_older_version_is_asked_about_again() -> None:
 
 
 def test_numbers_that_are_written_otherwise_are_the_same() -> None:
-    """4.0 becomes 4 when it is judged, and is what the person wrote all the same."""
+    """4.0 becomes 4 when it is judged, and still equals the person's value."""
     story = at_work(call("pay"))
     story.send_control("edit", call="pay", args={"amount": 4.0}).append_decided().run_until_idle()
     assert story.last(Judged).calls[0].args == '{"amount":4}'
@@ -294,7 +294,7 @@ def test_an_edit_does_not_approve_a_call_that_was_not_asked_about(changes: dict[
 
 
 def test_a_question_of_the_model_waits_for_an_answer() -> None:
-    """``ask.person`` becomes a question, and the answer its result."""
+    """``ask.person`` becomes a question, and the reply its result."""
     story = at_work(call("ask.person", '{"question":"Which one?","options":["a","b"]}', id="q"))
     question = story.last(Asked).question
     assert question is not None
@@ -305,7 +305,7 @@ def test_a_question_of_the_model_waits_for_an_answer() -> None:
 
 
 def test_a_reply_that_is_not_a_text_is_stored_as_json() -> None:
-    """Any JSON value may be an answer."""
+    """Any JSON value may be a reply."""
     story = at_work(call("ask.person", '{"question":"?"}', id="q"))
     story.send_control("answer", call="q", answer={"n": 1}).then(Answered, answer='{"n":1}')
 
@@ -342,7 +342,7 @@ def test_a_run_without_events_left_cannot_be_paused() -> None:
 
 
 def test_a_persons_stop_names_person_reason_and_open_starts() -> None:
-    """The receipt's list of what may still be on the wire."""
+    """The receipt lists calls that may still be in progress."""
     story = at_work(call("look"))
     event = story.send_control("stop", why="enough", mode=StopMode.DRAIN).then(
         Stopped, by="bob", why="enough", mode=StopMode.DRAIN
@@ -367,7 +367,7 @@ def test_a_stopped_run_accepts_no_control_messages(verb: Verb) -> None:
 
 
 def test_a_stop_cancels_the_calls_that_a_draining_stop_let_finish() -> None:
-    """Who stopped the run first, and why, stays; the other way round there is nothing to be changed."""
+    """The first stop's person and reason stay; in the other order nothing changes."""
     story = at_work(call("look")).send_control("stop", why="let it end", mode=StopMode.DRAIN).append_decided()
     assert "is stopped already" in refusal(story, "stop", mode=StopMode.DRAIN)
     assert "is stopped already" in refusal(story, "pause")

@@ -27,7 +27,7 @@ def test_the_model_sees_material_as_data_after_the_task() -> None:
 
 
 def test_material_is_counted_before_the_model_is_asked() -> None:
-    """What a call reserves for covers it."""
+    """The reservation of a request covers it."""
     without, with_it = Story().open_run().run, Story(task=Task(text=TASK, material=LETTER)).open_run().run
     assert with_it.context_bytes - without.context_bytes == material_bytes(LETTER)
     assert material_bytes("") == 0
@@ -42,7 +42,7 @@ def test_no_value_of_material_is_trusted_and_a_person_sees_its_origin() -> None:
 
 
 def test_secrets_are_redacted_in_material() -> None:
-    """It is outside data, as a tool's result is; the task's digest is that of what was sent."""
+    """Material is outside data, as a tool's result is; the task's digest is that of the original."""
     sent = Task(text=TASK, material="the key is hunter2hunter2 and sk-" + "ant-api03-abcdEFGH1234ijklMNOP")
     opened = Story(task=sent, facts=(Secrets(values=("hunter2hunter2",)),)).open_run().last(Opened)
     assert opened.task.material == "the key is [redacted:secret] and [redacted:anthropic_key]"
@@ -58,7 +58,7 @@ def test_too_much_material_is_refused_with_the_limit() -> None:
 
 
 def test_an_answer_derived_from_material_is_marked() -> None:
-    """Whoever uses the answer can see that."""
+    """A reader of the answer can see that."""
     for material in ("", LETTER):
         story = (
             Story(agent(), task=Task(text=TASK, material=material))

@@ -77,7 +77,7 @@ def test_without_a_fallback_a_wait_that_is_too_long_ends_the_run_at_once(choice:
 
 
 def test_a_run_that_queues_waits_as_long_as_the_provider_asks_and_the_wait_is_not_work() -> None:
-    """To the second, and not the usual minute."""
+    """To the second, instead of the usual minute."""
     story = _story(on_model_down="queue").finish_model(_slow(3_600))
     start = next_start(story.run, story.now)
     assert isinstance(start, NextStart)
@@ -96,7 +96,7 @@ def _on_fallback(**fields: Any) -> Story:  # noqa: ANN401 - any field of an agen
 
 @pytest.mark.parametrize(("seconds", "first"), [(0, OTHER), (59.999, OTHER), (60, MAIN), (300, MAIN)])
 def test_a_fallback_that_answered_is_tried_first_for_a_minute(seconds: float, first: str) -> None:
-    """From the failure of the model before it; then the run's own model gets its chance again."""
+    """From the failure of the model before it; then the run's own model is tried first again."""
     story = _on_fallback().advance_s(seconds).finish_tools(look=OK)
     assert _asked(story) == [MAIN, OTHER, first]
     assert story.last(ModelStarted).fallback_of == (MAIN if first == OTHER else "")
@@ -113,7 +113,7 @@ def test_an_outage_costs_one_round_of_retries_a_minute_and_not_one_a_turn() -> N
 
 
 def test_a_provider_that_named_its_wait_is_not_asked_before() -> None:
-    """Also where it is longer than a minute."""
+    """Also if the wait is longer than a minute."""
     story = _story().finish_model(_slow(600)).finish_model(reply(call("look"))).advance_s(599).finish_tools(look=OK)
     assert _asked(story) == [MAIN, OTHER, OTHER]
 
@@ -134,8 +134,8 @@ def test_a_model_that_replies_again_is_no_longer_down() -> None:
     assert _asked(story)[-1] == MAIN
 
 
-def test_a_fallback_that_nothing_led_to_is_found_by_the_checker() -> None:
-    """A planner may not ask what it likes better."""
+def test_a_fallback_without_a_failure_before_it_is_found_by_the_checker() -> None:
+    """A planner may not choose a model by itself."""
     story = _story()
     started = story.last(ModelStarted)
     story.given(*story.planner_events(ModelFailed("malformed", "odd")))

@@ -38,14 +38,14 @@ def test_the_text_beside_calls_is_their_reason(text: str, reason: str) -> None:
 
 
 def test_a_final_answer_needs_no_reason() -> None:
-    """It is its own text."""
+    """The answer itself is the text."""
     event = thinking().planner_events(reply(text="done"))[0]
     assert isinstance(event, Proposed)
     assert event.reason == ""
 
 
 def test_a_person_is_asked_with_the_models_reason() -> None:
-    """Approvals show why the model wants what it wants."""
+    """Approvals show why the model wants the call."""
     story = thinking().finish_model(reply(call("pay"), text="The order never came."))
     assert story.last(Asked).calls[0].reason == "The order never came."
 
@@ -71,7 +71,7 @@ def test_a_known_secret_in_an_answer_that_is_returned_is_in_no_event() -> None:
 
 
 def test_a_known_secret_beside_calls_is_in_no_event_of_a_stopped_run() -> None:
-    """Neither as text nor as reason, nor in the provider's text blocks; what is signed is left as it is."""
+    """Neither as text nor as reason, nor in the provider's text blocks; signed blocks stay as they are."""
     story = secretive()
     blocks: tuple[dict[str, object], ...] = (
         {"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": f"it is {SECRET}"},
@@ -85,14 +85,14 @@ def test_a_known_secret_beside_calls_is_in_no_event_of_a_stopped_run() -> None:
 
 
 def test_a_known_secret_that_a_provider_repeats_is_in_no_failure() -> None:
-    """Some quote the request that they refuse, and a failure is why the run ends."""
+    """Some providers quote the request that they refuse, and the failure becomes the reason of the run's end."""
     story = secretive().finish_model(ModelFailed("permanent", f"no such thing: {SECRET}"))
     assert story.last(Sealed).why == "no such thing: [redacted:secret]"
     assert leaks(story) == []
 
 
 def test_a_known_secret_is_in_no_summary() -> None:
-    """It would be in every later prompt."""
+    """Otherwise it would be in every later prompt."""
     story = secretive()
     started = msgspec.structs.replace(story.last(ModelStarted), purpose="compact")
     view = msgspec.structs.replace(story.planner.prepare(story.run, story.last(ModelStarted), story.facts), covers_to=1)

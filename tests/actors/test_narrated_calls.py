@@ -124,14 +124,14 @@ def test_an_ordinary_answer_is_left_alone(text: str) -> None:
 
 
 def test_a_run_without_that_tool_has_nothing_to_call() -> None:
-    """It could not do it, so there is nothing to send back."""
+    """The run could not make the call, so nothing is sent back."""
     assert not narrated_call('I will call pay({"amount": 25}) now', ("look",))
     assert not narrated_call('I will call pay({"amount": 25}) now', ())
 
 
 @pytest.mark.parametrize("piece", ["I will now call ", "pay(", "`pay` ", "i'll ", "je vais ", "我现在", '{"tool": '])
 def test_the_search_is_bounded_whatever_the_answer_is(piece: str) -> None:
-    """A model writes what it was made to write: no text takes longer than a moment."""
+    """An attacker may control what a model writes: no text takes longer than a moment."""
     before = time.process_time()
     narrated_call(piece * (200_000 // len(piece)), TOOLS)
     narrated_call((piece * 2_000)[:20_000], TOOLS)
@@ -178,8 +178,8 @@ def test_a_narrated_call_is_sent_back_only_once() -> None:
     "limits",
     [{"turns_max": 1}, {"returned_max": 0}, {"tokens_max": 7_000}, {"cost_max_micros": 25_000}, {"events_max": 60}],
 )
-def test_an_answer_stands_where_the_model_could_not_be_asked_again(limits: dict[str, int]) -> None:
-    """A run that would only come to its limit is better off with what it has."""
+def test_an_answer_is_accepted_if_the_model_cannot_be_asked_again(limits: dict[str, int]) -> None:
+    """Otherwise the run would end at a limit without any answer."""
     used = Usage(fresh_in=4_000, out=1_000)
     story = Story(agent(limits=limits)).open_run().run_until_idle().finish_model(reply(text=NARRATION, usage=used))
     assert story.last(Accepted).answer == NARRATION

@@ -44,7 +44,7 @@ def test_identifiers_amounts_and_dates_are_listed_as_they_are_written(value: obj
 
 
 def test_a_value_is_listed_once_with_its_event() -> None:
-    """And not at all where the task, which is never summarised, has it."""
+    """And not at all if it appears in the task, which is never summarised."""
     assert "4711" in TASK
     story = with_results({"order": 4711, "ref": "R-100"}, {"ref": "R-100"}, {"ref": "R-200"})
     values = exact_values(covered_texts(story.run, story.run.proposals[-1].n))
@@ -65,7 +65,7 @@ def test_a_failure_message_yields_no_values() -> None:
 
 
 def test_the_values_are_bounded_and_the_newest_remain() -> None:
-    """No table takes all places, and no conversation more than there are."""
+    """One long table does not take all places, and the total is limited."""
     story = with_results(*([f"R-{at}{row:03}" for row in range(50)] for at in range(6)))
     values = exact_values(covered_texts(story.run, story.run.proposals[-1].n))
     assert len(values) == VALUES_MAX

@@ -71,8 +71,8 @@ def test_a_persons_answer_is_trusted_and_a_clients_is_not(*, trusted: bool, flag
     assert story.last(Judged).calls[0].flags == flagged
 
 
-def test_the_same_question_is_asked_once_in_an_answer() -> None:
-    """The second one is sent back: its answer is the first one's."""
+def test_the_same_question_is_asked_once_in_a_proposal() -> None:
+    """The second one is rejected: the reply to the first one counts for both."""
     story = at_work(
         call("ask.person", '{"question":"to whom?"}', id="a"), call("ask.person", '{"question":"to whom?"}', id="b")
     )
@@ -85,7 +85,7 @@ def test_the_same_question_is_asked_once_in_an_answer() -> None:
     [("https://x.org/a", "answered"), ("https://x.org/a?d=4711", "asked"), ("https://y.org/", "asked")],
 )
 def test_a_read_that_sends_out_a_composed_value_needs_a_person(url: str, stage: str) -> None:
-    """A link that stands somewhere as it is may be followed; one that the model made may carry a secret."""
+    """A link that appears in the run may be followed; one that the model composed may carry a secret."""
     fetching = agent(tools=(contract("look"), contract("fetch", egress=("q",))))
     read = ToolResult(outcome="succeeded", value={"link": "https://x.org/a"})
     story = (

@@ -64,7 +64,7 @@ def test_a_completed_run_is_sealed_with_answer_receipt_and_totals() -> None:
 
 @pytest.mark.parametrize("code", list(STATUS))
 def test_every_stop_has_its_status_and_cause(code: StopCode) -> None:
-    """What ended the run can be read off its seal."""
+    """The seal shows what ended the run."""
     story = Story().given(Stopped(by="x", why="because", code=code), by="operator")
     story.when("recorder").then(Sealed, status=STATUS[code], cause=CAUSE[code], why="because")
 
@@ -93,7 +93,7 @@ def test_a_run_that_is_still_open_is_not_sealed() -> None:
     assert "not legal" in story.append("recorder", Sealed(status="completed")).ignored
 
 
-def test_the_seal_of_a_stopped_run_holds_the_models_last_text() -> None:
+def test_the_seal_of_a_stopped_run_has_the_models_last_text() -> None:
     """``partial``, shortened, and the results by name."""
     story = (
         Story().open_run().run_until_idle().finish_model(reply(call("look"), text="x" * 3_000)).finish_tools(look=OK)
@@ -107,7 +107,7 @@ def test_the_seal_of_a_stopped_run_holds_the_models_last_text() -> None:
 
 
 def test_a_stopped_run_lists_the_fate_of_every_call() -> None:
-    """Done, failed, unknown, and what passed but never started."""
+    """Done, failed, unknown, and passed but never started."""
     story = at_work(call("look"), call("pay"), call("drop"), call("note"))
     story.send_control("approve", call="pay").append_decided().run_until_idle()
     story.finish_tools(look=OK, note=ToolResult(outcome="failed"), pay=ToolResult(outcome="unknown"))
@@ -180,7 +180,7 @@ def test_after_the_seal_only_late_results_and_amendments_are_legal() -> None:
 
 
 def test_a_run_that_was_stopped_before_it_opened_has_no_agent_and_no_money() -> None:
-    """Every fold bears a run without ``opened``."""
+    """Every reader handles a run without ``opened``."""
     story = Story().given(Stopped(by="bob", why="no"), by="operator").run_until_idle()
     sealed = story.last(Sealed)
     assert (sealed.status, sealed.totals.turns, sealed.receipt) == ("stopped", 0, ())

@@ -24,7 +24,7 @@ def wait(name: str, place: str) -> ToolCall:
 
 
 def started() -> Story:
-    """A run that has not waited yet: its model thinks."""
+    """A run that has not waited yet: its model request is in progress."""
     return Story(AGENT).open_run().run_until_idle()
 
 
@@ -66,13 +66,13 @@ def test_a_run_stores_a_bounded_number_of_reported_events() -> None:
 
 
 def test_reports_of_clients_take_no_place_of_trusted_reports() -> None:
-    """Nor does it come first: a client may report any name beforehand."""
+    """Nor do they come first: a client may report any name beforehand."""
     story = started()
     for number in range(REPORTED_EVENTS_MAX):
         forged = Control(event="paid" if number == 0 else f"e{number}", answer="forged")
         story.when("approver", ControlMessage(verb="answer", control=forged)).append_decided()
     more = ControlMessage(verb="answer", control=Control(event="paid", answer="again"))
-    assert f"keeps {REPORTED_EVENTS_MAX} events" in rejection_reason(story.run, more, story.now)
+    assert f"already stores {REPORTED_EVENTS_MAX} events" in rejection_reason(story.run, more, story.now)
     story.send_control("answer", event="paid", answer="real").append_decided()
     story.finish_model(reply(wait("paid", "w1")))
     answered = next(entry.event for entry in reversed(story.run.entries) if isinstance(entry.event, Answered))

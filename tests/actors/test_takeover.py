@@ -59,7 +59,7 @@ def test_a_later_incarnation_takes_over_a_safe_start_at_once() -> None:
 
 
 def test_another_worker_does_not_take_over_before_the_end() -> None:
-    """Only the same name proves anything."""
+    """Only the same name proves that the earlier worker is dead."""
     at_work(call("look")).when("executor", Worker(id="v#9")).expect_nothing()
 
 
@@ -91,8 +91,8 @@ def test_a_probe_confirms_that_the_effect_happened() -> None:
     assert story.run.calls["wire"].outcome_text == '{"ok":true}'
 
 
-def test_a_probe_that_says_never_started_lets_the_effect_be_tried_again() -> None:
-    """What did not happen may be done, under the approval it has."""
+def test_a_probe_with_never_started_lets_the_effect_be_tried_again() -> None:
+    """An effect that did not happen may be made under its approval."""
     story = (
         paid("wire")
         .finish_tools(wire=UNKNOWN)
@@ -105,7 +105,7 @@ def test_a_probe_that_says_never_started_lets_the_effect_be_tried_again() -> Non
 
 
 @pytest.mark.parametrize("result", [TRANSIENT, UNKNOWN])
-def test_a_probe_that_cannot_say_leaves_it_to_a_person(result: ToolResult) -> None:
+def test_a_probe_without_a_finding_leaves_the_outcome_to_a_person(result: ToolResult) -> None:
     """A call is probed once; then a person must decide."""
     story = paid("wire").finish_tools(wire=UNKNOWN).advance_s(20).run_until_idle().finish_tools(wire=result)
     assert story.last(Asked).calls[0].rule == "unknown"
@@ -142,7 +142,7 @@ def test_a_late_failure_of_an_earlier_attempt_does_not_settle_a_later_one() -> N
 
 
 def test_a_late_success_of_a_superseded_attempt_settles_the_call_and_its_successor_changes_nothing() -> None:
-    """What is answered stays answered, whatever the attempt that took over reports afterwards."""
+    """An ended call stays ended, whatever the attempt that took over reports afterwards."""
     story = at_work(call("look"), call("pay")).advance_s(12).run_until_idle()
     story.given(Finished(call="look", attempt=1, outcome="succeeded", result="first", late=True)).run_until_idle()
     assert story.run.calls["look"].outcome_text == "first"

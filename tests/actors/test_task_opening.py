@@ -45,7 +45,7 @@ def refused(task: Task | None = None, *facts: Any, **more: Any) -> tuple[str, st
 
 
 def test_a_refusal_names_the_sender_of_the_task() -> None:
-    """As far as the task could be read, whichever way it was refused; what a run would not take is left out."""
+    """As far as the task could be read, whatever the refusal; fields that a run would not accept are left out."""
     task = Task(text=TASK, user="ann", submitter="crm", labels={"a": "b"}, key="k")
     whose = AskedFor(user="ann", submitter="crm", labels={"a": "b"}, key="k", asked_at=NOW)
     later: dict[str, Any] = {"asked_at": NOW + timedelta(seconds=9)}
@@ -135,7 +135,7 @@ def test_an_invalid_task_is_refused_with_the_change_to_make(task: Task, code: st
     assert part in sentence
 
 
-def test_an_agent_that_was_deployed_with_an_endless_limit_gets_no_runs() -> None:
+def test_an_agent_with_an_endless_limit_gets_no_runs() -> None:
     """Limits that lead beyond the calendar are refused with the limit's name and bound."""
     version = agent(limits={"run_max_s": 10**18})
     story = Story(version)
@@ -144,7 +144,7 @@ def test_an_agent_that_was_deployed_with_an_endless_limit_gets_no_runs() -> None
     assert "limits.run_max_s: 1e+18 is not between 0 and 2,592,000" in event.sentence
 
 
-def test_a_task_of_exactly_the_longest_text_is_let_in() -> None:
+def test_a_task_with_exactly_the_longest_text_is_accepted() -> None:
     """``input_chars_max`` counts characters."""
     assert isinstance(open_task(Task(text="é" * 20_000)), Opened)
 
@@ -162,14 +162,14 @@ def test_a_task_for_an_unknown_agent_is_refused() -> None:
 
 
 def test_a_task_that_cannot_be_read_is_refused_with_the_reason() -> None:
-    """The reader's own sentence is handed on."""
+    """The reader's own sentence is passed on."""
     unread = IncomingTask(agent="desk", sha256="s", problem="It is not JSON.")
     story = Story().when("validator", unread, CurrentAgent(version=agent()))
     story.then(Refused, code="malformed", sentence="It is not JSON.")
 
 
 def test_a_key_that_is_taken_names_the_run_that_has_it() -> None:
-    """The client learns where its other task went."""
+    """The client learns which run its other task has."""
     refusal = open_task(None, existing_run="r0")
     assert isinstance(refusal, Refused)
     assert (refusal.code, refusal.existing_run) == ("key_taken", "r0")
@@ -177,7 +177,7 @@ def test_a_key_that_is_taken_names_the_run_that_has_it() -> None:
 
 @pytest.mark.parametrize(("used", "let_in"), [(0.899, True), (0.9, False)])
 def test_new_work_is_refused_when_the_log_is_nearly_full(used: float, *, let_in: bool) -> None:
-    """The last tenth belongs to stops, facts and seals."""
+    """The last tenth is reserved for stops, results and seals."""
     assert isinstance(open_task(None, Space(used=used)), Opened) is let_in
 
 

@@ -46,7 +46,7 @@ def leaks(story: Story) -> list[str]:
     ],
 )
 def test_a_secret_in_a_call_that_is_rejected_is_in_no_event(tool: str, args: str) -> None:
-    """Not as it was written and not in the reason, nor among the provider's own blocks; and the log verifies."""
+    """Neither as it was written nor in the reason nor in the provider's blocks; and the log verifies."""
     story = secretive()
     blocks: tuple[dict[str, object], ...] = ({"type": "tool_use", "id": "x", "name": tool, "input": args},)
     story.finish_model(reply(call(tool, args, id="x"), blocks=blocks))
@@ -66,7 +66,7 @@ def test_arguments_that_would_be_valid_without_their_secret_are_still_rejected()
 
 
 def test_a_valid_call_is_stored_as_it_was_written() -> None:
-    """What runs is what was written, secrets included; an answer without secrets is not touched."""
+    """The call runs as it was written, secrets included; a reply without secrets is not changed."""
     story = secretive()
     story.finish_model(reply(call("look", f'{{ "q": "{SECRET}" }}')))
     assert story.last(Proposed).calls[0].args == f'{{ "q": "{SECRET}" }}'

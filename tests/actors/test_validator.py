@@ -85,7 +85,7 @@ def test_an_answer_that_relies_on_untrusted_results_is_marked() -> None:
     )
 
 
-def test_secrets_are_taken_out_of_the_answer() -> None:
+def test_secrets_are_removed_from_the_answer() -> None:
     """Whatever the model answers."""
     story = (
         Story(facts=(Secrets(values=("hunter2hunter2",)),))
@@ -208,6 +208,6 @@ def test_denied_and_failed_calls_still_let_the_run_complete() -> None:
 
 
 def test_an_empty_run_needs_no_facts() -> None:
-    """A wake without anything to go by is harmless."""
+    """A wake without facts is harmless."""
     story = Story()
     assert story.roles["validator"].decide(story.run, Cue(kind="sweep"), Facts(), story.now) is None

@@ -78,7 +78,7 @@ def proves_itself(story: Story) -> None:
     ],
 )
 def test_a_waiting_call_is_asked_about_again(fields: dict[str, Any], reason: str) -> None:
-    """In the same run, for as long as before, with one sentence that names what became wider; then it is made."""
+    """In the same run, with the same time to decide and a sentence about the wider part; then the call is made."""
     story = at_work(call("pay"))
     before, tools = last_question(story), changed("pay", **fields)
     story.advance_s(30.0).run_until_idle(tools)
@@ -99,7 +99,7 @@ def test_a_waiting_call_is_asked_about_again(fields: dict[str, Any], reason: str
 
 
 def test_the_question_is_printed_with_the_wider_part_of_the_contract() -> None:
-    """By ``approvals`` and by ``show``."""
+    """By ``approvals`` and ``show``."""
     story = at_work(call("pay")).run_until_idle(changed("pay", tier="destructive"))
     sentence = "'pay' may do more by now than was agreed to: its tier is 'destructive', no longer 'irreversible'."
     (question,) = open_questions(story.run, {})
@@ -129,7 +129,7 @@ def test_only_a_decision_about_the_shown_contract_counts() -> None:
     story.when("executor", tools).expect_nothing()
 
 
-def test_a_grant_that_was_given_before_the_change_counts_no_more() -> None:
+def test_a_grant_from_before_the_change_no_longer_counts() -> None:
     """Its call has not begun: a person is asked again, under the present contract."""
     story = at_work(call("pay"))
     story.send_control("approve", call="pay").append_decided()
@@ -190,8 +190,8 @@ def test_a_contract_that_allows_no_more_causes_no_question() -> None:
     assert story.event_names().count("executor.widened") == 1
 
 
-def test_one_that_becomes_wider_once_more_is_asked_about_once_more() -> None:
-    """The sentence compares with what was agreed to last; and it has an end, should two processes contradict."""
+def test_a_contract_that_becomes_wider_again_causes_another_question() -> None:
+    """The sentence compares with the last agreement; the questions are bounded, should two processes disagree."""
     story = at_work(call("pay")).run_until_idle(changed("pay", scopes=("a",)))
     story.run_until_idle(changed("pay", scopes=("a", "b")))
     assert "its scopes have 'a' in addition" in last_question(story).wider
@@ -257,7 +257,7 @@ def test_a_failed_call_has_an_unknown_outcome_once_repeating_it_is_no_longer_saf
 
 
 def test_an_open_start_of_another_worker_is_not_taken_over_under_a_wider_contract() -> None:
-    """Its attempt ends as unknown, and a person is asked; a success that comes after all is the answer."""
+    """Its attempt ends as unknown, and a person is asked; a late success becomes the result."""
     for late in (False, True):
         story = at_work(call("note"))
         first = story.last(EffectStarted).worker
@@ -275,7 +275,7 @@ def test_an_open_start_of_another_worker_is_not_taken_over_under_a_wider_contrac
 
 
 def test_arguments_of_a_call_that_was_begun_are_not_edited() -> None:
-    """Its effect may be there under the old ones."""
+    """The effect may have happened with the old ones."""
     story = retried("note", retry_safe=True).run_until_idle(changed("note", scopes=("more",)))
     shown: dict[str, Any] = {
         "call": "note",
@@ -307,12 +307,12 @@ def test_an_edit_agrees_to_the_contract_that_was_shown_with_it() -> None:
 
 
 def problems(story: Story) -> str:
-    """What ``verify`` finds, in one text."""
+    """The problems that ``verify`` finds, in one text."""
     return " ".join(problem.sentence for problem in verify(TENANT, RUN, story.messages).problems)
 
 
 def test_a_start_under_a_contract_that_no_person_agreed_to_is_found() -> None:
-    """It changes nothing for any reader: with the wider one unasked, asked, or another than was agreed to."""
+    """Every reader ignores it: with the wider contract not asked about, asked about, or unlike the agreed one."""
     tools = changed("pay", tier="destructive")
     wide = tools.by_name["pay"].grant.contract_digest
     for digest in (wide, "0" * 64):

@@ -41,7 +41,7 @@ class ScheduledPasses:
         self.fresh: list[bool] = []
 
     def __call__(self, key: Key, *, fresh: bool) -> None:
-        """Note it."""
+        """Record it."""
         self.keys.append(key)
         self.fresh.append(fresh)
 
@@ -110,7 +110,7 @@ def with_process(
 
 
 def test_queued_tasks_stay_in_their_stream_and_all_are_done_once() -> None:
-    """However many there are: never more runs and starts at once than allowed, and no start without its result."""
+    """However many tasks there are: never more runs and starts at once than allowed, and no start without a result."""
 
     async def scenario(process: Process) -> None:
         await process.tasks(*["work"] * 300)
@@ -127,7 +127,7 @@ def test_queued_tasks_stay_in_their_stream_and_all_are_done_once() -> None:
 
 
 def test_starts_wait_their_turn_without_an_event() -> None:
-    """Runs are opened, their calls begin one after the other, in the order in which they came."""
+    """Runs are opened, and their calls begin one after the other, in their order."""
 
     async def scenario(process: Process) -> None:
         await process.tasks(*["work"] * 6)
@@ -144,7 +144,7 @@ def test_starts_wait_their_turn_without_an_event() -> None:
 
 
 def test_the_heartbeats_of_a_worker_show_when_its_overload_begins_and_ends() -> None:
-    """Within one beat: so `workers`, `doctor` and `show` can name it."""
+    """Within one heartbeat: so `workers`, `doctor` and `show` can name it."""
 
     async def scenario(process: Process) -> None:
         async def shown() -> list[tuple[bool, int]]:
@@ -176,7 +176,7 @@ def test_a_run_that_waits_for_a_place_for_minutes_is_not_stuck() -> None:
 
 
 def test_a_run_that_waits_for_a_person_lets_others_in() -> None:
-    """Its place is free from the question to the answer."""
+    """Its place is free from the question to the reply."""
 
     async def scenario(process: Process) -> None:
         await process.tasks("pay it", "work", "work")
@@ -189,7 +189,7 @@ def test_a_run_that_waits_for_a_person_lets_others_in() -> None:
 
 
 def test_a_full_process_carries_out_a_stop() -> None:
-    """Of a run that waits for its turn as of one that is at work, at once; and its place goes to the next."""
+    """At once, for a run that waits for its turn and for one in progress; and its place goes to the next."""
 
     async def scenario(process: Process) -> None:
         await process.tasks(*["work"] * 4)
@@ -226,7 +226,7 @@ def test_a_run_that_another_process_ended_gives_its_place_back() -> None:
 
 
 def test_a_process_that_lags_takes_no_new_task_for_a_while() -> None:
-    """Unless it has nothing at all: then what it lagged behind is over."""
+    """Unless it has no runs at all: then the cause of the lag is over."""
 
     async def main() -> None:
         await anyio.sleep(5)
@@ -244,7 +244,7 @@ def test_a_process_that_lags_takes_no_new_task_for_a_while() -> None:
 
 @pytest.mark.parametrize(("kind", "weight"), [("async", 1), ("process", PROCESS_TOOL_WEIGHT)])
 def test_a_tool_in_a_process_of_its_own_takes_more_places(kind: str, weight: int) -> None:
-    """And one that takes more than there are begins alone, however low the bound is."""
+    """And a tool that takes more places than there are begins alone, however low the bound."""
 
     async def main() -> None:
         story = at_work(call("look"), version=desk(tools=(contract("look", kind=kind),)))
@@ -281,7 +281,7 @@ def test_a_reservation_that_does_not_become_a_start_goes_to_the_next_run() -> No
 
 
 def test_the_defaults_come_from_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than four cores do not help one process; what is set counts."""
+    """More than four cores do not help one process; configured values take precedence."""
     found: list[int] = []
     for cores in (1, 2, 64):
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
@@ -305,7 +305,7 @@ def test_a_run_that_retries_later_does_not_count() -> None:
 
 
 def test_a_run_that_waits_for_money_does_not_count_in_a_process_with_budget() -> None:
-    """A process without budget cannot know: for it the run is on its way."""
+    """A process without budget cannot know that: for it the run is in progress."""
 
     async def main() -> None:
         story = Story().open_run()

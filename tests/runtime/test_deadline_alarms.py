@@ -31,7 +31,7 @@ class RecordingBackend(InMemory):
         self.cancelled: list[str] = []
 
     def timers(self, role: RoleName) -> Timers:
-        """The timers, with ``set`` noted."""
+        """The timers, with calls of ``set`` recorded."""
         return RecordingTimers(super().timers(role), self.set, self.cancelled)
 
 

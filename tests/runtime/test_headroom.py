@@ -39,13 +39,13 @@ class SlowLog:
 
 
 def headroom() -> Headroom:
-    """That of a process, with facts that have nothing but the space."""
+    """The headroom of a process, with facts that contain only the space."""
     missing = cast("Any", None)
     return Headroom(FactSource(agents=missing, ledger=None, blobs=missing, switches=missing, worker="validator#1"))
 
 
 async def _write(room: Headroom, log: SlowLog, after_s: float) -> bool:
-    """Write what a place is for, slowly, if there is room."""
+    """Write slowly what a place was taken for, if there is space."""
     async with room.place(cast("Log", log), 0) as space:
         if space.used >= SPACE_FOR_NEW_WORK:
             return False
@@ -76,7 +76,7 @@ def test_each_process_passes_the_mark_by_one_event_at_most(processes: int, begin
 
 
 def test_with_plenty_of_space_the_fill_is_read_rarely_and_nothing_waits() -> None:
-    """A thousand places at a time, in ten moments, take ten questions."""
+    """A thousand places at a time, at ten moments, take ten readings."""
 
     async def main() -> None:
         log, room = SlowLog(), headroom()

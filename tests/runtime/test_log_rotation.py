@@ -83,7 +83,7 @@ async def _waiting(client: Client) -> RunId:
 
 
 async def _left(turns: Rotation, bus: JetStream, *runs: RunId) -> None:
-    """Turn until nothing of these runs is in the log: the archive may be busy."""
+    """Rotate until no event of these runs is in the log: the archive may be busy."""
     with anyio.fail_after(WITHIN_S):
         while any([await bus.log().load(TENANT, run, leader=True) for run in runs]):
             await anyio.sleep(0.2)
@@ -96,7 +96,7 @@ async def _config(stream: JetStream) -> dict[str, Any]:
 
 
 async def test_sealed_runs_are_removed_and_read_from_the_archive_and_open_ones_stay(tmp_path: Path) -> None:
-    """Whatever leaves, each open run has all of its events; what has left is shown, verified and never done again."""
+    """Each open run keeps all of its events; a removed run is shown, verified and never done again."""
     reports: list[str] = []
     async with (
         stack(tmp_path, space=SMALL) as system,
@@ -201,7 +201,7 @@ async def test_a_run_that_was_removed_still_gives_its_key_back(tmp_path: Path) -
 
 
 async def test_events_that_the_archive_does_not_have_stay(tmp_path: Path) -> None:
-    """And without an archive that is all."""
+    """And without an archive, all events stay."""
     async with (
         stack(tmp_path, space=SMALL) as system,
         Client.connect(tmp_path) as client,
@@ -271,7 +271,7 @@ async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start
 
 
 def test_an_administrator_gets_two_commands_that_are_valid_for_an_hour() -> None:
-    """The age is an hour longer than that of the cut, so that later within the hour no more than was meant leaves."""
+    """The age is an hour longer than that of the cut, so that within the hour no later event is removed."""
     now = datetime(2026, 5, 31, 12, tzinfo=UTC)
     assert Cut(now=now, before=now - timedelta(days=14)).manual_commands() == (
         "nats stream edit RUNS -f --max-age=1213200s && nats stream edit RUNS -f --max-age=7776000s"
@@ -336,7 +336,7 @@ class AtWork(Archive):
 
 
 async def test_the_command_asks_a_recorder_at_work_for_its_oldest_open_run(tmp_path: Path) -> None:
-    """What the archive knows as open stays, whether its recorder runs or not, and whatever the log knows."""
+    """A run that the archive knows as open stays, whether its recorder runs or not, and whatever the log shows."""
     path = tmp_path / ARCHIVE_FILE
     file = ArchiveFile(path)
     file.store([StoredMessage(subject="runs.t.open.validator.opened.1", payload=b"{}", seq=7)])

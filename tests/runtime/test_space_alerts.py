@@ -76,7 +76,7 @@ def test_each_threshold_raises_one_alert_and_another_only_after_space_became_fre
     ],
 )
 def test_the_alert_names_the_consequence(stream: str, sentence: str) -> None:
-    """Which is not the same for all streams."""
+    """The consequence differs between streams."""
 
     async def main() -> None:
         streams = Streams()
@@ -88,7 +88,7 @@ def test_the_alert_names_the_consequence(stream: str, sentence: str) -> None:
 
 
 def test_the_disk_of_the_state_folder_is_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the same marks; each machine has its own."""
+    """By the same marks; each machine has its own disk."""
 
     def used_share(folder: Path) -> float:
         return 0.8 if folder == tmp_path else 0.0

@@ -33,7 +33,7 @@ Loss = Callable[[], Awaitable[None]]
 
 
 async def at_once() -> None:
-    """Lose it without anything else happening."""
+    """Lose the append, with no other effect."""
 
 
 class LosingLog:

@@ -66,7 +66,7 @@ def _no_workers(*args: Any, **options: Any) -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def only_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut everything else."""
+    """Cut every other wake."""
     cut: list[tuple[Any, str, Callable[..., Any]]] = [
         (BrokerFaults, "copies", _copies), (run_loop, "role_to_wake", _do_nothing), (Alarms, "_ring_in", _do_nothing),
         (Alarms, "_set_durable", _set_nothing), (ActorProcess, "_on_deaths", _do_nothing),
@@ -86,8 +86,8 @@ async def _expect_completion(p: Processes, *, within_s: float) -> None:
 
 
 @LAYOUTS
-def test_a_run_comes_to_its_end(roles: Layout) -> None:
-    """A turn with a call and one without; with one role a process each of the dozen steps waits for the sweep."""
+def test_a_run_ends(roles: Layout) -> None:
+    """A turn with a call and one without; with one role per process each of the dozen steps waits for the sweep."""
 
     async def main() -> None:
         model = ScriptedModel([calls(("mail", {"q": 1}))])
@@ -99,7 +99,7 @@ def test_a_run_comes_to_its_end(roles: Layout) -> None:
 
 @LAYOUTS
 @pytest.mark.parametrize("name", ROWS)
-def test_it_happens_although_no_alarm_rings(name: str, roles: Layout) -> None:
+def test_a_deadline_takes_effect_although_no_alarm_rings(name: str, roles: Layout) -> None:
     """Retries, expiries and waits, near and far: never before their moment, and at most two rounds later."""
     row = ROWS[name]
 

@@ -31,11 +31,11 @@ def _no_telemetry_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def nothing(_bench: object) -> None:
-    """Nobody does anything."""
+    """No person intervenes."""
 
 
 def spans_of(messages: Sequence[tuple[str, bytes, int]], tenant: str = TENANT, run_id: str = RUN) -> list[ReadableSpan]:
-    """The spans that the log's writers send."""
+    """The spans that the writers of the log send."""
     exporter = InMemorySpanExporter()
     spans = Spans(SimpleSpanProcessor(exporter))
     run = Run(tenant, run_id)  # type: ignore[arg-type] # plain text in tests
@@ -78,7 +78,7 @@ def test_a_run_is_one_trace_with_a_span_a_call() -> None:
 
 
 def test_every_event_names_a_span_that_is_sent() -> None:
-    """Whoever follows a message's ``traceparent`` finds it."""
+    """A reader of a message's ``traceparent`` can find it."""
     story = refunded()
     sent = {span.context.span_id for span in of_story(story) if span.context}
     again = Run(story.run.tenant, story.run.run)
@@ -214,7 +214,7 @@ def test_a_model_request_names_the_server_that_was_asked(
 
 
 def test_the_environment_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours is only what it is called without a name of its own."""
+    """Our own name is used only if the environment sets none."""
     [span, *_] = of_story(refunded())
     assert span.resource.attributes["service.name"] == "linestop"
     monkeypatch.setenv("OTEL_SERVICE_NAME", "shop-agents")
@@ -224,7 +224,7 @@ def test_the_environment_names_the_service(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
 def test_either_endpoint_switches_spans_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one for everything, and the one for traces; and what switches telemetry off does."""
+    """The one for everything, and the one for traces; the switches for telemetry still turn them off."""
     assert spans_from_environment() is None
     monkeypatch.setenv(name, "http://127.0.0.1:9/v1/traces")
     spans = spans_from_environment()
@@ -238,7 +238,7 @@ def test_either_endpoint_switches_spans_on(name: str, monkeypatch: pytest.Monkey
 
 
 def test_a_missing_exporter_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the variable that wants it, and the extra that brings it."""
+    """With the variable that needs it, and the extra that contains it."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT.*linestop\[otlp\]"):

@@ -46,7 +46,7 @@ def test_a_locked_name_is_refused_and_the_error_names_its_process(tmp_path: Path
 
 
 def test_a_killed_holder_releases_the_name_at_once(tmp_path: Path) -> None:
-    """The operating system lets go of the lock, however the process dies."""
+    """The operating system releases the lock, however the process dies."""
     child = subprocess.Popen([sys.executable, "-c", HOLDER_PROGRAM, str(tmp_path)], stdout=subprocess.PIPE)
     assert child.stdout is not None
     try:
@@ -69,7 +69,7 @@ def test_the_first_free_name_is_taken(tmp_path: Path) -> None:
 
 
 def test_touching_a_lock_moves_the_time_of_its_file(tmp_path: Path) -> None:
-    """A health check sees by it that the event loop still turns."""
+    """It shows a health check that the event loop still runs."""
     with lock_name(tmp_path, "planner") as lock:
         os.utime(lock.path, (1, 1))
         lock.touch()
@@ -85,7 +85,7 @@ def test_a_name_must_fit_into_a_key(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_each_holder_gets_the_next_number() -> None:
-    """What an older incarnation left open may be taken over, so no number is given twice."""
+    """Starts of an older incarnation may be taken over, so no number is given twice."""
     broker = MemoryBroker(lambda: datetime.now(UTC))
     workers, older = broker.bucket("workers"), broker.bucket("shared")
     names = [await next_incarnation(workers, "planner", older=older) for _ in range(3)]
