@@ -1,8 +1,8 @@
-"""Where long computations over outside data run: in a thread, so that the event loop still hears a stop.
+"""Where long computations over outside data run: in a thread, so that the event loop still receives a stop.
 
-Whoever writes a page, an argument or an answer decides how much there is to compute. What takes more than a few
+The author of a page, an argument or an answer decides how much there is to compute. A computation of more than a few
 milliseconds must therefore not stand between the loop and a stop. The interpreter's lock is given up between two
-steps of Python, but not within one call of C: so nothing that is handed in here may be one long call, such as a
+steps of Python, but not within one call of C: so no function that is passed in here may be one long call, such as a
 regular expression over many megabytes.
 """
 

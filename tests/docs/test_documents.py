@@ -1,4 +1,4 @@
-"""What the pages say is so: links lead somewhere, commands exist, and tables agree with the code."""
+"""The pages are true: links lead somewhere, commands exist, and tables agree with the code."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 
 def test_the_readme_can_be_read_on_a_package_page() -> None:
-    """There nothing lies beside it, so its links are whole."""
+    """There are no other pages beside it, so its links are absolute."""
     relative = [link for link in links(ROOT / "README.md") if "://" not in link and not link.startswith("#")]
     assert relative == []
 
 
 def test_the_package_names_its_home_and_its_pages() -> None:
-    """Whoever finds the package finds the project, its documents and where to report."""
+    """A reader who finds the package finds the project, its documents and where to report."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["urls"]["Homepage"] == HOME
     assert {"Documentation", "Changelog", "Issues"} <= set(project["urls"])
@@ -77,7 +77,7 @@ def test_every_command_exists_with_its_options(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_make_target_exists(page: Path) -> None:
-    """A page names no target that the Makefile does not have."""
+    """A page names only targets of the Makefile."""
     known = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert not set(targets(page)) - known
 
@@ -218,7 +218,7 @@ def assert_defaults(rows: dict[str, list[str]], known: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("role", ACTORS)
 def test_a_roles_page_names_what_wakes_it_and_what_it_reads(role: str) -> None:
-    """The page of a role says the same of wakes and facts as its class does."""
+    """The page of a role lists the same wakes and facts as its class."""
     found = vars(importlib.import_module(f"linestop.actors.{role}"))[role.capitalize()]
     page = ROOT / "docs" / "roles" / f"{role}.md"
     wakes = set(re.findall(r"`([a-z.]+)`", section(page, "Woken by")))
@@ -233,7 +233,7 @@ def section(page: Path, heading: str) -> str:
 
 
 def test_every_decision_is_in_the_index_and_has_its_three_parts() -> None:
-    """A decision says why, what and what follows, and can be found."""
+    """A decision has context, choice and consequences, and stands in the index."""
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs" / "decisions").glob("*.md"):
         text = page.read_text(encoding="utf-8")

@@ -48,7 +48,7 @@ def sources() -> list[Path]:
     return sorted(SRC.rglob("*.py"))
 
 
-def room(module: str) -> str:
+def layer(module: str) -> str:
     """The folder of a module from the root of the package: the deepest one that ``LAYERS`` names."""
     parts = module.split(".")[1:]
     inner = "/".join(parts[:2])
@@ -64,7 +64,7 @@ def imports(path: Path) -> set[str]:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-    return {room(name) for name in found if name.startswith("linestop.")}
+    return {layer(name) for name in found if name.startswith("linestop.")}
 
 
 @pytest.mark.parametrize("name", MAIN_FOLDERS)
@@ -79,25 +79,25 @@ def test_imports_point_one_way(folder: str) -> None:
     allowed = LAYERS[folder] | {folder} | NEUTRAL
     for path in (SRC / folder).rglob("*.py"):
         module = ".".join(["linestop", *path.relative_to(SRC).with_suffix("").parts])
-        if room(module) == folder:
+        if layer(module) == folder:
             forbidden_imports = imports(path) - allowed
             assert not forbidden_imports, f"{path.relative_to(ROOT)} imports {sorted(forbidden_imports)}"
 
 
 def test_every_folder_has_its_layer() -> None:
-    """A new folder says what it may import."""
+    """A new folder has a row that lists what it may import."""
     folders = {path.name for path in SRC.iterdir() if path.is_dir() and any(path.glob("*.py"))}
     assert folders <= set(LAYERS)
 
 
-def test_what_stands_at_the_top_imports_no_folder_that_imports_it_back() -> None:
+def test_modules_at_the_top_import_no_folder_that_imports_them_back() -> None:
     """A module that every folder may use knows none of them but the schemas' numbers."""
     for name in NEUTRAL:
         assert imports(SRC / f"{name}.py") <= NEUTRAL | {"schemas"}, name
 
 
 def test_the_layers_have_no_circle() -> None:
-    """What may import a folder is never imported by it, not even through others."""
+    """No folder imports one that may import it, not even through others."""
     graphlib.TopologicalSorter(LAYERS).prepare()
 
 
@@ -120,7 +120,7 @@ def long_files() -> dict[str, int]:
 
 
 def test_long_functions_and_files_only_shrink() -> None:
-    """What is over the limit today is listed with its size, and may only become shorter."""
+    """Functions and files over the limit are listed with their size, and may only become shorter."""
     known: dict[str, dict[str, int]] = json.loads((Path(__file__).parent / "ratchet.json").read_text())
     for kind, present in (("functions", long_functions()), ("files", long_files())):
         for place, size in present.items():
@@ -155,7 +155,7 @@ def test_the_sdist_holds_every_module(built: Path) -> None:
 
 
 def test_the_locks_name_hashes_and_no_index() -> None:
-    """The locks are pinned with hashes and say nothing of where packages come from."""
+    """The locks are pinned with hashes and do not name where packages come from."""
     for lock in ("requirements.lock", "requirements-dev.lock"):
         text = (ROOT / lock).read_text()
         assert "--hash=sha256:" in text

@@ -1,4 +1,4 @@
-"""The locks, installed for real with the oldest and the newest pip that somebody may have."""
+"""The locks, installed for real with the oldest and the newest pip that a user may have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INSTALL_TIMEOUT_S = 280.0
 
 
 def test_the_oldest_pip_of_every_supported_python_is_known() -> None:
-    """Whoever adds a Python says with which pip it began; the test below takes the row of the one it runs on."""
+    """Each supported Python has the pip of its first release; the test below uses the row of its own interpreter."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     prefix = "Programming Language :: Python :: 3."
     supported = {(3, int(c.removeprefix(prefix))) for c in project["classifiers"] if c.startswith(prefix)}
