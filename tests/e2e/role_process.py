@@ -55,7 +55,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @tool(tier="read", owner="e2e", timeout_s=TOOL_TIMEOUT_S)
-async def look(ctx: Context, what: str) -> str:
+async def lookup(ctx: Context, what: str) -> str:
     """Look something up.
 
     Args:
@@ -100,7 +100,7 @@ async def _post(ctx: Context, name: str, what: str) -> str:
 def registry() -> Registry:
     """The tools of these tests."""
     tools = Registry()
-    for each in (look, keyed, bare):
+    for each in (lookup, keyed, bare):
         tools.add(each, "e2e")
     return tools
 

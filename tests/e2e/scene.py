@@ -41,7 +41,7 @@ PLAYBOOK = """
 name = "clerk"
 [[step]]
 when = {turn = 1}
-call = [{tool = "look", args = {what = "prices"}}]
+call = [{tool = "lookup", args = {what = "prices"}}]
 [[step]]
 when = {turn = 2}
 call = [{tool = "keyed", args = {what = "order"}}, {tool = "bare", args = {what = "letter"}}]

@@ -26,10 +26,10 @@ ASKING_PLAYBOOK = """
 name = "asking"
 [[step]]
 when = {turn = 1}
-call = [{tool = "act", args = {what = "it"}}]
+call = [{tool = "move", args = {what = "it"}}]
 [[step]]
 when = {turn = 2}
-say = "acted"
+say = "moved"
 """
 TASKS = f"tasks.{TENANT}.clerk"
 SENTENCE_CHARS_MAX = 600
@@ -38,14 +38,14 @@ _numbers = itertools.count(1)
 
 
 @tool(tier="reversible", owner="e2e")
-async def act(ctx: Context, what: str) -> str:
-    """Do it.
+async def move(ctx: Context, what: str) -> str:
+    """Move it.
 
     Args:
-        what: What.
+        what: What to move.
     """
     del ctx
-    return f"did {what}"
+    return f"moved {what}"
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +53,10 @@ async def one(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> A
     """One process with every role, and an agent whose tool a person must approve."""
     assert anyio_backend == "asyncio"
     registry = Registry()
-    registry.add(act, "e2e")
+    registry.add(move, "e2e")
     async with one_process(tmp_path_factory.mktemp("bad"), (ASKING_PLAYBOOK,), registry) as process:
         version = agent(
-            process.model_url, model="playbook/asking", tools=registry.contracts(), policy=Policy(ask=("act",))
+            process.model_url, model="playbook/asking", tools=registry.contracts(), policy=Policy(ask=("move",))
         )
         await process.scene.deploy(version)
         yield process
@@ -123,7 +123,7 @@ def is_a_sentence(reply: Reply, *, containing: str) -> None:
         pytest.param(b'{"text": "go", "run": "' + b"r" * 200_000 + b'"}', "run", id="long-run"),
         pytest.param(b'{"text": "go", "scope": ["fly"]}', "fly", id="no-such-tool"),
         pytest.param(b'{"text": "go", "scope": ["' + b"f" * 200_000 + b'"]}', "scope", id="a-long-tool"),
-        pytest.param(b'{"text": "go", "scope": [' + b'"act",' * 30_000 + b'"act"]}', "scope", id="a-long-scope"),
+        pytest.param(b'{"text": "go", "scope": [' + b'"move",' * 30_000 + b'"move"]}', "scope", id="a-long-scope"),
         pytest.param(b'{"text": "   "}', "text", id="blank"),
         pytest.param(b'{"text": "' + b"x" * 20_001 + b'"}', "20000", id="a-long-text"),
         pytest.param(b'{"text": "go", "user": "' + b"u" * 261_000 + b'"}', "user", id="a-long-user"),

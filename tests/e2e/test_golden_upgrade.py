@@ -93,8 +93,8 @@ def tools_of(log: Sequence[Message]) -> Registry:
     opened = json.loads(log[0][1])
     pinned: dict[str, str] = {tool["name"]: tool["contract_digest"] for tool in opened.get("tools", [])}
 
-    async def act(ctx: Context, q: str = "", amount: float = 0) -> dict[str, bool]:
-        """Act."""
+    async def succeed(ctx: Context, q: str = "", amount: float = 0) -> dict[str, bool]:
+        """Succeed."""
         del ctx, q, amount
         return {"ok": True}
 
@@ -110,7 +110,7 @@ def tools_of(log: Sequence[Message]) -> Registry:
             registry.add_contract(older, "tests")
             continue
         tool: AnyTool = make_tool(
-            act, {"name": contract.name, "probe": probe} if contract.probe else {"name": contract.name}
+            succeed, {"name": contract.name, "probe": probe} if contract.probe else {"name": contract.name}
         )
         tool.contract = older
         registry.add(tool, "tests")
