@@ -1,7 +1,7 @@
-"""One bus to test against, three times: in memory, on one server, on a cluster of three.
+"""One bus for tests in three forms: in memory, on one server, on a cluster of three.
 
-A rig hands out the ports as the credential that needs them, so a test says what it wants and not how to
-connect. The real ones can be killed; the conformance suite runs on all.
+A fixture returns each interface with the credential that needs it, so a test names the interface and not the
+connection. The real ones can be killed; the conformance suite runs on all.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ T = TypeVar("T")
 
 
 async def until(condition: Callable[[], Awaitable[T]], *, within_s: float = 10.0, every_s: float = _POLL_S) -> T:
-    """Look again and again until what is seen is true, and return it; for what has no signal of its own.
+    """Call ``condition`` until its result is true, and return it; for conditions without a signal.
 
     Raises:
-        TimeoutError: it did not come true in time.
+        TimeoutError: the result was not true in time.
     """
     with anyio.fail_after(within_s):
         while True:
@@ -53,10 +53,10 @@ async def until(condition: Callable[[], Awaitable[T]], *, within_s: float = 10.0
 
 
 class BusFixture(Protocol):
-    """A bus with all its streams. ``log`` gives a new writer each time, on a connection of its own."""
+    """A bus with all its streams. ``log`` returns a new writer each time, on a separate connection."""
 
     def now(self) -> datetime:
-        """The clock that timers go by."""
+        """The clock of the timers."""
         ...
 
     async def log(self, role: RoleName = "planner") -> Log:
@@ -68,7 +68,7 @@ class BusFixture(Protocol):
         ...
 
     async def blobs(self) -> Blobs:
-        """The blobs of all."""
+        """The blobs."""
         ...
 
     async def bucket(self, bucket: str = stream_names.SHARED_BUCKET) -> Bucket:
@@ -80,7 +80,7 @@ class BusFixture(Protocol):
         ...
 
     async def publisher(self) -> Publisher:
-        """What goes out, as the recorder says it."""
+        """The recorder's publisher."""
         ...
 
     async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
@@ -100,7 +100,7 @@ class MemoryBusFixture:
         self._now = now
 
     def now(self) -> datetime:
-        """The clock that timers go by."""
+        """The clock of the timers."""
         return self._now()
 
     async def log(self, role: RoleName = "planner") -> Log:
@@ -112,7 +112,7 @@ class MemoryBusFixture:
         return self.broker.queue(spec)
 
     async def blobs(self) -> Blobs:
-        """The blobs of all."""
+        """The blobs."""
         return self.broker.blobs()
 
     async def bucket(self, bucket: str = stream_names.SHARED_BUCKET) -> Bucket:
@@ -124,7 +124,7 @@ class MemoryBusFixture:
         return self.broker.timers()
 
     async def publisher(self) -> Publisher:
-        """What goes out."""
+        """The recorder's publisher."""
         return self.broker.publisher()
 
     async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
@@ -138,7 +138,7 @@ class MemoryBusFixture:
 
 
 class ServerBusFixture:
-    """The bus on real servers. ``close`` closes the connections it made, not the servers."""
+    """The bus on real servers. ``close`` closes its connections, not the servers."""
 
     def __init__(self, server: EmbeddedServer | Cluster) -> None:
         self.server = server
@@ -158,7 +158,7 @@ class ServerBusFixture:
             await connection.close()
 
     async def open(self, name: CredentialName, *, url: str = "") -> JetStream:
-        """Make a connection of its own, to ``url`` if given; in a cluster, to any node."""
+        """Open a new connection, to ``url`` if given; in a cluster, to any node."""
         credential = self.server.credential(name)
         if url:
             credential = msgspec.structs.replace(credential, url=url)
@@ -168,12 +168,12 @@ class ServerBusFixture:
 
     @property
     def nodes(self) -> set[str]:
-        """The addresses of the servers that its connections are on."""
+        """The addresses of the servers that its connections use."""
         urls = [connection.nc.connected_url for connection in self._connections if connection.connected]
         return {url.netloc for url in urls if url is not None}
 
     def now(self) -> datetime:
-        """The clock that timers go by."""
+        """The clock of the timers."""
         return datetime.now(UTC)
 
     async def log(self, role: RoleName = "planner") -> Log:
@@ -185,7 +185,7 @@ class ServerBusFixture:
         return (await self._shared_connection(_credential_to_pull(spec))).queue(spec)
 
     async def blobs(self) -> Blobs:
-        """The blobs of all."""
+        """The blobs."""
         return (await self._shared_connection("planner")).blobs()
 
     async def bucket(self, bucket: str = stream_names.SHARED_BUCKET) -> Bucket:
@@ -201,7 +201,7 @@ class ServerBusFixture:
         return (await self._shared_connection("planner")).timers()
 
     async def publisher(self) -> Publisher:
-        """What goes out."""
+        """The recorder's publisher."""
         return (await self._shared_connection("recorder")).publisher()
 
     async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
@@ -219,7 +219,7 @@ class ServerBusFixture:
         return found.payload if found else None
 
     async def kill(self) -> None:
-        """End with SIGKILL the server, or the node that leads the run log; ``restart`` brings it back."""
+        """Kill the server, or the node that leads the run log, with SIGKILL; ``restart`` starts it again."""
         if isinstance(self.server, Cluster):
             self._killed = await self.server.leader_of(stream_names.RUNS)
             await self.server.kill(self._killed)
@@ -242,7 +242,7 @@ class ServerBusFixture:
 
 
 async def make_server_fixture(server: EmbeddedServer | Cluster) -> ServerBusFixture:
-    """Return a rig on running servers, set up; every role has a durable that wakes it on ``stopped``."""
+    """Set up running servers and return their fixture; every role has a durable that wakes it on ``stopped``."""
     fixture = ServerBusFixture(server)
     wakes: dict[RoleName, tuple[str, ...]] = {role: (f"runs.*.*.{role}.stopped.>",) for role in ACTORS}
     with anyio.fail_after(READY_TIMEOUT_S):
@@ -267,7 +267,7 @@ async def _is_replicated(wire: Wire, stream: str) -> bool:
 
 
 def _credential_to_pull(spec: ConsumerSpec) -> CredentialName:
-    """Name who may pull from a consumer: a role's own are named after it."""
+    """Return the credential that may pull from a consumer: a role's own consumers are named after it."""
     for role in ACTORS:
         if spec.name == stream_names.role_consumer(role):
             return role

@@ -8,7 +8,7 @@
 
 The agent ``desk`` does what its task says: ``say hello`` answers at once, ``pay 5`` makes an irreversible
 call that needs a person, ``look`` a read, ``hang`` a read that never ends, ``ask`` asks a person, ``colours``
-answers with control characters, ``doubt`` makes a call whose fate nobody knows.
+answers with control characters, ``doubt`` makes a call whose outcome is unknown.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ say = "Done: {{last_result}}"
 
 @dataclass
 class Effects:
-    """What the test tools did: what a test looks at to know whether anything happened."""
+    """The effects of the test tools, for tests to check."""
 
     paid: list[int] = field(default_factory=list[int])
     hanging: anyio.Event = field(default_factory=anyio.Event)
@@ -136,7 +136,7 @@ def desk_tools(effects: Effects) -> tuple[AnyTool, ...]:
 
     @tool(tier="reversible", retries_max=0)
     async def doubtful(ctx: Context) -> str:
-        """Do something of which nobody can say whether it happened."""
+        """Do something whose outcome is unknown."""
         del ctx
         raise ToolUnknown("the line went dead")
 
@@ -163,7 +163,7 @@ def desk_agent(registry: Registry, *, limits: Limits, policy: Policy, base_url: 
 
 @dataclass
 class Stack:
-    """The running whole. ``host`` is None while no actor runs; ``actors`` starts them for a block."""
+    """The running system. ``host`` is None while no actor runs; ``actors`` starts the roles for a block."""
 
     directory: Path
     server: EmbeddedServer
@@ -177,11 +177,11 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Where the broker listens."""
+        """The address of the broker."""
         return self.server.url
 
     def read_facts(self) -> None:
-        """Let the actors of a background stack read kill switches and space now, as they do every other second."""
+        """Let the actors of a background stack read kill switches and space now, as they do every two seconds."""
         assert self.host is not None
         assert self.portal is not None
         assert self.portal.call(self.host.facts.refresh, self.host.shell.bindings[0].log)
@@ -230,8 +230,8 @@ async def stack(
     Args:
         directory: Where server, credentials and workspaces go.
         actors: Whether the roles run; without them, ``Stack.actors`` starts them.
-        people: Who may decide; if given, decisions must be signed.
-        tools: More tools, for an agent of the test's own.
+        people: The people who may decide; if given, decisions must be signed.
+        tools: More tools, for the test's own agent.
         playbook: The scripted model.
         space: How large the streams are.
     """
@@ -260,7 +260,7 @@ async def stack(
 
 @contextmanager
 def background_stack(directory: Path, **options: Any) -> Generator[Stack]:  # noqa: ANN401 - as ``stack`` takes them
-    """The same in a thread of its own, for tests of what blocks, such as commands."""
+    """The same in a separate thread, for tests of blocking code, such as commands."""
     with (
         start_blocking_portal("asyncio") as portal,
         portal.wrap_async_context_manager(stack(directory, **options)) as made,
@@ -271,7 +271,7 @@ def background_stack(directory: Path, **options: Any) -> Generator[Stack]:  # no
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command did."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -279,17 +279,17 @@ class CommandResult:
 
     @property
     def json(self) -> Any:  # noqa: ANN401 - any JSON document
-        """Its output as one JSON document."""
+        """The output as one JSON document."""
         return json.loads(self.out)
 
     @property
     def lines(self) -> list[Any]:
-        """Its output as JSON lines."""
+        """The output as JSON lines."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
 def command(directory: Path, *args: str, stdin: str | bytes | None = "") -> CommandResult:
-    """Run one command of the command line in this process, on a state directory; ``stdin`` None: it is closed."""
+    """Run one command of the command line in this process, on a state folder; with ``stdin`` None it is closed."""
     # Imported here: most users of this file run no commands.
     from linestop.cli.main import run  # noqa: PLC0415
 
@@ -311,7 +311,7 @@ def command(directory: Path, *args: str, stdin: str | bytes | None = "") -> Comm
 
 
 def shown_option(directory: Path, run: str) -> tuple[str, str]:
-    """The option that says what a person saw of the only question of ``run``, as ``approvals`` prints it."""
+    """The option with the shown digest of the only question of ``run``, as ``approvals`` prints it."""
     questions = command(directory, "approvals", "--json").json
     return "--shown", next(str(question["shown"]) for question in questions if question["run"] == run)
 

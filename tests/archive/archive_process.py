@@ -1,4 +1,4 @@
-"""A recorder's archive in a process of its own, to be killed: ``archive_process.py URL PASSWORD FILE``.
+"""A recorder's archive in a separate process, to be killed: ``archive_process.py URL PASSWORD FILE``.
 
 It prints a line when it has committed its first batch, and never acknowledges anything.
 """
@@ -21,7 +21,7 @@ from linestop.bus.stream_definitions import consumers
 
 
 class NeverAcknowledged:
-    """A delivery whose acknowledgement never leaves the process."""
+    """A delivery whose acknowledgement is never sent."""
 
     def __init__(self, delivery: Delivery) -> None:
         self.subject = delivery.subject
@@ -36,7 +36,7 @@ class NeverAcknowledged:
         await anyio.sleep_forever()
 
     async def in_progress(self) -> None:
-        """Nothing to say."""
+        """Send nothing."""
 
     async def nak(self, delay_s: float) -> None:
         del delay_s

@@ -1,4 +1,4 @@
-"""A try to move old runs fails, others join them: the next try loses nothing and writes nothing twice."""
+"""An attempt to move old runs fails and more runs become old: the next one loses nothing and writes nothing twice."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ STEPS: Final[dict[str, tuple[Any, str]]] = {
 
 
 def sealed_at() -> datetime:
-    """When the run of the log was sealed."""
+    """Return the time at which the run of the log was sealed."""
     sealed = fold_messages(TenantId("t"), RunId("r1"), LOG).sealed
     assert sealed is not None
     return sealed.at
 
 
 def run_of(name: str, after_seq: int, *, sealed_later: bool = False) -> list[StoredMessage]:
-    """The log under another name, after a sequence; perhaps sealed a second later, by a clock that is ahead."""
+    """The log under another name, after a sequence; optionally sealed a second later, by a clock that is ahead."""
     found: list[StoredMessage] = []
     head = hashlib.sha256(f"t/{name}".encode()).hexdigest()
     for n, (subject, payload, _) in enumerate(LOG, 1):
@@ -62,30 +62,30 @@ def opened(n: int, seq: int) -> StoredMessage:
 
 
 BOTH: Final = [*run_of("early", 0, sealed_later=True), *run_of("late", N), opened(1, 2 * N + 1)]
-"""Two runs: the one whose last event comes last is old enough first."""
+"""Two runs: the one with the later last event is old enough first."""
 FACT: Final = [
     StoredMessage(subject=f"runs.t.late.recorder.amended.{N + 1}", payload=b"{}", seq=2 * N + 2),
     opened(2, 2 * N + 3),
 ]
-"""What is said of a run after its seal, between the tries."""
+"""The events of a run after its seal, between the attempts."""
 
 
 def require_all(archive: ArchiveFile, log: list[StoredMessage]) -> None:
-    """Both runs are read as they were stored."""
+    """Require that both runs are read as they were stored."""
     for run in ("early", "late"):
         want = [(each.subject, each.payload, each.seq) for each in log if f".{run}." in each.subject]
         assert archive.log_of((TenantId("t"), RunId(run))) == want
 
 
 def require_once(folder: Path, log: list[StoredMessage]) -> None:
-    """The files hold each event of both runs once."""
+    """Require that the files hold each event of both runs once."""
     with duckdb.connect() as other:
         found = other.execute(f"SELECT seq FROM '{folder}/a-old/*-*/events.parquet' ORDER BY seq").fetchall()
     assert [seq for (seq,) in found] == [each.seq for each in log if ".open." not in each.subject]
 
 
 def try_that_fails(path: Path, patch: pytest.MonkeyPatch, step: str, at: int) -> bool:
-    """Move what is old enough, and die at a call of this step; False if it has none. Beside lies what a kill leaves."""
+    """Move old runs and fail at a call of this step; False if there is no such call. Add the leftovers of a kill."""
     archive = ArchiveFile(path)
     archive.store(BOTH)
     owner, name = STEPS[step]
@@ -114,7 +114,7 @@ def try_that_fails(path: Path, patch: pytest.MonkeyPatch, step: str, at: int) ->
 def test_more_runs_join_between_the_tries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, fact: list[StoredMessage]
 ) -> None:
-    """At each call of each step, after a kill and after an error: what is deleted is what the files hold."""
+    """At each call of each step, after a kill and after an error: only rows that the files hold are deleted."""
     at = 0
     while try_that_fails(tmp_path / str(at) / "a.duckdb", monkeypatch, step, at):
         for folder in (tmp_path / str(at), tmp_path / f"{at}.killed"):
@@ -133,7 +133,7 @@ def test_more_runs_join_between_the_tries(
 
 
 def test_a_batch_that_lost_a_file_is_not_believed(tmp_path: Path) -> None:
-    """What it held is no longer deleted for its sake, and its name is not taken again."""
+    """Its rows are not deleted because of it, and its name is not used again."""
     archive = ArchiveFile(tmp_path / "a.duckdb")
     archive.store(BOTH)
     day = f"{sealed_at().astimezone(UTC):%Y-%m-%d}"

@@ -1,4 +1,4 @@
-"""Old runs move from the database to Parquet files: read as before, and whole whatever fails in between."""
+"""Old runs move from the database to Parquet files: read as before, and complete whatever fails in between."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def whole() -> list[Message]:
 
 
 def stored(log: list[Message]) -> list[StoredMessage]:
-    """The same as an archive takes it in."""
+    """The log in the form that an archive stores."""
     return [StoredMessage(subject=subject, payload=payload, seq=n) for n, (subject, payload, _) in enumerate(log, 1)]
 
 
@@ -52,17 +52,17 @@ def count(archive: ArchiveFile, table: str = "events") -> int:
 
 
 def messages(archive: ArchiveFile) -> list[tuple[str, bytes]]:
-    """The run's log as the archive gives it, without its sequences."""
+    """The run's log as the archive returns it, without sequences."""
     return [(subject, payload) for subject, payload, _ in archive.log_of(KEY)]
 
 
 def told() -> list[tuple[str, bytes]]:
-    """What it must be."""
+    """The expected log."""
     return [(subject, payload) for subject, payload, _ in whole()]
 
 
 def test_a_sealed_run_moves_and_is_read_as_before(archive: ArchiveFile, tmp_path: Path) -> None:
-    """Every byte of it, and anybody may read the files with DuckDB; an open run stays."""
+    """Every byte is the same, and DuckDB can read the files; an open run stays."""
     assert archive.move_old(LATER) == 1
     assert archive.move_old(LATER) == 0
     assert (count(archive), count(archive, "runs"), count(archive, "calls")) == (1, 1, 0)
@@ -80,7 +80,7 @@ def test_a_sealed_run_moves_and_is_read_as_before(archive: ArchiveFile, tmp_path
 
 
 def test_what_was_sealed_after_the_moment_stays(archive: ArchiveFile) -> None:
-    """And so does the run of the last message, by which the archive knows its log again."""
+    """And so does the run of the last message, by which the archive recognises its log."""
     sealed = fold_messages(*KEY, whole()).sealed
     assert sealed is not None
     assert archive.move_old(sealed.at) == 0
@@ -88,7 +88,7 @@ def test_what_was_sealed_after_the_moment_stays(archive: ArchiveFile) -> None:
 
 
 def test_the_last_message_of_the_log_stays(tmp_path: Path) -> None:
-    """Else the archive would take its own log for another one."""
+    """Otherwise the archive would not recognise its own log."""
     file = ArchiveFile(tmp_path / "a.duckdb")
     file.store(stored(whole()))
     assert file.move_old(LATER) == 0
@@ -96,7 +96,7 @@ def test_the_last_message_of_the_log_stays(tmp_path: Path) -> None:
 
 
 def test_a_late_fact_of_a_run_that_moved_is_folded_on_all_of_it(archive: ArchiveFile, tmp_path: Path) -> None:
-    """It is read together with the rest, moves as well, and is there once."""
+    """It is read together with the rest, moves as well, and is stored once."""
     archive.move_old(LATER)
     late = StoredMessage(subject=f"runs.t.r1.recorder.amended.{len(whole()) + 1}", payload=b"{}", seq=len(whole()) + 2)
     archive.store([late])
@@ -128,7 +128,7 @@ STEPS: dict[str, Step] = {
 def test_whatever_fails_at_each_step_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, at: int
 ) -> None:
-    """A full disk, a kill: the run is read as before at once, after a restart, and after the next try."""
+    """After a full disk or a kill the run is read as before: at once, after a restart, and after the next attempt."""
     path = tmp_path / "a.duckdb"
     archive = ArchiveFile(path)
     archive.store(stored(whole()))
@@ -162,7 +162,7 @@ def test_whatever_fails_at_each_step_nothing_is_lost(
 
 
 def test_a_new_reading_of_the_log_keeps_what_has_left_it(archive: ArchiveFile) -> None:
-    """Runs of which the log has lost the beginning stay whole, in the database and in the files."""
+    """Runs whose beginning was removed from the log stay complete, in the database and in the files."""
     half = len(whole()) // 2
     archive.reset(first_seq=half)
     assert archive.watermark == half - 1
@@ -173,7 +173,7 @@ def test_a_new_reading_of_the_log_keeps_what_has_left_it(archive: ArchiveFile) -
 
 
 def test_a_run_and_the_list_of_runs_are_told_as_lines(archive: ArchiveFile, tmp_path: Path) -> None:
-    """From database and files together, the runs that began last first."""
+    """From the database and the files together, newest runs first."""
     archive.export(RunQuery(before_seq=10_000, limit=5), tmp_path / "list")
     pairs = [msgspec.json.decode(line) for line in (tmp_path / "list").read_bytes().splitlines()]
     archive.move_old(LATER)

@@ -1,4 +1,4 @@
-"""The archive, on a real server and a real database: nothing missed, nothing twice, whatever dies when."""
+"""The archive, on a real server and a real database: every event once, whatever dies when."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def logs() -> list[list[Message]]:
 
 @pytest.fixture
 async def bus(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    """A server of its own for each test, since the archive takes in the whole log."""
+    """A separate server for each test, since the archive stores the whole log."""
     async with EmbeddedServer(tmp_path / "bus") as server:
         async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
             (await set_up(bootstrap)).require_no_differences()
@@ -73,14 +73,14 @@ async def store_messages(server: EmbeddedServer, messages: Sequence[tuple[str, b
 
 
 def mixed(logs: Sequence[list[Message]]) -> list[tuple[str, bytes]]:
-    """Several runs at once: their messages taken in turn, each run under a name of its own."""
+    """Several runs at once: their messages alternate, each run under its own name."""
     named: list[list[tuple[str, bytes]]] = [[(subject, payload) for subject, payload, _ in log] for log in logs]
     longest = max(len(log) for log in named)
     return [log[i] for i in range(longest) for log in named if i < len(log)]
 
 
 def renamed(messages: Sequence[Message], run: str) -> list[Message]:
-    """The same log under another run's name: none of it chains any more, all of it must be kept."""
+    """The same log under another run's name: its chain is broken, but every message must be stored."""
     return [(subject.replace(".r1.", f".{run}."), payload, seq) for subject, payload, seq in messages]
 
 
@@ -99,14 +99,14 @@ async def archiving(server: EmbeddedServer, path: Path) -> AsyncGenerator[Archiv
 
 
 async def archived(server: EmbeddedServer, path: Path, seq: int) -> None:
-    """Archive until everything up to ``seq`` is in."""
+    """Archive until everything up to ``seq`` is stored."""
     async with archiving(server, path) as archive:
         with anyio.fail_after(30):
             await archive.wait_until_stored(seq)
 
 
 async def expect_acknowledgements_within(server: EmbeddedServer, *, seconds: int) -> None:
-    """Let the feed deliver again soon what is not acknowledged."""
+    """Let the feed soon deliver unacknowledged messages again."""
     config = {**FEED.config, "ack_wait": seconds * SECOND_NS}
     body = {"stream_name": FEED.stream, "config": config, "action": "update"}
     async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
@@ -114,7 +114,7 @@ async def expect_acknowledgements_within(server: EmbeddedServer, *, seconds: int
 
 
 async def all_acknowledged(server: EmbeddedServer) -> None:
-    """Wait until the feed has delivered everything, and has it acknowledged."""
+    """Wait until every message of the feed is delivered and acknowledged."""
     async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
         while True:
             info: dict[str, Any] = dict(
@@ -141,7 +141,7 @@ def query(path: Path, sql: str) -> list[tuple[Any, ...]]:
 async def test_every_event_arrives_once_in_order_and_as_it_was(
     bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
 ) -> None:
-    """The rows hold exactly what the log holds, and runs and calls say what the fold says."""
+    """The rows hold exactly the log, and runs and calls agree with the fold."""
     path, log = tmp_path / "a.duckdb", logs[0]
     await store_messages(bus, [(subject, payload) for subject, payload, _ in log])
     await archived(bus, path, len(log))
@@ -160,7 +160,7 @@ async def test_every_event_arrives_once_in_order_and_as_it_was(
 async def test_a_kill_between_commit_and_acknowledgement_doubles_nothing(
     bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
 ) -> None:
-    """SIGKILL with the rows in and the messages unacknowledged: all of them come again, none is in twice."""
+    """SIGKILL after the commit, before the acknowledgements: all messages come again, none is stored twice."""
     path, everything = tmp_path / "a.duckdb", mixed([logs[0], renamed(logs[1], "r2")])
     half = len(everything) // 2
     await expect_acknowledgements_within(bus, seconds=1)
@@ -185,7 +185,7 @@ async def test_a_kill_between_commit_and_acknowledgement_doubles_nothing(
 
 
 class Rival:
-    """A feed of which somebody else takes most: every message but each seventh and the last is acknowledged away."""
+    """A feed whose other consumer acknowledges every message but each seventh and the last."""
 
     def __init__(self, queue: Queue, last_seq: int) -> None:
         self._queue = queue
@@ -194,7 +194,7 @@ class Rival:
     async def deliveries(
         self, *, in_flight_max: int = 64, capacity: PullCapacity | None = None
     ) -> AsyncGenerator[Delivery]:
-        """What is left over."""
+        """Yield the remaining deliveries."""
         async for delivery in self._queue.deliveries(in_flight_max=in_flight_max, capacity=capacity):
             if delivery.seq % 7 == 0 or delivery.seq == self._last_seq:
                 yield delivery
@@ -205,7 +205,7 @@ class Rival:
 async def test_what_the_feed_does_not_bring_is_read_from_the_log(
     bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
 ) -> None:
-    """Where messages were delivered to another process for good, the gaps between the others are filled."""
+    """If messages were delivered to another process, the gaps between the others are filled."""
     path, log = tmp_path / "a.duckdb", logs[0]
     archive = Archive(path)
     await store_messages(bus, [(subject, payload) for subject, payload, _ in log[:1]])
@@ -225,13 +225,13 @@ async def test_what_the_feed_does_not_bring_is_read_from_the_log(
 
 
 async def rebuilt(server: EmbeddedServer, path: Path) -> None:
-    """Make the archive anew from the log."""
+    """Rebuild the archive from the log."""
     async with await connect(server.credential("operator"), name="rebuild") as connection:
         await Archive(path).rebuild((await JetStream.open(connection)).log())
 
 
 async def test_a_rebuild_gives_the_same_tables(bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]) -> None:
-    """What was taken in bit by bit as it came is what one reading of the whole log gives."""
+    """Batches stored as they arrived give the same as one reading of the whole log."""
     path = tmp_path / "a.duckdb"
     everything = mixed([log if i == 0 else renamed(log, f"r{i + 1}") for i, log in enumerate(logs)])
     async with archiving(bus, path) as archive:
@@ -248,7 +248,7 @@ async def test_a_rebuild_gives_the_same_tables(bus: EmbeddedServer, tmp_path: Pa
 async def test_a_message_that_is_not_an_event_is_stored_raw_with_the_reason(
     bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
 ) -> None:
-    """Bytes that are no JSON, JSON that is no event, and a subject of nobody: all are in, and break nothing."""
+    """Bytes that are not JSON, JSON that is not an event, and an unknown subject: all are stored, and break nothing."""
     path = tmp_path / "a.duckdb"
     strange = [
         ("runs.t.r9.planner.proposed.1", b"\xff\x00 no JSON"),
@@ -267,7 +267,7 @@ async def test_a_message_that_is_not_an_event_is_stored_raw_with_the_reason(
 
 
 async def test_a_recorder_of_a_process_archives(bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]) -> None:
-    """A host that has the recorder keeps the archive up, and closes it when it drains."""
+    """A process with the recorder writes the archive, and closes it when it drains."""
     path = tmp_path / "a.duckdb"
     archive = Archive(path)
     backend = await JetStreamBackend.open({"recorder": bus.credential("recorder")}, name="host")
@@ -282,7 +282,7 @@ async def test_a_recorder_of_a_process_archives(bus: EmbeddedServer, tmp_path: P
 
 
 def test_one_absurd_payload_does_not_keep_the_rest_out(tmp_path: Path, logs: list[list[Message]]) -> None:
-    """Figures beyond a column, text that only the database refuses, moments at the end of time: all are in."""
+    """Figures beyond a column, text that only the database refuses, times at the end of the range: all are stored."""
     strange = [
         b'{"id":"1","prev":"2","at":"9999-12-31T23:59:59.999999Z","by":"x","why":"\\u0000"}',
         b'{"id":"1","prev":"2","x":"\\ud800"}',
@@ -306,7 +306,7 @@ def test_one_absurd_payload_does_not_keep_the_rest_out(tmp_path: Path, logs: lis
 
 
 def test_what_is_delivered_again_changes_nothing(tmp_path: Path, logs: list[list[Message]]) -> None:
-    """Storing what is in, alone or before new messages, adds only what is new."""
+    """Storing old messages again, alone or before new ones, adds only the new ones."""
     messages = [
         StoredMessage(subject=subject, payload=payload, seq=n) for n, (subject, payload, _) in enumerate(logs[0], 1)
     ]
@@ -320,7 +320,7 @@ def test_what_is_delivered_again_changes_nothing(tmp_path: Path, logs: list[list
 def test_a_batch_is_in_whole_or_not_at_all(
     tmp_path: Path, logs: list[list[Message]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failure at the end of a batch leaves neither rows nor watermark, and the next try is complete."""
+    """A failure at the end of a batch leaves neither rows nor watermark, and the next attempt is complete."""
     messages = [
         StoredMessage(subject=subject, payload=payload, seq=n) for n, (subject, payload, _) in enumerate(logs[0], 1)
     ]
@@ -343,7 +343,7 @@ def _fail(name: str, value: int) -> None:
 async def test_other_processes_get_a_snapshot_and_never_the_file(
     bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
 ) -> None:
-    """The recorder answers for its archive through a socket of its owner's; a copy may be opened by anybody."""
+    """The recorder replies through a socket that only its owner may use; any process may open a copy."""
     path, copy = tmp_path / "a.duckdb", tmp_path / "it's a copy.duckdb"
     await store_messages(bus, [(subject, payload) for subject, payload, _ in logs[0]])
     async with archiving(bus, path) as archive:
@@ -354,7 +354,7 @@ async def test_other_processes_get_a_snapshot_and_never_the_file(
         assert status is not None
         assert (status.watermark, status.runs) == (len(logs[0]), 1)
         await ask_recorder(path, QueryRequest(want="snapshot", path=str(copy)))
-        with pytest.raises(RetryableError, match="cannot take the place") as refused:
+        with pytest.raises(RetryableError, match="cannot replace") as refused:
             await ask_recorder(path, QueryRequest(want="snapshot", path=str(path)))
         assert not str(refused.value).endswith("..")
         done = await anyio.run_process([sys.executable, "-c", OPEN_IT, str(path)], check=False)
@@ -366,7 +366,7 @@ async def test_other_processes_get_a_snapshot_and_never_the_file(
 
 
 def test_a_snapshot_replaces_a_snapshot_and_nothing_else(tmp_path: Path) -> None:
-    """What was named by mistake is neither overwritten nor, if it is a pipe or a device, taken away."""
+    """A target named by mistake is neither overwritten nor, if it is a pipe or a device, removed."""
     file, copy, notes, pipe = (tmp_path / name for name in ("a.duckdb", "copy.duckdb", "notes.txt", "pipe"))
     notes.write_text("what somebody wrote")
     os.mkfifo(pipe)
@@ -388,9 +388,9 @@ def test_a_snapshot_replaces_a_snapshot_and_nothing_else(tmp_path: Path) -> None
 async def test_an_archive_of_another_log_is_set_aside(
     length: int, bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the broker's store was made anew, sequences mean other events; the old archive is kept beside.
+    """After the broker's store was created again, sequences mean other events; the old archive is renamed.
 
-    So it is whether the new log is shorter than the old one was, or longer.
+    This happens whether the new log is shorter or longer than the old one.
     """
     monkeypatch.setattr("linestop.archive.writer.RETRY_S", 0.01)
     path = tmp_path / "a.duckdb"
@@ -410,7 +410,7 @@ async def test_an_archive_of_another_log_is_set_aside(
 
 
 def test_only_its_owner_may_read_the_archive_and_its_copies(tmp_path: Path) -> None:
-    """It holds prompts, arguments and results; a folder that was there already stays as it is."""
+    """It holds prompts, arguments and results; an existing folder stays as it is."""
     path, copy = tmp_path / "new" / "archive.duckdb", tmp_path / "copy.duckdb"
     before = os.umask(0o022)
     try:
@@ -430,7 +430,7 @@ def test_only_its_owner_may_read_the_archive_and_its_copies(tmp_path: Path) -> N
 
 
 def test_a_file_that_duckdb_cannot_open_is_named_in_a_sentence(tmp_path: Path) -> None:
-    """With what it says, and how the archive is made anew."""
+    """The sentence holds DuckDB's reason, and how the archive is rebuilt."""
     path = tmp_path / "archive.duckdb"
     path.write_bytes(b"no database" * 1_000)
     with pytest.raises(ConfigError, match=r"The archive .*archive\.duckdb cannot be opened \(IO Error: .*rebuild"):
@@ -438,6 +438,6 @@ def test_a_file_that_duckdb_cannot_open_is_named_in_a_sentence(tmp_path: Path) -
 
 
 def test_a_folder_with_a_backslash_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    """DuckDB would look for the file elsewhere."""
+    """DuckDB would open another path."""
     with pytest.raises(ConfigError, match="reads the backslash in that path as a slash"):
         ArchiveFile(tmp_path / "a\\b" / "archive.duckdb")

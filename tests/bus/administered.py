@@ -1,4 +1,4 @@
-"""A server with a user that no installation has: one who lives with the streams and may do anything to them."""
+"""A server with a user that no installation has: an administrator of the streams' account with all rights."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Administered(msgspec.Struct, frozen=True, kw_only=True):
     admin: Connection
 
     async def ask(self, subject: str, body: object = None) -> dict[str, object]:
-        """Send a request to the JetStream API as the administrator, who knows it by its own name."""
+        """Send a request to the JetStream API as the administrator, under the API's own subject."""
         return await self.admin.api_request(jetstream_api.server_subject(subject), body)
 
 
 @asynccontextmanager
 async def administered(directory: Path) -> AsyncGenerator[Administered]:
-    """Run a server below ``directory``, with nothing set up yet."""
+    """Run a server below ``directory``, without any streams yet."""
     port = free_port()
     credentials = ensure_credentials(directory, f"nats://127.0.0.1:{port}")
     section = accounts_section(logins_by_credential(credentials))

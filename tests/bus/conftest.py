@@ -1,4 +1,4 @@
-"""One real server for all tests of the bus: each test works on runs of its own."""
+"""One real server for all tests of the bus: each test works on its own runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WAKES = BusLayout(wakes={role: (subjects.event_filter("operator", "stopped"),) f
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    """Keep one event loop for a module, since the server's supervisor lives in it."""
+    """Use one event loop for a module, since the server's supervisor runs in it."""
     return "asyncio"
 
 

@@ -1,4 +1,4 @@
-"""A person is called once for everything that needs one, whoever said it and whoever dies over it."""
+"""Everything that needs a person raises one alert, whichever role appended it and whichever process dies."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ async def submit(broker: MemoryBroker) -> None:
 
 
 async def log_of(broker: MemoryBroker) -> Run:
-    """The run as its log tells it."""
+    """The run folded from its log."""
     run = Run(TENANT, RUN)
     await catch_up(broker.log(), run)
     return run
 
 
 async def stop_directly(broker: MemoryBroker) -> None:
-    """Stop the run as the operator does, with no actor."""
+    """Stop the run as the operator, without an actor."""
     run, log = await log_of(broker), broker.log(["operator"])
     encoder = EventEncoder(build="", blobs=broker.blobs(), random_source=random.Random(2), now=virtual_now)
     await stop_run(log, encoder, run, lambda at: stop_event(at, by="ann", why="enough"))
@@ -87,7 +87,7 @@ def alerts(broker: MemoryBroker) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_an_alert_has_the_event_as_it_is_stored() -> None:
-    """Its number, id, time and hash of the one before: whoever is called can find it in the log."""
+    """With its number, id, time and the hash of the event before: the person can find it in the log."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -120,7 +120,7 @@ def test_an_alert_has_the_event_as_it_is_stored() -> None:
 
 
 def test_a_message_id_published_beforehand_suppresses_no_alert() -> None:
-    """Whoever knows the run and counts ahead cannot take the place of what nobody has said yet."""
+    """A client that knows the run and guesses numbers cannot take the id of a future alert."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -136,7 +136,7 @@ def test_a_message_id_published_beforehand_suppresses_no_alert() -> None:
 
 
 def test_the_message_id_of_an_alert_depends_on_the_whole_alert_and_not_on_its_sender() -> None:
-    """Two processes that read the same log name the same; another event in its place is named otherwise."""
+    """Two processes that read the same log compute the same id; another event in its place has another id."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -166,7 +166,7 @@ def test_the_message_id_of_an_alert_depends_on_the_whole_alert_and_not_on_its_se
 
 
 def test_an_operators_stop_raises_one_alert_when_the_run_is_sealed() -> None:
-    """Nobody but the operator said it, so the recorder calls."""
+    """No role appended it, so the recorder publishes the alert."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -181,7 +181,7 @@ def test_an_operators_stop_raises_one_alert_when_the_run_is_sealed() -> None:
 
 
 def test_an_actors_stop_raises_one_alert() -> None:
-    """What was said at once is not said again when the run is sealed."""
+    """The alert that was published at once is not published again when the run is sealed."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -196,7 +196,7 @@ def test_an_actors_stop_raises_one_alert() -> None:
 
 
 def test_a_stop_after_an_illegal_decision_raises_an_alert(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also a stop that the shell says by itself."""
+    """Also a stop that the shell itself appends."""
     monkeypatch.setattr(Validator, "decide", _illegal(Validator.decide))
 
     async def main() -> None:
@@ -219,11 +219,11 @@ def _illegal(inner: Any) -> Any:  # noqa: ANN401 - stands in for a method
 
 
 def _die_before_the_alert(*_: object) -> None:
-    """Die before anybody is called."""
+    """Die before the alert is published."""
 
 
 def test_an_alert_that_its_process_did_not_live_to_send_is_sent_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first process stores what it says and dies before it calls; the next one's first sweep does."""
+    """The first process stores its event and dies before the alert; the next one's first sweep publishes it."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -245,7 +245,7 @@ def test_an_alert_that_its_process_did_not_live_to_send_is_sent_by_the_next(monk
 def test_a_question_raises_its_alert_later_if_its_process_died_first(
     monkeypatch: pytest.MonkeyPatch, roles: Sequence[RoleName]
 ) -> None:
-    """However old it is, while it is open: the first look of the recorder's sweep calls."""
+    """However old an open question is, the first pass of the recorder's sweep publishes its alert."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -263,7 +263,7 @@ def test_a_question_raises_its_alert_later_if_its_process_died_first(
 
 
 def test_a_question_that_is_answered_raises_no_second_alert() -> None:
-    """A later process finds nothing open in a run that was stopped, and calls for no question."""
+    """A later process finds no open question in a stopped run, and publishes no alert."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -284,7 +284,7 @@ def test_a_question_that_is_answered_raises_no_second_alert() -> None:
 def test_a_sweep_that_knows_the_run_sends_the_alert_that_the_asking_process_did_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The process that asks dies over it; the recorder, alive all the time, sees the run moved and calls."""
+    """The asking process dies before the alert; the recorder sees that the run has moved and publishes it."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -302,7 +302,7 @@ def test_a_sweep_that_knows_the_run_sends_the_alert_that_the_asking_process_did_
 
 
 def test_a_run_that_its_worker_does_not_advance_is_stopped_after_an_alert() -> None:
-    """For all the recorder knows somebody plans, as with workers of an older linestop: the run counts as stuck."""
+    """For all the recorder knows there is a planner, as with workers of an older linestop: the run counts as stuck."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -319,7 +319,7 @@ def test_a_run_that_its_worker_does_not_advance_is_stopped_after_an_alert() -> N
 
 
 def test_a_run_without_a_worker_for_its_role_raises_an_alert_within_ten_seconds_and_is_not_stuck() -> None:
-    """The call comes once, and as long as there is no planner the run is not given up as one that does not move."""
+    """The alert comes once, and as long as there is no planner the run is not stopped as stuck."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -337,7 +337,7 @@ def test_a_run_without_a_worker_for_its_role_raises_an_alert_within_ten_seconds_
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_the_no_worker_alert_comes_within_ten_seconds_of_the_death_of_the_last_worker(killed: bool) -> None:
-    """Said goodbye or not: the run waits from the moment in which its planner was last there."""
+    """After an orderly end or a kill: the run waits from the last heartbeat of its planner on."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -354,11 +354,11 @@ def test_the_no_worker_alert_comes_within_ten_seconds_of_the_death_of_the_last_w
 
 
 async def _store_no_heartbeat(*_: object) -> None:
-    """Show nothing, as a process that was killed."""
+    """Store no heartbeat, like a killed process."""
 
 
 def test_no_worker_alert_is_sent_while_a_run_waits_for_a_person() -> None:
-    """A run that waits for a person waits for nobody's process."""
+    """A run that waits for a person waits for no worker."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -374,7 +374,7 @@ def test_no_worker_alert_is_sent_while_a_run_waits_for_a_person() -> None:
 
 
 def test_a_waiting_run_is_not_stopped_because_its_alert_cannot_be_sent() -> None:
-    """That the question is too large for an alert says nothing of the run: it waits until somebody looks."""
+    """A question that is too large for an alert does not stop the run: it waits until a person finds it."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now, faults=NoAlerts(TooLarge("It is too large."), 0))
@@ -390,7 +390,7 @@ def test_a_waiting_run_is_not_stopped_because_its_alert_cannot_be_sent() -> None
 
 
 def test_an_alert_that_cannot_be_sent_delays_nothing() -> None:
-    """The run goes on while nobody can be called."""
+    """The run continues while no alert can be published."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now, faults=NoAlerts(Unreachable("No alert gets through."), 15))
@@ -407,7 +407,7 @@ def test_an_alert_that_cannot_be_sent_delays_nothing() -> None:
 @pytest.mark.anyio
 @pytest.mark.broker
 async def test_on_the_real_server_a_stop_raises_one_alert_and_every_message_has_its_headers(tmp_path: Path) -> None:
-    """An operator's stop and an actor's: one alert each, said again or not; outcome and dead letter are named, too."""
+    """An operator's stop and an actor's: one alert each, repeated or not; outcome and dead letter have headers, too."""
     async with stack(tmp_path) as line, Client.connect(line.directory, as_="operator") as operator:
         async with await connect(line.server.credential("operator"), name="look") as connection:
             wire = await Wire.open(connection)
@@ -454,7 +454,7 @@ def _dead_letter_subject(binding: RoleBinding, run: Run) -> str:
 
 @pytest.mark.parametrize("stopped_first", [True, False])
 def test_the_outcome_of_a_run_that_never_opened_goes_to_one_place(stopped_first: bool) -> None:
-    """``none`` if it was stopped first, whether or not its task came in time; else to the agent that was asked for."""
+    """``none`` if it was stopped first, whether or not its task arrived in time; else the requested agent."""
     story = Story()
     stop = stop_event(story.run, by="ann", why="enough")
     refused = Refused(code="stopped" if stopped_first else "bad_task", sentence="No.", agent="desk")

@@ -1,4 +1,4 @@
-"""Whom an open question calls: people, unless a service answers it."""
+"""An open question raises an alert for people, unless a service answers it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AGENT = agent(tools=(*CONTRACTS, contract("wait.for_event", kind="wait", paramet
     ],
 )
 def test_a_wait_for_an_event_raises_no_alert(tool: str, args: str, kinds: list[str]) -> None:
-    """A payment that is awaited is no reason to wake somebody up."""
+    """A person need not be alerted because a payment is awaited."""
     story = at_work(call(tool, args), version=AGENT)
     assert story.last(Asked)
     assert [alert.kind for alert in event_alerts(story.run, since=NEVER)] == kinds

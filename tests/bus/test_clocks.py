@@ -1,4 +1,4 @@
-"""Workers whose clocks are wrong, or are set while they work: when things happen is what counts."""
+"""Workers whose clocks are wrong, or are set while they work: the times of events are what counts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Wall:
         self.wrong_s = wrong_s
 
     def now(self) -> datetime:
-        """What it shows."""
+        """The time it shows."""
         return virtual_now() + timedelta(seconds=self.wrong_s)
 
 
@@ -50,19 +50,19 @@ class World:
     async def process(
         self, name: str, roles: Sequence[RoleName], wall: Wall, *, turns: Sequence[Sequence[tuple[str, str]]] = WAITS
     ) -> ActorProcess:
-        """Start one."""
+        """Start a process."""
         made = [make_role(role, requester=ScriptedTurns(turns), runner=Tools({})) for role in roles]
         config = ProcessSettings(worker=f"{name}#1", now=wall.now, random_source=random.Random(name))
         return await self._stack.enter_async_context(ActorProcess(InMemory(self.broker), made, config).running())
 
     async def task(self) -> None:
-        """Give the agent something to do, once the processes have begun to listen."""
+        """Submit a task, once the processes have begun to listen."""
         await anyio.sleep(1)
         self.began = virtual_now()
         await self.broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode({"text": "wait", "run": RUN}))
 
     async def run(self) -> Run:
-        """The run as its log tells it."""
+        """The run folded from its log."""
         found = await self.broker.log().load(TENANT, RUN)
         return fold_messages(TENANT, RUN, [(m.subject, m.payload, m.seq) for m in found])
 
@@ -78,7 +78,7 @@ class World:
 
 
 def in_world(main: Callable[[World], Awaitable[None]]) -> None:
-    """Run it over a new broker under virtual time."""
+    """Run ``main`` over a new broker under virtual time."""
 
     async def outer() -> None:
         broker = MemoryBroker(virtual_now)
@@ -91,7 +91,7 @@ def in_world(main: Callable[[World], Awaitable[None]]) -> None:
 
 @pytest.mark.parametrize("step_s", [HOUR_S, -HOUR_S])
 def test_a_wall_clock_set_in_the_middle_of_a_wait_changes_nothing(step_s: float) -> None:
-    """The wait ends when it was to end, and the run is completed."""
+    """The wait ends at its time, and the run completes."""
 
     async def main(world: World) -> None:
         wall = Wall()
@@ -111,7 +111,7 @@ def test_a_wall_clock_set_in_the_middle_of_a_wait_changes_nothing(step_s: float)
 @pytest.mark.parametrize("wrong_s", [300, -300])
 @pytest.mark.parametrize("role", ["executor", "approver", "planner", "validator"])
 def test_a_worker_five_minutes_off_decides_nothing_and_another_does_its_work(role: RoleName, wrong_s: int) -> None:
-    """The run goes as if the wrong worker were not there, and the worker says why it does nothing."""
+    """The run proceeds as if the wrong worker did not exist, and the worker reports why it does nothing."""
 
     async def main(world: World) -> None:
         for name in ACTORS:
@@ -133,7 +133,7 @@ def test_a_worker_five_minutes_off_decides_nothing_and_another_does_its_work(rol
 @pytest.mark.parametrize("wrong_s", [300, -300])
 @pytest.mark.parametrize("role", ["executor", "approver", "planner", "validator"])
 def test_a_worker_goes_on_when_its_clock_is_right_again(role: RoleName, wrong_s: int) -> None:
-    """Nothing of its role is decided for two minutes, nothing fails because of it, and then the run goes on."""
+    """Its role decides nothing for two minutes, nothing fails because of that, and then the run continues."""
 
     async def main(world: World) -> None:
         wall = Wall(wrong_s)
@@ -156,7 +156,7 @@ def test_a_worker_goes_on_when_its_clock_is_right_again(role: RoleName, wrong_s:
 
 @pytest.mark.parametrize("stream", ["control", "clients"])
 def test_a_stop_needs_no_clock(stream: str) -> None:
-    """The only worker is five minutes off, and yet a stop is an event within a second, a person's or a client's."""
+    """The only worker's clock is five minutes off, and yet a person's or client's stop is stored within a second."""
 
     async def main(world: World) -> None:
         await world.process("w", ACTORS, Wall(-300))

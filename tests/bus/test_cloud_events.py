@@ -1,4 +1,4 @@
-"""Tasks that come as CloudEvents, and what other services see of what linestop publishes."""
+"""Tasks that arrive as CloudEvents, and the CloudEvents headers of linestop's messages."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_payload_of_any_other_message_is_the_data() -> None:
     ],
 )
 def test_what_claims_to_be_an_event_and_is_not_is_refused(media_type: str, payload: bytes, sentence: str) -> None:
-    """The sentence names what is wrong."""
+    """The sentence names the mistake."""
     with pytest.raises(InputError, match=sentence):
         unwrap({"Content-Type": media_type}, payload)
 
@@ -91,7 +91,7 @@ def test_what_claims_to_be_an_event_and_is_not_is_refused(media_type: str, paylo
     ],
 )
 def test_a_trace_is_found_wherever_its_sender_put_it(headers: dict[str, str], payload: bytes) -> None:
-    """As a header of W3C's, or as the attribute that CloudEvents has for it."""
+    """As the W3C header, or as the CloudEvents attribute."""
     assert unwrap(headers, payload)[1] == THEIRS
 
 
@@ -101,18 +101,18 @@ def test_a_trace_is_found_wherever_its_sender_put_it(headers: dict[str, str], pa
      "00-0af7651916cd43dd8448eb211c80319c-" + "0" * 16 + "-01", THEIRS + "\n00"],
 )  # fmt: skip
 def test_a_traceparent_that_is_not_one_is_ignored(text: str) -> None:
-    """As the standard wants it."""
+    """As the standard requires."""
     assert parse_traceparent(text) is None
 
 
 def test_a_traceparent_of_a_later_version_is_read() -> None:
-    """More fields may follow in one."""
+    """A later version may have more fields."""
     assert parse_traceparent("01" + THEIRS[2:] + "-more") == parse_traceparent(THEIRS)
     assert parse_traceparent(THEIRS) == TraceContext(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331)
 
 
 def opened_with(trace: str) -> Story:
-    """A run whose task came with this trace."""
+    """A run whose task had this trace."""
     story = Story()
     task = Task(text=TASK, user="ann")
     incoming = IncomingTask(agent=story.version.name, sha256=task_sha256(task), task=task, trace=trace)
@@ -120,7 +120,7 @@ def opened_with(trace: str) -> Story:
 
 
 def test_an_opened_run_keeps_its_tasks_trace() -> None:
-    """It is in the log, so that every reader continues it; what is no trace is left out."""
+    """The trace is in the log, so that every reader continues it; an invalid one is left out."""
     assert opened_with(THEIRS).last(Opened).task.trace == THEIRS
     assert not opened_with("nonsense").last(Opened).task.trace
 
@@ -143,7 +143,7 @@ def test_published_headers_name_the_type_the_time_and_the_subject() -> None:
 
 
 def test_a_client_sends_the_span_that_its_program_is_in() -> None:
-    """And no trace of its own making: nobody would ever send that span."""
+    """And no new trace of its own, because no program would ever export that span."""
     assert "traceparent" not in message_headers("r1", "io.linestop.task")
     span = TracerProvider().get_tracer("their-service").start_span("handle")
     with use_span(span):
@@ -153,6 +153,6 @@ def test_a_client_sends_the_span_that_its_program_is_in() -> None:
 
 
 def test_a_client_does_not_load_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that has not imported it is in no span."""
+    """A program that has not imported OpenTelemetry is not in a span."""
     monkeypatch.delitem(sys.modules, "opentelemetry.trace")
     assert "traceparent" not in message_headers("r1", "io.linestop.task")

@@ -1,4 +1,4 @@
-"""Setting a bus up: what is made, what is brought up to date, and how a changed setting is noticed."""
+"""Setting up a bus: what is created and updated, and how a changed setting is noticed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ WRITE_ONCE = (stream_names.RUNS, stream_names.FORKS, stream_names.OUTCOMES, stre
 
 
 def update(stream: str) -> str:
-    """Where a stream is changed: a subject that no credential holds."""
+    """The subject that changes a stream, which no credential may use."""
     return jetstream_api.stream_info(stream).replace("INFO", "UPDATE")
 
 
 async def test_messages_cannot_be_removed_even_by_the_servers_administrator(tmp_path: Path) -> None:
-    """Purging, deleting a message and switching these bans off are refused by the streams themselves."""
+    """The streams themselves refuse a purge, the deletion of a message and the removal of these bans."""
     async with administered(tmp_path) as server:
         async with await connect(server.credentials["bootstrap"], name="test") as bootstrap:
             await set_up(bootstrap)
@@ -59,11 +59,11 @@ SWITCHES = {
     "allow_msg_counter": False,
     "allow_rollup_hdrs": False,
 }
-"""What would let messages vanish, change or come in unasked, and whether a server lets it be switched on later."""
+"""Settings that let messages vanish, change or arrive unrequested, and whether a server lets them be set later."""
 
 
 async def test_a_rule_that_is_switched_off_later_is_reported(tmp_path: Path) -> None:
-    """What the server's administrator can do to a write-once stream, the comparison names, with who can undo it."""
+    """The comparison names each change of the administrator to a write-once stream, and who can revert it."""
     async with administered(tmp_path) as server, await connect(server.credentials["bootstrap"], name="test") as mine:
         assert (await set_up(mine)).differences == await compare(mine) == ()
         buckets = (stream_names.IDS_BUCKET, stream_names.AGENTS_BUCKET, stream_names.WORKERS_BUCKET)
@@ -86,7 +86,7 @@ async def test_a_rule_that_is_switched_off_later_is_reported(tmp_path: Path) -> 
 
 
 async def test_setting_up_twice_changes_nothing_and_a_difference_is_reported(tmp_path: Path) -> None:
-    """A stream that exists is compared and left alone; space and copies may differ, rules may not."""
+    """An existing stream is compared and not changed; space and replicas may differ, rules may not."""
     async with (
         EmbeddedServer(tmp_path) as server,
         await connect(server.credential("bootstrap"), name="test") as bootstrap,
@@ -116,7 +116,7 @@ async def test_setting_up_twice_changes_nothing_and_a_difference_is_reported(tmp
 
 
 async def test_a_consumer_is_brought_up_to_date_where_the_server_lets_it(tmp_path: Path) -> None:
-    """How it is fed may change with the version; from where it began cannot, so a person must look."""
+    """Its filters may change with the version; its start cannot, so a person must decide."""
     async with (
         EmbeddedServer(tmp_path) as server,
         await connect(server.credential("bootstrap"), name="test") as bootstrap,
@@ -142,7 +142,7 @@ async def test_a_consumer_is_brought_up_to_date_where_the_server_lets_it(tmp_pat
 async def test_a_consumer_that_cannot_be_brought_up_to_date_is_left_alone(
     tmp_path: Path, field: str, other: str
 ) -> None:
-    """It is named once for each setting that differs, those too that could be changed."""
+    """It is named once for each different setting, also for those that could be changed."""
     spec = next(spec for spec in consumers() if spec.name == stream_names.SEALED_CONSUMER)
     config = {**spec.config, field: other, "ack_wait": 30 * SECOND_NS}
     async with (
@@ -161,7 +161,7 @@ async def test_a_consumer_that_cannot_be_brought_up_to_date_is_left_alone(
 
 
 async def test_buckets_of_an_older_linestop_may_stay_as_they_are(tmp_path: Path) -> None:
-    """They refused less and republished more; where a stream republishes to is looked at all the same."""
+    """They refused less and republished more; the destination of republished messages is still checked."""
     async with (
         EmbeddedServer(tmp_path) as server,
         await connect(server.credential("bootstrap"), name="test") as bootstrap,
@@ -190,12 +190,12 @@ async def test_buckets_of_an_older_linestop_may_stay_as_they_are(tmp_path: Path)
     ],
 )
 def test_a_server_for_this_machine_listens_on_loopback_only(tmp_path: Path, url: str, listen: str) -> None:
-    """Every address of the loopback is one, also as IPv6; any other name is how others reach the server."""
+    """Every loopback address counts, also in IPv6; any other name is how other machines reach the server."""
     assert json.loads(server_config_text(ensure_credentials(tmp_path, url), url))["listen"] == listen
 
 
 async def test_too_little_space_is_one_sentence(tmp_path: Path) -> None:
-    """A stream that does not fit names itself and the server's reason."""
+    """The sentence names the stream that does not fit and the server's reason."""
     async with (
         EmbeddedServer(tmp_path) as server,
         await connect(server.credential("bootstrap"), name="test") as bootstrap,
@@ -206,7 +206,7 @@ async def test_too_little_space_is_one_sentence(tmp_path: Path) -> None:
 
 
 async def test_only_the_one_who_sets_up_may_set_up(everybody: Everybody) -> None:
-    """Another credential is told so by name."""
+    """The error names the other credential."""
     with pytest.raises(PermissionDenied, match="credential 'watcher' may not publish"):
         await set_up(everybody["watcher"])
 
@@ -214,7 +214,7 @@ async def test_only_the_one_who_sets_up_may_set_up(everybody: Everybody) -> None
 async def test_an_outside_server_is_set_up_the_same_way(
     server: EmbeddedServer, everybody: Everybody, tmp_path: Path
 ) -> None:
-    """Unknown credentials give the text to paste; known ones give streams; both may be repeated."""
+    """Unknown credentials get a configuration; with known ones streams are created; both may be repeated."""
     assert not everybody["bootstrap"].closed
     before = await bus_init(server.url, tmp_path)
     assert (before.set_up, before.reachable) == (None, True)
@@ -235,7 +235,7 @@ OLD_DURABLES = ("control_planner", "control_validator", "control_approver")
 
 
 async def test_streams_of_an_older_linestop_are_brought_up_to_date_by_the_embedded_server(tmp_path: Path) -> None:
-    """What they hold stays, what was acknowledged goes, durables that nobody pulls go, and nobody else may do it."""
+    """Their messages stay, acknowledged ones and unused durables go, and no other credential may do it."""
     async with (
         EmbeddedServer(tmp_path) as server,
         await connect(server.credential("bootstrap"), name="test") as bootstrap,

@@ -35,7 +35,7 @@ OLD = Credential(url="nats://127.0.0.1:4222", user="planner", password="secret-w
 
 
 def test_a_file_is_private_and_comes_back_as_written(tmp_path: Path) -> None:
-    """Mode 0600 in a directory 0700; nothing else is left beside it."""
+    """Mode 0600 in a directory with mode 0700; no other file is left beside it."""
     path = credential_path(tmp_path, "planner")
     write_credential(path, GOOD)
     assert load_credential(path) == GOOD
@@ -46,7 +46,7 @@ def test_a_file_is_private_and_comes_back_as_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("credential", [GOOD, OLD])
 def test_no_secret_is_shown_in_logs(credential: Credential) -> None:
-    """A representation names server and user only."""
+    """A representation contains only the server and the user."""
     shown = f"{credential} {credential!r} {[credential]}"
     assert not any(secret in shown for secret in ("secret-word", GOOD.seed))
 
@@ -58,7 +58,7 @@ def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_not_a_regular_file_is_not_read(tmp_path: Path) -> None:
-    """A pipe in the place of a credential is not waited for."""
+    """A pipe in the place of a credential does not block."""
     os.mkfifo(tmp_path / "planner.json", 0o600)
     with pytest.raises(ConfigError, match=r"planner\.json cannot be read: it is not a regular file"):
         load_credential(tmp_path / "planner.json")
@@ -89,7 +89,7 @@ def test_addresses_of_servers_are_taken(tmp_path: Path, url: str) -> None:
 
 
 def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
-    """It says the mode and the command; a container's secret may be exempted."""
+    """The error names the mode and the command; a container's secret may be exempted."""
     path = credential_path(tmp_path, "planner")
     write_credential(path, GOOD)
     path.chmod(0o640)
@@ -115,7 +115,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
-    """Whatever is wrong with it, the sentence names the file and shows no password."""
+    """Whatever the damage, the sentence names the file and shows no password."""
     path = tmp_path / "planner.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     path.chmod(0o600)
@@ -124,7 +124,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_a_new_address_keeps_every_key(tmp_path: Path) -> None:
-    """Keys are random, one each, and survive a move of the server."""
+    """Each key is random, differs from the others, and survives a move of the server."""
     first = ensure_credentials(tmp_path, "nats://127.0.0.1:1")
     second = ensure_credentials(tmp_path, "nats://127.0.0.1:2,nats://127.0.0.1:3")
     assert len({credential.seed for credential in first.values()}) == len(CREDENTIALS)
@@ -148,7 +148,7 @@ def test_a_file_under_another_name_is_refused(tmp_path: Path) -> None:
 async def test_a_credential_of_another_server_is_refused_at_once(
     server: EmbeddedServer, secrets: dict[str, str]
 ) -> None:
-    """Trying again would not help, so the connection attempt ends."""
+    """Another attempt would not help, so connecting ends."""
     wrong = Credential(url=server.url, user="planner", **secrets)
     before = time.monotonic()
     with pytest.raises(PermissionDenied, match="refuses credential 'planner': the server does not know its key"):
@@ -159,7 +159,7 @@ async def test_a_credential_of_another_server_is_refused_at_once(
 async def test_a_first_connect_ends_in_time_even_if_a_cancellation_is_swallowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """``asyncio.wait_for`` of Python 3.11 loses one that comes as what it waits for ends; the client tries for ever."""
+    """``asyncio.wait_for`` of Python 3.11 loses a cancellation that arrives late; the client never stops."""
     swallowed = 0
 
     async def stubborn(self: Client, **options: object) -> None:
@@ -179,7 +179,7 @@ async def test_a_first_connect_ends_in_time_even_if_a_cancellation_is_swallowed(
 
 
 async def test_no_server_is_one_sentence_with_the_address(capfd: pytest.CaptureFixture[str]) -> None:
-    """The first connect is bounded, and nothing is printed on the side."""
+    """The first connect is bounded, and nothing else is printed."""
     port = free_port()
     nobody = Credential(url=f"nats://127.0.0.1:{port}", user="planner", password="x")
     with pytest.raises(Unreachable, match=rf"no broker answers at nats://127\.0\.0\.1:{port} within 0\.3 s"):
@@ -189,7 +189,7 @@ async def test_no_server_is_one_sentence_with_the_address(capfd: pytest.CaptureF
 
 @pytest.mark.broker
 async def test_a_violation_is_recorded_and_passed_to_hooks(server: EmbeddedServer) -> None:
-    """Who publishes without waiting finds the refusal afterwards."""
+    """A caller that publishes without waiting finds the refusal afterwards."""
     async with await connect(server.credential("watcher"), name="test") as watcher:
         denied_subjects: asyncio.Queue[str] = asyncio.Queue()
         watcher.on_denied(denied_subjects.put_nowait)
@@ -200,7 +200,7 @@ async def test_a_violation_is_recorded_and_passed_to_hooks(server: EmbeddedServe
 
 @pytest.mark.broker
 async def test_a_message_over_the_brokers_limit_is_too_large(server: EmbeddedServer) -> None:
-    """The sentence names subject and limit."""
+    """The sentence names the subject and the limit."""
     async with await connect(server.credential("client"), name="test") as client:
         with pytest.raises(TooLarge, match="is over the 1048576 bytes the broker takes"):
             await client.request("tasks.acme.support", b"x" * 1_048_577)
@@ -210,7 +210,7 @@ async def test_a_message_over_the_brokers_limit_is_too_large(server: EmbeddedSer
 async def test_a_connection_restores_itself_and_calls_its_hooks(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """After a crash of the server the same connection and subscription work again, without a word on stderr."""
+    """After a crash of the server the same connection and subscription work again, without output on stderr."""
     async with EmbeddedServer(tmp_path) as server:
         async with (
             await connect(server.credential("planner"), name="test") as planner,

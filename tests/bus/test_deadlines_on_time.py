@@ -1,7 +1,7 @@
-"""When retries, fallbacks, expiries, waits and takeovers happen, to the millisecond, with the sweep switched off.
+"""Retries, fallbacks, expiries, waits and takeovers happen on time, to the millisecond, with the sweep switched off.
 
-Each row says: so long after this event, that event. It holds in one process and with one role a process, and also
-when the process whose role it is dies in between and is started again. Far ones are beyond ``TIMER_NEAR_S``.
+Each row names two events and the time between them. It holds in one process and with one role a process, and also if
+the process of the role dies in between and is started again. Far deadlines are beyond ``TIMER_NEAR_S``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Layout = tuple[tuple[RoleName, ...], ...]
 
 @dataclass(frozen=True)
 class Row:
-    """``after_s`` seconds after the last event ``since``, ``role`` says ``then``."""
+    """``after_s`` seconds after the last event ``since``, ``role`` appends ``then``."""
 
     role: RoleName
     since: str
@@ -60,7 +60,7 @@ class Row:
 
 
 def look(*results: ToolResult) -> dict[str, Any]:
-    """One call of ``look`` with these results."""
+    """One call of the tool ``look`` with these results."""
     return {"script": [calls(("look", {"q": 1}))], "tools": {"look": list(results)}}
 
 
@@ -122,19 +122,19 @@ def virtually(test: Callable[[], Awaitable[None]]) -> None:
 
 
 def on_time(found_s: float, expected_s: float) -> bool:
-    """Whether it happened at its moment: never sooner, and at most a few milliseconds later."""
+    """Whether the event was on time: never early, and at most a few milliseconds late."""
     return -1e-6 <= found_s - expected_s <= LATE_MAX_S
 
 
 async def until_event(p: Processes, event: str, times: int) -> None:
-    """Wait until an event was said so often."""
+    """Wait until an event was appended ``times`` times."""
     with anyio.fail_after(10_000):
         while len(await p.event_times(event)) < times:
             await p.next_event()
 
 
 async def play(row: Row, p: Processes, midway: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Let the row's run come to its ``since``, do something in the middle of the time, and see when ``then`` comes."""
+    """Run until ``since``, call ``midway`` in the middle of the time, and check when ``then`` is appended."""
     failures = sum(isinstance(answer, ModelFailed) for answer in row.script) + sum(map(len, row.tools.values()))
     await until_event(p, row.since, max(failures, 1))
     before = len(await p.event_times(row.then))
@@ -151,7 +151,7 @@ async def play(row: Row, p: Processes, midway: Callable[[], Awaitable[None]] | N
 @LAYOUTS
 @pytest.mark.parametrize("name", ROWS)
 def test_it_happens_at_its_moment(name: str, roles: Layout) -> None:
-    """Each deadline has its alarm, whatever else is set or being performed when it comes up."""
+    """Each deadline has its alarm, whatever else is set or being performed at that time."""
     row = ROWS[name]
 
     async def main() -> None:
@@ -166,7 +166,7 @@ def test_it_happens_at_its_moment(name: str, roles: Layout) -> None:
 @LAYOUTS
 @pytest.mark.parametrize("name", ROWS)
 def test_it_happens_at_its_moment_although_its_process_was_killed(name: str, roles: Layout) -> None:
-    """The process that has the role is started again in between, and takes over the alarms of the one before."""
+    """The process with the role is started again in between, and takes over the alarms of its predecessor."""
     row = ROWS[name]
 
     async def main() -> None:
@@ -186,7 +186,7 @@ def test_it_happens_at_its_moment_although_its_process_was_killed(name: str, rol
 @pytest.mark.parametrize("step_s", [3_600.0, -3_600.0])
 @pytest.mark.parametrize("name", [name for name in ROWS if "retry" in name or "near" in name])
 def test_it_happens_at_its_moment_although_the_wall_clock_was_set(name: str, step_s: float, roles: Layout) -> None:
-    """By an hour, in the middle of the pause: what passes in a process passes by its steady clock."""
+    """By an hour, in the middle of the pause: a process measures time by its steady clock."""
     row, wrong_s = ROWS[name], [0.0]
 
     def wall() -> datetime:
@@ -209,7 +209,7 @@ def test_it_happens_at_its_moment_although_the_wall_clock_was_set(name: str, ste
 
 @LAYOUTS
 def test_a_fallback_is_asked_as_soon_as_the_last_retry_has_failed(roles: Layout) -> None:
-    """No pause lies before another model."""
+    """There is no pause before another model."""
 
     async def main() -> None:
         model = ScriptedModel([down()] * 4)
@@ -232,10 +232,10 @@ def test_a_fallback_is_asked_as_soon_as_the_last_retry_has_failed(roles: Layout)
 def test_a_lost_effect_is_taken_over_at_its_done_by(  # noqa: PLR0917 - a table
     tool: str, then: str, shown: bool, far: bool, roles: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By an executor of another name: repeated under its key where that is safe, called unknown where it is not.
+    """By an executor of another name: it is repeated under its key if that is safe, else its outcome is unknown.
 
-    Of what is not safe to repeat nobody speaks sooner, also if its worker is known to be dead because it had shown
-    that it lives; of what is safe only if it had not, as an older linestop does not.
+    An effect that is not safe to repeat is never taken over earlier, even if its worker is known to be dead. A safe one
+    is taken over so late only if its worker never stored a heartbeat, like one of an older linestop.
     """
     timeout_s = 600.0 if far else 20.0
 
@@ -257,13 +257,13 @@ def test_a_lost_effect_is_taken_over_at_its_done_by(  # noqa: PLR0917 - a table
 
 
 async def _store_no_heartbeat(_self: Presence, _role: RoleName) -> None:
-    """Show nothing, as a worker of an older linestop."""
+    """Store no heartbeat, like a worker of an older linestop."""
 
 
 @LAYOUTS
 @pytest.mark.parametrize(("role", "tool"), [("executor", "mail"), ("executor", "slow"), ("planner", "")])
 def test_what_a_dead_worker_left_is_taken_over_within_ten_seconds(role: RoleName, tool: str, roles: Layout) -> None:
-    """By a worker of another name, long before its end: the tool had 900 s. The log says why, and verifies."""
+    """By a worker of another name, long before its deadline of 900 s. The log holds the reason, and verifies."""
 
     async def main() -> None:
         model = ScriptedModel([calls((tool, {"q": 1}))] if tool else [calls()], [] if tool else [HANGS])
@@ -291,7 +291,7 @@ def test_what_a_dead_worker_left_is_taken_over_within_ten_seconds(role: RoleName
 
 @LAYOUTS
 def test_a_lost_model_call_is_taken_over_at_its_done_by(roles: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a planner of another name, if the one before never showed that it lived."""
+    """By a planner of another name, if its predecessor never stored a heartbeat."""
     monkeypatch.setattr(Presence, "_store_heartbeat", _store_no_heartbeat)
 
     async def main() -> None:
@@ -310,7 +310,7 @@ def test_a_lost_model_call_is_taken_over_at_its_done_by(roles: Layout, monkeypat
 @LAYOUTS
 @pytest.mark.parametrize("tool", ["mail", "look"])
 def test_the_next_incarnation_takes_over_at_once_what_is_safe_to_repeat(tool: str, roles: Layout) -> None:
-    """It holds the name, so its predecessor is gone."""
+    """It has the lock of the name, so its predecessor is dead."""
 
     async def main() -> None:
         model, scripted_tools = ScriptedModel([calls((tool, {"q": 1}))]), ScriptedTools(takes_s={tool: [HANGS]})
@@ -326,7 +326,7 @@ def test_the_next_incarnation_takes_over_at_once_what_is_safe_to_repeat(tool: st
 
 @LAYOUTS
 def test_one_deadline_that_nobody_acts_on_delays_no_other(roles: Layout) -> None:
-    """Two calls, one asked about, one retried: the retry comes at its moment, and so does the expiry."""
+    """Of two calls one is asked about and one retried: the retry is on time, and so is the expiry."""
 
     async def main() -> None:
         model, scripted_tools = (
@@ -346,7 +346,7 @@ def test_one_deadline_that_nobody_acts_on_delays_no_other(roles: Layout) -> None
 @LAYOUTS
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_probe_asks_at_once_if_the_attempt_is_over(ended: bool, roles: Layout) -> None:
-    """What the tool itself could not tell is asked about at once; what was cut off, when it must be over."""
+    """A call whose outcome the tool does not know is probed at once; an interrupted one at its deadline."""
 
     async def main() -> None:
         unknown_result = ToolResult(outcome="unknown", ended=ended)
@@ -369,7 +369,7 @@ def test_a_probe_asks_at_once_if_the_attempt_is_over(ended: bool, roles: Layout)
     "name", [name for name in ROWS if "far" in name or name in {"model queued far", "model queued an hour"}]
 )
 def test_a_run_that_is_over_leaves_no_timer(name: str, roles: Layout) -> None:
-    """Whichever process has set it: stopped before its moment, the broker has nothing to keep and to fire."""
+    """Whichever process set the timer: after a stop the broker has none left to fire."""
     row = ROWS[name]
 
     async def main() -> None:
@@ -395,7 +395,7 @@ WALL = {"limits": {"wall_s": 20}}
 @pytest.mark.parametrize("when", ["thinking", "acting", "between"])
 @pytest.mark.parametrize("off_s", [12.0, 22.0, 33.0, 300.0])
 def test_a_run_does_not_work_while_a_process_is_off(when: str, off_s: float, roles: Layout) -> None:
-    """All of it, or the one of six that is needed: the run goes on when it is back, whatever was open."""
+    """With all roles, or with the needed one of six: the run continues when the process is back, whatever was open."""
     during_model_request, during_tool_call, between_steps = when == "thinking", when == "acting", when == "between"
 
     async def main() -> None:
@@ -424,7 +424,7 @@ def test_a_run_does_not_work_while_a_process_is_off(when: str, off_s: float, rol
 @pytest.mark.parametrize("when", ["thinking", "acting", "retrying"])
 @pytest.mark.parametrize("tool", ["look", "once"])
 def test_an_outage_of_the_broker_for_minutes_fails_nothing(when: str, tool: str, roles: Layout) -> None:
-    """What was done meanwhile is said when the broker is back: it is not done again, and its wait is no work."""
+    """A result from the outage is appended afterwards: the call is not repeated, and the wait is not active time."""
 
     async def main() -> None:
         model = ScriptedModel([calls((tool, {"q": 1}))], [0.01, 3.0])
@@ -455,7 +455,7 @@ def test_an_outage_of_the_broker_for_minutes_fails_nothing(when: str, tool: str,
 @LAYOUTS
 @pytest.mark.parametrize("wall_s", [20, 400])
 def test_the_wall_ends_a_run_that_works_on(wall_s: int, roles: Layout) -> None:
-    """A call that takes longer than the run may work is cut off there, near and far."""
+    """A call that takes longer than the run's active time is interrupted at its end, near and far."""
 
     async def main() -> None:
         model, scripted_tools = ScriptedModel([calls(("slow", {"q": 1}))]), ScriptedTools(takes_s={"slow": [HANGS]})
@@ -472,7 +472,7 @@ def test_the_wall_ends_a_run_that_works_on(wall_s: int, roles: Layout) -> None:
 
 @LAYOUTS
 def test_a_model_call_ends_with_its_runs_time(roles: Layout) -> None:
-    """Whoever makes it vouches for it until then; the run says that its time is up."""
+    """The worker owns it until then; the run reports that its time is up."""
 
     async def main() -> None:
         model = ScriptedModel([calls()], [HANGS])
@@ -489,7 +489,7 @@ def test_a_model_call_ends_with_its_runs_time(roles: Layout) -> None:
 @LAYOUTS
 @pytest.mark.parametrize("tool", ["once", "look"])
 def test_a_start_whose_acknowledgement_is_lost_is_not_waited_for(tool: str, roles: Layout) -> None:
-    """Who made it knows that it never began, and says so as soon as it reaches the broker."""
+    """Its worker knows that it never began, and reports it as soon as the broker can be reached."""
 
     async def main() -> None:
         scripted_tools = ScriptedTools()

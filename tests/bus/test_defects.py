@@ -1,4 +1,4 @@
-"""What breaks in one run ends that run, and nothing else: neither the process nor the runs beside it."""
+"""A defect in one run ends that run, but neither the process nor the other runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def read(result: str) -> tuple[str, ...]:
 
 @asynccontextmanager
 async def serving(broker: MemoryBroker, *, run: str = RUN, first: str = "look") -> AsyncGenerator[ActorProcess]:
-    """One process with every role, whose model looks ``a`` up in each run, and a task for ``run``."""
+    """One process with every role, whose model looks up ``a`` in each run, and a task for ``run``."""
     await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(CHECKED)
     outcomes = {"a": ToolResult(outcome="succeeded", value=NESTED)}
     turns: Mapping[str, Any] = {RUN: [[(first, "a")]], OTHER: [[("look", "b")]]}
@@ -73,7 +73,7 @@ class ModelPerRun:
         self._models = {run: ScriptedTurns(each) for run, each in turns.items()}
 
     async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
-        """Answer as this run's script says."""
+        """Answer with the script of this run."""
         return await self._models[work.run].request(work)
 
 
@@ -83,7 +83,7 @@ async def submit(broker: MemoryBroker, run: str) -> None:
 
 
 async def log_of(broker: MemoryBroker, run: RunId) -> Run:
-    """A run as its log tells it."""
+    """A run folded from its log."""
     found = await broker.log().load(TENANT, run)
     return fold_messages(TENANT, run, [(m.subject, m.payload, m.seq) for m in found])
 
@@ -99,7 +99,7 @@ def dead_letters(broker: MemoryBroker) -> list[dict[str, Any]]:
 
 
 def fold_failure_alerts(broker: MemoryBroker) -> list[int]:
-    """Where each run stood that a person was called for because it is lost."""
+    """The event number of each run that has an alert of kind ``lost``."""
     found = broker.stream(stream_names.ALERTS).matching(f"alerts.{TENANT}.lost")
     return [msgspec.json.decode(stored.payload)["n"] for stored in found]
 
@@ -110,7 +110,7 @@ def fails(*_args: object, **_more: object) -> NoReturn:
 
 
 def test_a_fact_that_cannot_be_gathered_stops_its_run_alone() -> None:
-    """A result that no check can read ends its run as a defect, with one dead letter; the next run completes."""
+    """A result that no check can read stops its run as a defect, with one dead letter; the next run completes."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -133,7 +133,7 @@ def test_a_fact_that_cannot_be_gathered_stops_its_run_alone() -> None:
 
 
 def test_a_cached_fact_that_fails_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept of facts may break as well as what is fetched."""
+    """Cached facts may fail as well as fetched ones."""
     inner = FactSource.facts_at_hand
 
     def at_hand(self: FactSource, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts | None:
@@ -156,7 +156,7 @@ def test_a_cached_fact_that_fails_stops_the_run(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_task_whose_facts_fail_becomes_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no run yet to be stopped: the task is tried a few times, then kept."""
+    """There is no run to stop yet: the task is tried a few times, then stored as a dead letter."""
     inner = FactSource.gather
 
     async def gather(self: FactSource, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts:
@@ -179,7 +179,7 @@ def test_a_task_whose_facts_fail_becomes_a_dead_letter(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("also_stop", [False, True])
 def test_an_event_that_cannot_be_folded_stops_its_run(monkeypatch: pytest.MonkeyPatch, also_stop: bool) -> None:
-    """It keeps its number and changes nothing, the run is stopped and sealed; a stop that breaks is not repeated."""
+    """It has its number but no effect, the run is stopped and sealed; a stop that fails to fold is not repeated."""
     inner = fold.apply
 
     def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:
@@ -205,7 +205,7 @@ def test_an_event_that_cannot_be_folded_stops_its_run(monkeypatch: pytest.Monkey
 
 
 def test_a_late_result_that_cannot_be_folded_is_not_appended_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A result that breaks the fold each time it is said is given up after a few tries."""
+    """A result that fails to fold each time it is appended is dropped after a few attempts."""
     inner = fold.apply
 
     def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:
@@ -229,7 +229,7 @@ def test_a_late_result_that_cannot_be_folded_is_not_appended_for_ever(monkeypatc
 def test_a_run_whose_fold_failed_too_often_raises_one_alert_and_a_readable_stop_ends_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its own stops break it too, so it is said to be lost; the stop of whoever is called is settled and sealed."""
+    """Its own stops fail to fold too, so there is an alert; a person's readable stop is settled and sealed."""
     inner = fold.apply
 
     def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:
@@ -265,7 +265,7 @@ def test_a_run_whose_fold_failed_too_often_raises_one_alert_and_a_readable_stop_
 
 
 def test_a_waiting_run_whose_fold_failed_too_often_raises_an_alert_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at the deadline of the question, which is when it would be looked at otherwise."""
+    """Not only at the deadline of the question, when the run is advanced next."""
     inner = fold.apply
 
     def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:
@@ -286,7 +286,7 @@ def test_a_waiting_run_whose_fold_failed_too_often_raises_an_alert_soon(monkeypa
 
 
 def test_a_dead_letter_that_cannot_be_stored_ends_nothing() -> None:
-    """The stream of dead letters is full: the run is stopped all the same, and others go on."""
+    """The stream of dead letters is full: the run is stopped nevertheless, and others continue."""
 
     class Full(NoFaults):
         async def before(self, op: str) -> None:
@@ -307,7 +307,7 @@ def test_a_dead_letter_that_cannot_be_stored_ends_nothing() -> None:
 
 
 def test_a_run_on_which_every_pass_fails_is_stopped_as_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever breaks there, each look is counted as one that moved nothing, and the sweep goes on with others."""
+    """Whatever fails, each pass counts as one without progress, and the sweep continues with other runs."""
     inner = Decider.next_draft
 
     async def following(self: Decider, run_pass: Pass, now: datetime) -> Draft | None:
@@ -331,7 +331,7 @@ def test_a_run_on_which_every_pass_fails_is_stopped_as_stuck(monkeypatch: pytest
 
 
 def test_a_sweep_that_cannot_begin_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log whose open runs cannot be listed at first ends no process."""
+    """A process survives a log whose open runs cannot be listed at first."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -352,7 +352,7 @@ def test_a_sweep_that_cannot_begin_is_tried_again(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("value", [b"[" * 5_000, b'["\xff\xfe"]', b"no json", b'{"all": false}'])
 def test_kill_switches_that_cannot_be_read_count_as_closed(value: bytes) -> None:
-    """No process ends over them, nothing starts, and what is refused says how to reset them."""
+    """No process crashes, nothing starts, and the refusals say how to reset the switches."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -367,7 +367,7 @@ def test_kill_switches_that_cannot_be_read_count_as_closed(value: bytes) -> None
 
 
 def test_a_kill_switch_that_an_older_linestop_closed_stays_closed_until_it_is_opened() -> None:
-    """It was kept in another bucket."""
+    """It was stored in another bucket."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -389,7 +389,7 @@ def test_a_kill_switch_that_an_older_linestop_closed_stays_closed_until_it_is_op
 
 
 def test_a_kill_switch_takes_effect_two_seconds_after_it_was_closed() -> None:
-    """Every process reads them that often."""
+    """Every process reads the switches at this interval."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)

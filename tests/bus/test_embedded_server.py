@@ -37,7 +37,7 @@ SUBJECT = "runs.acme.run-1.planner.proposed.1"
 
 
 class Events:
-    """The server's events, to be waited for."""
+    """The server's events; a test can wait for one."""
 
     def __init__(self) -> None:
         self.all: list[ServerEvent] = []
@@ -48,14 +48,14 @@ class Events:
         self._new.set()
 
     async def wait_for(self, kind: str, times: int = 1) -> None:
-        """Return when that kind has happened so often."""
+        """Return after ``times`` events of that kind."""
         while sum(event.kind == kind for event in self.all) < times:
             self._new.clear()
             await asyncio.wait_for(self._new.wait(), 20)
 
 
 async def bootstrap_of(server: EmbeddedServer) -> Connection:
-    """Connect as the one who sets up."""
+    """Connect as ``bootstrap``."""
     return await connect(server.credential("bootstrap"), name="test")
 
 
@@ -80,7 +80,7 @@ async def test_a_killed_server_comes_back_with_its_port_and_data(tmp_path: Path)
 
 
 async def test_the_next_start_keeps_port_keys_and_data(tmp_path: Path) -> None:
-    """Credential files handed out yesterday are good today."""
+    """Credential files that were copied earlier stay valid."""
     async with EmbeddedServer(tmp_path) as server:
         first = server.credential("client")
         async with await bootstrap_of(server) as bootstrap:
@@ -92,7 +92,7 @@ async def test_the_next_start_keeps_port_keys_and_data(tmp_path: Path) -> None:
 
 
 async def test_a_remembered_port_that_is_taken_is_replaced(tmp_path: Path) -> None:
-    """The server starts elsewhere and the credential files say where."""
+    """The server starts on another port, which is in the credential files."""
     async with EmbeddedServer(tmp_path) as server:
         old = int(server.url.rsplit(":", 1)[1])
     with socket.socket() as taken:
@@ -107,7 +107,7 @@ async def test_a_remembered_port_that_is_taken_is_replaced(tmp_path: Path) -> No
 
 
 async def test_its_files_are_private_and_it_listens_on_loopback_only(tmp_path: Path) -> None:
-    """Nobody outside the machine can reach it."""
+    """No other machine can reach it."""
     async with EmbeddedServer(tmp_path) as server:
         assert stat.S_IMODE((tmp_path / "nats.conf").stat().st_mode) == 0o600
         running = psutil.Process(server.pid)
@@ -118,7 +118,7 @@ async def test_its_files_are_private_and_it_listens_on_loopback_only(tmp_path: P
 
 
 async def test_a_directory_belongs_to_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second start names the process that has it, and harms nothing."""
+    """A second start names the process that uses it, and harms nothing."""
     monkeypatch.setattr(server_module, "LOCK_WAIT_S", 0.1)
     async with EmbeddedServer(tmp_path) as server:
         with pytest.raises(ConfigError, match=f"already runs here .process {os.getpid()} uses .*choose another"):
@@ -128,7 +128,7 @@ async def test_a_directory_belongs_to_one_process(tmp_path: Path, monkeypatch: p
 
 
 async def test_a_server_that_keeps_crashing_is_given_up(tmp_path: Path) -> None:
-    """After five crashes in a minute a person must look; the sentence says where."""
+    """After five crashes in a minute it is not started again; the sentence names the log."""
     events = Events()
     async with EmbeddedServer(tmp_path, on_event=events) as server:
         for crash in range(1, 6):
@@ -152,7 +152,7 @@ async def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_makes_no_progress_is_ended(tmp_path: Path) -> None:
-    """It is not waited for without end, and no process is left behind."""
+    """The wait ends, and no process is left behind."""
     config = tmp_path / "nats.conf"
     config.write_text(f'{{"listen": "127.0.0.1:{process.free_port()}"}}')
     started = process.NatsProcess(config, tmp_path / "nats.log", port=process.free_port())
@@ -162,7 +162,7 @@ async def test_a_server_that_makes_no_progress_is_ended(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_not_running_says_so(tmp_path: Path) -> None:
-    """Asking for the address before the start is one sentence."""
+    """Reading the address before the start raises one sentence."""
     with pytest.raises(ConfigError, match="is not running: start it first"):
         _ = EmbeddedServer(tmp_path).url
 
@@ -207,7 +207,7 @@ async def test_a_server_dies_with_its_parent_and_the_next_start_works(tmp_path: 
 
 
 async def test_another_process_cannot_use_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock holds between processes, and names the one that has it."""
+    """The lock works between processes, and names the one that has it."""
     monkeypatch.setattr(server_module, "LOCK_WAIT_S", 0.1)
     with host(tmp_path) as (parent, _), pytest.raises(ConfigError, match="already runs here") as refused:
         await EmbeddedServer(tmp_path).start()
@@ -216,7 +216,7 @@ async def test_another_process_cannot_use_the_directory(tmp_path: Path, monkeypa
 
 @pytest.mark.cluster
 async def test_a_cluster_of_three_keeps_working_when_its_leader_is_killed(tmp_path: Path) -> None:
-    """What was acknowledged is there, more can be written, and the killed node comes back."""
+    """Acknowledged messages are there, more can be written, and the killed node comes back."""
     space = StreamSizes(runs=2**26, forks=2**24, blobs=2**24, tasks=2**24, outcomes=2**24, ids=2**22, small=2**22)
     async with Cluster(tmp_path, space=space) as cluster:
         async with await connect(cluster.credential("bootstrap"), name="test") as bootstrap:
@@ -238,7 +238,7 @@ async def test_a_cluster_of_three_keeps_working_when_its_leader_is_killed(tmp_pa
 
 
 async def eventually(attempt: Callable[[int], Awaitable[T]]) -> T:
-    """Return the first result of ``attempt`` (given 1, 2, 3 …) that is not "nobody answers"."""
+    """Return the first result of ``attempt`` (called with 1, 2, 3 …) that is not ``Unreachable``."""
     async with asyncio.timeout(30):
         for n in itertools.count(1):
             with contextlib.suppress(Unreachable):

@@ -18,7 +18,7 @@ from linestop.testing.virtual_time import run_virtual, virtual_now
 
 
 def test_accounts_of_long_ended_periods_are_removed_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some at once, until all are gone; one that still holds money, or cannot be read, stays."""
+    """A few for each call, until all are gone; one that still holds money, or cannot be read, stays."""
     monkeypatch.setattr(orphaned_holds, "REMOVED_PER_CALL_MAX", 2)
 
     async def main() -> None:
@@ -44,7 +44,7 @@ def test_accounts_of_long_ended_periods_are_removed_and_no_others(monkeypatch: p
 
 
 def test_an_account_is_kept_as_long_as_its_time_to_live_would_keep_it() -> None:
-    """To the hour: what has one ends by that."""
+    """To the hour: an account with a time to live expires by itself."""
 
     async def main() -> None:
         shared = MemoryBroker(virtual_now).bucket(stream_names.SHARED_BUCKET)

@@ -1,4 +1,4 @@
-"""The whole of a result that was cut is stored beside the log."""
+"""The full text of a truncated result is stored beside the log."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ WHOLE = f"{SECRET} and {'more ' * 10_000}"
 
 @tool(tier="read", owner="tests")
 async def leak(ctx: Context) -> str:
-    """Say more than it should."""
+    """Return more than it should."""
     del ctx
     return WHOLE
 
 
 def encoder(broker: MemoryBroker) -> EventEncoder:
-    """What stores long texts."""
+    """The encoder, which stores long texts."""
     return EventEncoder(build="", blobs=broker.blobs(), random_source=random.Random(1), now=lambda: NOW)
 
 
 @pytest.mark.anyio
 async def test_a_stored_full_result_contains_no_known_secret(tmp_path: Path) -> None:
-    """The whole has passed the redactor like what the model sees, and its digest and size are the event's."""
+    """The full text is redacted like the text for the model, and the event holds its digest and size."""
     registry, broker = Registry(), MemoryBroker(lambda: NOW)
     registry.add(leak, "tests")
     runner = RegistryRunner(registry, tmp_path, limits=PerformLimits(redactor=Redactor([SECRET])))
@@ -75,27 +75,27 @@ async def test_a_stored_full_result_contains_no_known_secret(tmp_path: Path) -> 
 
 @pytest.mark.anyio
 async def test_a_result_whose_full_text_cannot_be_stored_is_not_lost() -> None:
-    """It is appended as it was cut, and names no place."""
+    """It is appended truncated, without a reference."""
     event = Finished(call="c1", attempt=1, outcome="succeeded", result="x", result_bytes=BLOB_BYTES_MAX + 1)
     result = LongResult(event=event, full_text="x" * (BLOB_BYTES_MAX + 1), type="text/plain")
     assert await encoder(MemoryBroker(lambda: NOW)).store_full_result(ACME, result) == event
 
 
 class SlowBlobs(NoFaults):
-    """Blobs take their time."""
+    """Storing blobs takes time."""
 
     def __init__(self, takes_s: float) -> None:
         self._takes_s = takes_s
 
     async def before(self, op: str) -> None:
-        """Wait, if it is about a blob."""
+        """Wait, if a blob is stored."""
         if op == "blobs.put":
             await anyio.sleep(self._takes_s)
 
 
 @pytest.mark.parametrize(("takes_s", "is_kept"), [(1.0, True), (60.0, False)])
 def test_no_result_waits_for_the_blob_of_another_and_no_stop_ends_it(*, takes_s: float, is_kept: bool) -> None:
-    """What had ended before the stop is told as it ended, however long the store of long texts takes."""
+    """Calls that had finished before the stop keep their result, however long storing long texts takes."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now, faults=SlowBlobs(takes_s))

@@ -1,4 +1,4 @@
-"""Full streams: whatever a client sends, and whichever stream is full, runs can be stopped, decided about and ended."""
+"""Full streams: whatever a client sends and whichever stream is full, runs can be stopped, decided on and ended."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Message = tuple[str, bytes]
 
 
 async def _fill(connection: Connection, messages: Iterator[Message], *, messages_max: int) -> int:
-    """Publish until the stream refuses or ``most`` are stored; return how many were."""
+    """Publish until the stream refuses or ``messages_max`` are stored; return their number."""
     stored, full = 0, False
 
     async def one() -> None:
@@ -68,7 +68,7 @@ def _task(agent: str = "desk", **fields: object) -> Message:
 
 
 def _kinds() -> dict[str, Iterator[Message]]:
-    """Everything that a client can send without end and that costs it nothing."""
+    """All messages that a client can send in any number at no cost."""
     return {
         "tasks for no agent": (_task("nobody", text=f"{n}") for n in count()),
         "tasks that cannot be read": (_task(text=n) for n in count()),
@@ -90,7 +90,7 @@ async def _started_run(client: Client, line: Stack, text: str) -> Submitted:
 
 
 async def test_nothing_that_a_client_sends_makes_a_stop_impossible(tmp_path: Path) -> None:
-    """Above the mark a refusal and a stop of an absent run are answered and not written, so live runs have room."""
+    """Above the limit a refusal and a stop of a missing run get a reply but no event, so open runs have space."""
     async with (
         stack(tmp_path, space=SMALL) as line,
         Client.connect(tmp_path, as_="operator") as operator,
@@ -129,7 +129,7 @@ async def test_nothing_that_a_client_sends_makes_a_stop_impossible(tmp_path: Pat
 
 
 async def test_a_client_that_floods_its_stream_blocks_no_person(tmp_path: Path) -> None:
-    """With no actor alive a client fills its own stream only; what people said meanwhile is done when one is."""
+    """Without an actor a client fills only its own stream; people's messages take effect when an actor runs."""
     async with (
         stack(tmp_path, space=SMALL, actors=False) as line,
         Client.connect(tmp_path, as_="operator") as operator,
@@ -185,11 +185,11 @@ FULL: dict[str, tuple[CredentialName, Callable[[int], Message]]] = {
         lambda n: (f"$KV.workers.w-{n}", os.urandom(20_000)),
     ),
 }
-"""Who may fill each stream, and with what. CONTROL, CLIENTS, TASKS and RUNS have tests of their own."""
+"""The credential that may fill each stream, and the message. CONTROL, CLIENTS, TASKS and RUNS have separate tests."""
 
 
 async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_ended(tmp_path: Path) -> None:
-    """An outcome that finds no room waits in the log; a text that finds none is left out; nothing else is needed."""
+    """Without space an outcome waits in the log, and a long text is left out; no other stream is needed."""
     async with (
         stack(tmp_path, space=SMALL) as line,
         Client.connect(tmp_path, as_="operator") as operator,
@@ -230,7 +230,7 @@ async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_e
 
 
 async def test_a_client_that_fills_the_task_stream_prevents_no_stop_and_no_decision(tmp_path: Path) -> None:
-    """A task without room is refused to its sender, in a sentence; the next one after some were done is not."""
+    """A task without space is refused to its sender in a sentence; after some were handled, the next is accepted."""
     async with (
         stack(tmp_path, space=SMALL, actors=False) as line,
         Client.connect(tmp_path, as_="operator") as operator,

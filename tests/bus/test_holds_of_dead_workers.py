@@ -1,4 +1,4 @@
-"""What a worker of the budget held when it was killed is free again as soon as it is known to be dead."""
+"""The holds of a killed budget worker are released as soon as it is known to be dead."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from linestop.bus import stream_names
 from linestop.runtime.money.account_value import Account
 
 WITHIN_S = 9.0
-"""Three missed beats, a round, and the writes."""
+"""Three missed heartbeats, a round, and the writes."""
 
 
 def _holds(p: Processes) -> dict[str, Any]:
-    """What the accounts hold now: account → holds."""
+    """The open holds of each account."""
     stored = p.broker.stream(stream_names.bucket_stream(stream_names.SHARED_BUCKET)).matching("$KV.shared.account.>")
     accounts = {m.subject: msgspec.json.decode(m.payload, type=Account) for m in stored}
     return {subject: account.holds for subject, account in accounts.items() if account.holds}
@@ -26,7 +26,7 @@ def _holds(p: Processes) -> dict[str, Any]:
 
 @pytest.mark.parametrize("spare", [True, False], ids=["another works on", "it is started again"])
 def test_the_holds_of_a_dead_worker_are_released_soon(spare: bool) -> None:
-    """It said that the run is settled, and died before the accounts knew: they know within seconds, not minutes."""
+    """It appended ``settled`` and died before it changed the accounts: they change within seconds, not minutes."""
 
     async def main() -> None:
         async with processes(EACH, ScriptedModel([calls(("mail", {"q": 1}))]), version=agent()) as p:

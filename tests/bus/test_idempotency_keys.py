@@ -1,4 +1,4 @@
-"""Idempotency keys: what takes one, what gives it back, and what happens without room for another."""
+"""Idempotency keys: how one is taken and released, and what happens without space for another."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def _keys(connection: Connection) -> int:
 
 
 async def test_a_refused_task_takes_no_key_and_the_next_one_with_it_runs(tmp_path: Path) -> None:
-    """The refusal says so; sent again, the key is one run, however often."""
+    """The refusal says so; sent again, the key names one run, however often."""
     async with (
         stack(tmp_path) as line,
         Client.connect(tmp_path) as client,
@@ -48,7 +48,7 @@ async def test_a_refused_task_takes_no_key_and_the_next_one_with_it_runs(tmp_pat
 
 
 async def test_a_run_that_ended_before_anything_started_gives_its_key_back(tmp_path: Path) -> None:
-    """One that has started something keeps it for good."""
+    """A run that has started something keeps the key for good."""
     async with stack(tmp_path) as line, Client.connect(tmp_path, as_="operator") as client:
         await line.deploy(limits=Limits(cost_max_micros=1))
         poor = await client.submit("desk", "say hello", key="k", run="mine")
@@ -61,7 +61,7 @@ async def test_a_run_that_ended_before_anything_started_gives_its_key_back(tmp_p
 
 
 async def test_a_stop_beforehand_holds_for_its_run_and_does_not_burn_the_key(tmp_path: Path) -> None:
-    """Any client can compute the run of a key: the owner is told once that it was stopped, and has the key again."""
+    """Any client can compute the run of a key: the owner gets one refusal, and then has the key again."""
     async with stack(tmp_path), Client.connect(tmp_path) as client:
         for key, named in (("order 7", ""), ("order 8", "mine")):
             squatted = named or run_of_key("default", key)
@@ -88,7 +88,7 @@ async def test_a_stop_beforehand_holds_for_its_run_and_does_not_burn_the_key(tmp
 
 
 async def test_the_run_of_a_key_can_be_had_by_that_key_only(tmp_path: Path) -> None:
-    """Whoever knows how run ids are computed can neither open the run of another's key nor have a refusal there."""
+    """A client that computes run ids can neither open the run of another key nor cause a refusal there."""
     theirs = run_of_key("default", "order 7")
     taken = "r-" + "0" * 40
     async with stack(tmp_path) as line, Client.connect(tmp_path) as client:
@@ -105,7 +105,7 @@ async def test_the_run_of_a_key_can_be_had_by_that_key_only(tmp_path: Path) -> N
 
 
 async def test_without_room_for_a_key_its_task_is_refused_and_nothing_else(tmp_path: Path) -> None:
-    """It is an answer and no dead letter, and it blocks neither tasks without a key nor those whose key is known."""
+    """It gets a reply and no dead letter, and blocks neither tasks without a key nor those with a known key."""
     space = StreamSizes(ids=MIB, small=MIB)
     async with (
         stack(tmp_path, space=space) as line,

@@ -1,4 +1,4 @@
-"""Keys as NATS writes them, against a pair that NATS's own tool made."""
+"""Keys in NATS's notation, compared with a pair from NATS's own tool."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PUBLIC = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4"
 
 
 def test_a_pair_of_natss_own_is_read() -> None:
-    """The public half of a known seed is the one that NATS says."""
+    """The public key of a known seed is the documented one."""
     assert public_key(SEED) == PUBLIC
 
 
 def test_a_signature_proves_the_key() -> None:
-    """What is signed is what the server sent; the raw key lies behind one byte of the public half."""
+    """The server's nonce is signed; the raw key follows one byte of the public key."""
     seed = new_seed()
     raw = base64.b32decode(public_key(seed))[1:33]
     Ed25519PublicKey.from_public_bytes(raw).verify(base64.b64decode(sign(seed, "nonce")), b"nonce")

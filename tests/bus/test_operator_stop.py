@@ -1,4 +1,4 @@
-"""Stopping a run whose head moves: the log in memory, and time that costs nothing."""
+"""Stopping a run whose head moves: with the log in memory and virtual time."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from linestop.testing.virtual_time import run_virtual, virtual_now
 
 TENANT, RUN = TenantId("acme"), RunId("busy")
 LAG_S = 0.001
-"""What a round trip takes, so that virtual time goes on however often something is tried."""
+"""The time of a round trip, so that virtual time passes with every attempt."""
 
 
 class BusyLog:
-    """The run's log as a stop sees it that always comes late: somebody moves the head before each of its appends."""
+    """A run's log in which the head moves before each append of the stop."""
 
     def __init__(self, broker: MemoryBroker, *, conflicts_to_cause: int, named: bool) -> None:
         self._inner = broker.log(["operator"])
@@ -43,12 +43,12 @@ class BusyLog:
         return getattr(self._inner, name)
 
     async def load(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as the port's
-        """Count that the run is read and not its head alone."""
+        """Count that the whole run is read and not only its head."""
         self.full_loads += 1
         return await self._inner.load(*args, **options)
 
     async def append(self, append: Append, **options: Any) -> int:  # noqa: ANN401 - as the port's
-        """Lose ``losses`` times to a message that is no event, as anybody's."""
+        """Lose ``conflicts_to_cause`` times to a message that is not an event."""
         if self.conflicts_to_cause > 0:
             self.conflicts_to_cause -= 1
             n = next(self._numbers)
@@ -77,7 +77,7 @@ class StopScene:
     async def stop(
         self, request_help: Callable[[], Awaitable[object]] | None = None, *, mode: StopMode = StopMode.FENCE
     ) -> int:
-        """Stop it as ann."""
+        """Stop the run as ann."""
         log: Log = self.log  # pyright: ignore[reportAssignmentType] # the rest is the inner one's
 
         async def counted() -> None:
@@ -100,7 +100,7 @@ class StopScene:
         await log.append(await self.encoder.encode(run, role, event, Cue(kind="control")))
 
     async def run_from_log(self) -> Run:
-        """The run as the log tells it."""
+        """The run folded from its log."""
         run = Run(TENANT, RUN)
         await catch_up(self.broker.log(), run)
         return run
@@ -113,7 +113,7 @@ def make_stop(run: Run, mode: StopMode) -> Stopped:
 
 @pytest.mark.parametrize("named", [True, False], ids=["head-named", "head-not-named"])
 def test_a_stop_that_loses_tries_again_from_the_real_head(*, named: bool) -> None:
-    """Whether the refusal names it or not."""
+    """Whether the refusal names that head or not."""
 
     async def main() -> None:
         scene = StopScene(conflicts_to_cause=2, named=named)
@@ -126,7 +126,7 @@ def test_a_stop_that_loses_tries_again_from_the_real_head(*, named: bool) -> Non
 
 @pytest.mark.parametrize("named", [True, False], ids=["head-named", "head-not-named"])
 def test_only_the_head_is_read_if_it_is_the_next_event(*, named: bool) -> None:
-    """So a stop costs two round trips a try however long the run is."""
+    """So an attempt to stop costs two round trips however long the run is."""
 
     async def main() -> None:
         scene = StopScene(named=named)
@@ -138,7 +138,7 @@ def test_only_the_head_is_read_if_it_is_the_next_event(*, named: bool) -> None:
 
 
 def test_a_stop_that_keeps_losing_asks_the_process_that_works_on_the_run_to_append_it() -> None:
-    """Once, after a few tries; what is then in the log is the stop, and nothing is said twice."""
+    """Once, after a few attempts; then the stop is in the log, and nothing is appended twice."""
 
     async def main() -> None:
         scene = StopScene(conflicts_to_cause=10**9)
@@ -157,7 +157,7 @@ def test_a_stop_that_keeps_losing_asks_the_process_that_works_on_the_run_to_appe
 
 
 def test_a_stop_that_cannot_ask_for_help_goes_on_alone() -> None:
-    """Neither an error nor a broker that does not answer keeps it from trying."""
+    """Neither an error nor a broker that does not reply prevents further attempts."""
 
     async def fails() -> None:
         raise Unreachable("no")
@@ -176,7 +176,7 @@ def test_a_stop_that_cannot_ask_for_help_goes_on_alone() -> None:
 
 
 def test_a_stop_is_never_reported_before_it_is_stored() -> None:
-    """After its time it says how often it lost, and whether it is kept."""
+    """After its time limit the error says how often it lost, and whether the stop is stored."""
 
     async def nothing() -> None:
         return None
@@ -193,7 +193,7 @@ def test_a_stop_is_never_reported_before_it_is_stored() -> None:
 
 
 def test_a_run_that_is_over_is_left_alone() -> None:
-    """Stopped or sealed: the first stop's number, or none."""
+    """Stopped or sealed: the number of the first stop is returned, or 0."""
 
     async def main() -> None:
         scene = StopScene()
@@ -210,7 +210,7 @@ def test_a_run_that_is_over_is_left_alone() -> None:
 
 
 def test_a_stop_ends_a_drain_and_not_the_other_way_round() -> None:
-    """Who stopped the run, and why, stays; what was to run out is cancelled after all."""
+    """The first stop's author and reason stay; the calls that were to finish are cancelled."""
 
     async def main() -> None:
         scene = StopScene()

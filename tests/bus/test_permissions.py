@@ -1,4 +1,4 @@
-"""Every credential tries what is not its own, on the real server."""
+"""Every credential tries subjects without a right to them, on the real server."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def event_subject(run: RunId, role: RoleName, n: int = 1, event: str = "stopped"
 
 
 async def stored_subjects(everybody: Everybody, pattern: str, stream: str = stream_names.RUNS) -> list[str]:
-    """What a stream really holds, asked by the one who may look at everything."""
+    """The subjects stored in a stream, read with a credential that may read everything."""
     body = {"subjects_filter": pattern}
     state: Any = (await everybody["bootstrap"].api_request(jetstream_api.stream_info(stream), body))["state"]
     return sorted(state.get("subjects") or {})
 
 
 async def test_each_role_appends_stopped_under_its_own_name_only(everybody: Everybody) -> None:
-    """Of all credentials and roles, only a role's own credential gets an event stored for it."""
+    """Of all credentials, only a role's own one can append an event of that role."""
     run = new_run()
 
     async def attempt(name: CredentialName, n: int, role: RoleName) -> bool:
@@ -68,7 +68,7 @@ async def test_each_role_appends_stopped_under_its_own_name_only(everybody: Ever
 
 
 async def test_a_refused_publish_fails_at_once(everybody: Everybody) -> None:
-    """The error names subject and credential long before any timeout."""
+    """The error names the subject and the credential long before any timeout."""
     before = time.monotonic()
     with pytest.raises(PermissionDenied, match="credential 'planner' may not publish to 'runs"):
         await everybody["planner"].request(event_subject(new_run(), "approver", event="granted"), timeout_s=30)
@@ -105,7 +105,7 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("what", FORBIDDEN)
 async def test_a_forbidden_subject_is_refused_to_every_credential(everybody: Everybody, what: str) -> None:
-    """Forging what the server republishes, deleting, changing, making something new: refused to ``bootstrap`` too."""
+    """Forging republished messages, deleting, changing and creating are refused, to ``bootstrap`` too."""
     for name in CREDENTIALS:
         with pytest.raises(PermissionDenied, match=f"credential '{name}' may not publish to"):
             await everybody[name].publish_checked(FORBIDDEN[what], b"{}")
@@ -113,7 +113,7 @@ async def test_a_forbidden_subject_is_refused_to_every_credential(everybody: Eve
 
 @pytest.mark.parametrize("name", CREDENTIALS)
 async def test_a_credential_receives_only_from_its_own_inbox(everybody: Everybody, name: CredentialName) -> None:
-    """Another's inbox, all inboxes, everything, and acknowledgements cannot be listened to."""
+    """It cannot subscribe to another inbox, all inboxes, all subjects, or acknowledgements."""
 
     async def ignore(_msg: Msg) -> None: ...
 
@@ -125,7 +125,7 @@ async def test_a_credential_receives_only_from_its_own_inbox(everybody: Everybod
 
 @pytest.mark.parametrize("name", CREDENTIALS)
 async def test_a_role_pulls_and_acknowledges_only_its_own_consumers(everybody: Everybody, name: CredentialName) -> None:
-    """Wakes of a role and people's decisions are delivered to nobody else; stops to any role."""
+    """Wakes of a role and people's decisions reach no other role; stops reach any role."""
     pulls: list[tuple[str, str, Collection[str]]] = [
         *((stream_names.RUNS, stream_names.role_consumer(role), {role}) for role in ACTORS),
         *((stream, consumer, {"approver"}) for stream, consumer in stream_names.REQUESTS_CONSUMERS),
@@ -203,7 +203,7 @@ async def test_every_other_subject_is_published_only_by_its_holders(everybody: E
 
 @pytest.mark.parametrize("how", ["direct get", "message get", "acknowledgement", "pull"])
 async def test_a_reply_of_the_server_cannot_be_aimed_at_another_role(everybody: Everybody, how: str) -> None:
-    """A planner that names the approver's subject as reply subject gets nothing stored and nobody fooled."""
+    """If a planner names the approver's subject as reply subject, nothing is stored and no process is misled."""
     run, planner = new_run(), everybody["planner"]
     forged = event_subject(run, "approver", 2, "granted")
     await planner.api_request(event_subject(run, "planner", 1, "proposed"), {"by": "a person, really"})
@@ -243,7 +243,7 @@ async def test_a_reply_of_the_server_cannot_be_aimed_at_another_role(everybody: 
 async def test_a_pull_a_batch_read_and_an_acknowledgement_cross_into_the_streams_account(
     everybody: Everybody,
 ) -> None:
-    """What a role needs to work arrives whole: many replies, their order, and the confirmation of an ack."""
+    """A role receives everything it needs: many replies, in order, and the confirmation of an ack."""
     run = new_run()
     for n in (1, 2):
         await everybody["operator"].api_request(event_subject(run, "operator", n), {"n": n})
@@ -269,7 +269,7 @@ async def test_a_pull_a_batch_read_and_an_acknowledgement_cross_into_the_streams
 
 
 async def test_live_events_and_replies_reach_the_credentials_that_may_receive_them(everybody: Everybody) -> None:
-    """A client follows a stored event, gets a role's answer, and each hint arrives at its role once."""
+    """A client follows a stored event and gets a role's reply, and each hint reaches its role once."""
     run = new_run()
     got: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = stream_names.reply_inbox("client", "t1")
@@ -290,7 +290,7 @@ async def test_live_events_and_replies_reach_the_credentials_that_may_receive_th
 
 
 def test_a_client_can_be_kept_from_reading_runs() -> None:
-    """Switched off, neither reading nor following of runs is left, nor of their long texts."""
+    """Without the option a client can neither read nor follow runs, nor read their long texts."""
     mine = grants("client", AccessOptions(client_reads_runs=False))
     assert not [s for s in (*mine.publish, *mine.subscribe) if "RUNS" in s or "BLOBS" in s or "live.runs" in s]
     assert subjects.live_subject("runs.>") in grants("client").subscribe
@@ -304,7 +304,7 @@ def test_no_two_rights_of_a_credential_overlap(name: CredentialName) -> None:
 
 
 def test_no_credential_shares_the_account_of_the_streams() -> None:
-    """Isolation is the rule the rest stands on: one account a credential, and none in that of the streams."""
+    """All other rules depend on this isolation: one account a credential, and none in that of the streams."""
     section = accounts_section({name: [{"user": name}] for name in CREDENTIALS})
     users = {name: [user["user"] for user in account.get("users", ())] for name, account in section.items()}
     assert users.pop("LINESTOP") == []
@@ -313,6 +313,6 @@ def test_no_credential_shares_the_account_of_the_streams() -> None:
 
 
 def test_the_page_about_permissions_is_up_to_date() -> None:
-    """docs/permissions.md is what the table says today."""
+    """docs/permissions.md agrees with the table."""
     assert DOCS.read_text() == permissions_markdown()
     assert re.search(r"^## planner$", permissions_markdown(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What a stream's answers mean, from the very bytes of a real server: one alone, and one of three."""
+"""The meaning of a stream's replies, from the bytes of a real server: a single one, and one of three."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 def refused(code: int, err_code: int, description: str) -> bytes:
-    """A refusal as servers write it."""
+    """A refusal in the servers' form."""
     error = f'{{"code":{code},"err_code":{err_code},"description":"{description}"}}'
     return f'{{"error":{error},"stream":"RUNS","seq":0}}'.encode()
 
@@ -45,13 +45,13 @@ REPLIES: list[tuple[bytes, ReplyMeaning, int]] = [
 
 @pytest.mark.parametrize(("answer", "means", "head"), REPLIES, ids=[f"{row[1]}-{row[0][:40]!r}" for row in REPLIES])
 def test_every_reply_of_a_stream_has_its_meaning(answer: bytes, means: ReplyMeaning, head: int) -> None:
-    """Only a superseded append is told the head; whatever nobody knows is asked again later."""
+    """Only a superseded append learns the head; after an unknown reply the publisher tries again later."""
     ack = read_ack(answer)
     assert (meaning(ack), head_in_refusal(ack)) == (means, head)
 
 
 class Stored:
-    """What the stream holds at the place that is looked up."""
+    """The stored message that a read returns."""
 
     def __init__(self, found: StreamMessage | None) -> None:
         self.found = found
@@ -92,7 +92,7 @@ ELSEWHERE = msgspec.structs.replace(OURS, subject="runs.t.other.planner.stopped.
 async def test_a_refused_append_is_ours_only_if_the_very_bytes_are_stored(
     answer: bytes, found: StreamMessage | None, asked: object, head: int | None
 ) -> None:
-    """A lost answer makes ours look refused; a rival's event, or our id used elsewhere, is a conflict."""
+    """After a lost reply our own append looks refused; a rival's event, or our id used elsewhere, is a conflict."""
     log = JetStreamLog(cast("Wire", None))
     stored = Stored(found)
     cast("Any", log)._reader = stored

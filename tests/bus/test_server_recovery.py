@@ -1,4 +1,4 @@
-"""A server that reads its streams is waited for, and gets the memory that takes."""
+"""A server that reads its streams gets the time and the memory that it needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _work(seconds: float) -> None:
 
 
 def test_a_process_that_works_makes_progress_and_one_that_idles_does_not(tmp_path: Path) -> None:
-    """Processor time counts, also without a word in the log; so does a word in the log."""
+    """Processor time counts, also without a new line in the log; so does a new line."""
     log = tmp_path / "nats.log"
     progress = Progress(os.getpid(), log, now=0.0)
     _work(0.15)
@@ -51,12 +51,12 @@ def test_bytes_that_are_read_are_progress(tmp_path: Path) -> None:
 def test_the_memory_limit_grows_with_what_is_stored_up_to_half_of_the_machine(
     stored: int, machine: int, limit: str
 ) -> None:
-    """Too little makes recovery slow; too much takes the memory that the actors need."""
+    """With too little recovery is slow; too much would take the memory of the actors."""
     assert memory_limit(stored, machine=machine) == limit
 
 
 def test_what_is_stored_is_counted_with_all_folders(tmp_path: Path) -> None:
-    """Also where there is nothing yet."""
+    """Also in a missing folder."""
     assert stored_bytes(tmp_path / "none") == 0
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "1.blk").write_bytes(bytes(10))

@@ -1,4 +1,4 @@
-"""The key that signs checkpoints, and what it vouches for."""
+"""The key that signs checkpoints, and the logs that it proves."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def signed(folder: Path) -> Checkpoint:
 
 
 def test_the_recorders_checkpoint_makes_a_log_authentic_to_its_end(folder: Path) -> None:
-    """What it signs when it publishes the outcome is checked with the public half alone."""
+    """The signature in the outcome is checked with the public key alone."""
     story = at_work()
     signer = load_checkpoint_signer(folder, lambda: NOW)
     assert signer is not None
@@ -54,7 +54,7 @@ def test_the_recorders_checkpoint_makes_a_log_authentic_to_its_end(folder: Path)
 
 
 def test_a_log_that_was_rewritten_after_its_outcome_is_broken(folder: Path) -> None:
-    """Whoever may rewrite the stream cannot rewrite what the recorder signed."""
+    """An attacker who can rewrite the stream cannot rewrite the recorder's signature."""
     checkpoint, keys = signed(folder), trusted_checkpoint_key(folder)
     other = at_work()
     rewritten = type(other)().open_run().run_until_idle().finish_model(reply(text="something else"))
@@ -64,7 +64,7 @@ def test_a_log_that_was_rewritten_after_its_outcome_is_broken(folder: Path) -> N
 
 
 def test_the_key_is_made_once_for_its_owner_alone(folder: Path) -> None:
-    """Another start finds it, and writes the public half anew if that is gone or another."""
+    """Another start finds it, and writes the public key again if that is missing or different."""
     key, public = (folder / KEY_FILE).read_text(), (folder / PUBLIC_FILE).read_text()
     assert stat.S_IMODE((folder / KEY_FILE).stat().st_mode) == 0o600
     (folder / PUBLIC_FILE).write_text("00")
@@ -73,7 +73,7 @@ def test_the_key_is_made_once_for_its_owner_alone(folder: Path) -> None:
 
 
 def test_a_key_that_others_may_read_is_refused(folder: Path) -> None:
-    """With the command that mends it."""
+    """The message holds the command that repairs it."""
     (folder / KEY_FILE).chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):
         load_checkpoint_signer(folder, lambda: NOW)
@@ -81,7 +81,7 @@ def test_a_key_that_others_may_read_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "no key", "ab" * 31, "\u00e9" * 64])
 def test_a_damaged_key_is_reported(folder: Path, text: str) -> None:
-    """A recorder that silently signed nothing, or a check that trusted nothing, would look like a good one."""
+    """A recorder that silently signed nothing, or a check without a trusted key, would look correct."""
     for name in (KEY_FILE, PUBLIC_FILE):
         (folder / name).write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=KEY_FILE):
@@ -92,14 +92,14 @@ def test_a_damaged_key_is_reported(folder: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", [KEY_FILE, PUBLIC_FILE])
 def test_a_key_path_that_is_not_a_regular_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
-    """A pipe gives nothing until somebody writes into it."""
+    """A pipe would block until a process writes into it."""
     os.mkfifo(tmp_path / name)
     with pytest.raises(ConfigError, match=name):
         _ = load_checkpoint_signer(tmp_path, lambda: NOW), trusted_checkpoint_key(tmp_path)
 
 
 def test_without_a_key_nothing_is_signed_and_no_key_is_trusted(tmp_path: Path) -> None:
-    """A recorder from before there were keys goes on; its log is consistent, not authentic."""
+    """A recorder set up before there were keys continues; its log is consistent, not authentic."""
     assert load_checkpoint_signer(tmp_path, lambda: NOW) is None
     assert trusted_checkpoint_key(tmp_path) == {}
 
@@ -115,7 +115,7 @@ def test_a_process_that_only_verifies_gets_the_public_half_only(folder: Path, tm
 
 
 def test_set_up_gives_each_process_its_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``bus init --copy`` hands the recorder its key and people the public half; other roles get neither."""
+    """``bus init --copy`` gives the recorder both keys and people the public one; other roles get neither."""
     monkeypatch.chdir(tmp_path)
     copies = [text for name in ("recorder", "client", "planner") for text in ("--copy", name, str(tmp_path / name))]
     assert command(["bus", "init", "--config-file", str(tmp_path / "nats.conf"), *copies]) == 0

@@ -1,4 +1,4 @@
-"""A stop that is heard between a start and its first byte: nothing leaves, though the log cannot be read yet."""
+"""A stop that arrives between a start and its first byte: nothing is sent, although the log cannot be read yet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from linestop.testing.virtual_time import run_virtual, virtual_now
 
 
 class Preparing:
-    """A tool that needs a moment before it sends anything, during which nothing can interrupt it."""
+    """A tool that cannot be interrupted for a moment before it sends anything."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -46,7 +46,7 @@ class Preparing:
 
 @pytest.mark.parametrize("stops", [True, False])
 def test_a_stop_hint_prevents_what_has_not_begun(stops: bool) -> None:
-    """Also while somebody else works on the run, so that its log cannot be read."""
+    """Also while another pass works on the run, so that its log cannot be read."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -76,7 +76,7 @@ def test_a_stop_hint_prevents_what_has_not_begun(stops: bool) -> None:
 
 
 def test_a_model_call_that_may_not_begin_says_why() -> None:
-    """Too late, or stopped first; neither was begun, and neither is billed."""
+    """Too late, or stopped first; in both cases it did not begin and is not charged."""
     past = datetime.now(UTC) - timedelta(seconds=1)
     with pytest.raises(ModelFailed, match=TOO_LATE[1:]) as late:
         require_fresh(past)

@@ -1,4 +1,4 @@
-"""A hold that a worker reserved after another had ended it is given back, and no other."""
+"""A hold that a worker made after another one had ended it is released, and no other hold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REQUEST = HoldRequest(
 
 
 class Delayed:
-    """Shared values, of which those of one kind of account and what comes after are first read late."""
+    """A bucket in which the first read of one kind of account, and all later ones, are delayed."""
 
     def __init__(self, shared: Bucket, kind: str = "tenant-") -> None:
         self._shared = shared
@@ -46,7 +46,7 @@ class Delayed:
 
 
 async def test_a_hold_that_was_made_again_after_its_end_is_released_and_not_charged_twice() -> None:
-    """Whoever made it sees in the log that the run has settled it, and undoes it at once, in all accounts."""
+    """Its worker sees in the log that the run has settled it, and releases it at once, in all accounts."""
     broker = MemoryBroker(lambda: NOW)
     shared, limits = broker.bucket("shared"), AccountLimits()
     quick = AccountLedger(shared, limits, now=lambda: NOW)
@@ -70,7 +70,7 @@ async def test_a_hold_that_was_made_again_after_its_end_is_released_and_not_char
 
 
 async def test_a_hold_that_the_log_shows_open_is_kept() -> None:
-    """Its run needs it, whoever made it."""
+    """Its run needs it, whichever worker made it."""
     broker = MemoryBroker(lambda: NOW)
     accounts = AccountLedger(broker.bucket("shared"), AccountLimits(), now=lambda: NOW)
     run = Run(TenantId("acme"), RunId("r1"))
@@ -82,7 +82,7 @@ async def test_a_hold_that_the_log_shows_open_is_kept() -> None:
 
 
 async def test_the_hold_of_an_overtaken_worker_is_released() -> None:
-    """One of two workers is slow between two accounts; meanwhile the other reserves, settles and ends the hold."""
+    """One of two workers is slow between two accounts; in the meantime the other makes, settles and ends the hold."""
     at = [NOW]
     broker = MemoryBroker(lambda: at[0])
     shared, limits = broker.bucket("shared"), AccountLimits()
@@ -104,7 +104,7 @@ async def test_the_hold_of_an_overtaken_worker_is_released() -> None:
 
 
 async def test_a_hold_that_was_requested_again_is_not_a_stray() -> None:
-    """Between the look at the accounts and the change a worker may reserve the same hold anew."""
+    """Between reading and changing the accounts a worker may make the same hold again."""
     at = [NOW]
     broker = MemoryBroker(lambda: at[0])
     shared = broker.bucket("shared")
@@ -121,6 +121,6 @@ async def test_a_hold_that_was_requested_again_is_not_a_stray() -> None:
 
 
 async def _state(shared: Bucket) -> dict[str, tuple[int, int]]:
-    """Spent and the number of holds of each account."""
+    """The spent money and the number of holds of each account."""
     found = {key: (await read_account(shared, key))[0] for key in await shared.keys("account.")}
     return {key.split(".")[1].partition("-")[0]: (a.spent, len(a.holds)) for key, a in found.items()}

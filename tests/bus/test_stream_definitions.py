@@ -1,4 +1,4 @@
-"""What the streams refuse, whoever asks."""
+"""The messages that streams refuse from every credential."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ AGAIN: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize("headers", AGAIN)
 @pytest.mark.parametrize("role", ROLES)
 async def test_a_role_cannot_overwrite_its_own_event(everybody: Everybody, role: RoleName, headers: str) -> None:
-    """The second message on an event's subject is refused at once and in words, and the first stays."""
+    """The second message on an event's subject is refused at once with a reason, and the first stays."""
     run, connection = new_run(), everybody[role]
     subject = subjects.run_event(TENANT, run, role=role, event="stopped", n=1)
     seq = (await connection.api_request(subject, {"role": role}))["seq"]
@@ -63,7 +63,7 @@ async def test_a_role_cannot_overwrite_its_own_event(everybody: Everybody, role:
 
 @pytest.mark.parametrize("role", ROLES)
 async def test_an_append_to_a_wrong_head_is_refused_with_the_real_head(everybody: Everybody, role: RoleName) -> None:
-    """What the header says is checked for every role: the refusal names the sequence that it should have said."""
+    """The header is checked for every role: the refusal names the right sequence."""
     run, connection = new_run(), everybody[role]
     first, second = (subjects.run_event(TENANT, run, role=role, event="stopped", n=n) for n in (1, 2))
     seq = (await connection.api_request(first, {}))["seq"]
@@ -79,7 +79,7 @@ async def test_an_append_to_a_wrong_head_is_refused_with_the_real_head(everybody
 async def test_a_credential_that_is_not_a_role_appends_nothing_to_a_run(
     everybody: Everybody, name: CredentialName, headers: str
 ) -> None:
-    """No header and no payload makes a difference: the refusal comes at once, and names subject and credential."""
+    """Whatever the headers and the payload, the refusal comes at once and names the subject and the credential."""
     run = new_run()
     named = {
         header: value.format(seq=0, run=subjects.run_filter(TENANT, run)) for header, value in AGAIN[headers].items()
@@ -94,7 +94,7 @@ async def test_a_credential_that_is_not_a_role_appends_nothing_to_a_run(
 
 
 async def test_an_outcome_and_a_blob_are_stored_once(everybody: Everybody) -> None:
-    """What others rely on for ever cannot be replaced, by the one who gave it either."""
+    """They cannot be replaced, not even by their publisher."""
     for name, subject in (
         ("recorder", subjects.outcome(TENANT, AGENT, run=new_run())),
         ("executor", subjects.blob(TENANT, DIGEST, part=0)),
@@ -107,7 +107,7 @@ async def test_an_outcome_and_a_blob_are_stored_once(everybody: Everybody) -> No
 
 
 async def test_a_message_that_asks_to_replace_or_expire_others_is_refused(everybody: Everybody) -> None:
-    """Rollup, expiry, schedules and counters are headers, which permissions do not see: the stream refuses."""
+    """Roll-up, expiry, schedules and counters are headers, which permissions do not cover: the stream refuses them."""
     for header, value, err_code in (
         ("Nats-Rollup", "all", 10111),
         ("Nats-TTL", "1s", 10166),
@@ -122,7 +122,7 @@ async def test_a_message_that_asks_to_replace_or_expire_others_is_refused(everyb
 
 
 async def test_a_text_is_stored_although_another_role_has_used_its_name_as_an_id(everybody: Everybody) -> None:
-    """An id is the whole stream's: what is guessed must not make somebody's text a repetition."""
+    """An id is valid in the whole stream: a guessed one must not make another role's text a repetition."""
     data = b"what everybody knows will be stored"
     name = subjects.blob(TENANT, hashlib.sha256(data).hexdigest(), part=0)
     taken_id_headers = {"Nats-Msg-Id": name, "Linestop-Parts": "1"}
@@ -146,7 +146,7 @@ async def test_a_text_is_stored_although_another_role_has_used_its_name_as_an_id
 async def test_who_may_write_a_key_cannot_erase_the_bucket_with_it(
     everybody: Everybody, name: CredentialName, bucket: str, key: str
 ) -> None:
-    """A header that replaces all that was stored would reach the accounts and doors of others."""
+    """A header that replaces all stored values would reach the accounts and kill switches of others."""
     subject = stream_names.bucket_key(bucket, key)
     await everybody[name].api_request(subject, 1)
     reply = await everybody[name].request(subject, b"2", headers={"Nats-Rollup": "all"})
@@ -156,7 +156,7 @@ async def test_who_may_write_a_key_cannot_erase_the_bucket_with_it(
 
 
 async def test_a_schedule_fires_into_the_timers_stream(everybody: Everybody) -> None:
-    """A role sets a timer; what fires is delivered to the timers' consumer."""
+    """A role sets a timer; when it fires, it is delivered to the timers' consumer."""
     run, approver = new_run(), everybody["approver"]
     subject = subjects.timer_set(TENANT, run, name="expiry")
     headers = {
@@ -177,7 +177,7 @@ async def test_a_schedule_fires_into_the_timers_stream(everybody: Everybody) -> 
 
 
 async def test_a_wake_that_reached_its_maximum_deliveries_is_recorded(everybody: Everybody) -> None:
-    """A delivery that is refused as often as allowed ends as an advisory for the recorder."""
+    """A delivery that is refused the maximum number of times ends as an advisory for the recorder."""
     budget, recorder = everybody["budget"], everybody["recorder"]
     subject = subjects.run_event(TENANT, new_run(), role="operator", event="stopped", n=1)
     seq = (await everybody["operator"].api_request(subject, {}))["seq"]
@@ -205,7 +205,7 @@ async def test_a_wake_that_reached_its_maximum_deliveries_is_recorded(everybody:
 
 
 def test_every_stream_is_bounded_and_every_wake_that_reached_its_maximum_deliveries_is_noticed() -> None:
-    """Nothing grows without limit, and only hints are ever given up."""
+    """Nothing grows without a limit, and only deliveries of hints are limited."""
     specs = streams()
     assert all(spec.config["max_bytes"] > 0 and spec.config["max_msg_size"] > 0 for spec in specs)
     assert sum(spec.config["max_bytes"] for spec in specs) <= DEFAULT_SIZES.total
@@ -219,7 +219,7 @@ def test_every_stream_is_bounded_and_every_wake_that_reached_its_maximum_deliver
 
 
 def test_control_messages_and_timers_of_a_killed_process_are_redelivered_soon() -> None:
-    """However often: a word is not given up because the processes that had it died. A stop waits for the least."""
+    """However often: no message is dropped because the processes that had it died. A stop waits the shortest time."""
     specs = [
         s
         for s in consumers()
@@ -232,7 +232,7 @@ def test_control_messages_and_timers_of_a_killed_process_are_redelivered_soon() 
 
 
 def test_every_control_message_belongs_to_exactly_one_consumer() -> None:
-    """Each verb of either stream is in exactly one durable's filter, or a message would be kept or lost."""
+    """Each verb of both streams is in exactly one durable's filter, or a message would stay stored or be lost."""
     for stream, root in ((stream_names.CONTROL, "control"), (stream_names.CLIENTS, "clients")):
         filters = [f for s in consumers() if s.stream == stream for f in s.config["filter_subjects"]]
         assert sorted(filters) == sorted(f"{root}.*.*.{verb}" for verb in subjects.VERBS)

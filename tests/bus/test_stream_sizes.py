@@ -1,4 +1,4 @@
-"""How large streams are: from the disk at set-up, and what a number of runs a day needs."""
+"""The sizes of streams: chosen from the disk at set-up, and needed for a number of runs a day."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MEASURED = {
 
 @pytest.mark.parametrize("free", [0, GIB, 10 * GIB, 500 * GIB, 20_000 * GIB])
 def test_all_streams_together_take_half_of_the_disk(free: int) -> None:
-    """Hardly less, and never more unless there is next to nothing; each has some."""
+    """Hardly less, and never more unless the disk is nearly full; each stream has some space."""
     space = sizes_for(free)
     expected_bytes = max(int(free * DISK_SHARE), TOTAL_MIN_BYTES)
     assert 0.9 * expected_bytes < space.total <= expected_bytes
@@ -45,7 +45,7 @@ def test_all_streams_together_take_half_of_the_disk(free: int) -> None:
 
 
 def test_a_large_disk_is_of_no_use_to_a_broker_with_little_memory() -> None:
-    """It keeps an index of what it stores in memory."""
+    """It has an index of its messages in memory."""
     memory = 8 * GIB
     space = sizes_for(500 * GIB, memory=memory)
     assert space.total <= memory * MACHINE_SHARE / INDEX_SHARE
@@ -53,7 +53,7 @@ def test_a_large_disk_is_of_no_use_to_a_broker_with_little_memory() -> None:
 
 
 def test_sizes_are_chosen_once_for_a_state_folder(tmp_path: Path) -> None:
-    """A later start takes the same, however the disk has changed; an older folder keeps the sizes that it has."""
+    """A later start uses the same, however the disk has changed; an older folder keeps its sizes."""
     space, is_new = embedded_sizes(tmp_path)
     assert (is_new, stored_sizes(tmp_path)) == (True, None)
     store_sizes(tmp_path, StreamSizes(runs=7 * MIB))
@@ -68,7 +68,7 @@ def test_sizes_are_chosen_once_for_a_state_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("turns", "text"), MEASURED)
 def test_a_plan_agrees_with_what_was_measured(turns: int, text: int) -> None:
-    """Never less than that; for runs of three turns and more hardly more in the stream that matters."""
+    """Never less than measured; for runs of three or more turns hardly more in the stream that matters."""
     found = plan_sizes(ExpectedLoad(runs_per_day=1, turns=turns, text_bytes=text), DEFAULT_SIZES)
     runs, outcomes, archive = MEASURED[turns, text]
     by_name = {line.stream: line for line in found.streams}
@@ -81,7 +81,7 @@ def test_a_plan_agrees_with_what_was_measured(turns: int, text: int) -> None:
     "load", [ExpectedLoad(runs_per_day=5_000, turns=6), ExpectedLoad(runs_per_day=100_000, turns=1, long_bytes=9_000)]
 )
 def test_a_plan_names_a_disk_on_which_it_fits(load: ExpectedLoad) -> None:
-    """And what it says that sizes bear is what fits in them, neither more nor less."""
+    """And its maximum number of runs for the sizes is exactly what fits in them."""
     small = sizes_for(10 * GIB)
     found = plan_sizes(load, small)
     assert not found.fits

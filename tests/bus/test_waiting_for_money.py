@@ -1,4 +1,4 @@
-"""Money that other runs hold for now is waited for; a run is refused only what can never fit."""
+"""A run waits for money that other runs hold now; it is refused only an amount that can never fit."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from linestop.testing.virtual_time import run_virtual, virtual_now
 
 USAGE = Usage(fresh_in=400, out=20)
 COST = AGENT.model.price.cost_micros(USAGE)
-"""What one model call really costs, in micro-dollars."""
+"""The real cost of one model request, in micro-dollars."""
 
 TAKES_S = 1.0
 SOON = timedelta(milliseconds=20)
 
 
 class Model:
-    """A model that makes ``calls`` calls of the tool ``look`` one after the other, a second each, then answers."""
+    """A model that makes ``calls`` calls of the tool ``look`` in sequence, a second each, then answers."""
 
     def __init__(self, calls: int = 0) -> None:
         self._calls = calls
@@ -55,7 +55,7 @@ class Model:
 
 
 class Crowd:
-    """Runs of one user in one process that does not sweep, and what their accounts ever held."""
+    """Runs of one user in one process without a sweep, and all values of their accounts."""
 
     def __init__(self, broker: MemoryBroker, limits: AccountLimits) -> None:
         self.broker = broker
@@ -71,12 +71,12 @@ class Crowd:
                 self.over.append(f"{subject}: {taken}")
 
     async def submit(self, name: str) -> None:
-        """Hand a task in."""
+        """Submit a task."""
         task = {"text": "please", "run": name, "user": "ann"}
         await self.broker.publish(f"tasks.{TENANT}.a", msgspec.json.encode(task))
 
     async def run(self, name: str) -> Run:
-        """The run as its log tells it."""
+        """The run folded from its log."""
         found = await self.broker.log().load(TENANT, RunId(name))
         messages = [(m.subject, m.payload, m.seq) for m in found]
         verdict = verify(TENANT, name, messages)
@@ -93,7 +93,7 @@ def crowd(
     start: datetime = datetime(2026, 5, 4, 10, 0, tzinfo=UTC),
     sweeping: bool = False,
 ) -> None:
-    """Let ``act`` happen beside one process that holds every role, under virtual time."""
+    """Run ``scenario`` beside one process with every role, under virtual time."""
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -112,12 +112,12 @@ def crowd(
 
 
 def first_request_cost_max_micros(run: Run) -> int:
-    """What the run's first model call may cost at most."""
+    """The maximum cost of the run's first model request."""
     return next(iter(run.attempts.values()))[0].cost_max_micros
 
 
 def measure_first_request_cost_max_micros() -> int:
-    """What the first model call of such a run may cost at most, in micro-dollars."""
+    """The maximum cost of the first model request of such a run, in micro-dollars."""
     found: list[int] = []
 
     async def scenario(world: Crowd) -> None:
@@ -130,12 +130,12 @@ def measure_first_request_cost_max_micros() -> int:
 
 
 def events(run: Run, kind: type) -> list[object]:
-    """The run's events of that kind that count."""
+    """The run's events of that kind that have an effect."""
     return [entry.event for entry in run.entries if isinstance(entry.event, kind) and not entry.ignored]
 
 
 def test_a_lone_run_needs_room_for_its_next_start_only() -> None:
-    """A hold ahead is taken only where there is room for it."""
+    """A hold for later turns is made only if it fits."""
     needed_micros = measure_first_request_cost_max_micros()
 
     async def scenario(world: Crowd) -> None:
@@ -150,7 +150,7 @@ def test_a_lone_run_needs_room_for_its_next_start_only() -> None:
 
 
 def test_of_64_parallel_runs_the_20_that_the_account_suffices_for_complete() -> None:
-    """The others wait while money is held and are refused when it is spent, oldest first, with few events."""
+    """The others wait while money is held and are refused once it is spent, oldest first, with few events."""
     needed_micros = measure_first_request_cost_max_micros()
 
     async def scenario(world: Crowd) -> None:
@@ -174,7 +174,7 @@ def test_of_64_parallel_runs_the_20_that_the_account_suffices_for_complete() -> 
 
 
 def test_a_run_is_woken_the_moment_another_gives_its_money_back() -> None:
-    """Without the sweep: a hint, not a period. Meanwhile it is queued, and says for whose money it waits."""
+    """Without the sweep, by a hint. Until then it is queued, and its state names the account it waits for."""
     needed_micros = measure_first_request_cost_max_micros()
 
     async def scenario(world: Crowd) -> None:
@@ -200,7 +200,7 @@ def test_a_run_is_woken_the_moment_another_gives_its_money_back() -> None:
 
 
 def test_runs_that_wait_for_each_other_all_go_on() -> None:
-    """What a waiting run has not spent goes back: no two runs wait for each other's money."""
+    """A waiting run releases its unspent money: no two runs wait for each other's."""
     needed_micros = measure_first_request_cost_max_micros()
 
     async def scenario(world: Crowd) -> None:
@@ -216,9 +216,9 @@ def test_runs_that_wait_for_each_other_all_go_on() -> None:
 
 
 def test_at_the_end_of_the_period_a_waiting_run_goes_on_at_once() -> None:
-    """A held-up account is empty again at midnight; without the sweep the run's own alarm is its clock.
+    """An account full of holds is empty again at midnight; without the sweep the run's own alarm advances it.
 
-    The hold is younger than what counts as forgotten, since no log and no other account has it.
+    The hold is too young to count as orphaned, since no log and no other account has it.
     """
     needed_micros = measure_first_request_cost_max_micros()
 
@@ -242,7 +242,7 @@ def test_at_the_end_of_the_period_a_waiting_run_goes_on_at_once() -> None:
 
 
 def test_a_stopped_run_gives_up_its_place_in_the_line() -> None:
-    """Nobody waits behind a run that is over."""
+    """No run waits behind an ended one."""
     needed_micros = measure_first_request_cost_max_micros()
 
     async def scenario(world: Crowd) -> None:
@@ -267,7 +267,7 @@ def test_a_stopped_run_gives_up_its_place_in_the_line() -> None:
 
 @pytest.mark.parametrize("sweeping", [True, False])
 def test_a_run_whose_accounts_cannot_be_changed_names_the_cause_and_goes_on_when_they_can(sweeping: bool) -> None:
-    """It waits, is not stopped as stuck, and asks again within half a minute."""
+    """It waits, is not stopped as stuck, and tries again within half a minute."""
     needed_micros = measure_first_request_cost_max_micros()
 
     async def scenario(world: Crowd) -> None:

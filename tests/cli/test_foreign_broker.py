@@ -283,7 +283,7 @@ async def test_an_outside_broker_goes_from_passwords_to_keys_without_a_gap(tmp_p
         await reload(first.server_config)
         assert await accepts(old["client"])
         second = await bus_init(url, tmp_path / "state")
-        assert "have keys and no passwords from now on" in second.next_step
+        assert "now have keys and no passwords" in second.next_step
         assert (stored().password, stored().seed != "") == ("", True)
         assert [await accepts(old["client"]), await accepts(stored())] == [True, True]
         assert "word-of" not in second.server_config

@@ -1,4 +1,4 @@
-"""The buses that the suite runs on. One broker of each kind serves all tests; each works on runs of its own."""
+"""The buses that the suite runs on. One broker of each kind serves all tests; each works on its own runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The broker dies, hangs, or answers into the void: nothing acknowledged is lost and nothing is stored twice."""
+"""The broker dies, hangs, or its replies are lost: nothing acknowledged is lost and nothing is stored twice."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TASKS = next(spec for spec in consumers() if spec.name == stream_names.TASKS_CON
 
 
 class Proxy:
-    """A TCP relay in front of the broker that can swallow what the broker answers."""
+    """A TCP relay in front of the broker that can drop the broker's replies."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -53,7 +53,7 @@ class Proxy:
             await listener.serve(self._relay)
 
     async def cut(self) -> None:
-        """Close every connection, and answer again from the next one on."""
+        """Close every connection, and relay replies again from the next one on."""
         self.swallowing = False
         streams, self._streams = self._streams, []
         for stream in streams:
@@ -77,7 +77,7 @@ class Proxy:
 
 
 def event(tenant: TenantId, run: RunId, *, n: int, head_seq: int, by: str = "") -> Append:
-    """An event that tells who wrote it after what."""
+    """An event that names its writer and its predecessor."""
     return Append(
         tenant=tenant,
         run=run,
@@ -92,7 +92,7 @@ def event(tenant: TenantId, run: RunId, *, n: int, head_seq: int, by: str = "") 
 
 @contextlib.asynccontextmanager
 async def proxied(server_rig: ServerBusFixture) -> AsyncGenerator[tuple[Proxy, Log]]:
-    """A planner's log behind a proxy; in a cluster it stands before one node, and what was cut goes to another."""
+    """A planner's log behind a proxy; in a cluster it is before one node, and a cut connection goes to another."""
     first, *_ = server_rig.server.credential("planner").servers
     proxy = Proxy(int(first.rpartition(":")[2]))
     async with anyio.create_task_group() as group:
@@ -106,7 +106,7 @@ async def proxied(server_rig: ServerBusFixture) -> AsyncGenerator[tuple[Proxy, L
 async def test_a_lost_reply_causes_neither_a_duplicate_nor_a_loss(
     server_rig: ServerBusFixture, tenant: TenantId, run: RunId
 ) -> None:
-    """The event is stored, its answer never comes, the connection breaks: the append returns its sequence."""
+    """The event is stored, its reply is lost, the connection breaks: the append returns its sequence."""
     watcher = await server_rig.log()
     async with proxied(server_rig) as (proxy, log):
         first = await log.append(event(tenant, run, n=1, head_seq=0))
@@ -129,7 +129,7 @@ async def test_a_lost_reply_causes_neither_a_duplicate_nor_a_loss(
 async def test_an_append_whose_reply_was_lost_is_still_recognised_after_a_rival(
     server_rig: ServerBusFixture, tenant: TenantId, run: RunId
 ) -> None:
-    """Ours was stored and somebody has appended after it: the repetition is refused, and yet it is done."""
+    """Our append was stored and another one follows: the repetition is refused, but counts as done."""
     rival = await server_rig.log("operator")
     async with proxied(server_rig) as (proxy, log):
         done: list[int] = []
@@ -153,7 +153,7 @@ async def test_an_append_whose_reply_was_lost_is_still_recognised_after_a_rival(
 async def test_an_append_survives_a_broker_that_hangs(
     server_rig: ServerBusFixture, tenant: TenantId, run: RunId
 ) -> None:
-    """Stopped between publish and answer for longer than one answer may take, it is stored once."""
+    """If the broker is frozen between publish and reply for longer than a request waits, the event is stored once."""
     log = await server_rig.log()
     first = await log.append(event(tenant, run, n=1, head_seq=0))
     server = server_rig.server
@@ -179,7 +179,7 @@ async def test_an_append_survives_a_broker_that_hangs(
 async def test_every_acknowledged_append_survives_a_kill(
     server_rig: ServerBusFixture, tenant: TenantId, run: RunId
 ) -> None:
-    """SIGKILL under writers, and a restart: what was acknowledged is there, once, and each run is one chain."""
+    """After SIGKILL under writers and a restart, acknowledged events are there, once, and each run is one chain."""
     acked: dict[RunId, list[int]] = {RunId(f"{run}-{number}"): [] for number in range(WRITERS)}
     killed = anyio.Event()
     busy = anyio.Event()
@@ -213,7 +213,7 @@ async def test_every_acknowledged_append_survives_a_kill(
 
 
 async def test_queues_go_on_after_a_kill(server_rig: ServerBusFixture, tenant: TenantId) -> None:
-    """A pull that was open when the broker died brings what was said before and after."""
+    """A pull that was open when the broker died receives messages from before and after."""
     task = subjects.task(tenant, AgentName("a"))
     deliveries = (await server_rig.queue(TASKS)).deliveries()
     shared = await server_rig.bucket()
@@ -248,7 +248,7 @@ async def test_queues_go_on_after_a_kill(server_rig: ServerBusFixture, tenant: T
 async def test_timers_survive_a_kill_as_they_were_left(
     server_rig: ServerBusFixture, tenant: TenantId, run: RunId
 ) -> None:
-    """After a restart the moved one fires at its new time, and the cancelled and the old one do not."""
+    """After a restart the moved timer fires at its new time, and the cancelled and the old one do not."""
     timers = await server_rig.timers()
     start = server_rig.now()
     await timers.set(tenant, run, "cancelled", start + timedelta(seconds=3))

@@ -1,4 +1,4 @@
-"""A run log without room: it refuses in a sentence and forgets nothing."""
+"""A run log without space: it refuses in a sentence and loses nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TENANT, RUN = TenantId("t"), RunId("r")
 
 
 def event(n: int, *, head_seq: int) -> Append:
-    """An event as large as events may be, and like no other."""
+    """A unique event of the maximum size."""
     return Append(
         tenant=TENANT,
         run=RUN,
@@ -38,7 +38,7 @@ def event(n: int, *, head_seq: int) -> Append:
 
 
 async def fill(log: Log) -> None:
-    """Append large events until the log refuses; look at what is left."""
+    """Append large events until the log refuses; check the stored ones."""
     stored = 0
 
     async def append_for_ever() -> None:
@@ -59,7 +59,7 @@ async def fill(log: Log) -> None:
 @pytest.mark.broker
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], scope="function")
 async def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path, anyio_backend: str) -> None:
-    """The stream's limit is told as such, and every event stored before it is still there."""
+    """The error names the stream's limit, and every event stored before is still there."""
     assert anyio_backend == "asyncio"
     async with EmbeddedServer(tmp_path, ServerOptions(sizes=SPACE)) as server:
         async with await connect(server.credential("bootstrap"), name="test") as bootstrap:

@@ -1,4 +1,4 @@
-"""Shared facts: one value for all, changed only by whoever has seen it."""
+"""Buckets: one value for all processes, changed only by a process that has read it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def present(rig: BusFixture, key: str, *, revision: int) -> BucketValue:
-    """Read a key until a replica shows this revision: reads may lag behind one's own writes."""
+    """Read a key until a replica shows this revision: reads may lag behind writes of the same process."""
     shared = await rig.bucket()
 
     async def read() -> BucketValue | None:
@@ -37,7 +37,7 @@ async def test_a_created_key_is_read_with_its_revision(rig: BusFixture, tenant: 
 
 
 async def test_a_key_is_created_once(rig: BusFixture, tenant: TenantId) -> None:
-    """The second creator is told, even with the same value."""
+    """The second creation is a conflict, even with the same value."""
     shared = await rig.bucket()
     await shared.create(f"account.{tenant}.1", b"5")
     with pytest.raises(Conflict):
@@ -45,7 +45,7 @@ async def test_a_key_is_created_once(rig: BusFixture, tenant: TenantId) -> None:
 
 
 async def test_an_update_needs_the_present_revision(rig: BusFixture, tenant: TenantId) -> None:
-    """An update after somebody else's is refused and changes nothing."""
+    """An update after another one is refused and changes nothing."""
     shared = await rig.bucket()
     key = f"account.{tenant}"
     first = await shared.create(key, b"1")
@@ -119,7 +119,7 @@ async def test_rivals_lose_no_update(rig: BusFixture, tenant: TenantId) -> None:
 
 
 async def test_a_key_of_a_task_is_taken_once_and_can_be_given_back(rig: BusFixture, tenant: TenantId) -> None:
-    """Of two who take it one has it, until it gives it back."""
+    """Only one of two tasks has it, until it is released."""
     ids = await rig.bucket(stream_names.IDS_BUCKET)
     revision = await ids.create(f"{tenant}.key", b"run-1")
     with pytest.raises(Conflict):
@@ -134,7 +134,7 @@ async def test_a_key_of_a_task_is_taken_once_and_can_be_given_back(rig: BusFixtu
 async def test_a_key_with_a_time_to_live_ends_and_each_change_gives_it_a_new_one(
     rig: BusFixture, tenant: TenantId
 ) -> None:
-    """Accounts end by this. A key that was made without one (by an older linestop) ends once it is changed with one."""
+    """Accounts expire by this. A key created without one (by an older linestop) expires once it is changed with one."""
     shared = await rig.bucket()
     short, renewed, lasting = (f"account.{tenant}.{name}" for name in ("short", "renewed", "lasting"))
     await shared.create(short, b"1", ttl_s=1)

@@ -1,4 +1,4 @@
-"""Three replicas, one killed after the other under load: each holds whatever was acknowledged, as it was sent."""
+"""Three replicas, one killed after the other under load: each holds every acknowledged message unchanged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BETWEEN: Final = 100
 """Messages of each stream that are acknowledged before and after each kill."""
 
 AHEAD: Final = 6
-"""What bounds the load, so that comparing is quick: it is still on when a node is killed."""
+"""Limits the load, so that comparing is quick; the load still runs when a node is killed."""
 
 FILTERS: Final = {stream_names.RUNS: "runs.>", stream_names.FORKS: "forks.>", stream_names.BLOBS: "blobs.>"}
 WITHIN_S: Final = 60.0
@@ -45,7 +45,7 @@ Messages = Mapping[str, bytes]
 
 
 class Load:
-    """Writers that go on until they are cancelled; ``acked`` has every message whose acknowledgement came."""
+    """Writers that run until they are cancelled; ``acked`` has every acknowledged message."""
 
     def __init__(self) -> None:
         self.acked: dict[str, dict[str, bytes]] = {stream: {} for stream in FILTERS}
@@ -54,7 +54,7 @@ class Load:
         self._go_on = anyio.Event()
 
     async def more(self, count: int) -> None:
-        """Wait until so many more messages of each stream are acknowledged; writers go on to ``AHEAD`` times that."""
+        """Wait for ``count`` more acknowledged messages of each stream; writers may be ``AHEAD`` times further."""
         counts = {stream: len(acked) for stream, acked in self.acked.items()}
         self._counts_max = {stream: before + AHEAD * count for stream, before in counts.items()}
         self._go_on.set()
@@ -65,7 +65,7 @@ class Load:
                 await self._more.wait()
 
     async def append_to_run(self, stream: str, log: Log, number: int) -> None:
-        """Append to one run, each event once more until it is acknowledged."""
+        """Append to one run, and repeat each event until it is acknowledged."""
         head_seq, n = 0, 1
         while True:
             append = Append(
@@ -109,7 +109,7 @@ async def _stored(log: Log, append: Append) -> int | None:
 
 
 def digest(payload: bytes) -> bytes:
-    """What two copies of a message are compared by."""
+    """The digest by which two copies of a message are compared."""
     return hashlib.sha256(payload).digest()
 
 
@@ -119,7 +119,7 @@ def text() -> bytes:
 
 
 async def all_current(cluster: Cluster, bootstrap: Connection) -> None:
-    """Start each node that is dead, and wait until ``doctor`` says that every copy of every stream is current."""
+    """Start each dead node, and wait until ``doctor`` reports that every replica of every stream is current."""
     for node, pid in enumerate(cluster.pids):
         if not pid:
             await cluster.restart(node)
@@ -137,13 +137,13 @@ async def all_current(cluster: Cluster, bootstrap: Connection) -> None:
 
 
 async def leave_alone(cluster: Cluster, node: int) -> None:
-    """Kill the other nodes, so that none answers in the place of this one."""
+    """Kill the other nodes, so that none replies in the place of this one."""
     for other in {*range(NODES)} - {node}:
         await cluster.kill(other)
 
 
 async def held_by(cluster: Cluster, node: int) -> dict[str, Messages]:
-    """What one replica has, which is alone."""
+    """The messages of one replica, which is alone."""
     async with await connect(cluster.credential("fork", node=node), name="compare") as connection:
         wire = (await JetStream.open(connection)).wire
         return {
@@ -153,7 +153,7 @@ async def held_by(cluster: Cluster, node: int) -> dict[str, Messages]:
 
 
 def unlike(held: Mapping[str, Messages], acked: Mapping[str, Messages]) -> dict[str, int]:
-    """Of each stream with a difference, how many acknowledged messages are not there as they were sent."""
+    """For each stream with a difference, the number of acknowledged messages that are missing or changed."""
     counts = {s: sum(held[s].get(subject) != sent for subject, sent in acked[s].items()) for s in FILTERS}
     return {stream: count for stream, count in counts.items() if count}
 
@@ -176,7 +176,7 @@ async def cluster(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 async def load(cluster: Cluster) -> Load:
-    """What was acknowledged while one node after the other was killed, each when all copies were current again."""
+    """The messages acknowledged while one node after the other was killed, each after all replicas were current."""
     load = Load()
     async with (
         await connect(cluster.credential("bootstrap"), name="doctor") as bootstrap,
@@ -199,7 +199,7 @@ async def load(cluster: Cluster) -> Load:
 
 
 async def test_every_replica_holds_whatever_was_acknowledged(cluster: Cluster, load: Load) -> None:
-    """Once all say that they are current, their copies are equal, message by message."""
+    """Once all replicas are current, they are equal, message by message."""
     copies: list[dict[str, Messages]] = []
     async with await connect(cluster.credential("bootstrap"), name="doctor") as bootstrap:
         for node in range(NODES):
@@ -213,7 +213,7 @@ async def test_every_replica_holds_whatever_was_acknowledged(cluster: Cluster, l
 
 
 async def test_a_replica_that_lost_messages_is_seen_to_lack_them(cluster: Cluster, load: Load) -> None:
-    """The comparison reads the replica's own disk: where a file there is cut in half, messages are missing."""
+    """The comparison reads the replica's own disk: if a file there is cut in half, messages are missing."""
     node = NODES - 1
     async with await connect(cluster.credential("bootstrap"), name="doctor") as bootstrap:
         await all_current(cluster, bootstrap)

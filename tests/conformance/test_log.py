@@ -1,4 +1,4 @@
-"""The run log: compare-and-append and reading back, the same on every bus."""
+"""The run log: compare-and-append and reading, the same on every bus."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EVENTS_EACH = 4
 
 
 def event(tenant: TenantId, run: RunId, *, n: int, head_seq: int, role: RoleName = "planner", text: str = "") -> Append:
-    """An event whose payload tells who wrote it after what."""
+    """An event whose payload names its writer and its predecessor."""
     payload = msgspec.json.encode({"n": n, "after": head_seq, "by": role, "text": text})
     return Append(
         tenant=tenant,
@@ -51,7 +51,7 @@ async def chain(log: Log, tenant: TenantId, run: RunId, *, length: int) -> list[
 async def test_a_run_without_a_first_event_and_with_an_outcome_has_left(
     rig: BusFixture, tenant: TenantId, run: RunId
 ) -> None:
-    """Its outcome says what became of it and of its key; that of a run whose first event is there does not count."""
+    """Its outcome describes the run and its key; the outcome of a run whose first event is there does not count."""
     log, publisher = await rig.log(), await rig.publisher()
     assert await log.removed_run(tenant, run) is None
     said = msgspec.json.encode({"status": "stopped", "why": "not today", "gave_key_back": True, "n": 2})
@@ -68,7 +68,7 @@ async def test_a_run_without_a_first_event_and_with_an_outcome_has_left(
 async def test_an_outcome_that_says_nothing_of_a_key_gave_none_back(
     rig: BusFixture, tenant: TenantId, run: RunId, status: str, free: bool
 ) -> None:
-    """It is from before that was told; that a refused run keeps no key was known then."""
+    """It comes from an older linestop; a refused run had released its key then, too."""
     await (await rig.publisher()).outcome(tenant, "desk", run, msgspec.json.encode({"status": status}), {})
     left = await (await rig.log()).removed_run(tenant, run)
     assert left is not None
@@ -89,7 +89,7 @@ async def test_what_is_appended_is_loaded_as_it_was(rig: BusFixture, tenant: Ten
 
 
 async def test_headers_may_be_given_and_change_nothing(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """Trace headers ride along and are no part of what is loaded."""
+    """Trace headers are sent along and are not part of loaded messages."""
     log = await rig.log()
     traced = msgspec.structs.replace(
         event(tenant, run, n=1, head_seq=0), headers={"traceparent": "00-ab-cd-01", "ce-type": "ü"}
@@ -111,7 +111,7 @@ async def test_a_header_cannot_smuggle_in_another(rig: BusFixture, tenant: Tenan
 
 
 async def test_a_stale_head_is_refused_and_the_real_one_named(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """An append after another event than the last stores nothing and says what the last is."""
+    """An append after another event than the last stores nothing and names the last one."""
     log = await rig.log()
     seqs = await chain(log, tenant, run, length=2)
     with pytest.raises(HeadMoved) as refused:
@@ -121,7 +121,7 @@ async def test_a_stale_head_is_refused_and_the_real_one_named(rig: BusFixture, t
 
 
 async def test_a_first_event_is_refused_in_a_run_that_has_one(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """Head 0 means that the run does not exist yet."""
+    """Head 0 requires that the run does not exist yet."""
     log = await rig.log()
     [seq] = await chain(log, tenant, run, length=1)
     with pytest.raises(HeadMoved) as refused:
@@ -132,7 +132,7 @@ async def test_a_first_event_is_refused_in_a_run_that_has_one(rig: BusFixture, t
 async def test_appending_the_same_event_again_returns_its_sequence(
     rig: BusFixture, tenant: TenantId, run: RunId
 ) -> None:
-    """A repeated append is recognised, also when others came after it and from another connection."""
+    """A repeated append is recognised, also after later events and from another connection."""
     log = await rig.log()
     seqs = await chain(log, tenant, run, length=3)
     other = await rig.log()
@@ -144,7 +144,7 @@ async def test_appending_the_same_event_again_returns_its_sequence(
 async def test_an_event_appended_again_at_its_own_head_is_recognised(
     rig: BusFixture, tenant: TenantId, run: RunId
 ) -> None:
-    """Its place is taken, by itself: also when the broker has long forgotten the id it was said with."""
+    """Its subject is taken by itself: also after the broker has forgotten its message id."""
     log = await rig.log()
     seqs = await chain(log, tenant, run, length=2)
     again = event(tenant, run, n=2, head_seq=seqs[0])
@@ -156,7 +156,7 @@ async def test_an_event_appended_again_at_its_own_head_is_recognised(
 async def test_a_message_that_is_not_an_event_stays_in_the_log_and_blocks_nothing(
     rig: BusFixture, tenant: TenantId, run: RunId
 ) -> None:
-    """Garbage in a run's place is loaded with its sequence, is the head to name, and is no part of the chain."""
+    """Garbage under a run's subject is loaded with its sequence, counts as the head, and is not part of the chain."""
     log, rogue = await rig.log(), await rig.log("executor")
     head = genesis(tenant, run)
     seq = 0
@@ -191,7 +191,7 @@ async def test_an_event_is_never_overwritten(rig: BusFixture, tenant: TenantId, 
 
 
 async def test_an_event_id_used_elsewhere_is_not_taken_for_ours(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """Message ids count for the whole stream; a duplicate that is another's event is a conflict."""
+    """Message ids are valid in the whole stream; a duplicate of another event is a conflict."""
     log = await rig.log()
     await log.append(event(tenant, run, n=1, head_seq=0))
     elsewhere = TenantId(f"{tenant}-x")
@@ -201,7 +201,7 @@ async def test_an_event_id_used_elsewhere_is_not_taken_for_ours(rig: BusFixture,
 
 
 async def test_of_two_rivals_one_wins(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """Two roles that append after the same head at the same time: one is stored, one is told."""
+    """Two roles append after the same head at the same time: one event is stored, the other is a conflict."""
     outcomes: list[str] = []
 
     async def attempt(role: RoleName) -> None:
@@ -221,7 +221,7 @@ async def test_of_two_rivals_one_wins(rig: BusFixture, tenant: TenantId, run: Ru
 async def test_sixteen_writers_make_exactly_one_chain(
     rig: BusFixture, tenant: TenantId, run: RunId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the race, each accepted event names the one before it as its head; three nodes tell more than one."""
+    """Whatever the race, each accepted event names its predecessor as head; three nodes show all kinds of conflicts."""
     accepted: list[int] = []
     acks: set[str] = set()
 
@@ -265,7 +265,7 @@ async def test_sixteen_writers_make_exactly_one_chain(
 
 
 async def test_a_long_run_is_loaded_whole_and_in_order(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """Over 2,000 events come in pages; from a sequence on, and from the leader too."""
+    """Over 2,000 events are read in pages; from a sequence on, and from the leader too."""
     log = await rig.log()
     seqs = await chain(log, tenant, run, length=2_100)
     assert [m.seq for m in await log.load(tenant, run, leader=True)] == seqs
@@ -300,7 +300,7 @@ async def test_head_and_message_at_come_from_the_leader(rig: BusFixture, tenant:
 
 
 async def test_open_runs_are_those_begun_and_not_sealed(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """A run is open from its first event, whatever it is, until the recorder seals it."""
+    """A run is open from its first event of any kind until the recorder seals it."""
     log = await rig.log()
     recorder = await rig.log("recorder")
     other = RunId(f"{run}-b")
@@ -315,7 +315,7 @@ async def test_open_runs_are_those_begun_and_not_sealed(rig: BusFixture, tenant:
 
 
 async def test_space_used_is_a_share(rig: BusFixture) -> None:
-    """It is between empty and full."""
+    """It is between 0.0 and 1.0."""
     assert 0.0 <= (await (await rig.log()).fullest()).used < 1.0
 
 
@@ -342,7 +342,7 @@ async def test_a_role_cannot_append_for_another(rig: BusFixture, tenant: TenantI
 
 
 async def test_pages_hold_every_message_of_every_run_in_order(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """Read page by page, the log is whole and in order, and ends."""
+    """Read page by page, the log is complete and in order, and ends."""
     log = await rig.log()
     first = await log.append(event(tenant, run, n=1, head_seq=0))
     other = await log.append(event(tenant, RunId(f"{run}-x"), n=1, head_seq=0))

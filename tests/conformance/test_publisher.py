@@ -1,4 +1,4 @@
-"""Blobs, timers, and what goes out: the smaller ports, the same on every bus."""
+"""Blobs, timers and the publisher: the smaller interfaces, the same on every bus."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_a_blob_comes_back_as_it_was(rig: BusFixture, tenant: TenantId, si
 
 
 async def test_a_blob_belongs_to_its_tenant(rig: BusFixture, tenant: TenantId) -> None:
-    """Another tenant does not find it, and what was never stored is not found."""
+    """Another tenant does not find it, and a missing blob is not found."""
     blobs = await rig.blobs()
     digest = await blobs.put(tenant, b"secret")
     with pytest.raises(NotFound, match=digest):
@@ -55,7 +55,7 @@ async def test_a_blob_over_the_limit_is_refused(rig: BusFixture, tenant: TenantI
 
 
 async def fired(rig: BusFixture, tenant: TenantId, *, within_s: float) -> list[tuple[str, datetime]]:
-    """The timers of this tenant that fire in this time, and when."""
+    """The timers of this tenant that fire in this time, with their times."""
     found: list[tuple[str, datetime]] = []
     deliveries = (await rig.queue(TIMERS)).deliveries()
 
@@ -74,7 +74,7 @@ async def fired(rig: BusFixture, tenant: TenantId, *, within_s: float) -> list[t
 
 
 async def test_timers_fire_once_and_never_early(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """One in the past at once, one in the future not before; one moved and one cancelled as told."""
+    """One in the past fires at once, one in the future not before its time; moved and cancelled ones as requested."""
     timers = await rig.timers()
     if isinstance(rig, ServerBusFixture) and isinstance(rig.server, Cluster):
         # In a cluster a pull that another test gave up takes messages for the rest of its time.
@@ -98,7 +98,7 @@ async def test_timers_fire_once_and_never_early(rig: BusFixture, tenant: TenantI
 
 
 async def test_a_run_has_one_outcome(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """A second outcome is silently the first."""
+    """A second outcome is silently ignored."""
     publisher = await rig.publisher()
     await publisher.outcome(tenant, "support", run, b"first", {"ce-type": "outcome"})
     await publisher.outcome(tenant, "support", run, b"second", {})
@@ -107,7 +107,7 @@ async def test_a_run_has_one_outcome(rig: BusFixture, tenant: TenantId, run: Run
 
 
 async def test_alerts_and_dead_letters_are_stored(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """Both are stored when the call returns; an alert of the same message id is the same alert."""
+    """Both are stored when the call returns; an alert with the same message id is stored once."""
     publisher = await rig.publisher()
     await publisher.alert(tenant, "threshold", b"75 %", {"Nats-Msg-Id": f"{tenant}/{run}/1"})
     await publisher.alert(tenant, "threshold", b"once more", {"Nats-Msg-Id": f"{tenant}/{run}/1"})
@@ -118,7 +118,7 @@ async def test_alerts_and_dead_letters_are_stored(rig: BusFixture, tenant: Tenan
 
 
 async def test_lossy_messages_never_fail(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """Hints, tokens and answers go out or are lost; an inbox that is none is ignored."""
+    """Hints, tokens and replies are sent or lost; an invalid inbox is ignored."""
     publisher = await rig.publisher()
     await publisher.wake("planner", tenant, run)
     await publisher.delta(DeltaSubject(tenant=tenant, run=run, turn=1, attempt=1), "tok", offset=0)

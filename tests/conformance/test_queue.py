@@ -1,4 +1,4 @@
-"""Durable consumers: at least once, never more in flight than asked, nothing lost by whoever gives up."""
+"""Durable consumers: at least once, never more in flight than requested, nothing lost when a pull ends."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def pulling(
 
 
 async def next_of(deliveries: AsyncIterator[Delivery], tenant: TenantId) -> Delivery:
-    """The next delivery of this test's tenant; what other tests have left is done away with."""
+    """The next delivery of this test's tenant; messages of other tests are removed."""
     with anyio.fail_after(WITHIN_S):
         async for delivery in deliveries:
             if delivery.subject.split(".")[1] == tenant:
@@ -54,7 +54,7 @@ async def next_of(deliveries: AsyncIterator[Delivery], tenant: TenantId) -> Deli
 
 
 async def is_quiet(deliveries: AsyncIterator[Delivery], tenant: TenantId, *, for_s: float = QUIET_S) -> bool:
-    """Whether nothing of this tenant comes for a while. The pull is not used after that."""
+    """Whether no message of this tenant arrives for a while. The pull must not be used after that."""
     with anyio.move_on_after(for_s):
         await next_of(deliveries, tenant)
         return False
@@ -62,7 +62,7 @@ async def is_quiet(deliveries: AsyncIterator[Delivery], tenant: TenantId, *, for
 
 
 class StubCapacity:
-    """Room for as many messages as a test says."""
+    """Capacity for a number of messages that the test sets."""
 
     def __init__(self, free: int) -> None:
         self._free_count = free
@@ -78,14 +78,14 @@ class StubCapacity:
         return lambda: self.watchers.remove(on_freed)
 
     def grow(self, free: int) -> None:
-        """Make room, and say so."""
+        """Raise the capacity, and notify the pull."""
         self._free_count = free
         for on_freed in self.watchers:
             on_freed()
 
 
 def swallows(rig: BusFixture) -> bool:
-    """Whether a pull that another test gave up may still take messages: in a cluster, for some seconds."""
+    """Whether an ended pull of another test may still take messages: in a cluster, for some seconds."""
     return isinstance(rig, ServerBusFixture) and isinstance(rig.server, Cluster)
 
 
@@ -118,7 +118,7 @@ async def test_a_task_is_delivered_as_it_was_published(rig: BusFixture, tenant: 
 
 
 async def test_what_is_acknowledged_does_not_come_again(rig: BusFixture, tenant: TenantId) -> None:
-    """After the acknowledgement and the waiting time of the consumer, nothing comes."""
+    """After the acknowledgement and the consumer's ack_wait, nothing is delivered."""
     await rig.publish(subjects.task(tenant, AGENT), b"once")
     async with pulling(await rig.queue(TASKS)) as deliveries:
         await (await next_of(deliveries, tenant)).ack()
@@ -126,7 +126,7 @@ async def test_what_is_acknowledged_does_not_come_again(rig: BusFixture, tenant:
 
 
 async def test_what_is_not_acknowledged_comes_again(rig: BusFixture, tenant: TenantId) -> None:
-    """A delivery that nobody settles is repeated after ack_wait, under the same sequence, as attempt 2."""
+    """An unsettled delivery is repeated after ack_wait, under the same sequence, as attempt 2."""
     await rig.publish(subjects.task(tenant, AGENT), b"again")
     async with pulling(await rig.queue(TASKS)) as deliveries:
         first = await next_of(deliveries, tenant)
@@ -139,7 +139,7 @@ async def test_what_is_not_acknowledged_comes_again(rig: BusFixture, tenant: Ten
 
 
 async def test_what_there_is_no_room_for_stays_where_it_is(rig: BusFixture, tenant: TenantId) -> None:
-    """It is not asked for, so another loop gets it at once; and as soon as there is room, it comes."""
+    """It is not requested, so another loop gets it at once; as soon as there is capacity, it arrives."""
     queue, capacity = await rig.queue(TASKS), StubCapacity(1)
     texts = [b"one", b"two", b"three"]
     async with pulling(queue, capacity=capacity) as deliveries:
@@ -171,7 +171,7 @@ async def test_what_there_is_no_room_for_stays_where_it_is(rig: BusFixture, tena
 
 
 async def test_a_nak_comes_again_after_its_delay(rig: BusFixture, tenant: TenantId) -> None:
-    """Our own failure is repeated when we said, not at ack_wait and not at once."""
+    """It is delivered again after the given delay, not after ack_wait and not at once."""
     await rig.publish(subjects.task(tenant, AGENT), b"later")
     async with pulling(await rig.queue(TASKS)) as deliveries:
         before = rig.now()
@@ -185,7 +185,7 @@ async def test_a_nak_comes_again_after_its_delay(rig: BusFixture, tenant: Tenant
 
 
 async def test_the_delay_of_a_nak_is_that_of_any_attempt(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """A consumer with a back-off list keeps our delay too, however often the message failed."""
+    """A consumer with a back-off list uses the given delay too, however often the message failed."""
     queue = await rig.queue(PLANNER_WAKES)
     await (await rig.log()).append(wake(tenant, run))
     async with pulling(queue) as deliveries:
@@ -202,7 +202,7 @@ async def test_the_delay_of_a_nak_is_that_of_any_attempt(rig: BusFixture, tenant
 
 
 async def test_a_terminated_message_never_comes_again(rig: BusFixture, tenant: TenantId) -> None:
-    """A message whose dead letter is written is over, whatever its reason looks like."""
+    """A terminated message is not delivered again, whatever its reason contains."""
     await rig.publish(subjects.task(tenant, AGENT), b"poison")
     async with pulling(await rig.queue(TASKS)) as deliveries:
         await (await next_of(deliveries, tenant)).term("not\r\nJSON")
@@ -210,7 +210,7 @@ async def test_a_terminated_message_never_comes_again(rig: BusFixture, tenant: T
 
 
 async def test_what_is_still_being_handled_does_not_come_again(rig: BusFixture, tenant: TenantId) -> None:
-    """Until nobody says so any more: then it comes to the next after ack_wait."""
+    """Until progress is no longer reported: then another loop gets it after ack_wait."""
     await rig.publish(subjects.task(tenant, AGENT), b"long")
     async with pulling(await rig.queue(TASKS)) as deliveries:
         first = await next_of(deliveries, tenant)
@@ -230,7 +230,7 @@ async def test_what_is_still_being_handled_does_not_come_again(rig: BusFixture, 
 
 
 async def test_five_failed_deliveries_of_a_wake_are_the_last(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """A wake is given up after five attempts, and an advisory says which it was."""
+    """A wake is dropped after five attempts, and an advisory names it."""
     queue = await rig.queue(PLANNER_WAKES)
     async with pulling(await rig.queue(ADVISORIES)) as advisories, pulling(queue) as deliveries:
         seq = await (await rig.log()).append(wake(tenant, run))
@@ -252,7 +252,7 @@ async def test_five_failed_deliveries_of_a_wake_are_the_last(rig: BusFixture, te
 
 
 async def test_no_more_are_in_flight_than_asked_for(rig: BusFixture, tenant: TenantId) -> None:
-    """With two unsettled, the third waits until one of them is settled."""
+    """While two are unsettled, the third waits until one of them is settled."""
     for number in range(5):
         await rig.publish(subjects.task(tenant, AGENT), str(number).encode())
     async with pulling(await rig.queue(TASKS), in_flight_max=2) as deliveries:
@@ -283,7 +283,7 @@ async def test_no_more_are_in_flight_than_asked_for(rig: BusFixture, tenant: Ten
 
 
 async def test_what_is_over_the_limit_is_left_for_others(rig: BusFixture, tenant: TenantId) -> None:
-    """A loop that may have two in flight does not hoard the third: another loop has it before ack_wait."""
+    """A loop with a limit of two does not buffer the third: another loop gets it before ack_wait."""
     for number in range(3):
         await rig.publish(subjects.task(tenant, AGENT), str(number).encode())
     queue = await rig.queue(TASKS)
@@ -298,7 +298,7 @@ async def test_what_is_over_the_limit_is_left_for_others(rig: BusFixture, tenant
 
 
 async def test_giving_up_a_pull_loses_nothing(rig: BusFixture, tenant: TenantId) -> None:
-    """What a cancelled loop had taken, handled or only buffered, is delivered to the next loop."""
+    """Messages of a cancelled loop, in work or only buffered, are delivered to the next loop."""
     payloads = {str(number).encode() for number in range(10)}
     for payload in sorted(payloads):
         await rig.publish(subjects.task(tenant, AGENT), payload)

@@ -1,4 +1,4 @@
-"""Three replicas: one that lags decides nothing, and streams that an older linestop compressed are told of."""
+"""Three replicas: decisions do not depend on one that lags, and compressed streams are reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LAYOUT = BusLayout(sizes=SPACE, replicas=NODES)
 TENANT = TenantId("t")
 COMPRESSED: Final = (stream_names.RUNS, stream_names.FORKS, stream_names.BLOBS)
 ROUNDS_MAX: Final = 10
-"""How often a replica is made to lag, until it is seen to."""
+"""How often a replica is made to lag, until a read shows it."""
 
 READERS: Final = 5
 EVENTS: Final = 200
@@ -45,7 +45,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def cluster(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    """A cluster whose log an older linestop made."""
+    """A cluster whose log comes from an older linestop."""
     assert anyio_backend == "asyncio"
     async with Cluster(tmp_path_factory.mktemp("cluster"), space=SPACE) as made:
         async with await connect(made.credential("bootstrap"), name="older") as bootstrap:
@@ -58,7 +58,7 @@ async def cluster(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) 
 
 @contextlib.contextmanager
 def _frozen(cluster: Cluster, node: int) -> Generator[None]:
-    """Freeze a node, which neither answers nor stores anything until the block ends."""
+    """Freeze a node, which neither replies nor stores anything until the block ends."""
     pid = cluster.pids[node]
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -81,7 +81,7 @@ def _event(run: RunId, n: int, head_seq: int) -> Append:
 
 
 async def test_streams_that_an_older_linestop_compressed_are_reported(cluster: Cluster) -> None:
-    """Each with the command that mends it: no credential may change a stream, and nobody else's work waits for it."""
+    """Each with the command that repairs it: no credential may change a stream, and no other work waits for it."""
     async with await connect(cluster.credential("bootstrap"), name="init") as bootstrap:
         made = await set_up(bootstrap, LAYOUT)
         sentences = await compare(bootstrap, LAYOUT)
@@ -92,7 +92,7 @@ async def test_streams_that_an_older_linestop_compressed_are_reported(cluster: C
 
 
 async def test_a_lagging_replica_hides_nothing_from_a_decision(cluster: Cluster) -> None:
-    """What a shell reads on replicas is whole although its own node lags, and an append to an old head is refused."""
+    """A shell reads complete runs although its own node lags, and an append to an old head is refused."""
     leader = await cluster.leader_of(stream_names.RUNS)
     behind, writing = (node for node in range(NODES) if node != leader)
     async with (
@@ -128,7 +128,7 @@ async def test_a_lagging_replica_hides_nothing_from_a_decision(cluster: Cluster)
 
 
 async def test_a_replica_that_lags_hides_no_kill_switch_from_who_decides(cluster: Cluster) -> None:
-    """Roles read kill switches, agents and accounts from the leader; who only looks may see an older value."""
+    """Roles read kill switches, agents and accounts from the leader; other readers may get an older value."""
     stream = stream_names.bucket_stream(stream_names.SWITCHES_BUCKET)
     async with await connect(cluster.credential("bootstrap"), name="init") as bootstrap:
         await set_up(bootstrap, LAYOUT)
@@ -166,7 +166,7 @@ async def test_a_replica_that_lags_hides_no_kill_switch_from_who_decides(cluster
 
 
 async def test_a_broker_of_an_older_linestop_is_read_as_it_was(cluster: Cluster) -> None:
-    """Its credentials may not read from the leader: what any replica says is better than nothing."""
+    """Its credentials may not read from the leader: the value of any replica is better than none."""
     async with await connect(cluster.credential("client"), name="older") as connection:
         bucket = (await JetStream.open(connection)).bucket(stream_names.SWITCHES_BUCKET, leader=True)
         with anyio.fail_after(5):
