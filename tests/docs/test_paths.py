@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tests.documents import PAGES, ROOT, links, name_of, spans
+from tests.documents import PAGES, ROOT, links, name_of, section_blocks, spans
 
 PACKAGE = ROOT / "src" / "linestop"
 GLOSSARY = ROOT / "docs" / "glossary.md"
@@ -23,6 +23,9 @@ A_READERS_OWN = frozenset(
     {"tools.py", "tools/support.py", "flows.py", "handle.py", "playbooks/", "agents/", "fields_of.py"}
 )
 """Files and folders of the project that a page tells its reader to write."""
+
+INNER_FOLDERS = frozenset({"commands", "demo", "memory"})
+"""Folders below those that the picture draws, whose name says enough."""
 
 OTHERS_CLASSES = frozenset({"CancelledError"})
 """Classes of other projects that pages name."""
@@ -119,3 +122,28 @@ def test_every_word_of_the_glossary_lives_somewhere() -> None:
 def test_the_glossary_is_linked_where_a_reader_begins(page: str) -> None:
     """A newcomer who meets a word finds what it means."""
     assert any("glossary.md" in link for link in links(ROOT / page))
+
+
+@cache
+def names_of_tests() -> frozenset[str]:
+    """The names of all tests and of their modules."""
+    pattern = re.compile(r"^\s*(?:async )?def (test_\w+)", re.MULTILINE)
+    modules = list((ROOT / "tests").rglob("*.py"))
+    return frozenset(name for path in modules for name in pattern.findall(path.read_text())) | {m.stem for m in modules}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
+    """A promise that names its test can be checked by reading it."""
+    named = re.findall(r"\btest_[a-z]\w+", page.read_text(encoding="utf-8"))
+    assert not set(named) - names_of_tests()
+
+
+def test_the_picture_of_the_folders_is_the_tree() -> None:
+    """Every folder that the architecture draws exists, and every folder of the package is drawn."""
+    picture = section_blocks(ROOT / "docs" / "architecture.md", "The folders")[0].text
+    drawn = set(re.findall(r"(?<![\w/])(\w+)/(?=\s)", picture))
+    folders = {path.name for path in PACKAGE.rglob("*") if path.is_dir() and any(path.glob("*.py"))}
+    top = {path.name for path in ROOT.iterdir() if path.is_dir()}
+    assert drawn <= folders | top
+    assert not folders - drawn - INNER_FOLDERS
