@@ -28,7 +28,7 @@ def worker_is_alive(folder: str, role: str) -> str:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
                 late_s = time.time() - os.fstat(file.fileno()).st_mtime
-                return f"The worker in {name} has not moved for {late_s:.0f} s." if late_s > LATE_S else ""
+                return f"The worker in {name} has not responded for {late_s:.0f} s." if late_s > LATE_S else ""
     return f"No worker of the role {role} runs here." if role else "No worker runs here."
 
 

@@ -117,7 +117,7 @@ async def assert_start_keeps_mark(server: EmbeddedServer, text: Path, mark: str)
         store = AgentStore((await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET))
         before = await store.current_digest("clerk")
         assert await deploy_at_start(server.credential("operator"), [changed]) == [
-            f"The agent 'clerk' was {mark} and stays so; `linestop deploy clerk` deploys what is in files."
+            f"The agent 'clerk' was {mark} and stays so; `linestop deploy clerk` deploys the version in files."
         ]
         assert await store.current_digest("clerk") == before
 
@@ -136,7 +136,7 @@ async def test_deploy_and_rollback_move_what_new_runs_get(folder: Path, capsys: 
         assert await run_sync(run, ["agents", "--json"]) == 0
         assert json.loads(capsys.readouterr().out.splitlines()[-1])[0]["state"] == "changed since it was deployed"
         assert await run_sync(run, ["agents"]) == 0
-        assert "`linestop deploy` deploys what is in files" in capsys.readouterr().err
+        assert "`linestop deploy` deploys the versions in files" in capsys.readouterr().err
         assert await run_sync(run, ["deploy", "clerk"]) == 0
         second, hint = capsys.readouterr()
         assert "processes load tools and playbooks when they start: restart them" in hint
@@ -183,9 +183,9 @@ def test_deploy_names_the_open_runs_that_began_with_another_contract() -> None:
 
     assert open_runs_with_changed_contracts([story.run], [version_1]) == []
     assert version(description="Mended.") == [
-        f"1 open run ({story.run.run}) began with another contract of '{name}', and what they began with counts."
+        f"1 open run ({story.run.run}) began with another contract of '{name}', which still applies."
     ]
     (sentence,) = version(scopes=("all",))
-    assert "and a person is asked before they call it as it is now: its scopes have 'all' in addition" in sentence
+    assert "and a person is asked before they call the tool under its new contract: its scopes have 'all' in addition" in sentence
     story.send_control("stop").append_decided()
     assert version(description="Mended.") == []

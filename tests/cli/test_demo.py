@@ -43,7 +43,7 @@ def test_the_demo_ends_as_announced(tmp_path: Path, linestop: Callable[..., subp
         "validator  stopped    loop, by validator",
         "operator   stopped    person, by the-demo: Wrong letter!",
         'letters.send {"batch":3}: unknown',
-        "All three stories ended as told",
+        "All three stories ended as expected",
         "What to try next:",
     ):
         assert " ".join(words.split()) in shown, words
@@ -60,7 +60,7 @@ def test_make_demo_is_the_demo(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "All three stories ended as told, in " in done.stdout
+    assert "All three stories ended as expected, in " in done.stdout
 
 
 def test_a_program_reads_the_demo_line_by_line(
@@ -116,10 +116,10 @@ def text_shown(terminal: int, *, until: str = "") -> str:
     [
         (
             b"y\n",
-            ("granted refunds.create, by", "kill -9 of the executor", "asked 2 times, the shop counts 1"),
-            "You said",
+            ("granted refunds.create, by", "kill -9 of the executor", "2 requests, and the shop counts 1"),
+            "You denied",
         ),
-        (b"n\n", ("denied refunds.create, by", "You said no, and nothing was refunded"), "kill -9"),
+        (b"n\n", ("denied refunds.create, by", "You denied it, and nothing was refunded"), "kill -9"),
     ],
 )
 def test_the_person_at_the_terminal_decides_in_the_demo(
@@ -131,7 +131,7 @@ def test_the_person_at_the_terminal_decides_in_the_demo(
         os.write(terminal, answer)
         shown = text_shown(terminal)
         assert process.wait(timeout=30) == 0, shown
-    for words in (*sentences, "All three stories ended as told"):
+    for words in (*sentences, "All three stories ended as expected"):
         assert words in shown
     assert never not in shown
     assert "by the-demo" not in shown.split("2 of 3")[0]

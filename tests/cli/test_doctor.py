@@ -64,7 +64,7 @@ def test_bad_configuration_is_a_finding(
     ("agent", "check", "level", "words"),
     [
         ("model = 'openai/gpt-4o'", "model keys", "warning", "openai/gpt-4o needs OPENAI_API_KEY"),
-        ("model = 'playbook/suport'", "playbooks", "warning", "on playbook/suport, and no playbook is called so"),
+        ("model = 'playbook/suport'", "playbooks", "warning", "uses playbook/suport, and there is no such playbook"),
         ("model = 'openai/no-such'", "agents", "error", "No price"),
         ("model = 'playbook/x'\ntools = ['no']", "agents", "error", "no tool is called 'no'"),
     ],
@@ -97,7 +97,7 @@ def test_an_unknown_variable_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LINESTOP_PROFIL", "prod")
     assert run(["doctor", "--json"]) == 0
-    assert "LINESTOP_PROFIL is no variable" in findings(capsys)["environment"]["sentence"]
+    assert "LINESTOP_PROFIL is not a variable" in findings(capsys)["environment"]["sentence"]
 
 
 def test_a_credential_that_others_may_read_is_an_error(
@@ -121,7 +121,7 @@ def test_a_worker_is_well_while_it_holds_its_name_and_beats(tmp_path: Path) -> N
         assert check_worker(tmp_path, "planner") == "The worker planner is alive."
         then = lock.path.stat().st_mtime - LOCK_UNTOUCHED_MAX_S - 1
         os.utime(lock.path, (then, then))
-        with pytest.raises(RetryableError, match="has not moved"):
+        with pytest.raises(RetryableError, match="has not responded"):
             check_worker(tmp_path, "planner")
 
 
@@ -191,7 +191,7 @@ async def test_a_machine_with_one_roles_credential_sees_what_that_credential_may
             "error",
         ]
         assert "'planner' may not see them" in found["streams"]["sentence"]
-        assert "no worker does these roles" in found["workers"]["sentence"]
+        assert "these roles have no worker" in found["workers"]["sentence"]
 
 
 def test_a_missing_exporter_for_traces_is_a_finding(
@@ -226,7 +226,7 @@ class _Broker:
     [
         (
             _Broker({"name": "b", "current": True, "active": 9_000_000_000}, {"name": "c", "current": True}),
-            "RUNS on b has not been heard of for 9 s",
+            "RUNS on b has not answered for 9 s",
         ),
         (
             _Broker({"name": "b", "current": False, "lag": 7}, {"name": "c", "current": True}),
@@ -235,7 +235,7 @@ class _Broker:
         (_Broker({"name": "b", "current": True}), "RUNS has 2 of 3 copies"),
         (
             _Broker({"name": "b", "current": True}, {"name": "c", "current": True}, silent="RUNS"),
-            "RUNS gives no answer",
+            "RUNS does not answer",
         ),
     ],
 )

@@ -124,7 +124,7 @@ async def test_a_full_disk_is_reported_and_recovers(
     async with EmbeddedServer(state, on_event=server_events) as server, planner_on(server) as wire:
         # No worker is there, which is not what is looked at.
         assert await run_sync(run, ["health"]) == 1
-        assert "stores what it is given, with" in capsys.readouterr().out
+        assert "stores messages, with" in capsys.readouterr().out
 
         await break_runs(wire, small_disk / "other-data")
         for command in (["health"], ["stop", "run-1", "--beforehand"], ["doctor"]):

@@ -164,7 +164,7 @@ def test_errors_end_the_program_with_one_sentence_and_their_code(
             2,
             "/proc/x cannot be used",
         ),
-        (OSError(28, "No space left on device"), 1, "The system refuses to write or open something: No space left"),
+        (OSError(28, "No space left on device"), 1, "The system refused to open or write a file: No space left"),
         (ExceptionGroup("g", [OSError(30, "Read-only file system", "/a")]), 2, "/a cannot be used: Read-only file"),
     ],
 )
@@ -204,7 +204,7 @@ def test_an_unexpected_error_is_one_sentence_and_a_traceback_file(
     assert run(["boom"]) == 1
     (file,) = (tmp_path / ".linestop").glob("crash-*.txt")
     error_text = capsys.readouterr().err
-    assert error_text.startswith("linestop: ZeroDivisionError where none was expected")
+    assert error_text.startswith("linestop: Unexpected ZeroDivisionError")
     assert error_text.count("\n") == 1
     assert str(file) in error_text
     assert "Traceback" in file.read_text()

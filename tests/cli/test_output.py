@@ -49,7 +49,7 @@ def test_a_question_about_an_unknown_outcome_names_its_command() -> None:
     """It must not look like a call that waits to be agreed to."""
     doubt = msgspec.structs.replace(asked(""), kind="doubt", rule="unknown", task="Pay the bill.", shown="3f9c1a")
     lines = question_text(doubt).split("\n")
-    assert "what became of a call whose fate is unknown" in lines[0]
+    assert "the outcome of a call is unknown" in lines[0]
     assert "  task    Pay the bill." in lines
     assert "  $ linestop resolve r1 c1 --shown 3f9c1a --done" in lines
 
@@ -92,5 +92,5 @@ def test_long_arguments_are_shown_by_their_ends_and_where_the_rest_is() -> None:
     question = msgspec.structs.replace(asked(""), args='{"text":"' + "x" * 300_000 + '","to":"ann"}')
     text = question_text(question)
     assert len(text) < 10_000
-    assert "characters more: `linestop show r1 --json`" in text
+    assert "more characters: `linestop show r1 --json`" in text
     assert text.count('"to":"ann"}') == 1

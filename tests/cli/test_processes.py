@@ -248,7 +248,7 @@ async def test_dev_warns_of_an_agent_that_cannot_work(tmp_path: Path) -> None:
         (tmp_path / "agents" / f"{name}.md").write_text("Hello.")
     async with started(tmp_path, "dev") as dev:
         await dev.wait_for_words(
-            "The agent a is on playbook/suport, and no playbook is called so; there is playbook/hello."
+            "The agent a uses playbook/suport, and there is no such playbook; there is playbook/hello."
         )
         await dev.wait_for_words("openai/gpt-4o needs OPENAI_API_KEY, which is not set")
         assert await dev.end_with() == 0
@@ -406,7 +406,7 @@ async def test_an_unknown_log_level_is_refused() -> None:
     environ = {**os.environ, "LINESTOP_LOG": "loud"}
     done = await anyio.run_process([sys.executable, "-m", "linestop.cli.main", "up"], env=environ, check=False)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"LINESTOP_LOG: 'loud' is no level: write debug, info, warning, error, or leave it out." in done.stderr
+    assert b"LINESTOP_LOG: 'loud' is not a level: write debug, info, warning, error, or leave it out." in done.stderr
 
 
 async def test_a_warning_with_a_sentence_is_that_sentence_at_a_terminal() -> None:

@@ -130,7 +130,7 @@ def test_run_gives_up_waiting_with_exit_code_10(system: Stack) -> None:
     """The run goes on, and the error says so."""
     ran = cli(system, "run", "desk", "hang", "--wait", "0.5")
     assert (ran.code, ran.out) == (10, "")
-    assert "it goes on" in ran.err
+    assert "is still running after" in ran.err
     acme_options = cli(system, "run", "desk", "hang", "--wait", "0.5", "--tenant", "acme")
     assert " --tenant acme` follows it" in acme_options.err
 
@@ -146,8 +146,12 @@ def test_run_gives_up_waiting_with_exit_code_10(system: Stack) -> None:
         (("run", "desk", "say hello", "--limit", "cost"), 2, "NAME=VALUE"),
         (("run", "desk", "say hello", "--limit", "turns_max=nan"), 2, "NAME=VALUE"),
         (("run", "desk", "say hello", "--limit", "turns_max=1e999"), 2, "NAME=VALUE"),
-        (("run", "desk", "say hello", "--wait", "nan"), 2, "'nan' is no number of seconds: write --wait=30"),
-        (("run", "--wait", "desk", "say hello"), 2, "'desk' is no number of seconds: write --wait=30, or --wait alone"),
+        (("run", "desk", "say hello", "--wait", "nan"), 2, "'nan' is not a number of seconds: write --wait=30"),
+        (
+            ("run", "--wait", "desk", "say hello"),
+            2,
+            "'desk' is not a number of seconds: write --wait=30, or --wait alone",
+        ),
         (("run", "desk", "say hello", "twice"), 2, "unexpected extra argument (twice). See `"),
         (("run", "desk", "say hello", "--scope", "nothing"), 3, "the tool 'nothing'"),
         (("run", "No Agent", "say hello"), 2, "agent 'No Agent'"),
@@ -301,7 +305,7 @@ def test_stop_prints_a_receipt_and_the_run_exits_4(tmp_path: Path) -> None:
         assert cli(system, "watch", run).code == 4
     assert (stopped.code, stopped.json["by"], stopped.json["why"]) == (0, "ann", "enough")
     assert [start["n"] for start in stopped.json["open"]] == [7]
-    assert f"was stopped before: event {stopped.json['n']}, by ann, enough" in again.out
+    assert f"was already stopped: event {stopped.json['n']}, by ann, enough" in again.out
     assert "still open: " in again.out
 
 
@@ -320,7 +324,9 @@ def test_a_run_that_does_not_exist_is_stopped_with_beforehand_only(system: Stack
     assert "the nearest open runs are last, " in cli(system, "stop", "lst").err
     ran = cli(system, "stop", "--beforehand", "awaited")
     assert ran.code == 0
-    assert ran.out.startswith("There was no run 'awaited' of tenant 'default'; a task that comes for it is refused.\n")
+    assert ran.out.startswith(
+        "There was no run 'awaited' of tenant 'default'; a task that arrives for it is refused.\n"
+    )
     assert "is stopped beforehand: event 1" in ran.out
     assert cli(system, "stop", "awaited", "--json").json["existed"] is False
     assert "existed" not in cli(system, "stop", run, "--json").json
@@ -356,7 +362,7 @@ def test_a_fence_after_a_drain_says_that_it_cancelled_the_calls(tmp_path: Path) 
         drained = cli(system, "stop", run, "--mode", "drain", "--json").json
         fenced = cli(system, "stop", run)
     assert "fenced_n" not in drained
-    assert f"was stopped before: event {drained['n']}" in fenced.out
+    assert f"was already stopped: event {drained['n']}" in fenced.out
     assert f"event {drained['n'] + 1} cancelled the calls that the first stop had let finish" in fenced.out
 
 

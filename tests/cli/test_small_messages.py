@@ -87,6 +87,6 @@ async def test_an_agent_that_is_too_large_does_not_keep_the_others_from_starting
             await deploy.wait_for_words("large.md has")
             assert await deploy.process.wait() == 2
         async with started(tmp_path, "deploy", "small") as deploy:
-            await deploy.wait_for_words("New runs get these")
+            await deploy.wait_for_words("New runs use these versions")
             assert await deploy.process.wait() == 0
         assert await dev.end_with() == 0

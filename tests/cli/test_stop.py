@@ -98,7 +98,9 @@ def test_a_closed_switch_keeps_runs_out_and_is_shown(system: Stack, switch: str)
     assert ran.code == 3
     assert f"The kill switch '{switch}' was closed by an operator" in ran.err
     assert switch in cli(system, "runs").err
-    assert cli(system, "switch", "list").out == f"Closed: {switch}. What a closed kill switch names starts nothing.\n"
+    assert (
+        cli(system, "switch", "list").out == f"Closed: {switch}. Nothing that a closed kill switch names can start.\n"
+    )
     assert cli(system, "switch", "open", switch).out == "No kill switch is closed.\n"
     system.read_facts()
     assert cli(system, "run", "desk", "say hello", "--user", "ann").code == 0

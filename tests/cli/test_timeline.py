@@ -101,7 +101,7 @@ WORDS: list[tuple[AnyEvent, str]] = [
     (Returned(proposal_n=4, errors=("$: empty",), returned_in_a_row=1), "$: empty"),
     (Cleared(calls=(ClearedCall(call="c1", rule="tier:read", args_sha256=""),)), "c1 (tier:read)"),
     (Asked(calls=(ASKED,)), "may pay be done? (tier:irreversible)"),
-    (Asked(calls=(msgspec.structs.replace(ASKED, rule="unknown"),)), "what became of pay? (unknown)"),
+    (Asked(calls=(msgspec.structs.replace(ASKED, rule="unknown"),)), "what is the outcome of pay? (unknown)"),
     (Asked(question=Question(call="c2", text="Which?", expires_at=AT)), "Which? (c2)"),
     (
         Asked(spend=SpendQuestion(so_far_micros=1, limit_micros=250_000, expires_at=AT)),
@@ -120,7 +120,7 @@ WORDS: list[tuple[AnyEvent, str]] = [
     (Warned(limit="cost_max_micros", value=3, max_value=4), "cost_max_micros: 3 of 4"),
     (
         ModelStarted(turn=2, attempt=3, model="playbook/desk", worker="w#1", start_by=AT, done_by=AT),
-        "asks playbook/desk (turn 2, attempt 3, turn)",
+        "asks playbook/desk (turn 2, attempt 3)",
     ),
     (
         Proposed(turn=1, attempt=1, text="Let me look.", calls=(ProposedCall(call="c1", tool="look", args="{}"),)),
@@ -131,7 +131,7 @@ WORDS: list[tuple[AnyEvent, str]] = [
     (EffectStarted(calls=(STARTED,), worker="w#1"), "c1 #2 by w#1"),
     (
         Widened(calls=(WidenedCall(call="c1", grant=tool_grant(CONTRACTS[2])),), worker="w#1"),
-        "pay may do more by now than was agreed to; a person must agree",
+        "pay may do more now than was approved; a person must approve",
     ),
     (Finished(call="c1", attempt=1, outcome="succeeded", result='{"ok":1}'), 'c1 #1 succeeded: {"ok":1}'),
     (
@@ -151,7 +151,7 @@ WORDS: list[tuple[AnyEvent, str]] = [
     ),
     (Stopped(by="ann", why="enough"), "by ann (person): enough; 0 open"),
     (Sealed(status="stopped", why="enough"), "stopped: enough"),
-    (Amended(facts=(12, 13)), "late facts: 12, 13"),
+    (Amended(facts=(12, 13)), "late results: 12, 13"),
 ]
 
 

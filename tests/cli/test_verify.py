@@ -230,7 +230,7 @@ async def test_a_run_on_a_real_bus_verifies(
     assert "is not known" in printed.out
     assert "There is no run 'nobody'" in printed.err
     assert f"{events} events, 1 checkpoint and" in exported
-    assert "run.jsonl exists already" in printed.err
+    assert "run.jsonl already exists" in printed.err
     assert f"linestop: {nowhere} cannot be written: No such file or directory.\n" in printed.err
     _offline(out, submitted.run, capfd)
 

@@ -28,7 +28,7 @@ def test_every_role_of_a_running_process_has_its_line(tmp_path: Path) -> None:
         assert ran.code == 0
         shown = {words[0]: words[1:3] for words in (text.split() for text in ran.out.splitlines()) if len(words) > 2}
         assert {role: shown[role][1] for role in ACTORS} == dict.fromkeys(ACTORS, "working")
-        assert "No worker does this" not in ran.err
+        assert "These roles have no worker" not in ran.err
 
 
 @pytest.mark.broker
@@ -47,7 +47,7 @@ def test_doctor_and_health_fail_while_a_role_has_no_worker(tmp_path: Path) -> No
         for words in (["doctor", "--json"], ["health"]):
             ran = command(system.directory, *words)
             assert ran.code == 1, words
-            assert f"no worker does these roles: {', '.join(ACTORS)}" in ran.out + ran.err, words
+            assert f"these roles have no worker: {', '.join(ACTORS)}" in ran.out + ran.err, words
         with lock_name(system.directory, "here"):
             assert command(system.directory, "health", "--worker", "here").code == 0
 
@@ -58,9 +58,9 @@ def test_doctor_and_health_pass_when_every_role_has_a_worker(tmp_path: Path) -> 
     with background_stack(tmp_path / "line") as system:
         found = {each["check"]: each for each in command(system.directory, "doctor", "--json").json}
         assert found["workers"]["level"] == "ok"
-        assert found["workers"]["sentence"].startswith("every role is done (stack#")
+        assert found["workers"]["sentence"].startswith("every role has a worker (stack#")
         ran = command(system.directory, "health")
-        assert (ran.code, "Workers: every role is done" in ran.out) == (0, True)
+        assert (ran.code, "Workers: every role has a worker" in ran.out) == (0, True)
 
 
 def living(role: RoleName, **fields: Any) -> WorkerStatus:  # noqa: ANN401 - any field of a beat
@@ -74,13 +74,13 @@ def living(role: RoleName, **fields: Any) -> WorkerStatus:  # noqa: ANN401 - any
     ("fields", "sentence"),
     [
         ({"state": "refusing", "why": "Its clock is 40 s off."}, "executor#1 decides nothing: Its clock is 40 s off"),
-        ({"state": "ending"}, "no worker does this role: executor; start `linestop actor executor`, `up` or `dev`"),
+        ({"state": "ending"}, "this role has no worker: executor; start `linestop actor executor`, `up` or `dev`"),
     ],
 )
 def test_doctor_does_not_count_a_worker_that_does_nothing(fields: dict[str, Any], sentence: str) -> None:
     """One whose clock is wrong, or that is ending, does not do its role."""
     found = [living(role, **(fields if role == "executor" else {})) for role in ACTORS]
-    with pytest.raises(LinestopError, match="no worker does this role: executor") as raised:
+    with pytest.raises(LinestopError, match="this role has no worker: executor") as raised:
         workers_sentence(found)
     assert sentence in str(raised.value)
     # A second executor is enough; that the first one refuses is still said.
@@ -89,7 +89,7 @@ def test_doctor_does_not_count_a_worker_that_does_nothing(fields: dict[str, Any]
         with pytest.raises(CheckWarning, match="executor#1 decides nothing"):
             workers_sentence(found)
     else:
-        assert workers_sentence(found).startswith("every role is done")
+        assert workers_sentence(found).startswith("every role has a worker")
 
 
 def test_a_skewed_clock_and_overload_are_warnings_of_doctor_and_shown_in_workers() -> None:
@@ -105,7 +105,7 @@ def test_a_skewed_clock_and_overload_are_warnings_of_doctor_and_shown_in_workers
     assert row(found[0])[2] == f"working, overloaded: 9 of 64 runs, {busy}"
     free = ProcessLoad(runs=1, runs_max=64, starts=1, starts_max=64, waiting=0, lag_s=0)
     well = [living(role, clock_offset_s=0.5, load=free) for role in ACTORS]
-    assert workers_sentence(well).startswith("every role is done")
+    assert workers_sentence(well).startswith("every role has a worker")
     assert row(well[0])[2] == "working"
 
 

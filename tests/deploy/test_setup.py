@@ -123,7 +123,7 @@ def test_the_container_check_reports_whether_the_worker_is_healthy(tmp_path: Pat
             greeter.join()
             assert healthy.returncode == 0, healthy.stdout
             os.utime(lock.path, (0, 0))
-            assert "has not moved for" in check(url).stdout
+            assert "has not responded for" in check(url).stdout
             lock.touch()
             assert "does not answer" in check("nats://127.0.0.1:1").stdout
 

@@ -1,4 +1,4 @@
-"""``agents``, ``deploy``, ``undeploy``, ``rollback`` and ``tools``: what may run, and with which contracts."""
+"""``agents``, ``deploy``, ``undeploy``, ``rollback`` and ``tools``: agents and their tools."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent: its version in files and the deployed one; empty where there is none, or nobody was ``asked``."""
+    """One agent: its version in files and the deployed one; empty if there is none, or the broker was not asked."""
 
     name: str
     model: str
@@ -42,12 +42,12 @@ class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def differs_from_deployed(self) -> bool:
-        """Whether the files hold what new runs do not get."""
+        """Whether the files hold a version that new runs do not use."""
         return self.asked and bool(self.in_files) and self.in_files != self.deployed
 
     @property
     def state(self) -> str:
-        """How the two compare, in words."""
+        """How the two versions compare, in words."""
         if not self.asked:
             return "in files"
         if not self.deployed:
@@ -60,7 +60,7 @@ class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def agents(nats: str | None, as_json: bool) -> None:
-    """List agents: those in files, and those that new runs get. Without a broker only the files are shown."""
+    """List the agents in files and the deployed ones, which new runs use. Without a broker only the files are shown."""
     project = load_project().with_broker(nats)
     too_large: list[AgentTooLargeError] = []
     in_files = {
@@ -95,11 +95,11 @@ def agents(nats: str | None, as_json: bool) -> None:
         click.echo(f"{line.name}  {line.model}  {line.state}  {(line.deployed or line.in_files)[:DIGEST_SHOWN]}")
         click.echo(f"    tools: {', '.join(line.tools) or 'none'}")
     if any(line.differs_from_deployed for line in lines):
-        output.note(f"`linestop deploy` deploys what is in files; {RESTART}.")
+        output.note(f"`linestop deploy` deploys the versions in files; {RESTART}.")
 
 
 def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
-    """Let new runs use the agents in files, all of them or those named. Runs under way keep their version."""
+    """Deploy the agents in files, all of them or those named: new runs use them, open runs keep their version."""
     project = load_project().with_broker(nats)
     too_large: list[AgentTooLargeError] = []
     agents_in_files = {
@@ -109,7 +109,9 @@ def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
         raise requested_error
     unknown = [name for name in names if name not in agents_in_files]
     if unknown:
-        raise NotFound(f"There is no agent {unknown[0]!r} in files; there is {', '.join(agents_in_files) or 'none'}.")
+        raise NotFound(
+            f"There is no agent {unknown[0]!r} in files; the files define {', '.join(agents_in_files) or 'none'}."
+        )
     chosen = [agent for name, agent in agents_in_files.items() if not names or name in names]
 
     async def work(stream: JetStream) -> tuple[dict[str, str], list[Run]]:
@@ -123,7 +125,7 @@ def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
     else:
         for name, digest in digests.items():
             click.echo(f"{name}  {digest[:DIGEST_SHOWN]}")
-        output.note(f"New runs get these; {RESTART}.")
+        output.note(f"New runs use these versions; {RESTART}.")
     for sentence in open_runs_with_changed_contracts(runs, chosen):
         output.note(sentence)
     if too_large and not names:
@@ -141,7 +143,7 @@ async def _open_runs(stream: JetStream) -> list[Run]:
 
 
 def open_runs_with_changed_contracts(runs: Sequence[Run], agents: Sequence[AgentVersion]) -> list[str]:
-    """Which open runs of these agents have another contract of a tool than the version has now, a sentence a tool."""
+    """One sentence for each tool whose contract differs between open runs of these agents and the new versions."""
     runs_by_change: dict[tuple[str, str], list[str]] = {}
     agents_by_name = {agent.name: agent for agent in agents}
     for run in runs:
@@ -152,9 +154,9 @@ def open_runs_with_changed_contracts(runs: Sequence[Run], agents: Sequence[Agent
                 continue
             wider = "; ".join(grant.widened_by(contract))
             consequence = (
-                f"and a person is asked before they call it as it is now: {wider}"
+                f"and a person is asked before they call the tool under its new contract: {wider}"
                 if wider
-                else "and what they began with counts"
+                else "which still applies"
             )
             runs_by_change.setdefault((grant.name, consequence), []).append(run.run)
     return [
@@ -169,7 +171,7 @@ def _changed_contract_sentence(tool: str, consequence: str, runs: list[str]) -> 
 
 
 def undeploy(name: str, *, nats: str | None, as_json: bool) -> None:
-    """Let AGENT have no new runs."""
+    """Refuse new runs of AGENT."""
     project = load_project().with_broker(nats)
 
     async def work(bucket: Bucket) -> None:
@@ -181,7 +183,8 @@ def undeploy(name: str, *, nats: str | None, as_json: bool) -> None:
         return
     click.echo(f"{name}  undeployed")
     output.note(
-        f"New runs of it are refused as 'no_agent'; open ones go on. `linestop deploy {name}` deploys it again."
+        f"New runs of this agent are refused as 'no_agent'; open runs continue. "
+        f"`linestop deploy {name}` deploys it again."
     )
 
 
@@ -206,11 +209,11 @@ def rollback(name: str, digest: str | None, *, nats: str | None, as_json: bool) 
         output.print_json({name: version.digest()})
         return
     click.echo(f"{name}  {version.digest()[:DIGEST_SHOWN]}")
-    output.note(f"It stays so when processes start again; `linestop deploy {name}` deploys what is in files.")
+    output.note(f"Restarted processes keep this version; `linestop deploy {name}` deploys the one in files.")
 
 
 def tools_ls(as_json: bool) -> None:
-    """List all tools with tier and where they come from."""
+    """List all tools, each with its tier and its source."""
     registry = load_tools(load_project())
     contracts = registry.contracts()
     if as_json:
@@ -223,7 +226,7 @@ def tools_ls(as_json: bool) -> None:
 
 
 def tools_inspect(name: str, as_json: bool) -> None:
-    """Show the contract of TOOL: what is enforced when an agent calls it."""
+    """Show the contract of TOOL, which is enforced when an agent calls it."""
     registry = load_tools(load_project())
     contract = registry.contract(name)
     if as_json:
@@ -242,7 +245,7 @@ def tools_inspect(name: str, as_json: bool) -> None:
 
 
 def tools_lint(as_json: bool) -> None:
-    """Judge the contracts; exit code 1 if one should not be used as it is."""
+    """Check the contracts of all tools; exit code 1 if one has an error."""
     registry = load_tools(load_project())
     findings = lint_contracts(registry.contracts(), without_tier=registry.without_tier())
     if as_json:
@@ -289,7 +292,7 @@ async def _versions(bucket: Bucket, name: str) -> list[AgentVersion]:
 
 
 def _earlier_version(versions: list[AgentVersion], current: str, digest: str | None) -> AgentVersion | None:
-    """The version that ``wanted`` begins, or the one first deployed before the current one."""
+    """The version whose digest begins with ``digest``, or the one first deployed before the current one."""
     if digest is not None:
         matches = [version for version in versions if digest and version.digest().startswith(digest)]
         return matches[0] if len(matches) == 1 else None

@@ -1,4 +1,4 @@
-"""The commands of people who decide: ``approvals``, ``approve``, ``deny``, ``answer``, ``resolve``."""
+"""The commands with which people decide: ``approvals``, ``approve``, ``deny``, ``answer``, ``event``, ``resolve``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from linestop.schemas.messages import Reply
 
 
 def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """List what waits for a person, the most urgent first, with exact arguments."""
+    """List the open questions to people, the most urgent first, with exact arguments."""
 
     async def work(client: Client) -> None:
         questions = await client.approvals(tenant="" if all_tenants else options["tenant"])
@@ -32,7 +32,7 @@ def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - a
 
 
 def approve(run: str, call: str, *, edit: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Agree to CALL of RUN, exactly as it is shown; CALL may be left out if the run asks one thing only."""
+    """Approve CALL of RUN, exactly as it is shown; CALL may be left out if the run has only one open question."""
     args = None if edit is None else _new_args(edit)
     confirmation = "Approve this?" if args is None else f"Approve it with {edit} instead?"
     options = _with_shown_digest(options, run, call, verb="approve", confirmation=confirmation)
@@ -43,12 +43,12 @@ def approve(run: str, call: str, *, edit: str | None, **options: Any) -> None:  
 
 
 def deny(run: str, call: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Refuse CALL of RUN; the model is told why."""
+    """Deny CALL of RUN; the model is told why."""
     _decide(options, lambda client, control: client.deny(run, call, **control))
 
 
 def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Answer a question of RUN's model, or deliver the event it waits for."""
+    """Answer a question of RUN's model, or deliver the event that RUN waits for."""
     arguments = list(call_and_answer)
     if len(arguments) > 2:
         raise InputError("Give one answer: put it in quotes if it has spaces.")
@@ -58,20 +58,20 @@ def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **o
 
 
 def event(run: str, name: str, *, data: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Report the event NAME to RUN, which waits for it."""
+    """Report the event NAME to RUN, which waits for it or will wait for it."""
     value: object = None if data is None else output.json_argument(data, "--data")
     _decide({"shown": "", **options}, lambda client, control: client.event(run, name, value, **control))
 
 
 def resolve(run: str, call: str, *, action: str | None, result: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Say what became of CALL, whose fate nobody knows: --retry, --done or --stop."""
+    """Decide about CALL, whose outcome is unknown: --retry, --done or --stop."""
     if action is None:
-        raise InputError("Say what became of it: --retry, --done or --stop.")
+        raise InputError("Give the outcome of the call: --retry, --done or --stop.")
     if result is not None and action != "done":
         raise InputError("--result goes with --done.")
     value: object = None if result is None else output.json_argument(result, "The result")
     resolution = cast("Resolution", action)
-    options = _with_shown_digest(options, run, call, verb="resolve", confirmation=f"Is it so ({action})?")
+    options = _with_shown_digest(options, run, call, verb="resolve", confirmation=f"Resolve the call as {action}?")
     _decide(options, lambda client, control: client.resolve(run, resolution, call=call, result=value, **control))
 
 
@@ -83,10 +83,10 @@ def _new_args(text: str) -> dict[str, Any]:
 
 
 def _with_shown_digest(options: dict[str, Any], run: str, call: str, *, verb: str, confirmation: str) -> dict[str, Any]:
-    """The options with the digest of what the person has seen: named on the command line, or shown here and now.
+    """The options with the digest of the question that the person has seen: from the command line, or shown here.
 
     Raises:
-        InputError: no digest is named and there is no terminal to show anything on.
+        InputError: no digest is given and there is no terminal to show the question on.
         Refused: the question is not one that ``verb`` decides.
     """
     if options["shown"]:
@@ -100,7 +100,7 @@ def _with_shown_digest(options: dict[str, Any], run: str, call: str, *, verb: st
     _require_verb(question, verb)
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise InputError(
-            "Say what was shown to you: add `--shown DIGEST`, as the commands that `linestop approvals` prints have it."
+            "Name the question that was shown to you: add `--shown DIGEST`, as `linestop approvals` prints it."
         )
     output.note(output.question_text(question), block=True)
     output.discard_typed_ahead()

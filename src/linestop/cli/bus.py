@@ -1,4 +1,4 @@
-"""``bus init``: set an outside broker up the way the embedded one is."""
+"""``bus init`` and ``bus plan``: set up an outside broker like the embedded one, and plan its disk."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STORE_DIR: Final = Path("/jetstream")
 """Where the volume for the streams is mounted in the server's container."""
 
 CHECKERS: Final[tuple[CredentialName, ...]] = ("operator", "client", "watcher")
-"""Credentials of people, who get the public half of the recorder's key to check its checkpoints with."""
+"""Credentials of people, who get the public half of the recorder's key to check its checkpoints."""
 
 Copies = tuple[tuple[CredentialName, Path], ...]
 
@@ -50,7 +50,7 @@ def init(nats: str | None, replicas: str, copies: Copies, **options: Any) -> Non
     project = load_project().with_broker(nats)
     url = project.broker_url(credential_path(project.directory, "bootstrap")) or URL_DEFAULT
     if is_broker_directory(project.directory):
-        # Its credentials would name the other broker from then on, and whoever uses them would lose it.
+        # Its credentials would name the other broker from then on, and their users would lose this one.
         raise ConfigError(
             f"The state folder {project.directory} belongs to the broker of `linestop dev`: name another one for "
             "an outside broker, with LINESTOP_DIR or `dir` in linestop.toml."
@@ -66,7 +66,10 @@ def init(nats: str | None, replicas: str, copies: Copies, **options: Any) -> Non
             copy_checkpoint_key(project.directory / "credentials", folder, signs=name == "recorder")
     if config_file is not None:
         _write_config(config_file, url, credentials, space)
-        click.echo(f"{config_file} is a configuration for nats-server; run this again once it listens.", err=True)
+        click.echo(
+            f"{config_file} is a configuration for nats-server; run this command again once the server listens.",
+            err=True,
+        )
         return
     layout = BusLayout(sizes=space, replicas=int(replicas), wakes=wakes_of(ACTORS))
 
@@ -80,14 +83,14 @@ def init(nats: str | None, replicas: str, copies: Copies, **options: Any) -> Non
         click.echo(result.server_config, nl=False)
     if result.set_up is not None:
         created, updated = len(result.set_up.created), ", ".join(result.set_up.updated) or "none"
-        click.echo(f"{created} streams and consumers created; brought up to date: {updated}.", err=True)
+        click.echo(f"{created} streams and consumers created; updated: {updated}.", err=True)
         click.echo("".join(f"warning: {sentence}\n" for sentence in result.set_up.outdated), err=True, nl=False)
         result.set_up.require_no_differences()
         click.echo(f"{url} is ready.", err=True)
         return
     click.echo(f"Credential files are in {project.directory / 'credentials'}.", err=True)
     if first and not result.reachable:
-        # The first of two steps: there is no server yet that could be set up, and nothing failed.
+        # The first of two steps: no server is running yet, and nothing failed.
         click.echo(f"Next: {result.next_step}", err=True)
         return
     failure = ConfigError if result.reachable else Unreachable
@@ -95,12 +98,12 @@ def init(nats: str | None, replicas: str, copies: Copies, **options: Any) -> Non
 
 
 def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Print what a number of runs a day needs, stream by stream, and what of it fits."""
+    """Print the space that a number of runs a day needs, stream by stream, and whether it fits."""
     project = load_project()
     directory, keep = project.directory, project.config.keep
     space = stored_sizes(directory)
     if disk is not None:
-        space, space_source = sizes_for(disk), f"what `bus init --disk` would take of {format_bytes(disk)}"
+        space, space_source = sizes_for(disk), f"the sizes that `bus init --disk` would choose for {format_bytes(disk)}"
     elif space is not None:
         space_source = f"the sizes that were chosen for {directory}"
     elif is_broker_directory(directory) or credential_path(directory, "bootstrap").exists():
@@ -108,7 +111,7 @@ def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click g
     else:
         space, space_source = (
             local_sizes(directory),
-            f"what set-up would take of {format_bytes(free_bytes(directory))} free here",
+            f"the sizes that set-up would choose for {format_bytes(free_bytes(directory))} free here",
         )
     figures = {name: options[name] for name in ("runs_per_day", "turns", "text_bytes", "long_bytes", "days")}
     load = ExpectedLoad(**figures, runs_days=options["runs_days"] or keep.runs_days)
@@ -124,10 +127,10 @@ def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click g
         )
         for line in load_plan.streams
     ]  # fmt: skip
-    output.print_table(("stream", "a run", "a day", _days_need(load), "has", "full after days", "fits"), rows)
+    output.print_table(("stream", "per run", "per day", _needed_heading(load), "size", "days until full", "fits"), rows)
     day, memory = format_bytes(load_plan.archive_day_bytes), format_bytes(load_plan.memory_bytes)
-    output.print_text(f"has      {space_source}")
-    output.print_text(f"bears    {load_plan.runs_per_day_max:,} such runs a day for {load.days} days")
+    output.print_text(f"sizes    {space_source}")
+    output.print_text(f"room     for {load_plan.runs_per_day_max:,} such runs a day, kept for {load.days} days")
     output.print_text(
         f"streams  {format_bytes(load_plan.needed_bytes)} needed in all, and {memory} of the "
         f"broker's memory for their index"
@@ -142,22 +145,23 @@ def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click g
         output.print_text("         docs/operations.md, Changing what nobody may")
 
 
-def _days_need(load: ExpectedLoad) -> str:
-    """The head of a column: RUNS may keep what it has for less long."""
+def _needed_heading(load: ExpectedLoad) -> str:
+    """The heading of a column; RUNS may keep its runs for fewer days than the other streams."""
     runs = load.retention_days(stream_names.RUNS)
-    return f"{load.days} days need" if runs == load.days else f"{load.days} days need, {stream_names.RUNS} {runs}"
+    days = f"needed for {load.days} days"
+    return days if runs == load.days else f"{days}, {stream_names.RUNS} for {runs}"
 
 
 def _archive_text(day_bytes: int, database_days: int) -> str:
-    """How the archive grows."""
+    """How fast the archive grows."""
     if not database_days:
         return f"{format_bytes(365 * day_bytes)} a year in its database (`keep.archive_days`)"
     database = format_bytes(database_days * day_bytes)
-    return f"{database} in its database; what is older than {database_days} days in Parquet files"
+    return f"{database} in its database; runs older than {database_days} days are in Parquet files"
 
 
 def _space(directory: Path, url: str, disk: int | None, *, first: bool, container: bool) -> StreamSizes:
-    """The sizes of new streams: from a named disk, chosen before, from this machine's disk, or the default."""
+    """The sizes of new streams: for the named disk, as chosen before, for this machine's disk, or the default."""
     if disk is not None:
         chosen = sizes_for(disk)
     elif (stored := stored_sizes(directory)) is not None:
@@ -170,7 +174,7 @@ def _space(directory: Path, url: str, disk: int | None, *, first: bool, containe
         chosen = DEFAULT_SIZES
         click.echo(
             f"The broker's disk is not here, so its streams get {format_bytes(chosen.total)} in "
-            f"all: name what is free there "
+            f"all: give the free space there "
             "with --disk, and see `linestop bus plan`.", err=True,
         )  # fmt: skip
     store_sizes(directory, chosen)
@@ -178,9 +182,9 @@ def _space(directory: Path, url: str, disk: int | None, *, first: bool, containe
 
 
 def _write_config(path: Path, url: str, credentials: Mapping[CredentialName, Credential], space: StreamSizes) -> None:
-    """Write what a server needs that has a network of its own around it, with every append synced to disk.
+    """Write the configuration of a server with a network of its own, which syncs every append to disk.
 
-    It holds the passwords of an older linestop as long as there are some, so that only its owner may read it.
+    It holds the passwords of an older linestop as long as there are any, so only its owner may read it.
     """
     listen = Listen(
         host="0.0.0.0",  # noqa: S104 - a container's own address; what is published is the operator's choice

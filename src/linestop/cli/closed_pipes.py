@@ -1,7 +1,7 @@
-"""Ending where the program that reads the output is gone: silently, at once, with everything put away.
+"""Ending when the program that reads the output is gone: silently, at once, and with clean-up.
 
 A write to a closed pipe raises ``BrokenPipeError``, alone or in the group of the tasks that it ended. A command that
-waits may write nothing for hours, so it also looks at its pipes.
+waits may write nothing for hours, so it also polls its pipes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ READER_POLL_S: Final = 0.5
 
 
 def reader_is_gone(descriptors: Sequence[int] = (STDOUT, STDERR)) -> bool:
-    """Whether one of these is a pipe, or a socket, whose other end is closed."""
+    """Whether one of these descriptors is a pipe or socket whose other end is closed."""
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, 0)
@@ -28,14 +28,14 @@ def reader_is_gone(descriptors: Sequence[int] = (STDOUT, STDERR)) -> bool:
 
 
 async def until_reader_is_gone(descriptors: Sequence[int] = (STDOUT, STDERR)) -> None:
-    """Return as soon as nobody can read what is written there any more."""
-    # A pipe tells nobody that it was closed unless it is asked.
+    """Return when one of these descriptors has no reader any more."""
+    # A pipe does not report that it was closed; it has to be polled.
     while not reader_is_gone(descriptors):  # noqa: ASYNC110 - as above
         await anyio.sleep(READER_POLL_S)
 
 
 def is_closed_pipe(error: BaseException) -> bool:
-    """Whether it says that a pipe is closed, and nothing else."""
+    """Whether the error, or every error in the group, is a closed pipe."""
     if isinstance(error, BaseExceptionGroup):
         inner: tuple[BaseException, ...] = error.exceptions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         return all(is_closed_pipe(one) for one in inner)
@@ -43,12 +43,12 @@ def is_closed_pipe(error: BaseException) -> bool:
 
 
 def discard_unread() -> None:
-    """Send what is still buffered for a closed pipe nowhere, so that nothing complains about it at exit."""
+    """Discard the output that is still buffered for a closed pipe, so that Python reports no error at exit."""
     for stream, descriptor in ((sys.stdout, STDOUT), (sys.stderr, STDERR)):
         if reader_is_gone([descriptor]):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, descriptor)
             os.close(nowhere)
-        # Python leaves it out where the descriptor was closed from the start.
+        # The stream is None if the descriptor was closed from the start.
         if stream is not None:
             stream.flush()

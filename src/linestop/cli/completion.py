@@ -1,7 +1,7 @@
-"""What the shell completes besides commands and options: runs and agents, quickly and quietly, or nothing.
+"""The completion of runs and agents in the shell: quick and silent, or empty.
 
-A person who presses Tab waits at the prompt: whatever is wrong (no broker, no project, a file that cannot be read),
-there is nothing to complete and nothing is said.
+A person who presses Tab waits at the prompt: on any error (no broker, no project, an unreadable file) nothing is
+completed and nothing is printed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from linestop.client import Client
 
 TIMEOUT_S: Final = 0.7
-"""How long to look, imports included: with the start of Python it is less than a second."""
+"""The time for a completion, imports included: with the start of Python it is less than a second."""
 
 RUNS_OFFERED_MAX: Final = 200
 LAST: Final = "last"
 
 
 def runs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The tenant's newest runs that begin so, newest first, and ``last``."""
+    """The tenant's newest runs that begin with the typed text, newest first, and ``last``."""
 
     async def work(client: Client, tenant: str) -> Sequence[str]:
         return [*await client.newest(RUNS_OFFERED_MAX, tenant=tenant), LAST]
@@ -36,10 +36,10 @@ def runs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[C
 
 
 def agents(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The agents that are deployed."""
+    """The deployed agents."""
 
     async def work(client: Client, _tenant: str) -> Sequence[str]:
-        # Imported here, as in all of the command line: pressing Tab must not wait for what it does not need.
+        # Imported here, as in the whole command line: a completion must not wait for imports that it does not need.
         from linestop.bus import stream_names  # noqa: PLC0415
         from linestop.bus.agent_versions import AgentStore  # noqa: PLC0415
 
@@ -49,7 +49,7 @@ def agents(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
 
 
 def agent_files(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The agents that the project has in files."""
+    """The agents in the project's files."""
 
     def read_names() -> Sequence[str]:
         from linestop.config.project_file import load_project  # noqa: PLC0415 - as above
@@ -61,7 +61,7 @@ def agent_files(ctx: click.Context, _param: click.Parameter, incomplete: str) ->
 
 
 def _from_broker(ctx: click.Context, work: Callable[..., object]) -> Sequence[str]:
-    """What ``work`` finds with a client of the command's own state folder, for its tenant."""
+    """The names that ``work`` returns with a client of the command's state folder."""
 
     def read_names() -> Sequence[str]:
         from linestop.cli import options, output  # noqa: PLC0415 - as above
@@ -75,21 +75,21 @@ def _from_broker(ctx: click.Context, work: Callable[..., object]) -> Sequence[st
 
 
 def _enter_project(ctx: click.Context) -> None:
-    """Go where ``--project`` or its variable says; the command itself is not run for a completion."""
+    """Change to the folder of ``--project`` or its variable; the command itself does not run for a completion."""
     folder = ctx.find_root().params.get("project") or os.environ.get("LINESTOP_PROJECT")
     if folder:
         os.chdir(folder)
 
 
 def _names_in_time(read_names: Callable[[], Sequence[str]]) -> Sequence[str]:
-    """What ``look`` finds in time. It is given up in the middle: a resolver of host names cannot be called back."""
+    """The names that ``read_names`` returns in time; else the process exits: a host lookup cannot be cancelled."""
     names: list[str] = []
 
     def work() -> None:
         with contextlib.suppress(Exception, SystemExit):
             names.extend(read_names())
 
-    # A thread that ends with the process; what it says on the way is nobody's business.
+    # The thread ends with the process; its messages are discarded.
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123 - a device
         thread = threading.Thread(target=work, daemon=True)
         thread.start()

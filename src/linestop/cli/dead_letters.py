@@ -19,7 +19,7 @@ def ls(**options: Any) -> None:  # noqa: ANN401 - as click gives them
             rows = [
                 (str(each.seq), each.role, each.tenant, each.run, output.short(each.reason)) for each in dead_letters
             ]
-            output.print_table(("letter", "role", "tenant", "run", "reason"), rows, wrap=("reason",))
+            output.print_table(("dead letter", "role", "tenant", "run", "reason"), rows, wrap=("reason",))
         else:
             output.note("There are no dead letters.")
 
@@ -27,14 +27,14 @@ def ls(**options: Any) -> None:  # noqa: ANN401 - as click gives them
 
 
 def show(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Show one dead LETTER whole."""
+    """Show one dead letter in full."""
 
     async def work(client: Client) -> None:
         dead_letter = await client.dead_letter(dead_letter_seq)
         if options["as_json"]:
             output.print_json(dead_letter)
             return
-        output.print_text(f"letter   {dead_letter.seq}, of {dead_letter.at}")
+        output.print_text(f"number   {dead_letter.seq}, stored at {dead_letter.at}")
         output.print_text(f"role     {dead_letter.role}")
         output.print_text(f"run      {dead_letter.run} (tenant {dead_letter.tenant})")
         output.print_text(f"reason   {dead_letter.reason}")
@@ -48,7 +48,7 @@ def show(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as cli
 
 
 def requeue(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Send the message of a dead LETTER again, or let its role look at the run again; the letter stays."""
+    """Send the message of a dead letter again, or make its role process the run again; the dead letter stays."""
 
     async def work(client: Client) -> None:
         dead_letter = await client.requeue(dead_letter_seq)
@@ -60,8 +60,8 @@ def requeue(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as 
         consequence = (
             f"'{dead_letter.subject}' was sent again"
             if dead_letter.subject
-            else f"{dead_letter.role} looks at run {dead_letter.run} again"
+            else f"the {dead_letter.role} processes run {dead_letter.run} again"
         )
-        output.print_text(f"Letter {dead_letter.seq}: {consequence}.")
+        output.print_text(f"Dead letter {dead_letter.seq}: {consequence}.")
 
     output.with_client(options["directory"], work)

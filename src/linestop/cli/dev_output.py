@@ -1,4 +1,4 @@
-"""What ``dev`` says while it runs: where a run begins, waits for somebody or ends, and where a file has changed."""
+"""The lines that ``dev`` prints while it runs: when a run begins, waits or ends, and when a file changes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from linestop.schemas.subjects import RunSubject, parse_run_event, stored_subjec
 
 LOG = structlog.get_logger("linestop.dev")
 EVENTS_SHOWN: Final = ("validator.opened", "validator.refused", "approver.asked", "budget.queued", "recorder.sealed")
-"""The events that have a line; a stop has it where the run is sealed."""
+"""The events that get a line; a stop gets one when the run is sealed."""
 
 RUNS_KNOWN_MAX: Final = 1_000
-"""Runs whose agent is remembered for their later lines."""
+"""Runs whose agent is cached for their later lines."""
 
 FILES_POLL_S: Final = 2.0
 FILES_MAX: Final = 5_000
@@ -37,7 +37,7 @@ TEXT_CHARS_SHOWN: Final = 60
 
 
 class RunLines:
-    """Says what becomes of each run, from the events as the server republishes them."""
+    """Prints the progress of each run, from the events as the server republishes them."""
 
     def __init__(self, write_line: Callable[[str], None]) -> None:
         self._write_line = write_line
@@ -45,7 +45,7 @@ class RunLines:
         self._log: Log | None = None
 
     async def listen(self, connection: Connection) -> None:
-        """Say it from now on, as long as the connection is open."""
+        """Print from now on, as long as the connection is open."""
         self._log = (await JetStream.open(connection)).log()
         for name in EVENTS_SHOWN:
             role, _, event = name.partition(".")
@@ -56,7 +56,7 @@ class RunLines:
             subject = parse_run_event(stored_subject(message.subject))
             event = decode(subject.role, subject.event, message.data)
         except Exception:
-            # A courtesy to whoever watches: it ends nothing.
+            # The lines are a courtesy: an error in one must not end the process.
             LOG.exception("event_not_shown", subject=message.subject)
             return
         if isinstance(event, Opened):
@@ -69,14 +69,14 @@ class RunLines:
             self._write_line(f"{event.at:%H:%M:%S}  {subject.run}  {agent:<12} {text}")
 
     async def _agent_of(self, subject: RunSubject) -> str:
-        """The run's agent, read from its log where it began before this process did; empty if it was never opened."""
+        """The run's agent, read from its log if the run began before this process; empty if it was never opened."""
         if subject.run not in self._agents and self._log is not None:
             run = await self._load_run(subject)
             self._remember_agent(subject.run, run.opened.agent.name if run and run.opened else "")
         return self._agents.get(subject.run, "")
 
     async def _waits_for_event(self, subject: RunSubject, event: AnyEvent) -> str:
-        """What is said of a run that a service ends the waiting of; nothing where a person is asked."""
+        """The line for a run that waits for an event of a service; empty if a person is asked."""
         if not isinstance(event, Asked) or event.question is None:
             return ""
         run = await self._load_run(subject)
@@ -87,7 +87,7 @@ class RunLines:
         return f"waits for the event '{name}' (`linestop event {subject.run} {name}` reports it)"
 
     async def _load_run(self, subject: RunSubject) -> Run | None:
-        """The run from its log, if the broker gives it."""
+        """The run from its log, None if the broker cannot be read."""
         with contextlib.suppress(LinestopError):
             if self._log is not None:
                 found = await self._log.load(subject.tenant, subject.run)
@@ -103,7 +103,7 @@ class RunLines:
 
 
 def describe(event: AnyEvent) -> str:
-    """What the event means for somebody who watches a terminal; empty where nothing is said."""
+    """The event in words for a person at a terminal; empty if it gets no line."""
     match event:
         case Opened():
             text = event.task.text if isinstance(event.task.text, str) else ""
@@ -118,7 +118,7 @@ def describe(event: AnyEvent) -> str:
         case Queued():
             return f"waits for money: {output.short(event.why, 2 * TEXT_CHARS_SHOWN)}"
         case Sealed(status="refused"):
-            # Its refusal has a line already.
+            # Its refusal already has a line.
             return ""
         case Sealed():
             why = f": {output.short(event.why, 2 * TEXT_CHARS_SHOWN)}" if event.why else ""
@@ -129,13 +129,13 @@ def describe(event: AnyEvent) -> str:
 
 
 async def report_changed_files(project: Project, write_line: Callable[[str], None]) -> None:
-    """Say once of each file of the project that it changed since it was loaded; looks every other second."""
+    """Print once for each file of the project that it changed since it was loaded; check every 2 s."""
     times_before = dict(_modification_times(project))
     while True:
         await anyio.sleep(FILES_POLL_S)
         times_now = await anyio.to_thread.run_sync(lambda: dict(_modification_times(project)))
         imported = {path for path, _ in _with_modification_times(project, _imported_files(project))}
-        # What a run imports only now is new, but is used as it is.
+        # A module that was imported since is new, but is used as it is.
         imported_late = imported - times_before.keys()
         changed = sorted(
             path
@@ -145,13 +145,13 @@ async def report_changed_files(project: Project, write_line: Callable[[str], Non
         if changed:
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             write_line(
-                f"{changed[0]}{more} changed since it was loaded: end this with Ctrl-C and start it again to use it."
+                f"{changed[0]}{more} changed since it was loaded: end `linestop dev` with Ctrl-C and start it again."
             )
         times_before = times_now
 
 
 def _modification_times(project: Project) -> Iterator[tuple[str, int]]:
-    """The files that an agent is made of, with when each was written."""
+    """The files that agents consist of, each with its time of modification."""
     yield from _with_modification_times(project, _project_files(project))
     yield from _with_modification_times(project, _imported_files(project))
 
@@ -165,7 +165,7 @@ def _with_modification_times(project: Project, paths: Iterable[Path]) -> Iterato
 
 
 def _imported_files(project: Project) -> list[Path]:
-    """The folder's own files that are imported here: tools, planner functions, and what these import."""
+    """The project's own files that this process imported: tools, planner functions, their imports."""
     root, found = project.root.resolve(), list[Path]()
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)

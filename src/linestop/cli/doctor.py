@@ -1,6 +1,6 @@
-"""``doctor`` and ``health``: is this machine able, is this project right, is this worker well?
+"""``doctor`` and ``health``: checks of this machine, this project, the broker and the workers.
 
-A check is a function that returns one sentence; it fails by raising one. Nothing is changed.
+A check is a function that returns one sentence, or raises an error with one. No check changes anything.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ from linestop.sandbox.tools.registry import Registry
 
 PYTHON_MIN: Final = (3, 11)
 CLOCK_OFF_MAX_S: Final = 1.0
-"""Deadlines of a run are moments; a clock that is further off than this shifts them noticeably."""
+"""Deadlines of a run are points in time; a clock that differs by more than this shifts them noticeably."""
 
 LOCK_UNTOUCHED_MAX_S: Final = 30.0
 DIFFERENCES_SHOWN: Final = 3
 LEVEL_WIDTH: Final = 9
 SANDBOXES: Final = ("docker", "bwrap", "runsc")
 STREAM_READERS: Final[tuple[CredentialName, ...]] = ("bootstrap", "operator")
-"""Whose credentials may read how the streams and their replicas are; see the permission table."""
+"""The credentials that may read the state of the streams and their replicas; see the permission table."""
 Level = Literal["ok", "warning", "error"]
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What one check found; ``code`` is that of the error, if it is one."""
+    """The result of one check; ``code`` is the code of the error, if the check failed."""
 
     check: str
     level: Level
@@ -70,7 +70,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def doctor(nats: str | None, as_json: bool, no_code: bool) -> None:
-    """Check this machine and this project: one line a check."""
+    """Check this machine and this project: one line per check."""
     findings = [*_machine_findings(), *_project_findings(nats, code=not no_code)]
     if as_json:
         output.print_json(findings)
@@ -87,14 +87,14 @@ def doctor(nats: str | None, as_json: bool, no_code: bool) -> None:
 
 
 def health(worker: str | None, role: str | None, *, nats: str | None, as_json: bool) -> None:
-    """Say whether the broker answers and the worker works, or with no worker named, whether every role is done."""
+    """Check that the broker answers, and that the named worker is alive, or else that every role has a worker."""
     project = load_project().with_broker(nats)
     names = [name for name in (worker, f"{host_name()}-{role}" if role else None) if name is not None]
     all_roles = () if names else (("roles", lambda: anyio.run(_workers_sentence, project)),)
     checks: list[tuple[str, Callable[[], str]]] = [
         *((f"worker {name}", functools.partial(check_worker, project.directory, name)) for name in names),
         ("broker", lambda: anyio.run(_broker_sentence, project)),
-        # Whoever looks after one worker must not end it because another is missing.
+        # A health check of one worker must not fail because another worker is missing.
         *all_roles,
     ]
     for check, run_check in checks:
@@ -106,17 +106,17 @@ def health(worker: str | None, role: str | None, *, nats: str | None, as_json: b
 
 
 def check_worker(directory: Path, name: str) -> str:
-    """Say that the worker holds its name and its event loop turns.
+    """Check that the worker holds its name and its event loop runs.
 
     Raises:
-        NotFound: nobody holds the name.
-        RetryableError: whoever holds it hangs.
+        NotFound: no process holds the name.
+        RetryableError: the process that holds it hangs.
     """
     if not is_locked(directory, name):
         raise NotFound(f"No worker called {name} runs with the state folder {directory}: start it.")
     untouched_s = time.time() - lock_path(directory, name).stat().st_mtime
     if untouched_s > LOCK_UNTOUCHED_MAX_S:
-        raise RetryableError(f"The worker {name} has not moved for {untouched_s:.0f} s; restart it.")
+        raise RetryableError(f"The worker {name} has not responded for {untouched_s:.0f} s; restart it.")
     return f"The worker {name} is alive."
 
 
@@ -128,14 +128,14 @@ def _machine_findings() -> Iterator[Finding]:
 
 
 def _project_findings(nats: str | None, *, code: bool) -> Iterator[Finding]:
-    """Check the project, as far as one finding lets the next be looked at; without ``code`` none of it is imported."""
+    """Check the project, as far as one finding allows the next; without ``code`` none of its Python is imported."""
     try:
         project = load_project().with_broker(nats)
     except LinestopError as error:
         yield _error_finding("project", error)
         return
-    where = project.file or "defaults, there is no linestop.toml"
-    yield Finding(check="project", level="ok", sentence=f"{where} ({project.config.profile})")
+    where = project.file or "all defaults, because there is no linestop.toml"
+    yield Finding(check="project", level="ok", sentence=f"{where} (profile {project.config.profile})")
     yield _finding("environment", _check_environment)
     yield _finding("secrets", lambda: _check_secrets(project))
     registry: list[Registry] = []
@@ -177,13 +177,15 @@ def _check_python() -> str:
 
 def _check_sandboxes() -> str:
     found = [name for name in SANDBOXES if shutil.which(name)]
-    return f"{', '.join(found) or 'none'} on PATH; tools in Python need none, and code that a model wrote is not run"
+    return (
+        f"{', '.join(found) or 'none'} on PATH; tools in Python need no sandbox, and code that a model wrote is not run"
+    )
 
 
 def _check_traces() -> str:
     if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
         return "no OTLP endpoint is set, so no spans are sent"
-    from linestop.runtime.tracing import spans_from_environment  # noqa: PLC0415 - the SDK is loaded only where it is wanted
+    from linestop.runtime.tracing import spans_from_environment  # noqa: PLC0415 - the SDK is loaded only if spans are sent
 
     spans = spans_from_environment()
     if spans is None:
@@ -195,14 +197,14 @@ def _check_traces() -> str:
 def _check_environment() -> str:
     unknown = sorted(name for name in os.environ if name.startswith("LINESTOP_") and name not in ENVIRONMENT)
     if unknown:
-        raise CheckWarning(f"{unknown[0]} is no variable of linestop; there is {', '.join(ENVIRONMENT)}")
+        raise CheckWarning(f"{unknown[0]} is not a variable of linestop; there is {', '.join(ENVIRONMENT)}")
     used = [name for name in ENVIRONMENT if name in os.environ]
-    return f"{', '.join(used)} set" if used else "nothing is overridden"
+    return f"{', '.join(used)} set" if used else "no variable overrides the configuration"
 
 
 def _check_secrets(project: Project) -> str:
     found = project.secret_values()
-    return f"{len(found)} known; taken out of tool results and of what models say"
+    return f"{len(found)} known; their values are removed from tool results and from the texts of models"
 
 
 def _check_tools(project: Project, registry: list[Registry]) -> str:
@@ -219,7 +221,7 @@ def _check_tools(project: Project, registry: list[Registry]) -> str:
 
 
 def _check_agents(project: Project, registry: Registry) -> str:
-    """Loading an agent finds the price of each of its models, or says that there is none."""
+    """Load the agents, which fails if a model has no price."""
     agents = load_project_agents(project, registry)
     return f"{', '.join(agent.name for agent in agents)}; every model has a price"
 
@@ -227,13 +229,13 @@ def _check_agents(project: Project, registry: Registry) -> str:
 def _check_playbooks(project: Project, registry: Registry) -> str:
     if missing := missing_playbooks(project, load_project_agents(project, registry)):
         raise CheckWarning(" ".join(missing))
-    return "every scripted model that an agent names is there"
+    return "every scripted model that an agent names exists"
 
 
 def _check_keys(project: Project, registry: Registry) -> str:
     if missing := missing_keys(load_project_agents(project, registry)):
         raise CheckWarning(" ".join(missing))
-    return "all that the agents' models need"
+    return "every key that the agents' models need is set"
 
 
 def _check_credentials(project: Project) -> str:
@@ -242,12 +244,12 @@ def _check_credentials(project: Project) -> str:
     for path in found:
         load_credential(path)
     if not found:
-        raise CheckWarning(f"none in {project.directory} yet; `linestop dev` and `linestop bus init` make them")
-    return f"{len(found)} of {len(paths)} in {project.directory}, readable by nobody else"
+        raise CheckWarning(f"none in {project.directory} yet; `linestop dev` and `linestop bus init` create them")
+    return f"{len(found)} of {len(paths)} in {project.directory}, readable by their owner only"
 
 
 async def _broker_findings(project: Project) -> list[Finding]:
-    """Look at the broker as far as a credential of this machine may: those of an operator and of the set-up see all."""
+    """Check the broker as far as a credential of this machine permits: those of the operator and of set-up see all."""
     name = _first_credential(project, (*STREAM_READERS, *CREDENTIALS))
     if name is None:
         return []
@@ -260,7 +262,7 @@ async def _broker_findings(project: Project) -> list[Finding]:
             findings.append(_finding("messages", lambda: _check_messages(connection)))
             findings.append(await _async_finding("log", lambda: _check_log(project)))
             findings += await _stream_findings(connection, name)
-            # Without the streams, or with a broker that does not store, no worker can show that it lives.
+            # Without streams, or with a broker that does not store, no worker can send a heartbeat.
             if all(each.level != "error" for each in findings if each.check in {"streams", "log"}):
                 findings.append(await _async_finding("workers", lambda: check_roles(connection)))
         if all(each.level != "error" for each in findings if each.check == "streams"):
@@ -296,22 +298,22 @@ async def _async_finding(check: str, run_check: Callable[[], Awaitable[str]]) ->
 
 def _check_messages(connection: Connection) -> str:
     connection.require_payload()
-    return f"of up to {connection.nc.max_payload:,} bytes are taken"
+    return f"the broker accepts up to {connection.nc.max_payload:,} bytes"
 
 
 async def _check_streams(connection: Connection) -> str:
-    """Compare what is there with what must be. What is missing is named and not made: this only looks."""
+    """Compare the streams with what linestop needs. A missing one is named, not created."""
     differences = await compare(connection)
     if differences:
         more = f" (And {len(differences) - DIFFERENCES_SHOWN} more.)" if len(differences) > DIFFERENCES_SHOWN else ""
         raise LinestopError(" ".join(differences[:DIFFERENCES_SHOWN]) + more)
-    return "as linestop needs them"
+    return "all exist and are configured as linestop needs them"
 
 
 async def _check_switches(project: Project) -> str:
-    """Say which kill switches are closed: whoever wonders why nothing starts looks here."""
+    """Name the closed kill switches: they may be why nothing starts."""
     if not credential_path(project.directory, "operator").exists():
-        raise CheckWarning("there is no operator's credential to read them with")
+        raise CheckWarning("the operator's credential is needed to read them, and there is none here")
     credential = stored_credentials(project, ["operator"])["operator"]
     async with await connect(credential, name="linestop doctor") as connection:
         closed = await KillSwitchClient((await JetStream.open(connection)).kill_switches()).closed()
@@ -321,19 +323,19 @@ async def _check_switches(project: Project) -> str:
 
 
 async def _check_clock(connection: Connection) -> str:
-    """Compare with the broker's clock, by the time at which it says that it answered."""
+    """Compare this machine's clock with the broker's, by the time in its reply."""
     before = datetime.now(UTC)
     reply = await connection.api_request(jetstream_api.stream_info(stream_names.RUNS))
     after = datetime.now(UTC)
     broker_time = msgspec.convert(reply["ts"], datetime)
     off_s = max((before - broker_time).total_seconds(), (broker_time - after).total_seconds(), 0.0)
     if off_s > CLOCK_OFF_MAX_S:
-        raise CheckWarning(f"this machine's and the broker's differ by {off_s:.1f} s: synchronise them")
-    return "agrees with the broker's"
+        raise CheckWarning(f"the clocks of this machine and the broker differ by {off_s:.1f} s: synchronise them")
+    return "agrees with the broker's clock"
 
 
 async def _check_log(project: Project) -> str:
-    """Write and read back, as a role where there is one's credential: it can look at RUNS, too."""
+    """Store and read back a message, as a role if its credential is here, because a role may also read RUNS."""
     name = _any_credential(project)
     credential = stored_credentials(project, [name])[name]
     async with await connect(credential, name="linestop doctor") as connection:
@@ -364,9 +366,7 @@ async def _workers_sentence(project: Project) -> str:
 
 def _any_credential(project: Project) -> CredentialName:
     if (name := _first_credential(project, CREDENTIALS)) is None:
-        raise Unreachable(
-            f"There is no credential in {project.directory}: start `linestop dev`, or `linestop bus init`."
-        )
+        raise Unreachable(f"There is no credential in {project.directory}: run `linestop dev` or `linestop bus init`.")
     return name
 
 

@@ -1,4 +1,4 @@
-"""What ``doctor`` says of the streams and their disk: do they store, how full is each, is every copy current."""
+"""The checks of the streams and their disk for ``doctor``: do they store, how full are they, is every copy current."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from linestop.schemas.defaults import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK, SP
 
 FAULTS_NAMED_MAX: Final = 3
 REPLICA_LAG_MAX: Final = 1_000
-"""Operations that a copy may be behind for a moment under load."""
+"""Operations that a copy may lag behind for a moment under load."""
 
 REPLY_TIMEOUT_S: Final = 2.5
 SILENCE_MAX_S: Final = 3.0
-"""A node that lives answers its leaders every second."""
+"""A live node answers its leaders every second."""
 
 
 class CheckWarning(Exception):  # noqa: N818 - a finding, not a failure
-    """Raised by a check for something to know about that stops nothing."""
+    """Raised by a check for a finding that prevents nothing."""
 
 
 class _StreamConfig(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ class _Peer(msgspec.Struct, frozen=True):
     offline: bool = False
     lag: int = 0
     active: int = 0
-    """Nanoseconds since the leader heard of it."""
+    """Nanoseconds since the leader last heard from it."""
 
 
 class _Cluster(msgspec.Struct, frozen=True):
@@ -72,64 +72,66 @@ class _StreamInfo(msgspec.Struct, frozen=True):
 
 
 def broker_log_hint(directory: Path) -> str:
-    """Name the broker's log, if the broker is our own; the log of another one is its administrator's."""
+    """Name the log file of the broker, if linestop runs it; an outside broker's log belongs to its administrator."""
     return f"; its log is {directory / LOG_FILE}" if is_broker_directory(directory) else ""
 
 
 def check_disk(directory: Path) -> str:
-    """Say how much is free on the disk of the state folder.
+    """Return how much is free on the disk of the state folder.
 
     Raises:
         NotStored: so little that a broker there cannot store.
-        Warn: little.
+        CheckWarning: little.
     """
     if broker_disk_is_full(directory):
         raise NotStored(disk_full_message(directory))
     used = used_share(directory)
     free = f"{format_bytes(free_bytes(directory))} free where {directory} is ({used:.0%} full)"
     if is_full(directory):
-        raise LinestopError(f"{free}: the disk is full, and workers cannot keep there what they have to; make room")
+        raise LinestopError(f"{free}: the disk is full, and workers cannot store their files there; make room")
     if free_bytes(directory) < DISK_TO_WARN_BYTES or used >= SPACE_TO_WARN:
-        raise CheckWarning(f"{free}: make room before it is full, because a full disk stops everything")
+        raise CheckWarning(f"{free}: make room before the disk is full, because a full disk stops everything")
     return free
 
 
 async def check_log(connection: Connection, directory: Path) -> str:
-    """Say that the broker stores, having seen it.
+    """Store a probe at the broker, and return how much is free on its disk.
 
     Raises:
-        NotStored: it answers and does not store; because the disk of the state folder is full, where it is.
-        Unreachable: it does not answer.
-        Warn: it was set up for an older linestop and does not take the probe.
+        NotStored: the broker answers and does not store; the message names a full disk of the state folder.
+        Unreachable: the broker does not answer.
+        CheckWarning: the broker was set up for an older linestop and refuses the probe.
     """
     try:
         await probe_log(await Wire.open(connection), connection.credential)
     except PermissionDenied:
         raise CheckWarning(
-            "may store or not: it has no permission for probes yet; give it the configuration of `linestop bus init`"
+            "was not probed: the broker does not permit it yet; give it the configuration of `linestop bus init`"
         ) from None
     except NotStored:
         if broker_disk_is_full(directory):
             raise NotStored(disk_full_message(directory)) from None
         raise
     free = f", with {format_bytes(free_bytes(directory))} free on its disk" if is_broker_directory(directory) else ""
-    return f"stores what it is given{free}"
+    return f"stores messages{free}"
 
 
 async def check_space(connection: Connection) -> str:
-    """Say how full each stream is, the fullest first.
+    """Return how full each stream is, the fullest first.
 
     Raises:
-        LinestopError: one is so full that new work is refused, or so will something else be.
-        Warn: one is fuller than three quarters.
+        LinestopError: a stream is so full that new work is refused, or soon something else.
+        CheckWarning: a stream is more than three quarters full.
     """
     fills = sorted([await _fill(connection, spec.name) for spec in streams()], key=lambda fill: -fill.used)
     usage = ", ".join(f"{fill.stream} {fill.used:.0%}" for fill in fills)
     if fills[0].used >= SPACE_FOR_NEW_WORK:
-        raise LinestopError(f"{usage}; what a full stream means and how to make room: docs/operations.md")
+        raise LinestopError(
+            f"{usage}; see docs/operations.md for the effects of a full stream and for how to make room"
+        )
     if fills[0].used >= SPACE_TO_WARN:
         raise CheckWarning(
-            f"{usage}; make room before {fills[0].stream} is at {SPACE_FOR_NEW_WORK:.0%}: docs/operations.md"
+            f"{usage}; make room before {fills[0].stream} reaches {SPACE_FOR_NEW_WORK:.0%} (docs/operations.md)"
         )
     return usage
 
@@ -141,10 +143,10 @@ async def _fill(connection: Connection, stream: str) -> Fill:
 
 
 async def check_replicas(connection: Connection) -> str:
-    """Say whether every copy of every stream has all that its leader has.
+    """Check that every copy of every stream has everything that its leader has.
 
     Raises:
-        LinestopError: one is away, behind, or has no leader: the next fault may lose what was acknowledged.
+        LinestopError: a copy is missing or behind, or there is no leader: the next fault may lose acknowledged events.
     """
     streams_checked = await asyncio.gather(*(_replica_faults(connection, spec.name) for spec in streams()))
     copies = max(count for count, _ in streams_checked)
@@ -158,11 +160,11 @@ async def check_replicas(connection: Connection) -> str:
 
 
 async def _replica_faults(connection: Connection, stream: str) -> tuple[int, list[str]]:
-    """How many copies a stream is to have, and what each lacks."""
+    """The configured number of copies of a stream, and the fault of each."""
     try:
         reply = await _info(connection, stream)
     except Unreachable:
-        return 1, [f"{stream} gives no answer"]
+        return 1, [f"{stream} does not answer"]
     copies_configured, cluster = reply.config.num_replicas, reply.cluster or _Cluster()
     faults = [f"{stream} has no leader"] if copies_configured > 1 and not cluster.leader else []
     if len(cluster.replicas) < copies_configured - 1:
@@ -172,7 +174,7 @@ async def _replica_faults(connection: Connection, stream: str) -> tuple[int, lis
 
 
 async def _info(connection: Connection, stream: str) -> _StreamInfo:
-    # While a leader is being elected nobody answers, not even afterwards: so it is asked again.
+    # A request during the election of a leader is never answered, so it is sent again.
     request = partial(connection.api_request, jetstream_api.stream_info(stream), timeout_s=REPLY_TIMEOUT_S)
     try:
         reply = await request()
@@ -182,11 +184,11 @@ async def _info(connection: Connection, stream: str) -> _StreamInfo:
 
 
 def _peer_fault(peer: _Peer) -> str:
-    """What keeps a copy from being as good as the leader's; nothing if it is."""
+    """The fault of a copy, compared with the leader's; empty if it has none."""
     silent_s = peer.active / 1e9
-    # The server calls a copy current for some seconds after its node died, and calls no node offline that it knew.
+    # For some seconds after a node died the server reports its copy as current, and it calls no known node offline.
     if peer.offline or silent_s > SILENCE_MAX_S:
-        return f"has not been heard of for {silent_s:.0f} s"
+        return f"has not answered for {silent_s:.0f} s"
     if not peer.current or peer.lag > REPLICA_LAG_MAX:
         return f"is {peer.lag} operations behind" if peer.lag else "is not current"
     return ""

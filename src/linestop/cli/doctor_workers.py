@@ -1,4 +1,4 @@
-"""What ``doctor`` and ``health`` say of the workers: is every role done, by whom, and have they the time?"""
+"""The check of the workers for ``doctor`` and ``health``: every role has a worker, none is overloaded, clocks agree."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from linestop.schemas.subjects import ACTORS
 
 CLOCK_SHOWN_FROM_S: Final = 0.05
 CLOCK_TO_WARN_S: Final = 1.0
-"""Beyond this a clock is shown as a warning; up to 30 s its worker corrects it, and beyond that decides nothing."""
+"""From here on a clock is reported as a warning; up to 30 s the worker corrects it, beyond that it decides nothing."""
 
 WORKERS_NAMED_MAX: Final = 3
 
 
 async def check_roles(connection: Connection) -> str:
-    """Say that every role has a alive worker.
+    """Check that every role has a live worker.
 
     Raises:
-        LinestopError: a role has none.
-        Warn: they all have, but a worker is overloaded or its clock is off; or this credential may not see workers.
+        LinestopError: a role has no worker.
+        CheckWarning: a worker is overloaded, its clock is wrong, or this credential may not read the workers.
     """
     try:
         workers = await read_workers(await JetStream.open(connection))
     except PermissionDenied:
         raise CheckWarning(
-            "this credential may not see the workers: give the broker the configuration of `linestop bus init`"
+            "this credential may not read the workers: give the broker the configuration of `linestop bus init`"
         ) from None
     return workers_sentence(workers)
 
 
 def workers_sentence(workers: Sequence[WorkerStatus]) -> str:
-    """Say in one sentence how the workers are; raises as ``check_roles`` does."""
+    """Return one sentence about the workers; raises like ``check_roles``."""
     alive = [worker for worker in workers if worker.alive]
     warnings = [*_clock_sentences(alive), *_overload_sentences(alive)]
     roles_done = {worker.beat.role for worker in alive if worker.is_working}
     if missing := [role for role in ACTORS if role not in roles_done]:
-        plural = "these roles" if len(missing) > 1 else "this role"
+        subject = "these roles have" if len(missing) > 1 else "this role has"
         missing_sentence = (
-            f"no worker does {plural}: {', '.join(missing)}; start `linestop actor {missing[0]}`, `up` or `dev`"
+            f"{subject} no worker: {', '.join(missing)}; start `linestop actor {missing[0]}`, `up` or `dev`"
         )
         raise LinestopError("; ".join([missing_sentence, *warnings]))
     if warnings:
         raise CheckWarning("; ".join(warnings))
     names = {worker.beat.worker for worker in alive if worker.is_working}
-    return f"every role is done ({_named(sorted(names))}), and their clocks agree with the broker's"
+    return f"every role has a worker ({_named(sorted(names))}), and their clocks agree with the broker's"
 
 
 def overload_text(worker: WorkerStatus) -> str:
-    """The part of a sentence that names a worker's overload; empty if it has the time."""
+    """The part of a sentence that names a worker's overload; empty if the worker is not overloaded."""
     load = worker.beat.load
     return f"overloaded: {load.sentence}" if worker.alive and load is not None and load.is_overloaded else ""
 
 
 def clock_text(worker: WorkerStatus) -> str:
-    """How far a worker's clock is from the broker's, if one can see it at all."""
+    """The difference between a worker's clock and the broker's; empty if it is too small to show."""
     off_s = worker.beat.clock_offset_s
     return f"{off_s:+.1f} s" if abs(off_s) >= CLOCK_SHOWN_FROM_S else ""
 
 
 def _clock_sentences(alive: Sequence[WorkerStatus]) -> list[str]:
-    """Each process whose clock is off, once: all its roles have the same clock."""
+    """One sentence for each process whose clock is wrong: all its roles share one clock."""
     sentences: dict[str, str] = {}
     for worker in alive:
         beat = worker.beat

@@ -1,8 +1,8 @@
-"""An event loop that code in it cannot end: an exit that a tool left behind is logged, and the process goes on.
+"""An event loop that its tasks cannot end: an exit that a tool left behind is logged, and the process continues.
 
-``SystemExit`` and ``KeyboardInterrupt`` from a task or a callback end every event loop, wherever they were raised. What
-a tool itself raises is caught where it is called; a task that it started, a callback that it left, or one from a thread
-of its own is not. Signals do not come this way: they have handlers (``processes.run_process``).
+``SystemExit`` and ``KeyboardInterrupt`` from a task or a callback end every other event loop. An exception of a tool
+itself is caught where the tool is called, but not that of a task or callback that it left behind, or of its thread.
+Signals do not come this way: they have handlers (``processes.run_process``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _log = logging.getLogger("linestop.tools")
 
 
 def enduring_loop() -> asyncio.AbstractEventLoop:
-    """Make a loop (uvloop, where there is one) whose ``run_until_complete`` ends with what it runs, and no earlier."""
+    """Make a loop (uvloop, if available) whose ``run_until_complete`` returns only when its future is done."""
     if sys.platform == "win32":
         loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
     else:
@@ -42,5 +42,5 @@ def _to_its_end(task: asyncio.Future[T], run: Callable[[asyncio.Future[T]], T]) 
             if task.done():
                 raise
             _log.error(
-                "a task or callback that a tool left behind raised %r: the process goes on", error, exc_info=error
+                "a task or callback that a tool left behind raised %r: the process continues", error, exc_info=error
             )

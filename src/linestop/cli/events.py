@@ -12,7 +12,7 @@ from linestop.errors import NotFound
 
 
 def events(run: str, *, after_n: int, follow: bool, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Print the events of RUN, one a line; with --json each with all its data."""
+    """Print the events of RUN, one per line; with --json each with all its data."""
 
     async def work(client: Client) -> None:
         if follow:
@@ -29,7 +29,7 @@ def events(run: str, *, after_n: int, follow: bool, **options: Any) -> None:  # 
 
 
 def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Follow RUN as it happens, from its beginning until it is sealed; the exit code says how it ended."""
+    """Print the events of RUN from the first until it is sealed; the exit code tells how it ended."""
 
     async def work(client: Client) -> int:
         status = ""
@@ -53,7 +53,7 @@ def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives th
 
 
 async def _note_if_absent(client: Client, run: str, tenant: str) -> None:
-    """Say what is waited for, so that a misspelt id does not look like a run in which nothing happens."""
+    """Note that the run does not exist yet, so that a misspelt id does not look like a run in which nothing happens."""
     try:
         await client.run(run, tenant=tenant)
     except NotFound:

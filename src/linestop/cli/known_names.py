@@ -1,4 +1,4 @@
-"""Whether an agent, a tool or a tenant that a person named is known now. A name that is not may still come."""
+"""Notes on names of agents, tools or tenants that are unknown now. An unknown name may still become known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from linestop.errors import LinestopError
 
 LOOKUP_TIMEOUT_S: Final = 5.0
 RUNS_READ_MAX: Final = 200
-"""Open runs that are looked at for an agent or a tool that is not deployed."""
+"""Open runs that are searched for an agent or a tool that is not deployed."""
 
 UNKNOWN_SENTENCES: Final = {
     "agent": "agent '{}' is deployed, and no open run has it",
@@ -27,9 +27,9 @@ UNKNOWN_SENTENCES: Final = {
 
 
 async def note_unknown_names(client: Client, scopes: Iterable[str]) -> None:
-    """Say on stderr which of these scopes (``agent:NAME`` …) name nothing that is known now, with the nearest name.
+    """Print on stderr which of these scopes (``agent:NAME`` …) name nothing that is known now, with the nearest name.
 
-    A courtesy after the deed: what cannot be looked up in time is not spoken of.
+    A courtesy after the command took effect: a name that cannot be looked up in time is not mentioned.
     """
     for scope in scopes:
         kind, _, name = scope.partition(":")
@@ -47,7 +47,7 @@ async def note_unknown_names(client: Client, scopes: Iterable[str]) -> None:
 
 
 async def _known_names(client: Client, kind: str) -> set[str]:
-    """The names of this kind that are deployed, or that a run has."""
+    """The names of this kind that are deployed, or that an open run uses."""
     if kind == "tenant":
         return {TENANT_DEFAULT, *await client.tenants()}
     store = AgentStore(client.bus.bucket(stream_names.AGENTS_BUCKET))

@@ -1,7 +1,8 @@
-"""Letters that pass for others: what a person who decides must be told about a text. Pure.
+"""Letters that look like others: what a person must know about a text before deciding. Pure.
 
-Characters that nobody can see are escaped wherever linestop prints (``plain.clean``). A letter of another alphabet is
-seen, but not told from its double: ``paypal.com`` with a Cyrillic U+0430 for its ``a`` is another host.
+Invisible characters are escaped wherever linestop prints (``terminal_escape.escape_controls``). A letter of another
+alphabet is visible, but cannot be told from its double: ``paypal.com`` with a Cyrillic U+0430 for its ``a`` is another
+host.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from linestop.cli.unicode_confusables import CONFUSABLES
 
 WORDS_SHOWN: Final = 5
 TEXT_CHARS_MAX: Final = 20_000
-"""How much of a text is looked at; a question shows no more of it."""
+"""Characters of a text that are searched; a question shows no more of it."""
 
 _ENCLOSED: Final = "\u2460-\u24ff\u3200-\u32ff\U0001f110-\U0001f189"
 """Letters in circles and squares, which count as symbols."""
@@ -25,7 +26,7 @@ _DIGITS: Final = "\uff10-\uff19\U0001d7ce-\U0001d7ff"
 
 _WORD: Final = re.compile(rf"(?:[^\W\d_]|[{_ENCLOSED}{_DIGITS}])(?:(?:[\w.@:/-]|[{_ENCLOSED}])*(?:\w|[{_ENCLOSED}]))?")
 _MIXED_SCRIPTS: Final = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
-"""Scripts that honest words mix, with each other and with Latin."""
+"""Scripts that ordinary words mix, with each other and with Latin."""
 
 _NOT_ALPHABETS: Final = frozenset({
     "MODIFIER", "COMBINING", "FULLWIDTH", "HALFWIDTH", "MATHEMATICAL", "ROMAN", "SMALL", "DOUBLE-STRUCK", "SCRIPT",
@@ -36,7 +37,7 @@ _NOT_ALPHABETS: Final = frozenset({
 
 _FORMS: Final = ("CIRCLED", "SQUARED", "LETTER SMALL CAPITAL")
 _LIVING_LETTERS: Final = frozenset("\u0131")
-"""Letters of living languages that are drawn like another: named only where they stand in an address."""
+"""Letters of living languages that look like another: reported only in an address."""
 
 
 def lookalikes(text: str) -> list[str]:
@@ -75,7 +76,7 @@ def _lookalike_sentence(word: str) -> str:
 
 
 def _read_as(char: str, *, address: bool) -> str:
-    """What a letter is read as: itself, or the ASCII letter that it is drawn like."""
+    """The letter that a person reads: the letter itself, or the ASCII letter that it looks like."""
     if char.isascii() or (char in _LIVING_LETTERS and not address):
         return char
     return _ascii_form(char) or CONFUSABLES.get(char, char)
@@ -86,7 +87,7 @@ def _is_styled(char: str) -> bool:
 
 
 def _ascii_form(char: str) -> str:
-    """The ASCII letters or digits of which a character is a form: full-width, mathematical, Roman, in a circle."""
+    """The ASCII letters or digits of which a character is a variant: full-width, mathematical, Roman, in a circle."""
     if unicodedata.category(char) == "No" or char in "\u00aa\u00ba":
         # Raised digits, fractions and ordinals have a meaning of their own.
         return _enclosed_letter(char)
@@ -95,14 +96,14 @@ def _ascii_form(char: str) -> str:
 
 
 def _enclosed_letter(char: str) -> str:
-    """The letter in a circle or square, or as a small capital, which some have in their names only."""
+    """The letter in a circle or square, or of a small capital, which some characters have only in their names."""
     name = unicodedata.name(char, "")
     letter = name.rpartition(" ")[2]
     return letter if len(letter) == 1 and any(form in name for form in _FORMS) else ""
 
 
 def _alphabet(char: str) -> str:
-    """The alphabet of a letter, as the first word of its name; '' for what belongs to none or to any."""
+    """The alphabet of a letter, as the first word of its name; empty for characters of none or of every alphabet."""
     if char.isascii():
         return "LATIN" if char.isalpha() else ""
     if not char.isalpha() or _ascii_form(char):

@@ -1,7 +1,7 @@
 """``linestop``: the table of commands, and how errors end the program.
 
 ``--help`` shows this table and imports none of the commands. ``linestop run --help`` imports the declaration of
-``run``; what it does, with the broker's client, SDKs or a database, is imported when it is called.
+``run``; its implementation, with the broker's client, SDKs or a database, is imported when the command runs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from linestop.cli.terminal_escape import accept_any_text, escape_controls, wrap_
 from linestop.errors import LinestopError
 
 COMPLETION_VARIABLE: Final = "_LINESTOP_COMPLETE"
-"""Set where the shell asks what could follow."""
+"""Set when the shell asks for completions."""
 
 
 class Entry(NamedTuple):
-    """One command: where it is declared, and what the table says of it."""
+    """One command: where it is declared, and its line in the table."""
 
     target: str
     help: str
@@ -39,46 +39,46 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Start here": {
         "demo": Entry("processes:demo", "Three short stories on real parts; no key, no configuration."),
         "dev": Entry("processes:dev", "Run everything on this machine: broker, actors, scripted models."),
-        "doctor": Entry("processes:doctor", "Check this machine and this project, one line a check."),
+        "doctor": Entry("processes:doctor", "Check this machine and this project, one line per check."),
     },
     "Runs": {
         "run": Entry("runs:run", "Give an agent a task and wait for the outcome."),
         "runs": Entry("runs:runs", "List runs."),
-        "show": Entry("runs:show", "Show one run: what happened, who said it, what it cost."),
+        "show": Entry("runs:show", "Show one run: its events, calls and cost, and what it waits for."),
         "watch": Entry("runs:watch", "Follow a run as it happens."),
         "events": Entry("runs:events", "Print the events of a run."),
-        "stop": Entry("runs:stop", "Stop a run, or all of an agent, a user, a tool: nothing more starts."),
-        "switch": Entry("switches:switch", "Close and open kill switches: what may start at all."),
+        "stop": Entry("runs:stop", "Stop a run, or all runs of an agent, a user or a tool."),
+        "switch": Entry("switches:switch", "Close and open kill switches, which keep work from starting."),
         "pause": Entry("runs:pause", "Hold a run: nothing starts until it is resumed."),
-        "resume": Entry("runs:resume", "Let a paused run go on."),
+        "resume": Entry("runs:resume", "Continue a paused run."),
     },
     "Decisions": {
-        "approvals": Entry("decisions:approvals", "List what waits for a person."),
-        "approve": Entry("decisions:approve", "Agree to one call, exactly as shown."),
-        "deny": Entry("decisions:deny", "Refuse one call."),
+        "approvals": Entry("decisions:approvals", "List the open questions to people."),
+        "approve": Entry("decisions:approve", "Approve one call, exactly as shown."),
+        "deny": Entry("decisions:deny", "Deny one call."),
         "answer": Entry("decisions:answer", "Answer a question of a run."),
         "event": Entry("decisions:event", "Report an event that a run waits for."),
-        "resolve": Entry("decisions:resolve", "Say what became of a call whose fate is unknown."),
+        "resolve": Entry("decisions:resolve", "Decide about a call whose outcome is unknown."),
     },
     "Looking back": {
         "verify": Entry("checking:verify", "Check that a run's log is whole and keeps the rules."),
-        "export": Entry("checking:export", "Write a run with its proof into a file."),
+        "export": Entry("checking:export", "Write a run and its proof to a file."),
     },
     "Agents and tools": {
         "agents": Entry("agents:agents", "List agents: in files, and deployed."),
-        "deploy": Entry("agents:deploy", "Let new runs use the agents in files."),
-        "undeploy": Entry("agents:undeploy", "Let an agent have no new runs."),
-        "rollback": Entry("agents:rollback", "Let new runs use an earlier version again."),
+        "deploy": Entry("agents:deploy", "Deploy the agents in files: new runs use them."),
+        "undeploy": Entry("agents:undeploy", "Refuse new runs of an agent."),
+        "rollback": Entry("agents:rollback", "Deploy an earlier version again."),
         "tools": Entry("agents:tools", "List, inspect and lint tools."),
     },
     "Processes": {
         "up": Entry("processes:up", "Run all actors against an outside broker."),
         "actor": Entry("processes:actor", "Run one role; as many processes as you like."),
-        "recorder": Entry("processes:recorder", "Look after the archive of all runs."),
+        "recorder": Entry("processes:recorder", "Manage the archive of all runs."),
         "bus": Entry("processes:bus", "Set up an outside broker."),
-        "workers": Entry("workers:workers", "List the workers: who does which role, and what each one holds."),
-        "health": Entry("processes:health", "Say whether this worker and its broker are well."),
-        "dead": Entry("processes:dead", "Look at what could not be handled, and send it again."),
+        "workers": Entry("workers:workers", "List the workers: their roles, their state and the work they hold."),
+        "health": Entry("processes:health", "Check the broker and the workers, for health checks."),
+        "dead": Entry("processes:dead", "Show messages that could not be handled, and send them again."),
         "schema": Entry("checking:schema", "Print the schemas of everything on the bus."),
     },
 }
@@ -93,7 +93,7 @@ _SYSTEM_ERRORS: Final = frozenset(
         errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.EIO,
     }
 )  # fmt: skip
-"""What is wrong with the machine or with a path, and not with linestop."""
+"""Errors of the machine or of a path, not of linestop."""
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -120,7 +120,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; of one that does not exist, name the nearest: click knows only what is imported."""
+        """Find the command; for an unknown one, name the nearest: click knows only the imported ones."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -129,16 +129,16 @@ class LazyGroup(click.Group):
                 raise click.UsageError(f"No such command '{args[0]}'. Did you mean '{nearest[0]}'?", ctx) from error
             raise
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - what the command returns
-        """Run the command; a closed pipe is for ``run`` to judge, which click would end with exit code 1."""
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - the value that the command returns
+        """Run the command; leave a closed pipe to ``run``, because click would end with exit code 1."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # Click takes only one with an errno for its own.
+            # Click handles only an error with an errno.
             raise BrokenPipeError from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the table by section, from what is known without importing anything."""
+        """Write the table by section, without importing any command."""
         del ctx
         for title, section in SECTIONS.items():
             with formatter.section(title):
@@ -147,7 +147,7 @@ class LazyGroup(click.Group):
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        # Imported here: reading package metadata costs more than all the rest of the help.
+        # Imported here: reading package metadata takes longer than all the rest of the help.
         from importlib.metadata import version  # noqa: PLC0415
 
         click.echo(f"linestop {version('linestop')}")
@@ -155,21 +155,23 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
 
 
 @click.group(cls=LazyGroup, context_settings=_HELP)
-@click.option("--project", type=click.Path(path_type=Path), help="As if started in that folder [LINESTOP_PROJECT].")
-@click.option("--profile", type=click.Choice(["dev", "staging", "prod"]), help="Which profile [LINESTOP_PROFILE].")
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show it.")
+@click.option("--project", type=click.Path(path_type=Path), help="Run as if started in that folder [LINESTOP_PROJECT].")
+@click.option("--profile", type=click.Choice(["dev", "staging", "prod"]), help="The profile [LINESTOP_PROFILE].")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
+)
 def cli(project: Path | None, profile: str | None) -> None:
     """Run AI agents on an event log that anyone can stop and everyone can check.
 
     New here: `linestop demo`. Then `linestop dev` in an empty folder.
     """
-    # The environment is how every command, and every process that a command starts, is told.
+    # Commands, and the processes that they start, read the profile from the environment.
     if profile is not None:
         os.environ["LINESTOP_PROFILE"] = profile
     folder = project or Path(os.environ.get("LINESTOP_PROJECT") or ".")
     if not folder.is_dir():
         raise click.UsageError(f"The project folder {folder} does not exist.")
-    # As `make -C` does it: every path of every command means the same as if it were typed there.
+    # Like `make -C`: every path of every command is relative to that folder.
     os.chdir(folder)
     os.environ.pop("LINESTOP_PROJECT", None)
 
@@ -180,10 +182,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def run(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code (DESIGN section 9)."""
+    """Run the command line and return its exit code (see docs/errors.md)."""
     arguments = sys.argv[1:] if args is None else list(args)
     if COMPLETION_VARIABLE in os.environ:
-        # Nothing is said at a prompt: a project that cannot be read has nothing to complete.
+        # Nothing is printed at a prompt: an unreadable project has no completions.
         with contextlib.suppress(Exception):
             cli.main(args=arguments)
         return 1
@@ -198,19 +200,19 @@ def run(args: Sequence[str] | None = None) -> int:
         return _end_with_sentence(_sentence(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last line of defence, which keeps the traceback
+    except Exception as error:  # noqa: BLE001 - the last line of defence, which stores the traceback
         return _end_with_error(error)
     return result if isinstance(result, int) else 0
 
 
 def _color() -> bool | None:
-    """Whether to write colours: never where the user or the terminal wants none, else as the stream is."""
+    """Whether to write colours: False if the user or the terminal wants none, else None: the stream decides."""
     is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return False if is_plain else None
 
 
 def _require_text(arguments: Sequence[str]) -> None:
-    """Refuse what is no text: it could not be stored, and would fail in some depth or other.
+    """Refuse arguments that are not text: they could not be stored, and would cause an error later.
 
     Raises:
         UsageError: an argument is not UTF-8.
@@ -223,9 +225,9 @@ def _require_text(arguments: Sequence[str]) -> None:
 
 
 def first_expected_error(error: BaseException) -> LinestopError | OSError | None:
-    """The first error that has a sentence for people in a group of errors, as a failed task group raises them.
+    """The first error with a sentence for people in a group of errors, as a failed task group raises them.
 
-    Those are ours, and what the operating system refuses: a folder that cannot be written, a full disk.
+    These are the errors of linestop and of the operating system: a folder that cannot be written, a full disk.
     """
     if isinstance(error, LinestopError) or (isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS):
         return error
@@ -236,7 +238,7 @@ def first_expected_error(error: BaseException) -> LinestopError | OSError | None
 
 
 def _sentence(error: click.ClickException) -> str:
-    # Click puts each choice on a line of its own; this is one sentence.
+    # Click prints each choice on a line of its own; linestop prints one sentence.
     sentence = " ".join(error.format_message().split())
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{sentence if sentence.endswith(('.', '?')) else sentence + '.'} See `{error.ctx.command_path} --help`."
@@ -244,7 +246,7 @@ def _sentence(error: click.ClickException) -> str:
 
 
 def _end_with_sentence(sentence: str, code: int) -> int:
-    """Print why the program ends; names and reasons in it come from anywhere, so nothing of it is obeyed."""
+    """Print why the program ends, escaped, because names and reasons in the sentence may come from anywhere."""
     click.echo(wrap_for(sys.stderr, f"linestop: {escape_controls(sentence)}"), err=True)
     return code
 
@@ -254,7 +256,7 @@ def _end_with_error(error: Exception) -> int:
     from linestop.cli.closed_pipes import discard_unread, is_closed_pipe  # noqa: PLC0415
 
     if is_closed_pipe(error):
-        # Whoever read our output has seen enough; nothing more may be written, not even at exit.
+        # The reader of the output is gone; nothing more may be written, not even at exit.
         discard_unread()
         return 0
     expected = first_expected_error(error)
@@ -264,14 +266,14 @@ def _end_with_error(error: Exception) -> int:
         return _end_with_sentence(str(expected), expected.exit_code)
     traceback_file = _store_traceback(error)
     return _end_with_sentence(
-        f"{type(error).__name__} where none was expected; this is a defect. The traceback is in {traceback_file}.", 1
+        f"Unexpected {type(error).__name__}; this is a defect of linestop. The traceback is in {traceback_file}.", 1
     )
 
 
 def _refused_by_system(error: OSError) -> str:
     if isinstance(error.filename, str | bytes):
         return f"{os.fsdecode(error.filename)[:PATH_CHARS_SHOWN]} cannot be used: {error.strerror}."
-    return f"The system refuses to write or open something: {error.strerror}."
+    return f"The system refused to open or write a file: {error.strerror}."
 
 
 def _store_traceback(error: Exception) -> Path:

@@ -1,4 +1,4 @@
-"""Declaring a command: its options and its help here, what it does elsewhere, imported when it is called.
+"""The declaration of a command: its options and help are here, its implementation is imported when it is called.
 
 So ``linestop run --help`` answers at once: it imports neither the broker's client nor a database.
 """
@@ -27,7 +27,7 @@ A name that a client chose is never completed: `order-1` must not mean `order-10
 
 
 class WholeNumber(click.IntRange):
-    """A whole number within bounds, called so where something else is given."""
+    """A whole number within bounds; error messages call it "whole number"."""
 
     name = "whole number"
 
@@ -38,7 +38,7 @@ class Bytes(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401 - click's
-        """Read it; click says what is wrong with it."""
+        """Read a size; an invalid one is reported by click."""
         match = _BYTES.fullmatch(str(value).strip())
         unit = match["unit"].upper() if match else ""
         if match is None or unit not in _UNITS:
@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 
 def implemented_by(target: str) -> Callable[[Callable[[], None]], Callable[..., object]]:
-    """Let a declaration do what the function ``<module>:<name>`` of this folder does, with the same arguments."""
+    """Run the function ``<module>:<name>`` of this folder with the options of the declaration."""
 
     def decorate(declaration: Callable[[], None]) -> Callable[..., object]:
         @functools.wraps(declaration)
@@ -73,8 +73,8 @@ def implemented_by(target: str) -> Callable[[Callable[[], None]], Callable[..., 
 
 
 def _whole_run_id(text: str, options: dict[str, Any]) -> str:
-    """The whole id of the run that a person named by ``last`` or by the beginning of its id."""
-    # Imported here: a whole id needs no look at the log.
+    """The full id of the run that a person named by ``last`` or by the beginning of its id."""
+    # Imported here: a full id is used without reading the log.
     from linestop.cli import output  # noqa: PLC0415
     from linestop.errors import NotFound  # noqa: PLC0415
 
@@ -83,14 +83,14 @@ def _whole_run_id(text: str, options: dict[str, Any]) -> str:
             options["directory"], lambda client: client.find_run(text, tenant=options["tenant"]), as_="client"
         )
     except NotFound:
-        # Some commands take a run that is yet to come, under a name that a client chose.
+        # Some commands accept a run that does not exist yet, under a name that a client chose.
         if text == "last":
             raise
         return text
 
 
 def implementation_of(target: str) -> Callable[..., object]:
-    """Import what a command does."""
+    """Import the implementation of a command."""
     module, _, name = target.partition(":")
     implementation: Callable[..., object] = getattr(importlib.import_module(f"linestop.cli.{module}"), name)
     return implementation
@@ -98,7 +98,7 @@ def implementation_of(target: str) -> Callable[..., object]:
 
 def json_option(command: Callable[P, T]) -> Callable[P, T]:
     """Add ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print data as JSON, one document a line.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print data as JSON, one document per line.")(command)
 
 
 def nats_option(command: Callable[P, T]) -> Callable[P, T]:
@@ -108,49 +108,51 @@ def nats_option(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def common_options(command: Callable[P, T]) -> Callable[P, T]:
-    """Add what every command about runs takes: ``--dir``, ``--tenant``, ``--json``."""
+    """Add the options of every command about runs: ``--dir``, ``--tenant``, ``--json``."""
     command = json_option(command)
     command = click.option(
-        "--tenant", default=tenant_default, help="Whose runs [LINESTOP_TENANT, else linestop.toml, else `default`]."
+        "--tenant",
+        default=tenant_default,
+        help="The tenant of the runs [LINESTOP_TENANT, else linestop.toml, else `default`].",
     )(command)
     return click.option(
         "--dir",
         "directory",
         type=click.Path(path_type=Path),
         default=directory_default,
-        help="The state directory, or a credential file [LINESTOP_DIR, else linestop.toml, else .linestop]. Another "
-        "than the project's is asked at the broker that its credential names.",
+        help="The state folder, or a credential file [LINESTOP_DIR, else linestop.toml, else .linestop]. For a folder "
+        "other than the project's own, the broker is the one that its credential names.",
     )(command)
 
 
 def shown_option(command: Callable[P, T]) -> Callable[P, T]:
-    """Add what binds a decision to what was shown."""
+    """Add ``--shown``, which binds a decision to the question that was shown."""
     return click.option(
         "--shown",
         default="",
         metavar="DIGEST",
-        help="What was shown, as `approvals` prints it.",
+        help="The digest of the question that was shown, as `approvals` prints it.",
     )(command)
 
 
 def person_options(command: Callable[P, T]) -> Callable[P, T]:
-    """Add what every decision takes: ``--by`` and ``--why``."""
-    command = click.option("--why", default="", help="The reason; it is kept for ever.")(command)
-    return click.option("--by", default="", help="Who says so; by default your user name.")(command)
+    """Add the options of every decision: ``--by`` and ``--why``."""
+    command = click.option("--why", default="", help="The reason; it is stored permanently.")(command)
+    return click.option("--by", default="", help="The person who decides; by default your user name.")(command)
 
 
 def tenant_default() -> str:
-    """The tenant that commands speak for where they are not told."""
+    """The tenant of commands without ``--tenant``."""
     if not Path(CONFIG_FILE).exists() and not os.environ.get("LINESTOP_TENANT"):
         return TENANT_DEFAULT
-    # Imported here: without a project there is nothing to read, and the help reads nothing.
+    # Imported here: without a project there is nothing to read, and the help needs none of it.
     from linestop.config.project_file import load_project  # noqa: PLC0415
 
     return load_project().config.tenant
 
 
 def directory_default() -> str:
-    """The state directory where commands are not told."""
+    """The state folder of commands without ``--dir``."""
     if not Path(CONFIG_FILE).exists():
         return os.environ.get("LINESTOP_DIR") or DIRECTORY_DEFAULT
     # Imported here: as above.

@@ -1,7 +1,7 @@
-"""How commands speak: data on stdout, progress on stderr, and nothing a terminal would obey.
+"""Printing: data on stdout, progress on stderr, control characters escaped; and exit codes.
 
-Texts of models, tools and strangers are shown with their control characters escaped; ``--json`` gives them
-exactly, as JSON in which those characters are escapes too.
+Texts of models, tools and strangers are shown with their control characters escaped; ``--json`` prints them
+exactly, as JSON in which those characters are escaped, too.
 """
 
 from __future__ import annotations
@@ -54,26 +54,26 @@ EXIT_CODE_BY_STATUS: Final = {
     "denied": EXIT_DENIED,
     "expired": EXIT_DENIED,
 }
-"""Exit code of a run by how it ended; whatever is not here failed."""
+"""Exit code of a run by its status; every other status is a failure."""
 
 WIDTH_PIPED: Final = 160
 """Columns of a table that does not go to a terminal."""
 
 REASON_CHARS_SHOWN: Final = 600
-"""More than is kept of a reason, so that none is cut twice."""
+"""More than is stored of a reason, so that none is cut twice."""
 
 ARGS_HEAD_CHARS: Final = 4_000
 ARGS_TAIL_CHARS: Final = 500
-"""What a question shows of long arguments: a screenful or two, and their end."""
+"""The characters of long arguments that a question shows: one or two screens, and their end."""
 
 CONNECTION_POLL_S: Final = 1.0
 POLLS_BEFORE_NOTE: Final = 3
-"""A broker that is restarted is back by then."""
+"""A broker that restarts answers again by then."""
 
 NO_BREAK: Final = "\xa0"
 WRAPPED_WIDTH_MIN: Final = 16
 GAP_WIDTH: Final = 3
-"""Columns that a folded cell needs to be read, and that lie between two cells."""
+"""Columns that a wrapped cell needs at least, and columns between two cells."""
 
 _BEYOND_ASCII = re.compile("[^\x00-\x7e]")
 _UNSAFE_IN_JSON = re.compile(f"[\x7f-\x9f{HIDDEN}]")
@@ -88,20 +88,20 @@ def short(text: str, chars_max: int = 100) -> str:
 def print_text(text: str, *, hang: int = 0, block: bool = False) -> None:
     """Print data on stdout, escaped: one line, which a narrow terminal continues ``hang`` spaces in.
 
-    With ``block`` line breaks are kept. Then whatever is not ours in it must stand alone, or be one line already: a
-    reason that brings a line break along could pass for a line of ours.
+    With ``block`` line breaks are preserved. Texts of others in it must then stand alone, or be one line: a reason with
+    a line break could look like a line of linestop.
     """
     click.echo(wrap_for(sys.stdout, escape_controls(text, block=block), hang=hang))
 
 
 def note(text: str, *, hang: int = 0, block: bool = False) -> None:
-    """Print progress on stderr; as ``say``."""
+    """Print progress on stderr, otherwise like ``print_text``."""
     click.echo(wrap_for(sys.stderr, escape_controls(text, block=block), hang=hang), err=True)
 
 
 @contextmanager
 def reserve_stdout_for_data() -> Generator[TextIO]:
-    """Send to stderr what others print meanwhile (a tool, a library), and yield what was stdout: the way for data."""
+    """Redirect the prints of others (a tool, a library) to stderr, and yield the real stdout for data."""
     sys.stdout.flush()
     saved = os.dup(STDOUT)
     os.dup2(STDERR, STDOUT)
@@ -117,23 +117,23 @@ def reserve_stdout_for_data() -> Generator[TextIO]:
 def print_json(value: object, *, file: TextIO | None = None) -> None:
     """Print one JSON document (or one line of a stream of them) on stdout, or into ``file``."""
     text = msgspec.json.encode(value).decode()
-    # JSON leaves some characters that terminals obey as they are; inside its strings an escape means the same.
+    # JSON does not escape some characters that terminals obey; inside its strings an escape means the same.
     unsafe = _UNSAFE_IN_JSON if writes_unicode(sys.stdout) else _BEYOND_ASCII
     click.echo(unsafe.sub(_json_escape, text), file=file)
 
 
 def _json_escape(match: re.Match[str]) -> str:
-    """A character as JSON writes it: one escape, or two for what lies beyond the basic plane."""
+    """A character as a JSON escape, or as two if it lies beyond the basic plane."""
     units = match[0].encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: Sequence[str] = ()) -> None:
-    """Print a table on stdout, its cells escaped; only the columns in ``fold`` are broken into lines.
+    """Print a table on stdout, its cells escaped; only the columns in ``wrap`` are broken into lines.
 
-    An id is there to be copied, so where the screen is too narrow for whole ones each row becomes a block.
+    Ids must stay whole to be copied, so on a screen that is too narrow for them each row becomes a block.
     """
-    # Imported here: drawing tables costs more than everything else that a command imports.
+    # Imported here: rich takes longer to import than everything else that a command imports.
     from rich import box  # noqa: PLC0415
     from rich.cells import cell_len  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
@@ -162,9 +162,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: 
 
 
 def _row_as_lines(columns: Sequence[str], row: Sequence[str], wrap: Sequence[str], *, width: int) -> str:
-    """A row as lines: what it is about whole, then the short cells, then a line for each of the long ones."""
+    """A row as lines: its first cell, then the short cells, then a line for each long one."""
     rest = list(zip(columns, row, strict=True))[1:]
-    # A cell and its name stay together; whatever is longer than the screen is the terminal's to break.
+    # A cell and its name stay together; the terminal breaks a line that is longer than the screen.
     pairs = [f"{name} {cell}".replace(" ", NO_BREAK) for name, cell in rest if cell and name not in wrap]
     short_ones = textwrap.wrap(
         "   ".join(pairs),
@@ -175,7 +175,7 @@ def _row_as_lines(columns: Sequence[str], row: Sequence[str], wrap: Sequence[str
 
 
 def print_reply(reply: Reply, *, as_json: bool) -> None:
-    """Print what became of a word."""
+    """Print the reply to a control message."""
     if as_json:
         print_json(reply)
     else:
@@ -183,22 +183,22 @@ def print_reply(reply: Reply, *, as_json: bool) -> None:
 
 
 def for_tenant(tenant: str) -> str:
-    """What a command about a run of this tenant ends with."""
+    """The end of a command about a run of this tenant."""
     return "" if tenant == TENANT_DEFAULT else f" --tenant {tenant}"
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things: ``1 call``, ``2 calls``."""
+    """A number with its noun: ``1 call``, ``2 calls``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def dollars(micros: int) -> str:
-    """An amount for people."""
+    """An amount in dollars, with four decimals."""
     return f"${micros / 1_000_000:.4f}"
 
 
 def age(moment: datetime | None) -> str:
-    """How long ago something was, in one unit."""
+    """The time since a moment, in one unit; empty for None."""
     if moment is None:
         return ""
     seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
@@ -209,7 +209,7 @@ def age(moment: datetime | None) -> str:
 
 
 def time_left(moment: datetime) -> str:
-    """How long there is until something happens."""
+    """The time until a moment, in one unit; ``expired`` once it has passed."""
     seconds = int((moment - datetime.now(UTC)).total_seconds())
     if seconds <= 0:
         return "expired"
@@ -261,10 +261,10 @@ def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_:
 
 @asynccontextmanager
 async def note_lost_connection(client: Client) -> AsyncGenerator[None]:
-    """Say it when the broker does not answer for a while: what is followed goes on when it does.
+    """Print a note if the broker does not answer for 3 s; following continues when it answers again.
 
     Raises:
-        BrokenPipeError: whoever read the output is gone; what is followed may write nothing for hours.
+        BrokenPipeError: the reader of the output is gone; a followed run may print nothing for hours.
     """
     no_reader = anyio.CancelScope()
 
@@ -292,10 +292,10 @@ async def note_lost_connection(client: Client) -> AsyncGenerator[None]:
 
 
 def json_argument(text: str, what: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Read JSON from the command line: as it stands, or from ``@file`` or a file's name.
+    """Read JSON from the command line: the text itself, or the file named as ``@file`` or by its name.
 
     Raises:
-        InputError: there is no such file, or it is not JSON; ``TooLarge`` if it could not be sent.
+        InputError: the file does not exist, or the text is not JSON; ``TooLarge`` if it is larger than a message.
     """
     source = text
     path = Path(text.removeprefix("@"))
@@ -308,17 +308,17 @@ def json_argument(text: str, what: str) -> Any:  # noqa: ANN401 - any JSON value
             source = data.decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{what} cannot be read from {path}: {error}.") from None
-    # Imported here because it takes a schema compiler along, and few commands read JSON.
+    # Imported here because it imports a schema compiler, and few commands read JSON.
     from linestop.schemas.argument_validation import decode_strict  # noqa: PLC0415
 
     try:
         return decode_strict(source)
     except ValueError as error:
-        raise InputError(f"{what} is not JSON that can be used: {error}.") from None
+        raise InputError(f"{what} is not valid JSON: {error}.") from None
 
 
 def commands_for(question: OpenQuestion) -> list[str]:
-    """The commands that answer a question, to be copied."""
+    """The commands that decide a question, ready to be copied."""
     target = f"{question.run} {question.call}".rstrip() + f" --shown {question.shown}"
     tenant = for_tenant(question.tenant)
     match question.kind:
@@ -334,8 +334,8 @@ def commands_for(question: OpenQuestion) -> list[str]:
 
 
 def discard_typed_ahead() -> None:
-    """Drop what was typed at the terminal before a question stood there: it answers nothing that could be seen."""
-    # Imported here: it is there on POSIX only, and most commands ask nothing.
+    """Discard the input that was typed before a question was shown: it cannot be an answer to the question."""
+    # Imported here: the module exists on POSIX only, and most commands ask nothing.
     import termios  # noqa: PLC0415
 
     with contextlib.suppress(termios.error):
@@ -343,22 +343,22 @@ def discard_typed_ahead() -> None:
 
 
 def reason_of_model(question: OpenQuestion) -> str:
-    """The model's reason as its own words: on one line, so that it can pass for no other part of the question."""
+    """The model's reason, marked as such and on one line, so that it cannot look like another part of the question."""
     return f"the model says: {short(question.reason, REASON_CHARS_SHOWN)}"
 
 
 def _shortened_args(question: OpenQuestion) -> str:
-    """The arguments whole, or the beginning and the end of long ones with where the rest is to be read."""
+    """The arguments in full, or the beginning and the end of long ones with the command that shows the rest."""
     hidden_chars = len(question.args) - ARGS_HEAD_CHARS - ARGS_TAIL_CHARS
     if hidden_chars <= 0:
         return question.args
-    hint = f"[{hidden_chars:,} characters more: `linestop show {question.run} --json{for_tenant(question.tenant)}`]"
+    hint = f"[{hidden_chars:,} more characters: `linestop show {question.run} --json{for_tenant(question.tenant)}`]"
     return f"{question.args[:ARGS_HEAD_CHARS]} … {hint} … {question.args[-ARGS_TAIL_CHARS:]}"
 
 
 def question_text(question: OpenQuestion) -> str:
     """A question as a person must see it before deciding: the call with its exact arguments."""
-    kind = "what became of a call whose fate is unknown" if question.kind == "doubt" else question.kind
+    kind = "the outcome of a call is unknown" if question.kind == "doubt" else question.kind
     remaining = time_left(question.expires_at)
     remaining += " left" if remaining[0].isdigit() else ""
     what = f"an event: {question.text}" if question.kind == "event" else f"a person: {kind}"
@@ -377,13 +377,11 @@ def question_text(question: OpenQuestion) -> str:
     lines += [f"  {label:<7} {escape_controls(text)}" for label, text in fields.items() if text]
     lines += [f"  letters {sentence}" for sentence in lookalikes(f"{question.args} {question.text}")]
     for origin in question.provenance:
-        source = f"event {origin.n} {origin.field}".rstrip() if origin.n else "nowhere we know of"
+        source = f"event {origin.n} {origin.field}".rstrip() if origin.n else "an unknown source"
         lines.append(f"  value   {origin.path} comes from {source}")
     if question.egress:
         lines.append(f"  leaves  the system with this call: {', '.join(question.egress)}")
     if question.quorum > 1:
-        lines.append(
-            f"  quorum  {len(question.votes)} of {question.quorum}: {', '.join(question.votes) or 'nobody yet'}"
-        )
+        lines.append(f"  quorum  {len(question.votes)} of {question.quorum}: {', '.join(question.votes) or 'none yet'}")
     lines += [f"  $ {command}" for command in commands_for(question)]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """``dev``, ``up`` and ``actor``: the processes that do the work.
 
-``dev`` starts a broker of its own and every role in one process. ``up`` is the same against an outside
-broker. ``actor`` is one role, as often as wanted. All three serve until SIGINT or SIGTERM, then drain.
+``dev`` starts its own broker and every role in one process. ``up`` does the same against an outside
+broker. ``actor`` runs one role, in any number of processes. All three serve until SIGINT or SIGTERM, then drain.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ LOG_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": lo
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
-    """What a program is told of a process that has begun to serve: one line on stdout."""
+    """The line on stdout that tells a program that the process has begun to serve."""
 
     ready: bool = True
     worker: str
     roles: tuple[RoleName, ...]
     pid: int
     broker_pid: int = 0
-    """Of a broker that the process runs itself."""
+    """The process id of the broker, if this process started it."""
     url: str
     directory: str
     profile: str
@@ -76,7 +76,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 def run_process(work: Callable[[anyio.Event], Awaitable[None]]) -> None:
     """Run ``work`` on uvloop with logs on stderr; its event is set by SIGINT or SIGTERM.
 
-    A second signal cancels what the first did not bring to an end. No exit that a tool leaves behind ends it.
+    A second signal cancels the work that the first one let finish. No exit that a tool left behind ends the process.
     """
     configure_logs()
     anyio.run(_run_until_signal, work, backend="asyncio", backend_options={"loop_factory": enduring_loop})
@@ -91,7 +91,7 @@ async def _run_until_signal(work: Callable[[anyio.Event], Awaitable[None]]) -> N
                 tasks.cancel_scope.cancel()
             stop_requested.set()
 
-    # Signals are taken from the very start: whoever has read that it works may tell it to end.
+    # Signals are handled from the very start, because a caller may end the process as soon as it reports to be ready.
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listen)
@@ -100,15 +100,17 @@ async def _run_until_signal(work: Callable[[anyio.Event], Awaitable[None]]) -> N
 
 
 def configure_logs() -> None:
-    """Write to stderr what LINESTOP_LOG asks for, by default warnings: readable in a terminal, JSON elsewhere.
+    """Write logs of the level LINESTOP_LOG to stderr, by default warnings: readable in a terminal, JSON elsewhere.
 
-    Tools use Python's own logging, so that theirs is written the same way.
+    Tools use Python's own logging, so their logs are written in the same form.
     """
     is_terminal = sys.stderr.isatty()
     level_name = os.environ.get("LINESTOP_LOG") or "warning"
     level = LOG_LEVELS.get(level_name.lower())
     if level is None:
-        raise ConfigError(f"LINESTOP_LOG: {level_name!r} is no level: write {', '.join(LOG_LEVELS)}, or leave it out.")
+        raise ConfigError(
+            f"LINESTOP_LOG: {level_name!r} is not a level: write {', '.join(LOG_LEVELS)}, or leave it out."
+        )
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=True) if is_terminal else structlog.processors.JSONRenderer()
     )
@@ -131,7 +133,7 @@ def configure_logs() -> None:
 
 
 def _print_sentence(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Say what has a sentence for people as that sentence, and nothing else of it."""
+    """Print a log event that has a sentence for people as that sentence alone."""
     if "sentence" not in event:
         return event
     output.note(event["sentence"])
@@ -150,7 +152,7 @@ def dev(port: int | None, name: str, *, as_json: bool) -> None:
 async def _serve_dev(
     project: Project, stop_requested: anyio.Event, *, port: int, name: str, data: TextIO | None
 ) -> None:
-    """Serve everything from one process until ``stop_requested``.
+    """Serve everything from one process until ``stop_requested`` is set.
 
     Raises:
         ConfigError: if the project cannot be used, or another process uses its state folder.
@@ -171,7 +173,7 @@ async def _serve_dev(
 
     space, is_new = embedded_sizes(project.directory)
     options = ServerOptions(port=port, sync_interval=project.config.nats.sync, sizes=space)
-    # The broker first: a second `dev` in one folder is told so, whatever name it is given.
+    # The broker comes first: a second `dev` in the same folder is refused here, under any name.
     async with EmbeddedServer(project.directory, options, on_event=on_event) as server:
         with lock_name(project.directory, name) as lock:
             if is_new:
@@ -195,15 +197,15 @@ async def _serve_dev(
                     watching.cancel_scope.cancel()
                 if reader_is_gone.is_set():
                     raise BrokenPipeError
-                output.note("Ending: nothing new starts, what runs may finish.")
+                output.note("Shutting down: nothing new starts, running calls may finish.")
     if broker_failed.is_set():
-        raise Unreachable(f"The broker does not stay up; its log is {project.directory / 'nats.log'}.")
+        raise Unreachable(f"The broker crashes repeatedly; its log is {project.directory / 'nats.log'}.")
 
 
 async def repeat_until_done(work: Callable[[], Awaitable[None]]) -> None:
-    """Do ``work`` until it is done; while the broker is away, begin again every second.
+    """Run ``work`` until it returns; while the broker cannot be reached, start it again every second.
 
-    What surrounds the actors never ends them: a broker that crashes is started again.
+    An error in such work never ends the actors: a crashed broker is restarted.
     """
     while True:
         try:
@@ -214,14 +216,14 @@ async def repeat_until_done(work: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _show_runs(server: EmbeddedServer) -> None:
-    """Say what becomes of each run."""
+    """Print the progress of each run."""
     async with await connect(server.credential("watcher"), name="linestop dev") as connection:
         await RunLines(output.note).listen(connection)
         await anyio.sleep_forever()
 
 
 async def _rotate(project: Project, server: EmbeddedServer, process: ActorProcess) -> None:
-    """Let sealed and archived runs leave the log as early as the project says."""
+    """Remove sealed and archived runs from the log as early as the project allows."""
     days = project.config.keep.runs_days
     if days < RUNS_DAYS_MAX and process.archive is not None:
         rotation = Rotation(server.administrator, process.archive, days=days, report=output.note)
@@ -267,7 +269,7 @@ async def _serve_up(
 
 
 def actor(role: RoleName, nats: str | None, *, name: str | None, as_json: bool) -> None:
-    """Run one ROLE until told to end. Start it as often as you like: the broker shares the work out."""
+    """Run one ROLE until SIGINT or SIGTERM. Start any number of processes: the broker distributes the work."""
     project = load_project().with_broker(nats)
     with output.reserve_stdout_for_data() as out:
         data = out if as_json else None
@@ -291,9 +293,9 @@ async def _serve_actor(
 async def _prepare_if_able(
     project: Project, roles: list[RoleName] | tuple[RoleName, ...], stop_requested: anyio.Event
 ) -> bool:
-    """Create what is missing where the credential for it is at hand; a container has only its role's own.
+    """Create missing streams and consumers if the credential for that is here; a container has only that of its role.
 
-    False if it was told to end while it waited for the broker.
+    Returns False if a stop was requested while it waited for the broker.
     """
     if not credential_path(project.directory, "bootstrap").exists():
         return True
@@ -317,7 +319,7 @@ def _note_left_out(error: AgentTooLargeError) -> None:
 
 def _note_updated(updated: Sequence[str]) -> None:
     if updated:
-        output.note(f"Made by an older linestop and brought up to date: {', '.join(updated)}.")
+        output.note(f"Updated from an older linestop: {', '.join(updated)}.")
 
 
 def _worker_lock(project: Project, name: str | None, kind: str) -> AbstractContextManager[WorkerLock]:

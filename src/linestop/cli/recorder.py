@@ -1,4 +1,4 @@
-"""``recorder``: look after the archive of all runs: ``status``, ``snapshot``, ``rebuild``."""
+"""``recorder``: the commands about the archive of all runs: ``status``, ``snapshot``, ``rebuild``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB: Final = 1024 * 1024
 
 
 def status(**options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Say how far the archive is, whether its recorder runs or not."""
+    """Show how far the archive has read the log, whether or not its recorder runs."""
     path = _archive_path(options["directory"])
 
     async def work() -> ArchiveStatus:
@@ -30,7 +30,7 @@ def status(**options: Any) -> None:  # noqa: ANN401 - as click gives them
 
 
 def snapshot(target: Path, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Copy the archive into the file TARGET, which any program may open with DuckDB."""
+    """Copy the archive to the file TARGET, which any program may open with DuckDB."""
     path, request = _archive_path(options["directory"]), QueryRequest(want="snapshot", path=str(target.absolute()))
 
     async def work() -> ArchiveStatus:
@@ -42,7 +42,7 @@ def snapshot(target: Path, **options: Any) -> None:  # noqa: ANN401 - as click g
 
 
 def rebuild(**options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Empty the archive and read the whole log into it again; no recorder may run here meanwhile."""
+    """Empty the archive and read the whole log into it again; no recorder may run here at the same time."""
     directory: Path = options["directory"]
 
     async def work(client: Client) -> ArchiveStatus:
@@ -55,16 +55,16 @@ def _archive_path(directory: Path) -> Path:
     """The archive of a state directory.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is no archive.
     """
     path = directory / ARCHIVE_FILE
     if not path.is_file():
-        raise NotFound(f"There is no archive in '{directory}': a recorder makes it (`linestop dev`), or name --dir.")
+        raise NotFound(f"There is no archive in '{directory}': a recorder creates it (`linestop dev`), or name --dir.")
     return path
 
 
 def _status_offline(path: Path, target: Path | None) -> ArchiveStatus:
-    """Look into an archive that no recorder has open, and copy it if a target is given."""
+    """Open an archive that no recorder has open, and copy it if a target is given."""
     file = ArchiveFile(path)
     try:
         if target is not None:
@@ -78,5 +78,8 @@ def _print(status: ArchiveStatus, *, as_json: bool) -> None:
     if as_json:
         output.print_json(status)
         return
-    output.print_text(f"{status.path}: {status.events} events of {status.runs} runs with {status.calls} calls")
-    output.print_text(f"up to sequence {status.watermark} of the run log, {status.bytes / MIB:.1f} MiB")
+    output.print_text(
+        f"{status.path}: {output.counted(status.events, 'event')} of {output.counted(status.runs, 'run')} "
+        f"with {output.counted(status.calls, 'call')}"
+    )
+    output.print_text(f"read up to sequence {status.watermark} of the run log; {status.bytes / MIB:.1f} MiB")

@@ -1,4 +1,4 @@
-"""The console that draws tables and the demo. Apart from ``pipes``, because rich takes long to import."""
+"""The console that draws tables and the demo; in a module of its own, because rich takes long to import."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rich.console import Console
 
 
 class PipeConsole(Console):
-    """A console that tells of a closed pipe as every other write does; rich's own ends the process instead."""
+    """A console that raises for a closed pipe like every other write; rich's own ends the process instead."""
 
     def on_broken_pipe(self) -> None:
         """Raise the ``BrokenPipeError`` that is being handled."""

@@ -1,4 +1,4 @@
-"""``bus rotate``: what may leave the log of an outside broker now, and what its administrator does for that."""
+"""``bus rotate``: the runs that may be removed from an outside broker's log now, and the commands for it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from linestop.runtime.housekeeping.log_rotation import Cut, find_cut
 
 
 def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Say which sealed and archived runs may leave RUNS, and print the commands for it; changes nothing."""
+    """Show which sealed and archived runs may be removed from RUNS, and print the commands for it; change nothing."""
     project, directory = load_project(), Path(options["directory"])
     if is_broker_directory(directory):
         raise ConfigError(
-            f"The broker of {directory} is that of `linestop dev`, which does this itself every hour: set [keep] "
-            "runs_days in linestop.toml and start it again."
+            f"The broker of {directory} belongs to `linestop dev`, which removes old runs every hour: set [keep] "
+            "runs_days in linestop.toml and restart it."
         )
     keep = days or project.config.keep.runs_days
 
@@ -42,25 +42,25 @@ def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click
     if cut.held_by:
         output.note(f"{stream_names.RUNS} keeps more than {keep} days: {cut.held_by}.")
     if cut.before is None:
-        output.note("Nothing may leave now.")
+        output.note("Nothing can be removed now.")
         return
     output.note(
-        f"Events from before {cut.before:%Y-%m-%d %H:%M} UTC may leave. Run this within the hour, as the broker's"
+        f"Events from before {cut.before:%Y-%m-%d %H:%M} UTC may be removed. Run this within the hour, as the broker's"
     )
-    output.note("administrator: the first command lets them go, the second lets RUNS keep 90 days again.")
+    output.note("administrator: the first command removes them, the second lets RUNS keep 90 days again.")
     output.print_text(cut.manual_commands())
 
 
 async def reach_of(path: Path) -> Reach:
-    """How far the archive of this state folder is.
+    """How far the archive of this state folder has read the log.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is no archive.
     """
     if not await anyio.Path(path).is_file():
         raise NotFound(
-            f"There is no archive in '{path.parent}', and what it does not have must stay: run this where the recorder "
-            "keeps it, or name --dir."
+            f"There is no archive in '{path.parent}', and unarchived runs must stay in the log: run this where "
+            "the recorder's archive is, or name its folder with --dir."
         )
     found = await ask_reach(path)
     if found is not None:

@@ -1,4 +1,4 @@
-"""The commands about runs: ``run``, ``runs``, ``show``, ``stop``, ``pause``, ``resume``."""
+"""The commands about runs: ``run``, ``runs``, ``pause``, ``resume``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from linestop.schemas.defaults import MATERIAL_BYTES_MAX, MESSAGE_BYTES_MAX
 TASK_CHARS_SHOWN: Final = 60
 
 
-def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - the options above, as click gives them
+def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Give AGENT the task TEXT (`-` reads it from stdin) and print its answer."""
     task = TaskOptions(
         key=options["key"],
@@ -52,16 +52,18 @@ def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - the op
     except KeyboardInterrupt:
         for name in runs_submitted:
             target = name + output.for_tenant(options["tenant"])
-            output.note(f"Run {name} goes on: `linestop watch {target}` follows it, `linestop stop {target}` ends it.")
+            output.note(
+                f"Run {name} is still running: `linestop watch {target}` follows it, `linestop stop {target}` ends it."
+            )
         raise
     output.exit_with(code)
 
 
 def _material(path: str) -> str:
-    """What a file of material holds, bounded as the task is.
+    """The text of a file of material, bounded like the task.
 
     Raises:
-        InputError: there is no such file, or it is not UTF-8 text; ``TooLarge`` if it is over the limit.
+        InputError: the file does not exist or is not UTF-8 text; ``TooLarge`` if it exceeds the limit.
     """
     if not path:
         return ""
@@ -71,7 +73,7 @@ def _material(path: str) -> str:
     except OSError as error:
         raise InputError(f"The material {path} cannot be read ({error.strerror}); name a text file.") from None
     if len(data) > MATERIAL_BYTES_MAX:
-        raise TooLarge(f"The material {path} has more than {MATERIAL_BYTES_MAX} bytes, the most there may be.")
+        raise TooLarge(f"The material {path} has more than {MATERIAL_BYTES_MAX} bytes, which is the limit; shorten it.")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -79,13 +81,13 @@ def _material(path: str) -> str:
 
 
 def _stdin() -> str:
-    """The task's text from stdin, bounded: what is longer than a message could not be sent.
+    """The task's text from stdin, bounded by the size of a message.
 
     Raises:
-        InputError: there is no stdin, or what comes is not UTF-8.
-        TooLarge: it has more bytes than a message.
+        InputError: stdin is closed, or its content is not UTF-8.
+        TooLarge: the text has more bytes than a message.
     """
-    # Python leaves it out where the descriptor is closed.
+    # The stream is None if the descriptor is closed.
     if sys.stdin is None:
         raise InputError("TEXT is `-`, but stdin is closed: give the text as an argument.")
     try:
@@ -125,7 +127,7 @@ DECISION_VERBS: Final[dict[str, tuple[str, ...]]] = {
     "spend": ("approve", "deny"),
     "question": ("answer",),
 }
-"""What can be decided on the spot, by the kind of the question."""
+"""The decisions that can be typed at the prompt, by the kind of the question."""
 
 LATER: Final = "later"
 REPORT_ELSEWHERE: Final = (
@@ -142,13 +144,13 @@ TYPED_TRIES_MAX: Final = 5
 
 
 async def _typed_decision(verbs: tuple[str, ...]) -> str:
-    """What the person at the terminal types: one of ``verbs``, the text of an answer, or ``later``."""
+    """The input of the person at the terminal: one of ``verbs``, the text of an answer, or ``later``."""
     wants_text = verbs == ("answer",)
     prompt = "Your answer (Enter for later): " if wants_text else f"{', '.join(verbs)} or later? [later] "
     for _ in range(TYPED_TRIES_MAX):
         output.discard_typed_ahead()
         click.echo(prompt, nl=False, err=True)
-        # Not in a thread: one that waits for a line would keep the command from ending.
+        # Not in a thread: a thread that waits for a line would keep the command from ending.
         await anyio.wait_readable(sys.stdin)
         line = sys.stdin.readline().strip()
         if not line:
@@ -162,7 +164,7 @@ async def _typed_decision(verbs: tuple[str, ...]) -> str:
 
 
 class _RunFollower:
-    """Waits for a run: shows what happens, and leaves when it is over, asks a person, or takes too long."""
+    """Follows a run: prints its events, and returns when it is over, waits for a person, or takes too long."""
 
     def __init__(self, client: Client, directory: Path, *, tenant: str, as_json: bool) -> None:
         self._client = client
@@ -172,7 +174,7 @@ class _RunFollower:
         self._shown: list[OpenQuestion] = []
 
     async def run(self, run: str, wait_s: float | None) -> int:
-        """Return the exit code."""
+        """Follow the run and return the exit code."""
         code: int | None = None
         with anyio.move_on_after(wait_s):
             code = await self._until_over(run)
@@ -181,10 +183,10 @@ class _RunFollower:
         if code is not None:
             return code
         target = run + output.for_tenant(self._tenant)
-        raise TimedOut(f"Run '{run}' is not over after {wait_s:g} s; it goes on: `linestop watch {target}` follows it.")
+        raise TimedOut(f"Run '{run}' is still running after {wait_s:g} s; `linestop watch {target}` follows it.")
 
     async def _until_over(self, run: str) -> int | None:
-        """Follow the run; the exit code if it waits for somebody who is not there, None when it is sealed."""
+        """Follow the run; the exit code if it waits for a person and there is no terminal, None when it is sealed."""
         entries = self._client.watch(run, tenant=self._tenant)
         async with output.note_lost_connection(self._client), contextlib.aclosing(entries) as states:
             async for state, entry in states:
@@ -194,8 +196,8 @@ class _RunFollower:
         return None
 
     async def _show_questions(self, run: str) -> bool:
-        """Show what a person is asked; whether to leave because there is nobody to see it."""
-        # Asked anew: the entry may be of the past, and have been answered since.
+        """Show the open questions; True if there is no terminal, so that the command should end."""
+        # Read again: the entry may be old, and its question decided since.
         questions = [q for q in await self._client.questions(run, tenant=self._tenant) if q not in self._shown]
         self._shown.extend(questions)
         for question in questions:
@@ -216,7 +218,7 @@ class _RunFollower:
         return True
 
     async def _decide_here(self, question: OpenQuestion) -> None:
-        """Ask whoever sits at the terminal; what is left for later is decided elsewhere."""
+        """Ask the person at the terminal; a question left for later is decided elsewhere."""
         verbs = DECISION_VERBS.get(question.kind, ())
         typed = await _typed_decision(verbs) if verbs else LATER
         if typed == LATER:
@@ -249,7 +251,7 @@ class _RunFollower:
 
 
 def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_tenants: bool, limit: int) -> None:  # noqa: PLR0913 - its options
-    """List the runs begun last, newest first."""
+    """List the newest runs."""
 
     async def work(client: Client) -> None:
         lines = await client.runs(limit=limit, open_only=open_only, tenant="" if all_tenants else tenant)
@@ -257,7 +259,7 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
             output.print_json(lines)
             return
         with contextlib.suppress(LinestopError):
-            # A courtesy: the list itself is there, whether or not the switches can be read.
+            # A courtesy: the list is printed whether or not the kill switches can be read.
             if closed := await client.kill_switches.closed():
                 output.note(closed_sentence(closed))
         if not lines:
@@ -286,13 +288,13 @@ def _no_runs_sentence(tenant: str, *, open_only: bool, all_tenants: bool) -> str
 
 
 def _task_cell(line: RunLine) -> str:
-    """The task, and below it why the run stands or ended as it did; a refused one has only that."""
+    """The task, and below it the reason for the run's status; a refused run has only the reason."""
     reason = f"{line.status}: {line.why}" if line.why else ""
     return "\n".join(output.short(text, TASK_CHARS_SHOWN) for text in (line.text, reason) if text)
 
 
 def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Hold RUN: nothing of it starts until it is resumed; deadlines go on."""
+    """Pause RUN: none of its calls or requests start until it is resumed; its deadlines still apply."""
 
     async def work(client: Client) -> None:
         reply = await client.pause(run, by=by, why=why, tenant=options["tenant"])
@@ -302,7 +304,7 @@ def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN4
 
 
 def resume(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Let a paused RUN go on."""
+    """Continue a paused RUN."""
 
     async def work(client: Client) -> None:
         reply = await client.resume(run, by=by, why=why, tenant=options["tenant"])

@@ -16,7 +16,7 @@ DocumentName = Literal["events", "asyncapi", "tasks", "control"]
 
 
 def schema(what: DocumentName, *, as_json: bool) -> None:
-    """Print JSON Schemas of events, tasks or control messages, or the AsyncAPI 3.1 document of all."""
+    """Print JSON Schemas of events, tasks or control messages, or one AsyncAPI 3.1 document of everything."""
     found = document(what)
     if as_json:
         output.print_json(found)
@@ -25,7 +25,7 @@ def schema(what: DocumentName, *, as_json: bool) -> None:
 
 
 def document(what: DocumentName) -> Document:
-    """The document of that name."""
+    """The document with this name."""
     match what:
         case "events":
             return events_document()

@@ -1,4 +1,4 @@
-"""``show``: all that is known of one run, and what it waits for."""
+"""``show``: one run with its events, calls and cost, and what it waits for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from linestop.schemas.run.state import Entry, Run
 
 
 def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:
-    """Show RUN: what it is, what happened, what became of its calls, what it cost and what it holds."""
+    """Show RUN: its task, events, calls with their outcomes, cost and holds, and what it waits for."""
 
     async def work(client: Client) -> None:
         state = await client.run(run, tenant=tenant)
@@ -40,7 +40,7 @@ def _print(state: Run, questions: list[OpenQuestion], waits: list[Wait]) -> None
         output.print_text(f"         {wait_text(wait)}", hang=timeline.HANGING_INDENT)
     if opened:
         output.print_text(f"task     {output.short(summary.text)}" + (f" (for {summary.user})" if summary.user else ""))
-        output.print_text(f"begun    {state.opened_at:%Y-%m-%d %H:%M:%S} UTC")
+        output.print_text(f"opened   {state.opened_at:%Y-%m-%d %H:%M:%S} UTC")
     output.print_text(
         f"cost     {output.dollars(state.spent_micros)} spent, {output.dollars(state.reserved_micros)} reserved, "
         f"{output.dollars(state.limits.cost_max_micros)} at most; {state.tokens} tokens"
@@ -63,7 +63,7 @@ def _print(state: Run, questions: list[OpenQuestion], waits: list[Wait]) -> None
 
 
 def _print_calls(state: Run) -> None:
-    """The calls, and of those whose outcome is unknown the key by which the other side can look the effect up."""
+    """The calls, and for each unknown outcome the key with which the other side can look up the effect."""
     if not state.calls:
         return
     output.print_text("")
@@ -72,12 +72,12 @@ def _print_calls(state: Run) -> None:
     for call in state.calls.values():
         if call.fate == "unknown" and call.judged:
             output.print_text(
-                f"Whether {call.tool} ({call.call}) took effect is unknown; its key is {call.judged.effect_key}"
+                f"It is unknown whether {call.tool} ({call.call}) took effect; its key is {call.judged.effect_key}"
             )
 
 
 def wait_text(wait: Wait) -> str:
-    """What a run waits for, since when and until when."""
+    """A reason why the run waits, since when and until when."""
     until = ""
     if wait.until is not None:
         until = f", until {wait.until:%Y-%m-%d %H:%M:%S} UTC at most ({output.time_left(wait.until)})"
@@ -111,7 +111,7 @@ def _document(state: Run, questions: list[OpenQuestion]) -> dict[str, Any]:
 
 
 def entry_document(entry: Entry) -> dict[str, Any]:
-    """One entry as JSON; ``ignored`` only where it is."""
+    """One entry as JSON; ``ignored`` only if the entry was ignored."""
     shown: dict[str, Any] = {"n": entry.n, "role": entry.role, "event": entry.name, "seq": entry.seq}
     if entry.ignored:
         shown["ignored"] = entry.ignored

@@ -1,4 +1,4 @@
-"""The commands that stop: one run, all runs of a scope, and what may start at all."""
+"""The commands that stop one run or all runs of a scope, and those of the kill switches."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ FAILURES_SHOWN = 10
 NOTE_AFTER_S: Final = 2.0
 REPLY_WITHIN_S: Final = 0.5
 NOT_STORED_YET: Final = (
-    "The run is stopped only once the stop is stored: until then its roles are not told, and it may go on. Trying "
-    "again for some seconds; to end it at once, stop its processes."
+    "The run is stopped only once the stop is stored: until then its roles do not know of the stop, and it may "
+    "continue. Retrying for some seconds; to end it at once, stop its processes."
 )
 
 
@@ -41,17 +41,17 @@ def stop(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives the
     scopes += [EVERYTHING] if options.pop("all_runs") else []
     is_tenant_named = click.get_current_context().get_parameter_source("tenant") is ParameterSource.COMMANDLINE
     if run and scopes:
-        raise InputError("Name a RUN or say which runs (--all, --agent, --user, --tool), not both.")
+        raise InputError("Give a RUN or one of --all, --agent, --user and --tool, not both.")
     if len(scopes) > 1:
-        raise InputError("Give one of --all, --agent, --user and --tool; --tenant may stand beside it.")
+        raise InputError("Give one of --all, --agent, --user and --tool; --tenant may be added.")
     if options["beforehand"] and not run:
-        raise InputError("--beforehand goes with one RUN.")
+        raise InputError("--beforehand needs one RUN.")
     if run:
         _stop_one(run, **options)
     elif scopes or is_tenant_named:
         _stop_many(scopes[0] if scopes else EVERYTHING, is_tenant_named=is_tenant_named, **options)
     else:
-        raise InputError("Name the RUN to stop, or say which: --all, --tenant, --agent, --user or --tool.")
+        raise InputError("Give the RUN to stop, or one of --all, --tenant, --agent, --user and --tool.")
 
 
 def _stop_one(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -65,11 +65,11 @@ def _stop_one(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None
         if options["as_json"]:
             output.print_json(receipt)
             return
-        what_happened = "was stopped before" if receipt.already else "is stopped"
+        what_happened = "was already stopped" if receipt.already else "is stopped"
         if not receipt.existed:
             tenant = options["tenant"]
-            output.print_text(f"There was no run '{run}' of tenant '{tenant}'; a task that comes for it is refused.")
-            what_happened = "was stopped beforehand already" if receipt.already else "is stopped beforehand"
+            output.print_text(f"There was no run '{run}' of tenant '{tenant}'; a task that arrives for it is refused.")
+            what_happened = "was already stopped beforehand" if receipt.already else "is stopped beforehand"
         output.print_text(f"{run} {what_happened}: event {receipt.n}, by {receipt.by}, {receipt.why}")
         if receipt.fenced_n:
             output.print_text(f"  event {receipt.fenced_n} cancelled the calls that the first stop had let finish")
@@ -80,7 +80,7 @@ def _stop_one(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None
 
 
 async def _nothing_stopped(client: Client, run: str, tenant: str) -> str:
-    """Why a run that does not exist was not stopped, with the runs that may be meant."""
+    """Why a run that does not exist was not stopped, with the runs that the person may have meant."""
     near: list[str] = []
     with contextlib.suppress(PermissionDenied):
         near += await client.open_runs_like(run, tenant=tenant)
@@ -104,14 +104,14 @@ def _stop_many(scope: str, *, is_tenant_named: bool, mode: Any, by: str, why: st
         if options["as_json"]:
             output.print_json(result)
             return 1 if result.failed else 0
-        over = f"; {output.counted(result.over, 'run')} had ended already" if result.over else ""
+        over = f"; {output.counted(result.over, 'run')} had already ended" if result.over else ""
         output.print_text(f"{output.counted(len(result.stopped), 'run')} stopped{over}.")
         for run, sentence in list(result.failed.items())[:FAILURES_SHOWN]:
             output.print_text(f"  {run} is not stopped: {sentence}")
         if result.failed:
             output.note(f"{output.counted(len(result.failed), 'run')} could not be stopped: repeat the command.")
         closes = scope if scope != EVERYTHING or not tenant else f"tenant:{tenant}"
-        output.note(f"New runs may still come in; `linestop switch close {closes}` keeps them out.")
+        output.note(f"New runs are still accepted; `linestop switch close {closes}` refuses them.")
         return 1 if result.failed else 0
 
     if code := output.with_client(options["directory"], work):
@@ -120,7 +120,7 @@ def _stop_many(scope: str, *, is_tenant_named: bool, mode: Any, by: str, why: st
 
 @asynccontextmanager
 async def note_delay(client: Client, directory: Path) -> AsyncGenerator[None]:
-    """Say after two seconds what holds a stop up and what that means for the run, while it is tried again."""
+    """Note on stderr, after two seconds, what delays a stop and what that means for the run."""
 
     async def note_cause() -> None:
         await anyio.sleep(NOTE_AFTER_S)
@@ -129,9 +129,7 @@ async def note_delay(client: Client, directory: Path) -> AsyncGenerator[None]:
         elif broker_disk_is_full(state_directory(directory)):
             cause = disk_full_message(state_directory(directory)).rstrip(".")
         else:
-            cause = (
-                "The broker answers, but does not say that the stop is stored (`linestop doctor` looks for the cause)"
-            )
+            cause = "The broker answers, but does not confirm that the stop is stored (see `linestop doctor`)"
         output.note(f"{cause}. {NOT_STORED_YET}")
 
     task = asyncio.create_task(note_cause())
@@ -180,7 +178,7 @@ def _print_closed(closed: frozenset[str], *, as_json: bool) -> None:
 
 
 def closed_sentence(closed: frozenset[str]) -> str:
-    """What is closed, in one sentence."""
+    """The closed kill switches, in one sentence."""
     if UNREADABLE in closed:
         return kill_switch_message(UNREADABLE)
-    return f"Closed: {', '.join(sorted(closed))}. What a closed kill switch names starts nothing."
+    return f"Closed: {', '.join(sorted(closed))}. Nothing that a closed kill switch names can start."

@@ -1,4 +1,4 @@
-"""Text without what a terminal would obey. Imports next to nothing, because every error message needs it."""
+"""Escaping of the characters that a terminal obeys. Imports next to nothing, because every error message needs it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import IO, Final
 
 from linestop.schemas.visible_text import INVISIBLE
 
-# What shows nothing, and private use, for which fonts differ.
+# Characters that show nothing, and those of private use, which fonts draw differently.
 HIDDEN: Final = f"{INVISIBLE}\ue000-\uf8ff\U000f0000-\U0010ffff"
 
-# C0 and C1 controls, DEL and lone surrogates: what a terminal obeys, or cannot write.
+# C0 and C1 controls, DEL and lone surrogates: characters that a terminal obeys, or cannot write.
 _UNSAFE: Final = re.compile(f"[\x00-\x1f\x7f-\x9f{HIDDEN}\ud800-\udfff]")
 _ALLOWED_IN_BLOCK: Final = frozenset("\n\t")
 
 
 def escape_controls(text: str, *, block: bool = False) -> str:
-    """Escape what a terminal would obey. ``block`` keeps line breaks and tabs."""
+    """Escape the characters that a terminal obeys. ``block`` keeps line breaks and tabs."""
 
     def escaped(match: re.Match[str]) -> str:
         char = match[0]
@@ -31,11 +31,11 @@ def escape_controls(text: str, *, block: bool = False) -> str:
 
 
 _ASCII_SPELLINGS: Final = {"…": "...", "·": "-", "✓": "ok", "—": "-", "→": "->", "“": '"', "”": '"'}
-"""What our own sentences use beyond ASCII, for terminals that cannot show it."""
+"""ASCII spellings of the other characters that linestop prints, for terminals that cannot show them."""
 
 
 def _spell_in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """Write what an encoding does not have as something that it has: a codec's error handler."""
+    """Replace characters that an encoding lacks: the error handler of a codec."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
@@ -45,7 +45,7 @@ def _spell_in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def accept_any_text(*streams: object) -> None:
-    """Let these streams write every character, whatever the terminal's encoding is."""
+    """Make these streams accept every character in any encoding of the terminal."""
     codecs.register_error("linestop-spell", _spell_in_ascii)
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
@@ -53,7 +53,7 @@ def accept_any_text(*streams: object) -> None:
 
 
 def writes_unicode(stream: IO[str]) -> bool:
-    """Whether the stream can write every character as it is."""
+    """Whether the stream can write every character unchanged."""
     return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
 
 
@@ -66,7 +66,7 @@ COLUMNS_MIN: Final = 20
 def wrap_lines(text: str, columns: int, *, hang: int = 0) -> str:
     """Break lines that are longer than ``columns`` between words, and never inside a command.
 
-    What follows is put below the text of a labelled line (``  reason  …``), else ``hang`` spaces in.
+    The continuation is indented to the text of a labelled line (``  reason  …``), else by ``hang`` spaces.
     """
     return "\n".join(_wrap_line(line, columns, hang) for line in text.split("\n"))
 
@@ -88,13 +88,13 @@ def _wrap_line(line: str, columns: int, hang: int) -> str:
 
 
 def wrap_for(stream: IO[str], text: str, *, hang: int = 0) -> str:
-    """The text as ``fit`` breaks it if the stream is a terminal, else unchanged: programs read whole lines."""
+    """The text with its lines wrapped if the stream is a terminal, else unchanged: programs read whole lines."""
     columns = _terminal_columns(stream)
     return wrap_lines(text, columns, hang=hang) if columns >= COLUMNS_MIN else text
 
 
 def _terminal_columns(stream: IO[str]) -> int:
-    """How wide the terminal is, 0 if it is none or does not say."""
+    """The width of the terminal in columns; 0 if the stream is not a terminal or its width is unknown."""
     if not stream.isatty():
         return 0
     given = os.environ.get("COLUMNS", "")

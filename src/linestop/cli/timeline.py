@@ -1,4 +1,4 @@
-"""A run's events in words: one line each, for people who watch. Pure."""
+"""A run's events in words: one line each, for people. Pure."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ from linestop.schemas.run.state import Entry, Run
 
 TEXT_CHARS_MAX = 200
 HANGING_INDENT = 17
-"""How far in a line goes on that a terminal has no room for: below who says it."""
+"""The indentation of a continued line: below the role."""
 
 
 class CallNames:
-    """What people call the calls of a run: by their tool, the second of a tool ``<tool>/2``, and so on.
+    """Names of the calls of a run for people: the tool, ``<tool>/2`` for the second call of a tool, and so on.
 
-    A provider's id says nothing to anybody; it stands alone only where the run does not have the call.
+    A provider's id means nothing to people; it is used only if the run does not have the call.
     """
 
     def __init__(self, run: Run | None = None) -> None:
@@ -63,12 +63,12 @@ class CallNames:
             self._names[call.call] = call.tool if ordinal == 1 else f"{call.tool}/{ordinal}"
 
     def __call__(self, call: str, tool: str = "") -> str:
-        """The name of the call with this id, and of this tool as far as is known without the run."""
+        """The name of the call with this id; ``tool`` is its name if the run does not have the call."""
         return self._names.get(call) or tool or call
 
 
 def entry_line(entry: Entry, run: Run | None = None) -> str:
-    """One line for one entry of ``run``: time, number, who says what, and what it means."""
+    """One line for one entry of ``run``: time, number, role and event, and its meaning."""
     at = f"{entry.event.at:%H:%M:%S.%f}"[:-3] if entry.event else " " * 12
     number = f"#{entry.n}" if entry.n else "void"
     role_and_event = f"{entry.role}.{entry.name}"
@@ -80,7 +80,7 @@ def entry_line(entry: Entry, run: Run | None = None) -> str:
 
 
 def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 - one arm an event
-    """What an event means, in a few words."""
+    """The meaning of an event in a few words."""
     match event:
         case Opened() | Refused() | Judged() | Checked() | Accepted() | Returned():
             return _describe_validator_event(event, calls)
@@ -98,7 +98,8 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
             return f"{event.limit}: {event.value} of {event.max_value}"
         case ModelStarted():
             again = f", attempt {event.attempt}" if event.attempt > 1 else ""
-            return f"asks {event.model} (turn {event.turn}{again}, {event.purpose})"
+            purpose = f", {event.purpose}" if event.purpose != "turn" else ""
+            return f"asks {event.model} (turn {event.turn}{again}{purpose})"
         case Proposed():
             calls_text = ", ".join(f"{calls(call.call, call.tool)}({_text(call.args)})" for call in event.calls)
             return "; ".join(text for text in (_text(event.text), calls_text) if text)
@@ -107,7 +108,7 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
         case Compacted():
             return f"events {event.covers_from} to {event.covers_to} in {len(event.summary)} characters"
         case EffectStarted():
-            probe = " (asks what became of it)" if event.purpose == "probe" else ""
+            probe = " (asks for the outcome)" if event.purpose == "probe" else ""
             return ", ".join(f"{calls(c.call)} #{c.attempt}" for c in event.calls) + f" by {event.worker}{probe}"
         case Finished():
             message = event.error.message if event.error else event.result
@@ -119,13 +120,13 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
             return f"{calls(event.call)}{attempt} {event.outcome}: {_text(message)}{whole_result}{findings}"
         case Widened():
             names = ", ".join(calls(call.call, call.grant.name) for call in event.calls)
-            return f"{names} may do more by now than was agreed to; a person must agree"
+            return f"{names} may do more now than was approved; a person must approve"
         case Stopped():
             return f"by {event.by} ({event.code}): {event.why.removesuffix('.')}; {len(event.open)} open"
         case Sealed():
             return event.status + (f": {event.why}" if event.why else "")
         case Amended():
-            return f"late facts: {', '.join(str(n) for n in event.facts)}"
+            return f"late results: {', '.join(str(n) for n in event.facts)}"
         case _:
             assert_never(event)
 
@@ -184,7 +185,7 @@ def _question_text(call: AskedCall, calls: CallNames) -> str:
     name = calls(call.call, call.tool)
     if call.wider and call.rule != "unknown":
         return f"may {name} be done? {call.wider}"
-    return f"what became of {name}?" if call.rule == "unknown" else f"may {name} be done?"
+    return f"what is the outcome of {name}?" if call.rule == "unknown" else f"may {name} be done?"
 
 
 def _text(text: Text) -> str:

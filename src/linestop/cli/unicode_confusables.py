@@ -1,10 +1,11 @@
-"""Letters that are drawn like an ASCII letter or digit, and that no normalisation makes one.
+"""Letters that look like an ASCII letter or digit and that NFKC does not turn into it.
 
 Source: confusables.txt of Unicode 15.1 (UTS 39, https://www.unicode.org/Public/security/), as confusable-homoglyphs 3.3.1
-packs it; Unicode License v3. Of it: single letters whose double is one ASCII letter or digit and whose NFKC form is not.
+packs it; Unicode License v3. Taken from it: single letters whose double is one ASCII letter or digit and whose NFKC
+form is not.
 """
 
-# ruff: noqa: RUF001, E501 - they are the point, and a table is not wrapped
+# ruff: noqa: RUF001, E501 - the table consists of such letters, and is not wrapped
 from __future__ import annotations
 
 from typing import Final

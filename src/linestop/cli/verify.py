@@ -1,4 +1,4 @@
-"""``verify``: check a run's log, from the broker or from an exported file, without trusting either; ``export``."""
+"""``verify`` checks a run's log, from the broker or a file, without trusting either; ``export`` writes that file."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from linestop.schemas.verify.export_bundle import Bundle, read_bundle, write_bun
 EXIT_LOG_BROKEN: Final = 9
 KEY_DIGITS: Final = 64
 LINE_BYTES_MAX: Final = 2 * BLOB_BYTES_MAX
-"""Of an exported log: the longest text in base64, and room for what stands around it."""
+"""Of an exported log: the longest text in base64, and room for the JSON around it."""
 
 TEXTS_MAX: Final = 256
-"""Blobs fetched for one check; what is left out is not recomputed, which the chain covers all the same."""
+"""Blobs fetched for one check; texts beyond it are not recomputed, but the chain still covers them."""
 
 
 def verify(run: str, *, file: Path | None, keys: Sequence[str], **options: Any) -> None:  # noqa: ANN401 - as click gives
-    """Check that the log of RUN is whole and keeps the rules; exit code 9 if it is broken."""
+    """Check that the log of RUN is complete and follows the rules; exit code 9 if it is broken."""
     tenant, name, trusted = tenant_id(options["tenant"]), run_id(run), _trusted_keys(keys, options["directory"])
     if file is not None:
         with file.open("rb") as lines:
@@ -52,13 +52,13 @@ def verify(run: str, *, file: Path | None, keys: Sequence[str], **options: Any) 
 
 
 def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Write the log of RUN with its proof into a new file that only its owner may read.
+    """Write the log of RUN and its proof to a new file that only its owner may read.
 
     Raises:
-        InputError: the file exists already, or cannot be written.
+        InputError: the file already exists, or cannot be written.
     """
     if out.exists():
-        raise InputError(f"{out} exists already: name another file, or remove it.")
+        raise InputError(f"{out} already exists: name another file, or remove it.")
     tenant, name = tenant_id(options["tenant"]), run_id(run)
     bundle = output.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
     lines = write_bundle(bundle.messages, checkpoints=bundle.checkpoints, texts=bundle.texts)
@@ -75,7 +75,7 @@ def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as
 
 
 def _run_in_file(name: RunId, tenant: TenantId, bundle: Bundle) -> RunId:
-    """The run of an exported log that ``last`` or the beginning of its id means, as with a broker; else ``name``."""
+    """The run of an exported log that ``last`` or the beginning of its id names, as with a broker; else ``name``."""
     keys = named_runs([subject for subject, _, _ in bundle.messages if _is_run_event(subject)])
     runs = [run for of, run in keys if of == tenant]
     if len(runs) == 1 and SHORT_RUN.fullmatch(name) and (name == LAST_RUN or runs[0].startswith(name)):
@@ -95,7 +95,7 @@ def _bounded_lines(file: BinaryIO) -> Iterator[bytes]:
     """The lines of a file, none of them longer than the longest text that a log may refer to.
 
     Raises:
-        TooLarge: one is longer, so that the file is no log.
+        TooLarge: a line is longer, so the file is not a log.
     """
     while line := file.readline(LINE_BYTES_MAX + 1):
         if len(line) > LINE_BYTES_MAX:
@@ -117,7 +117,7 @@ def _trusted_keys(keys: Sequence[str], directory: Path) -> dict[str, TrustedKey]
 
 
 async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
-    """The log as the stream's leader has it, and the texts that its arguments refer to.
+    """The log as the stream's leader stores it, and the texts that its arguments refer to.
 
     Raises:
         NotFound: the run has no event.
@@ -130,30 +130,30 @@ async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
     checkpoints = [found for outcome in outcomes or () if (found := _checkpoint(outcome.payload)) is not None]
     state = fold_messages(tenant, run, messages)
     if state.sealed is not None and not checkpoints:
-        output.note("No checkpoint of this run is stored, so nobody vouches that its log was not made anew.")
+        output.note("No checkpoint of this run is stored: cannot rule out that the whole log was rewritten.")
     digests = [ref.sha256 for entry in state.entries if entry.event for ref in _blob_refs(entry.event)]
     texts: dict[str, bytes] = await _agent_version(client, state)
     for sha256 in digests[:TEXTS_MAX]:
         try:
             texts[sha256] = await client.bus.blobs().get(tenant, sha256)
         except NotFound:
-            output.note(f"The text {sha256} is not stored any more, so what is in it is not checked.")
+            output.note(f"The text {sha256} is not stored any more, so its content is not checked.")
     return Bundle(messages=tuple(messages), checkpoints=tuple(checkpoints), texts=texts)
 
 
 async def _agent_version(client: Client, state: Run) -> dict[str, bytes]:
-    """The agent that the run was opened with, as it was deployed: what it was given is compared with that."""
+    """The deployed version of the agent that the run was opened with, which is compared with the log."""
     if state.opened is None:
         return {}
     digest = state.opened.agent.digest
     found = await client.bus.bucket(stream_names.AGENTS_BUCKET).get(f"version.{digest}")
     if found is None:
-        output.note(f"The agent's version {digest} is not stored, so what the run was opened with is not checked.")
+        output.note(f"The agent's version {digest} is not stored, so the agent of the run is not checked.")
     return {digest: found.value} if found is not None else {}
 
 
 def _checkpoint(outcome: bytes) -> Checkpoint | None:
-    """The checkpoint in a stored outcome, if there is one; what it says is proven by its signature alone."""
+    """The checkpoint in a stored outcome, if there is one; only its signature proves it."""
     try:
         return msgspec.json.decode(outcome, type=Outcome).checkpoint
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -161,7 +161,7 @@ def _checkpoint(outcome: bytes) -> Checkpoint | None:
 
 
 def _blob_refs(event: AnyEvent) -> list[BlobRef]:
-    """What of this event is stored elsewhere and checked: arguments, and what people signed."""
+    """The texts of this event that are stored as blobs and checked: arguments, and texts that people signed."""
     match event:
         case Proposed() | Judged():
             texts: list[Text] = [call.args for call in event.calls]

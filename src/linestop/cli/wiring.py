@@ -1,7 +1,7 @@
-"""A process of linestop, put together from a project: credentials, models, tools, roles, one process.
+"""A process of linestop, assembled from a project: credentials, models, tools and roles.
 
-``serve`` is what ``dev``, ``up`` and ``actor`` have in common; they differ in which roles run, and in whether
-the broker is their own.
+``dev``, ``up`` and ``actor`` all use ``serve``; they differ in the roles that run, and in whether they start the
+broker themselves.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ Credentials = Mapping[CredentialName, Credential]
 
 
 class DryRunner:
-    """Describes effects above ``read`` instead of doing them: the executor of the profile ``staging``."""
+    """Describes effects above ``read`` instead of performing them: the executor of the profile ``staging``."""
 
     def __init__(self, runner: ToolRunner) -> None:
         self._runner = runner
 
     def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
-        """Perform reads, describe the rest."""
+        """Perform reads, and describe every other call."""
         return self._runner.run(
             tuple(msgspec.structs.replace(work, dry_run=work.dry_run or work.tier != "read") for work in works)
         )
@@ -108,7 +108,7 @@ def load_tools(project: Project) -> Registry:
     """The built-in tools and those of the project.
 
     Raises:
-        ConfigError: one cannot be loaded, or its contract is none.
+        ConfigError: a tool cannot be loaded, or its contract is invalid.
     """
     make_importable(project)
     try:
@@ -120,7 +120,7 @@ def load_tools(project: Project) -> Registry:
 
 
 def make_importable(project: Project) -> None:
-    """Let ``python:<module>`` name the folder's own modules; last, so that none of them hides another package."""
+    """Let ``python:<module>`` name the project's own modules; its folder comes last and hides no package."""
     if (root := str(project.root.absolute())) not in sys.path:
         sys.path.append(root)
 
@@ -133,16 +133,16 @@ async def prepare(
     on_wait: Callable[[str], None] | None = None,
     administrator: Administrator | None = None,
 ) -> tuple[str, ...]:
-    """Create streams and consumers; ``roles`` are those that run in processes of their own.
+    """Create streams and consumers; ``roles`` are the roles that run in processes of their own.
 
-    Returns the consumers that an older linestop made, and that were brought up to date; with an ``administrator`` its
-    streams, too. Without one, a warning is logged that says what the broker's administrator has to do.
+    Returns the consumers of an older linestop that were updated, and with an ``administrator`` the updated streams,
+    too. Without one, a warning is logged that names what the broker's administrator has to do.
 
-    ``on_wait`` is told once why it takes longer, if the broker does not answer at first.
+    ``on_wait`` is called once with the reason for the delay, if the broker does not answer at first.
 
     Raises:
-        ConfigError: if something there is not as it must be.
-        Unreachable: if the broker does not get ready in time.
+        ConfigError: if a stream or consumer is not configured as it must be.
+        Unreachable: if the broker is not ready in time.
     """
     wakes = wakes_of(roles)
     with anyio.move_on_after(READY_WITHIN_S):
@@ -166,17 +166,17 @@ async def prepare(
 
 
 def wakes_of(roles: Sequence[RoleName]) -> dict[RoleName, tuple[str, ...]]:
-    """What wakes each of ``roles`` in a process of its own."""
+    """The subjects that wake each of ``roles`` in a process of its own."""
     return {role: tuple(role_filters(make_role(role, requester=None, runner=None))) for role in roles}
 
 
 async def deploy_at_start(operator: Credential, agents: Sequence[AgentVersion]) -> list[str]:
-    """Let new runs use these versions; return a sentence for each that a person rolled back or undeployed."""
+    """Deploy these versions for new runs; return a sentence for each agent that a person rolled back or undeployed."""
     async with await connect(operator, name="linestop deploy") as connection:
         store = AgentStore((await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET))
         marks = [(agent.name, await store.deploy_at_start(agent)) for agent in agents]
         return [
-            f"The agent '{name}' was {mark} and stays so; `linestop deploy {name}` deploys what is in files."
+            f"The agent '{name}' was {mark} and stays so; `linestop deploy {name}` deploys the version in files."
             for name, mark in marks
             if mark
         ]
@@ -187,7 +187,7 @@ async def playbook_server(project: Project) -> AsyncGenerator[str]:
     """Serve the project's scripted models on loopback; yields the address.
 
     Raises:
-        ConfigError: if a script cannot be read, or two have one name.
+        ConfigError: if a playbook cannot be read, or two have the same name.
     """
     books = {book.name: book for book in reversed([load_playbook(file) for file in project.playbook_files()])}
     async with PlaybookServer(books.values()) as server:
@@ -203,7 +203,7 @@ async def serve(
     lock: WorkerLock,
     registry: Registry | None = None,
 ) -> AsyncGenerator[ActorProcess]:
-    """Run ``roles`` in this process while the block runs; ``lock`` is the held name of the worker.
+    """Run ``roles`` in this process while the block runs; ``lock`` holds the name of the worker.
 
     Raises:
         ConfigError: if the project cannot be used; ``Unreachable`` if the broker does not answer.
@@ -248,7 +248,7 @@ async def serve(
 
 
 def _make_archive(project: Project) -> Archive:
-    # Imported here: it loads a database, which only a recorder needs.
+    # Imported here: the archive loads a database, which only a recorder needs.
     from linestop.archive.writer import ARCHIVE_FILE, Archive  # noqa: PLC0415
 
     return Archive(project.directory / ARCHIVE_FILE, database_days=project.config.keep.archive_days)
@@ -257,10 +257,10 @@ def _make_archive(project: Project) -> Archive:
 def load_project_agents(
     project: Project, registry: Registry, *, on_left_out: Callable[[AgentTooLargeError], None] | None = None
 ) -> tuple[AgentVersion, ...]:
-    """The project's agents with the contracts of its tools; ``left_out`` is told of those that are too large.
+    """The project's agents with the contracts of its tools; ``on_left_out`` is called for each agent that is too large.
 
     Raises:
-        ConfigError: one is none, or names a planner function that is not there.
+        ConfigError: an agent is invalid, or names a planner function that does not exist.
     """
     make_importable(project)
     agents = load_agents(project, registry.contracts(), on_left_out=on_left_out)
@@ -268,7 +268,7 @@ def load_project_agents(
 
 
 def _with_constants(agent: AgentVersion) -> AgentVersion:
-    """The agent with what stands in the code of its planner function."""
+    """The agent with the constants in the code of its planner function."""
     try:
         return msgspec.structs.replace(agent, constants=constants_of(load_planner(agent.planner)))
     except ModelFailed as failed:
@@ -276,23 +276,23 @@ def _with_constants(agent: AgentVersion) -> AgentVersion:
 
 
 def missing_playbooks(project: Project, agents: Sequence[AgentVersion]) -> tuple[str, ...]:
-    """A sentence for each agent's scripted model that there is not, so that no run of it can do anything.
+    """A sentence for each scripted model that an agent names and that does not exist, so that its runs cannot work.
 
     Raises:
         ConfigError: if a playbook cannot be read.
     """
     known = {f"{PLAYBOOK}/{load_playbook(file).name}" for file in project.playbook_files()}
     return tuple(
-        f"The agent {agent.name} is on {model}, and no playbook is called so; there is {', '.join(sorted(known))}."
+        f"The agent {agent.name} uses {model}, and there is no such playbook; there is {', '.join(sorted(known))}."
         for agent, choice in _model_choices(agents)
         if (model := choice.model).startswith(f"{PLAYBOOK}/") and not choice.base_url and model not in known
     )
 
 
 def missing_keys(agents: Sequence[AgentVersion]) -> tuple[str, ...]:
-    """A sentence for each agent's model that wants a key which the environment does not have."""
+    """A sentence for each agent's model that needs a key which is not set in the environment."""
     return tuple(
-        f"The agent {agent.name} is on {choice.model}: {choice.model} needs {variable}, which is not set."
+        f"The agent {agent.name} uses {choice.model}: {choice.model} needs {variable}, which is not set."
         for agent, choice in _model_choices(agents)
         if (variable := key_variable(choice.model, choice.base_url, choice.api_key_env))
         and not os.environ.get(variable)
@@ -300,14 +300,14 @@ def missing_keys(agents: Sequence[AgentVersion]) -> tuple[str, ...]:
 
 
 def _model_choices(agents: Sequence[AgentVersion]) -> Iterator[tuple[AgentVersion, ModelChoice]]:
-    """What each agent may ask."""
+    """The models that each agent may request."""
     for agent in agents:
         if agent.planner == "model":
             yield from ((agent, agent.settings(choice)) for choice in (agent.model, *agent.fallbacks))
 
 
 def workspaces(project: Project) -> Path:
-    """The folder that holds one folder a run."""
+    """The folder that holds one folder for each run."""
     return project.directory / "workspaces"
 
 
@@ -324,7 +324,7 @@ def _make_runner(project: Project, registry: Registry, secrets: tuple[str, ...])
 
 
 def publish_deltas(publisher: Publisher) -> OnModelDelta:
-    """Send what models write to every listener, as it comes."""
+    """Publish the text of models to every listener as it arrives."""
 
     async def on_delta(work: ModelWork, text: str, offset: int) -> None:
         place = DeltaSubject(tenant=TenantId(work.tenant), run=RunId(work.run), turn=work.turn, attempt=work.attempt)
@@ -343,7 +343,7 @@ def _result_check(tool: AnyTool) -> ResultCheck:
         try:
             value = msgspec.json.decode(result)
         except msgspec.DecodeError:
-            # A result that is a plain text stands in the log as it is, without quotes.
+            # A result that is plain text is stored in the log as it is, without quotes.
             value = result
         except RecursionError:
             return ("The result is nested too deeply to be checked: return one with fewer levels.",)
@@ -353,7 +353,7 @@ def _result_check(tool: AnyTool) -> ResultCheck:
 
 
 def _import_providers(project: Project) -> None:
-    """Import the SDKs of the folder's agents now: in the middle of a run that would hold up all others."""
+    """Import the SDKs of the folder's agents now: an import in the middle of a run would delay all other runs."""
     providers_used = {str(table.get("model", "")).partition("/")[0] for table in _model_tables(project)}
     for provider, module in PROVIDERS.items():
         if provider in providers_used:
@@ -361,14 +361,14 @@ def _import_providers(project: Project) -> None:
 
 
 def _model_keys(project: Project) -> Iterator[str]:
-    """The keys that the folder's agents name themselves: secrets like the others."""
+    """The API keys that the folder's agents name in ``api_key_env``; they are secrets like the others."""
     for table in _model_tables(project):
         if key := os.environ.get(str(table.get("api_key_env", "")), "").strip():
             yield key
 
 
 def _model_tables(project: Project) -> Iterator[dict[str, Any]]:
-    """What the folder's agents say of each of their models, as it is written."""
+    """The tables of the models in the agents' files, as they are written."""
     for file in project.agent_files():
         table = read_toml(file)
         yield table
@@ -383,7 +383,7 @@ async def _touch_lock_forever(lock: WorkerLock) -> None:
 
 
 def _make_spans(stack: AsyncExitStack) -> Spans | None:
-    """Spans to the OTLP endpoint of the environment, closed with the process; the SDK is loaded only for that."""
+    """Spans to the OTLP endpoint of the environment, closed with the process; the SDK is loaded only if one is set."""
     if not any(name.startswith("OTEL_EXPORTER_OTLP_") for name in os.environ):
         return None
     from linestop.runtime.tracing import spans_from_environment  # noqa: PLC0415 - see above

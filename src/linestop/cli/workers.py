@@ -1,4 +1,4 @@
-"""``workers``: who does which role, since when, and what each of them holds."""
+"""``workers``: the workers with their roles, their state and the work they hold."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ def workers(**options: Any) -> None:  # noqa: ANN401 - as click gives them
         output.print_json(all_workers)
         return
     if all_workers:
-        columns = ("role", "worker", "state", "host", "version", "last beat", "clock", "holds")
+        columns = ("role", "worker", "state", "host", "version", "heartbeat", "clock", "holds")
         output.print_table(columns, [row(worker) for worker in all_workers], wrap=("state",))
     alive = {worker.beat.role for worker in all_workers if worker.is_working}
     if missing := [role for role in ACTORS if role not in alive]:
-        output.note(f"No worker does this: {', '.join(missing)}. Start one with `linestop actor ROLE`, `up` or `dev`.")
+        output.note(
+            f"These roles have no worker: {', '.join(missing)}. Start one with `linestop actor ROLE`, `up` or `dev`."
+        )
 
 
 def row(worker: WorkerStatus) -> tuple[str, ...]:
-    """What a person reads of one worker."""
+    """The cells of one worker."""
     beat = worker.beat
     state: str = beat.state if worker.alive or beat.state == "ended" else "dead"
     if beat.why and worker.alive:

@@ -1,1 +1,1 @@
-"""What a project says of itself: the project file, agent files, and what may stand in them."""
+"""The configuration of a project: the project file and agent files, and the values that they may have."""

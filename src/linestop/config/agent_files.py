@@ -1,7 +1,7 @@
-"""Agents as files: ``agents/<name>.toml`` with the prompt beside it, made into ``AgentVersion``.
+"""Agents as files: ``agents/<name>.toml`` with the prompt beside it, read into ``AgentVersion``.
 
-What a version needs from elsewhere is resolved here, once, and pinned: the contracts of its tools and the
-prices of its models. A name that fits no tool is an error, because an agent that lacks a tool fails late.
+The contracts of a version's tools and the prices of its models are resolved here, once, and pinned. A name that
+matches no tool is an error, because an agent that lacks a tool fails late.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from linestop.schemas.tool_contracts import Contract
 EXAMPLE_PRICE: Final = Price(
     input=3_000_000, output=15_000_000, cache_read=300_000, cache_write=3_750_000, table="example price of a playbook"
 )
-"""What a scripted model is booked at ($3 and $15 per million tokens), so that budgets show in a demo."""
+"""The price of a scripted model ($3 and $15 per million tokens), so that a demo shows budgets."""
 
 FREE: Final = Price(input=0, output=0, table="a planner function costs nothing")
 PLAYBOOK_PREFIX: Final = "playbook/"
 FUNCTION_PREFIX: Final = "python:"
 
 Micros = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
-"""A price: one below zero would give money back, and no budget would hold."""
+"""A price: a negative one would refund money, and no budget would hold."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 
 
 AGENT_BYTES_MAX: Final = MESSAGE_BYTES_MAX - 4_096
-"""What an agent may have as it is stored: one message, with room for what goes around it."""
+"""The largest size of a stored agent: one message, minus room for its envelope."""
 
 
 class AgentTooLargeError(ConfigError):
-    """An agent that cannot be deployed for its size; the others of its folder can."""
+    """Raised for an agent that is too large to be deployed; the others of its folder can be deployed."""
 
     def __init__(self, sentence: str, *, agent: str) -> None:
         super().__init__(sentence)
@@ -61,12 +61,12 @@ class PriceTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cache_write: Micros = 0
 
     def price(self) -> Price:
-        """The same as a price that says where it comes from."""
+        """The table as a price that names its source."""
         return Price(**msgspec.structs.asdict(self), table="agent file")
 
 
 class ModelTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model and all that may be set for it: the keys of the file itself, or of one of its ``[[fallbacks]]``."""
+    """A model and its settings: the keys of the file itself, or of one of its ``[[fallbacks]]``."""
 
     model: str = ""
     base_url: str = ""
@@ -90,11 +90,11 @@ class PolicyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class LimitsTable(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``[limits]``: a name that is none is a mistake here, while a log may hold limits of a later version."""
+    """``[limits]``: an unknown name is an error here, while a log may hold limits of a later version."""
 
 
 class AgentFile(ModelTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``agents/<name>.toml``; the keys of a model in it are those of the main one, and of no other.
+    """``agents/<name>.toml``; its own model keys apply to the main model only.
 
     ``prompt`` is a file beside it, ``<name>.md`` if left out. ``tools`` are names or patterns (``orders.*``),
     ``scopes`` likewise what these tools may need.
@@ -118,12 +118,12 @@ class AgentFile(ModelTable, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 def load_agents(
     project: Project, contracts: Sequence[Contract], *, on_left_out: Callable[[AgentTooLargeError], None] | None = None
 ) -> tuple[AgentVersion, ...]:
-    """All agents of ``config.project_file``, by name; ``contracts`` are the tools that exist.
+    """All agents of the project, by name; ``contracts`` are those of the existing tools.
 
-    ``left_out`` is told of each agent that is too large; without it that is an error.
+    ``on_left_out`` is called for each agent that is too large; without it, such an agent is an error.
 
     Raises:
-        ConfigError: in one sentence with file and key.
+        ConfigError: an agent file is invalid; one sentence with file and key.
     """
     agents: list[AgentVersion] = []
     for path in project.agent_files():
@@ -140,7 +140,7 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
     """One agent from its file; its name is the file's.
 
     Raises:
-        ConfigError: in one sentence with file and key.
+        ConfigError: an agent file is invalid; one sentence with file and key.
     """
     file = convert(read_toml(path), AgentFile, str(path))
     try:
@@ -178,7 +178,7 @@ def load_agent(path: Path, contracts: Sequence[Contract]) -> AgentVersion:
 
 
 def _prompt(path: Path, file: AgentFile, prompt: Path) -> str:
-    """The prompt; a planner function reads none, so it needs none unless one is named or there."""
+    """The prompt; a planner function needs none, so it may be missing unless the file names one."""
     if file.planner.startswith(FUNCTION_PREFIX) and not file.prompt and not prompt.exists():
         return ""
     return read_text(prompt, f"{path}, prompt")
@@ -211,7 +211,7 @@ def _check(path: Path, file: AgentFile) -> None:
 
 
 def _check_policy(path: Path, agent: AgentVersion) -> None:
-    """A misspelt tool in the policy would be a person who is silently not asked."""
+    """Refuse unknown tools in the policy: with a misspelt one, a person would silently not be asked."""
     policy = agent.policy
     for key, patterns in (("ask", policy.ask), ("clear", policy.clear)):
         for pattern in patterns:
@@ -274,12 +274,12 @@ def _model(where: str, table: ModelTable) -> ModelChoice:
 
 
 def _price(where: str, model: str, table: PriceTable | None) -> Price:
-    """The price in the file, else that of the table that ships with linestop."""
+    """The price in the file, else the one in the table that comes with linestop."""
     if table is not None:
         return table.price()
     if model.startswith(PLAYBOOK_PREFIX):
         return EXAMPLE_PRICE
-    # Imported here because the table takes a quarter of a second to load and most projects of a test need none.
+    # Imported here because the table takes a quarter of a second to load, and a scripted model does not need it.
     from linestop.models.prices import price_of  # noqa: PLC0415
 
     try:
@@ -289,7 +289,7 @@ def _price(where: str, model: str, table: PriceTable | None) -> Price:
 
 
 def _tools(path: Path, patterns: Iterable[str], contracts: Sequence[Contract]) -> tuple[Contract, ...]:
-    """The contracts that the names and patterns choose, by name."""
+    """The contracts that match the names and patterns, by name."""
     chosen: dict[str, Contract] = {}
     for pattern in patterns:
         matches = {c.name: c for c in contracts if fnmatchcase(c.name, pattern)}

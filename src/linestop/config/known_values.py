@@ -1,4 +1,4 @@
-"""What may stand at a place of a configuration file, where the choice is closed."""
+"""The values that a key of a configuration file may have, if the choice is closed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _STEP = re.compile(r"[^.\[\]]+")
 
 
 def known_values(kind: type[Any], key: str, *, of_keys: bool) -> str:
-    """What may stand at ``key`` (as msgspec writes paths) where the choice is closed: its keys, or its values."""
-    # Imported here: it is needed only where something is wrong.
+    """The keys or values that ``key`` (a path as msgspec writes it) may have, if the choice is closed; else empty."""
+    # Imported here: only error messages need it.
     from msgspec import inspect  # noqa: PLC0415
 
     types: tuple[inspect.Type, ...] = (inspect.type_info(kind),)

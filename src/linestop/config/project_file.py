@@ -1,7 +1,7 @@
-"""A project: what ``linestop.toml``, its profile and ``LINESTOP_*`` say, and the agents beside it.
+"""A project: ``linestop.toml``, its profile, the variables ``LINESTOP_*``, and the agents beside it.
 
-Nothing here opens a connection or loads a tool; it only reads files. Every table is closed: a misspelt key
-is an error that names file and key, because a limit that is silently not set is no limit. Without any file
+This module only reads files; it opens no connection and loads no tool. Every table is closed: a misspelt key
+is an error that names file and key, because otherwise a limit would silently not apply. Without any file
 everything has its default, so that ``linestop dev`` works in an empty folder.
 
 Later wins: defaults, ``linestop.toml``, its table ``[profiles.<profile>]``, ``LINESTOP_*``.
@@ -28,7 +28,7 @@ CONFIG_FILE: Final = "linestop.toml"
 ED25519_KEY_BYTES: Final = 32
 PORT_MAX: Final = 65_535
 MICROS_MAX: Final = 10**15
-"""A billion dollars: more is a mistake, and the accounts are kept in 64 bits."""
+"""A billion dollars: more is a mistake, and accounts are stored in 64 bits."""
 
 WORKER_LIMIT_MAX: Final = 100_000
 DIGITS_MAX: Final = 9
@@ -38,24 +38,24 @@ AGENTS_FOLDER: Final = "agents"
 ProfileName = Literal["dev", "staging", "prod"]
 PROFILES: Final[tuple[ProfileName, ...]] = get_args(ProfileName)
 Sync = Literal["1s", "always"]
-"""How often the embedded server syncs to disk: what a power failure may take."""
+"""How often the embedded server syncs to disk; a power failure may lose what is not synced."""
 
 ENVIRONMENT: Final = {
     "LINESTOP_PROJECT": "the project's folder",
     "LINESTOP_PROFILE": "dev, staging or prod",
     "LINESTOP_DIR": "the state folder",
     "LINESTOP_NATS": "address of the broker; several separated by commas",
-    "LINESTOP_TENANT": "the tenant that commands speak for",
+    "LINESTOP_TENANT": "the tenant of commands",
     "LINESTOP_SYNC": "1s or always",
     "LINESTOP_RUNS_MAX": "how many runs a process works on at once",
     "LINESTOP_STARTS_MAX": "how many model and tool calls a process makes at once",
     "LINESTOP_LOG": "how much processes log: debug, info, warning or error",
 }
-"""The variables that override configuration, and what each means."""
+"""The variables that override the configuration, with their meaning."""
 
 
 class Egress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hosts that tools may reach: ``host``, ``*.host``, ``host:port`` or ``*``. Nothing, if left out."""
+    """Hosts that tools may reach: ``host``, ``*.host``, ``host:port`` or ``*``. No host, if left out."""
 
     allow: tuple[str, ...] = ()
 
@@ -71,7 +71,7 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``linestop.toml``. ``secrets`` are ``env:NAME`` or ``file:path``, never values.
 
-    ``worker`` bounds what one process works on at once. ``people`` gives each person's Ed25519 public key in hex: once
+    ``worker`` bounds the concurrent work of one process. ``people`` gives each person's Ed25519 public key in hex: once
     there is one, decisions must be signed. ``tools`` are ``python:package.module`` or paths of ``.py`` files;
     ``playbooks`` are paths, or patterns, of scripted models.
     """
@@ -92,14 +92,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
-    """A project as it counts now. ``file`` is None without a ``linestop.toml``; paths are absolute."""
+    """A project with all overrides applied. ``file`` is None without a ``linestop.toml``; paths are absolute."""
 
     root: Path
     config: Config
     file: Path | None = None
     digest: str = ""
     is_broker_from_file: bool = False
-    """Whether ``nats.url`` is what the file says, and not the environment or an option."""
+    """Whether ``nats.url`` comes from the file, not from the environment or an option."""
 
     @property
     def directory(self) -> Path:
@@ -108,19 +108,19 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def describes_effects(self) -> bool:
-        """Whether effects above ``read`` are described instead of done."""
+        """Whether effects above ``read`` are described instead of performed."""
         return self.config.profile == "staging"
 
     @property
     def build(self) -> str:
-        """What every event says of the program that wrote it: version and configuration digest."""
+        """The build that every event names: the version of linestop and the configuration digest."""
         return f"{package_version()} {self.digest[:12]}"
 
     def with_broker(self, url: str | None) -> Project:
         """The same project with its broker at ``url``, if one is given.
 
         Raises:
-            ConfigError: that is no address.
+            ConfigError: ``url`` is not the address of a broker.
         """
         if not url:
             return self
@@ -130,18 +130,18 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, config=config, is_broker_from_file=False)
 
     def broker_url(self, credential: Path) -> str:
-        """Where the broker is for this credential file, or nothing if the project does not say.
+        """The address of the broker for this credential file; empty if the project does not name one.
 
-        A folder from somewhere else could name this user's state folder, and its author's broker.
+        A project folder from a stranger could name this user's state folder, and the stranger's broker.
 
         Raises:
-            ConfigError: the address stands in a file whose folder does not hold the credential.
+            ConfigError: the address is in a file whose folder does not hold the credential.
         """
         url = self.config.nats.url
         if self.is_broker_from_file and url and not credential.resolve().is_relative_to(self.root.resolve()):
             raise ConfigError(
                 f"{self._location('nats.url')}: the broker {url} is not used with {credential}, which is not in that "
-                "file's folder: if it is that state folder's broker, name it with LINESTOP_NATS or --nats."
+                "file's folder: if that broker belongs to the state folder, name it with LINESTOP_NATS or --nats."
             )
         return url
 
@@ -151,10 +151,10 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         return project_files or tuple(sorted((builtin_folder() / AGENTS_FOLDER).glob("*.toml")))
 
     def playbook_files(self) -> tuple[Path, ...]:
-        """The scripted models' files, the built-in ones last.
+        """The files of the scripted models, the built-in ones last.
 
         Raises:
-            ConfigError: if one is named that does not exist.
+            ConfigError: a named file does not exist.
         """
         files: list[Path] = []
         for pattern in self.config.playbooks:
@@ -165,10 +165,10 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         return (*files, *sorted((builtin_folder() / "playbooks").glob("*.toml")))
 
     def secret_values(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Read the secrets; their values are taken out of tool results and of what models say.
+        """Read the secrets; their values are removed from tool results and from the texts of models.
 
         Raises:
-            ConfigError: if one is not set.
+            ConfigError: a secret is not set.
         """
         environment = os.environ if environ is None else environ
         secrets = {name: environment.get(name, "") for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")}
@@ -206,7 +206,7 @@ def load_project(root: Path | None = None, *, environ: Mapping[str, str] | None 
     """Read the project in ``root`` (default: ``LINESTOP_PROJECT``, else the current folder).
 
     Raises:
-        ConfigError: in one sentence with file and key.
+        ConfigError: the configuration is invalid; one sentence with file and key.
     """
     environment = os.environ if environ is None else environ
     folder = (root or Path(environment.get("LINESTOP_PROJECT") or ".")).absolute()
@@ -252,7 +252,7 @@ def _profile_table(raw: Mapping[str, Any], file_config: Config, profile: Profile
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``over``; tables are merged, everything else is replaced."""
+    """``base`` with the values of ``overrides``; tables are merged, everything else is replaced."""
     merged = dict(base)
     for key, value in overrides.items():
         base_value = merged.get(key)
@@ -305,7 +305,7 @@ def _check(config: Config, source: str, environ: Mapping[str, str]) -> None:
     if not config.dir or "\0" in config.dir:
         raise ConfigError(f"{location('dir', 'LINESTOP_DIR')}: name a folder, or leave it out.")
     if not 0 <= config.nats.port <= PORT_MAX:
-        raise ConfigError(f"{source}, nats.port: {config.nats.port} is no port: use 0 (any free one) to {PORT_MAX}.")
+        raise ConfigError(f"{source}, nats.port: {config.nats.port} is not a port: use 0 (any free one) to {PORT_MAX}.")
     if config.nats.url:
         require_urls(config.nats.url, location("nats.url", "LINESTOP_NATS"))
     _check_amounts(config, source, location)
@@ -323,16 +323,16 @@ def _check_amounts(config: Config, source: str, location: Callable[[str, str], s
 
 
 def _check_paths(config: Config, source: str) -> None:
-    """What is only looked at when a run needs it, so that a mistake would show long after the start."""
+    """Check the values that are used only by a run, so that a mistake would appear long after the start."""
     for pattern in config.playbooks:
         if not pattern or "\0" in pattern:
-            raise ConfigError(f"{source}, playbooks: {pattern!r} is no path: name a file, or leave it out.")
+            raise ConfigError(f"{source}, playbooks: {pattern!r} is not a path: name a file, or leave it out.")
     for name, secret in config.secrets.items():
         kind, _, rest = secret.partition(":")
         if kind not in {"env", "file"} or not rest:
             raise ConfigError(f"{source}, secrets.{name}: write env:NAME or file:PATH, never the secret itself.")
     if config.egress.allow:
-        # Imported here: few commands need it, and all of them come by.
+        # Imported here: few commands need the module, and all of them read the project.
         from linestop.sandbox.http.addresses import parse_allow  # noqa: PLC0415
 
         try:

@@ -1,4 +1,4 @@
-"""TOML files: read, and turned into types strictly; what is wrong is one sentence with file and key."""
+"""TOML files, read and converted to types strictly; an error is one sentence with file and key."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"{source} is not TOML: its values are nested too deeply.") from None
     except ValueError as error:
-        # Besides what is no TOML: a number of more digits than Python reads.
+        # Invalid TOML, or a number with more digits than Python reads.
         raise ConfigError(f"{source} is not TOML: {error}.") from None
 
 
 def read_text(path: Path, location: str) -> str:
-    """Read a text file of at most ``FILE_BYTES_MAX``; ``where`` is the file and key that name it."""
+    """Read a text file of at most ``FILE_BYTES_MAX``; ``location`` names it by file and key."""
     label = location if location == str(path) else f"{location}: {path}"
     try:
         data, _ = read_regular(path, FILE_BYTES_MAX)
-        # Some editors begin a file with a mark that is no part of the text.
+        # Some editors begin a file with a byte order mark, which does not belong to the text.
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise ConfigError(f"{label} is not UTF-8 text.") from None
@@ -50,7 +50,7 @@ def read_text(path: Path, location: str) -> str:
 
 
 def convert(raw: Mapping[str, Any], kind: type[T], source: str) -> T:
-    """Turn what a TOML file says into ``kind``, strictly, or raise ``ConfigError`` with file and key."""
+    """Convert the content of a TOML file to ``kind``, strictly, or raise ``ConfigError`` with file and key."""
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:

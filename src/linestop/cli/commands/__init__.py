@@ -1,4 +1,4 @@
-"""The commands as they are typed: names, arguments, options, help. What they do is in the modules beside this folder.
+"""The declarations of the commands: names, arguments, options, help. The implementations are in the folder above.
 
-Nothing here imports more than click, so that help and completion answer at once.
+Nothing here imports more than click, so that help and completion are fast.
 """

@@ -13,7 +13,7 @@ from linestop.cli.options import implemented_by, json_option, nats_option
 @json_option
 @implemented_by("agents_tools:agents")
 def agents() -> None:
-    """List agents: those in files, and those that new runs get. Without a broker only the files are shown."""
+    """List the agents in files and the deployed ones, which new runs use. Without a broker only the files are shown."""
 
 
 @click.command()
@@ -22,9 +22,9 @@ def agents() -> None:
 @json_option
 @implemented_by("agents_tools:deploy")
 def deploy() -> None:
-    """Let new runs use the agents in files, all of them or those named. Runs under way keep their version.
+    """Deploy the agents in files, all of them or those named: new runs use them, open runs keep their version.
 
-    It says which open runs began with another contract of a tool than the agent has now.
+    Open runs that began with another contract of a tool than the agent has now are named.
     """
 
 
@@ -35,7 +35,7 @@ def deploy() -> None:
 @json_option
 @implemented_by("agents_tools:rollback")
 def rollback() -> None:
-    """Let new runs of AGENT use an earlier version again, also after a restart, until it is deployed by hand."""
+    """Deploy an earlier version of AGENT again: new runs use it, also after a restart, until `linestop deploy`."""
 
 
 @click.command()
@@ -44,7 +44,7 @@ def rollback() -> None:
 @json_option
 @implemented_by("agents_tools:undeploy")
 def undeploy() -> None:
-    """Let AGENT have no new runs, also after a restart. Runs under way keep their version and go on."""
+    """Refuse new runs of AGENT, also after a restart. Open runs keep their version and continue."""
 
 
 @click.group()
@@ -56,7 +56,7 @@ def tools() -> None:
 @json_option
 @implemented_by("agents_tools:tools_ls")
 def tools_ls() -> None:
-    """List all tools with tier and where they come from."""
+    """List all tools, each with its tier and its source."""
 
 
 @tools.command("inspect")
@@ -64,11 +64,11 @@ def tools_ls() -> None:
 @json_option
 @implemented_by("agents_tools:tools_inspect")
 def tools_inspect() -> None:
-    """Show the contract of TOOL: what is enforced when an agent calls it."""
+    """Show the contract of TOOL, which is enforced when an agent calls it."""
 
 
 @tools.command("lint")
 @json_option
 @implemented_by("agents_tools:tools_lint")
 def tools_lint() -> None:
-    """Judge the contracts; exit code 1 if one should not be used as it is."""
+    """Check the contracts of all tools; exit code 1 if one has an error."""

@@ -1,4 +1,4 @@
-"""Commands that look back and check."""
+"""Commands that check and export runs, and print schemas."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from linestop.cli.options import common_options, implemented_by, json_option
 
 @click.command()
 @click.argument("run", shell_complete=completion.runs)
-@click.option("--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="An exported log, offline.")
+@click.option(
+    "--file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="An exported log; no broker is asked."
+)
 @click.option("--key", "keys", multiple=True, metavar="ID=HEX", help="Trust this key for checkpoints; repeatable.")
 @common_options
 @implemented_by("verify:verify")
 def verify() -> None:
-    """Check that the log of RUN is whole and keeps the rules; exit code 9 if it is broken.
+    """Check that the log of RUN is complete and follows the rules; exit code 9 if it is broken.
 
     The people whose signatures count are those of the project (`people` in linestop.toml). The recorder's
     checkpoint counts if its public key is in the state folder (credentials/checkpoint.pub) or given with --key.
-    With --file no broker is asked.
     """
 
 
 @click.command()
 @click.argument("run", shell_complete=completion.runs)
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file; it must not exist yet."
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The file to write; it must not exist yet.",
 )
 @common_options
 @implemented_by("verify:export")
 def export() -> None:
-    """Write the log of RUN with its proof into a file, which `linestop verify RUN --file` checks without a broker.
+    """Write the log of RUN and its proof to a file, which `linestop verify RUN --file` checks without a broker.
 
-    It holds the run's events as they are stored, and long arguments and answers: keep it as you keep the log.
+    The file holds the run's events as they are stored, and long arguments and answers: protect it like the log.
     """
 
 
@@ -44,4 +48,4 @@ def export() -> None:
 @json_option
 @implemented_by("schema:schema")
 def schema() -> None:
-    """Print JSON Schemas of events, tasks or control messages, or the AsyncAPI 3.1 document of all."""
+    """Print JSON Schemas of events, tasks or control messages, or one AsyncAPI 3.1 document of everything."""

@@ -1,4 +1,4 @@
-"""Commands of people who decide."""
+"""Commands with which people decide."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from linestop.cli.options import common_options, implemented_by, person_options,
 
 
 @click.command()
-@click.option("--all-tenants", is_flag=True, help="Of every tenant.")
+@click.option("--all-tenants", is_flag=True, help="Those of every tenant.")
 @common_options
 @implemented_by("approvals:approvals")
 def approvals() -> None:
-    """List what waits for a person, the most urgent first, with exact arguments."""
+    """List the open questions to people, the most urgent first, with exact arguments."""
 
 
 @click.command()
@@ -25,7 +25,7 @@ def approvals() -> None:
 @common_options
 @implemented_by("approvals:approve")
 def approve() -> None:
-    """Agree to CALL of RUN, exactly as it is shown; CALL may be left out if the run asks one thing only."""
+    """Approve CALL of RUN, exactly as it is shown; CALL may be left out if the run has only one open question."""
 
 
 @click.command()
@@ -36,7 +36,7 @@ def approve() -> None:
 @common_options
 @implemented_by("approvals:deny")
 def deny() -> None:
-    """Refuse CALL of RUN; the model is told why."""
+    """Deny CALL of RUN; the model is told why."""
 
 
 @click.command()
@@ -48,30 +48,30 @@ def deny() -> None:
 @common_options
 @implemented_by("approvals:answer")
 def answer() -> None:
-    """Answer a question of RUN's model, or deliver the event it waits for."""
+    """Answer a question of RUN's model, or deliver the event that RUN waits for."""
 
 
 @click.command()
 @click.argument("run", shell_complete=completion.runs)
 @click.argument("name")
-@click.option("--data", metavar="JSON|FILE", help="What the model is told of it.")
+@click.option("--data", metavar="JSON|FILE", help="The data of the event, for the model.")
 @person_options
 @common_options
 @implemented_by("approvals:event")
 def event() -> None:
-    """Report the event NAME to RUN, which waits for it or will."""
+    """Report the event NAME to RUN, which waits for it or will wait for it."""
 
 
 @click.command()
 @click.argument("run", shell_complete=completion.runs)
 @click.argument("call", default="")
-@click.option("--retry", "action", flag_value="retry", help="It did not happen: do it again.")
-@click.option("--done", "action", flag_value="done", help="It happened: go on.")
-@click.option("--stop", "action", flag_value="stop", help="End the run over it.")
-@click.option("--result", metavar="JSON|FILE", help="With --done: what the model is told.")
+@click.option("--retry", "action", flag_value="retry", help="The call did not take effect: perform it again.")
+@click.option("--done", "action", flag_value="done", help="The call took effect: continue the run.")
+@click.option("--stop", "action", flag_value="stop", help="End the run.")
+@click.option("--result", metavar="JSON|FILE", help="With --done: the result, for the model.")
 @shown_option
 @person_options
 @common_options
 @implemented_by("approvals:resolve")
 def resolve() -> None:
-    """Say what became of CALL, whose fate nobody knows: --retry, --done or --stop."""
+    """Decide about CALL, whose outcome is unknown: --retry, --done or --stop."""

@@ -15,13 +15,13 @@ UNLIMITED: Final = "inf"
 
 
 def _seconds(_ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    """How long to wait; None, for ever, without the option or without a number."""
+    """The seconds to wait; None, without a limit, if the option or its number is missing."""
     try:
         seconds = float(UNLIMITED if value is None else value)
     except ValueError:
         seconds = math.nan
     if math.isnan(seconds) or seconds < 0:
-        message = f"{value!r} is no number of seconds: write --wait=30, or --wait alone behind AGENT and TEXT."
+        message = f"{value!r} is not a number of seconds: write --wait=30, or --wait alone behind AGENT and TEXT."
         raise click.BadParameter(message, param=param)
     return None if math.isinf(seconds) else seconds
 
@@ -29,15 +29,15 @@ def _seconds(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.command()
 @click.argument("agent", shell_complete=completion.agents)
 @click.argument("text")
-@click.option("--key", default="", help="Makes it idempotent: the same key and task are the same run, for 90 days.")
-@click.option("--user", default="", help="On whose behalf, for that user's daily budget.")
+@click.option("--key", default="", help="Idempotency key: for 90 days the same key and task are the same run.")
+@click.option("--user", default="", help="The user on whose behalf the run works, with a daily budget.")
 @click.option(
     "--material",
     default="",
     metavar="FILE",
     help="A text file that the task is about: shown to the model as data, and never trusted.",
 )
-@click.option("--detach", is_flag=True, help="Print the run's id and leave as soon as the task is let in.")
+@click.option("--detach", is_flag=True, help="Print the run's id and end as soon as the task is accepted.")
 @click.option(
     "--wait",
     "wait_s",
@@ -45,9 +45,9 @@ def _seconds(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
     flag_value=UNLIMITED,
     callback=_seconds,
     metavar="[SECONDS]",
-    help="Wait for the outcome, as it does anyway; with a number at most so long (exit code 10).",
+    help="Wait for the outcome, which is the default; with a number, at most that many seconds (exit code 10).",
 )
-@click.option("--dry-run", is_flag=True, help="Effects above `read` are described, not done.")
+@click.option("--dry-run", is_flag=True, help="Effects above `read` are described, not performed.")
 @click.option("--scope", multiple=True, metavar="TOOL", help="Allow only this tool of the agent's; may be repeated.")
 @click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Lower a limit; may be repeated.")
 @common_options
@@ -55,19 +55,21 @@ def _seconds(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
 def run() -> None:
     """Give AGENT the task TEXT (`-` reads it from stdin) and print its answer.
 
-    The run's log goes to stderr while it lasts. If it comes to wait for a person and nobody sits at a
-    terminal, the command ends with exit code 6 and says how to decide; the run goes on waiting.
+    The run's events are printed on stderr. If the run waits for a person and there is no terminal, the command
+    prints how to decide and ends with exit code 6; the run keeps waiting.
     """
 
 
 @click.command()
 @click.option("--open", "open_only", is_flag=True, help="Only runs that are not over.")
-@click.option("--all-tenants", is_flag=True, help="Of every tenant.")
-@click.option("--limit", type=WholeNumber(1, 1_000), default=50, show_default=True, help="How many, newest first.")
+@click.option("--all-tenants", is_flag=True, help="Those of every tenant.")
+@click.option(
+    "--limit", type=WholeNumber(1, 1_000), default=50, show_default=True, help="Number of runs, newest first."
+)
 @common_options
 @implemented_by("runs:runs")
 def runs() -> None:
-    """List the runs begun last, newest first."""
+    """List the newest runs."""
 
 
 @click.command()
@@ -75,17 +77,17 @@ def runs() -> None:
 @common_options
 @implemented_by("show:show")
 def show() -> None:
-    """Show RUN: what it is, what happened, what became of its calls, what it cost and what it holds."""
+    """Show RUN: its task, events, calls with their outcomes, cost and holds, and what it waits for."""
 
 
 @click.command()
 @click.argument("run", shell_complete=completion.runs)
-@click.option("--after", "after_n", type=WholeNumber(min=0), default=0, help="Only what comes after this event.")
-@click.option("--follow", is_flag=True, help="Go on until the run is sealed.")
+@click.option("--after", "after_n", type=WholeNumber(min=0), default=0, help="Only the events after this number.")
+@click.option("--follow", is_flag=True, help="Continue until the run is sealed.")
 @common_options
 @implemented_by("events:events")
 def events() -> None:
-    """Print the events of RUN, one a line; with --json each with all its data."""
+    """Print the events of RUN, one per line; with --json each with all its data."""
 
 
 @click.command()
@@ -93,7 +95,7 @@ def events() -> None:
 @common_options
 @implemented_by("events:watch")
 def watch() -> None:
-    """Follow RUN as it happens, from its beginning until it is sealed; the exit code says how it ended."""
+    """Print the events of RUN from the first until it is sealed; the exit code tells how it ended."""
 
 
 @click.command()
@@ -107,19 +109,18 @@ def watch() -> None:
     type=click.Choice(STOP_MODES),
     default="fence",
     show_default=True,
-    help="What was started before: `fence` cancels it now, `drain` lets it end.",
+    help="Calls that have started: `fence` cancels them now, `drain` lets them end.",
 )
-@click.option("--beforehand", is_flag=True, help="RUN need not exist yet: a task that comes for it is refused.")
+@click.option("--beforehand", is_flag=True, help="RUN need not exist yet: a task that arrives for it is refused.")
 @person_options
 @common_options
 @implemented_by("stop:stop")
 def stop() -> None:
-    """Stop RUN; when this returns, nothing of it can start any more.
+    """Stop RUN; once this returns, none of its calls or requests can start any more.
 
-    Works with no actor alive. The receipt lists what was started before and is not known to be over. A RUN that does
-    not exist is stopped with --beforehand only. Without RUN,
-    --all, --agent, --user, --tool or --tenant says which open runs are stopped; `linestop switch close` keeps new ones
-    from coming.
+    Works with no actor alive. The receipt lists the calls and requests that have started and are not known to be
+    over. A RUN that does not exist is stopped with --beforehand only. Without RUN, the open runs of --all, --agent,
+    --user, --tool or --tenant are stopped; `linestop switch close` refuses new ones.
     """
 
 
@@ -129,7 +130,7 @@ def stop() -> None:
 @common_options
 @implemented_by("runs:pause")
 def pause() -> None:
-    """Hold RUN: nothing of it starts until it is resumed; deadlines go on."""
+    """Pause RUN: none of its calls or requests start until it is resumed; its deadlines still apply."""
 
 
 @click.command()
@@ -138,4 +139,4 @@ def pause() -> None:
 @common_options
 @implemented_by("runs:resume")
 def resume() -> None:
-    """Let a paused RUN go on."""
+    """Continue a paused RUN."""

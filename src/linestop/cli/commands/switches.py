@@ -9,11 +9,11 @@ from linestop.cli.options import common_options, implemented_by
 
 @click.group()
 def switch() -> None:
-    """Close and open kill switches: what may start at all.
+    """Close and open kill switches, which keep work from starting.
 
-    A SWITCH is `all`, `tenant:NAME`, `agent:NAME`, `user:NAME` or `tool:NAME`. While one is closed, every process
-    refuses new runs of what it names, and stops a run that is about to start something of it, within about 2 s. A
-    closed tool is not given to new runs.
+    A SWITCH is `all`, `tenant:NAME`, `agent:NAME`, `user:NAME` or `tool:NAME`. While one is closed, every
+    process refuses new runs of what it names, and stops a run before its next start of a call or request that it
+    names, within about 2 s. A closed tool is not given to new runs.
     """
 
 
@@ -22,7 +22,7 @@ def switch() -> None:
 @common_options
 @implemented_by("stop:close")
 def close() -> None:
-    """Close each SWITCH: nothing that it names starts any more, from about 2 s on."""
+    """Close each SWITCH: within about 2 s, nothing that it names can start any more."""
 
 
 @switch.command("open")

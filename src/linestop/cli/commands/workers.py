@@ -11,8 +11,8 @@ from linestop.cli.options import common_options, implemented_by
 @common_options
 @implemented_by("workers:workers")
 def workers() -> None:
-    """List the workers: role, name, host, version, last beat, clock against the broker's, and what each one holds.
+    """List the workers: role, name, state, host, version, last heartbeat, clock offset from the broker, and work held.
 
-    A worker shows every 2 s that it lives; one that missed three of these beats is presumed dead. A role that no worker
-    does is named below the table.
+    A worker sends a heartbeat every 2 s; one that missed three is presumed dead. Roles without a worker are named
+    below the table.
     """

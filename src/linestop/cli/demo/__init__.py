@@ -1,7 +1,7 @@
 """``linestop demo``: three short stories on real parts, which check themselves.
 
-``shop`` is the world outside, ``tools`` reach it, ``stage`` builds everything, ``stories`` tell, ``screen``
-and ``lines`` show.
+``shop`` is the outside service, ``tools`` call it, ``stage`` starts every process, ``stories`` run and check the three
+stories, ``screen`` and ``lines`` print them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ What to try next:
   linestop dev                           all on this machine; Ctrl-C ends it
   linestop run hello "What time is it?"  in another terminal: a task
   linestop runs · show RUN · watch RUN   what happened, and what it cost
-  linestop stop RUN --why "..."          pull the line
+  linestop stop RUN --why "..."          stop the run
 Then write an agent of your own: agents/<name>.toml with its prompt beside it,
 tools in a Python file, a real model's name instead of playbook/…;
 examples/support is a project to start from."""
@@ -40,18 +40,18 @@ examples/support is a project to start from."""
 
 def demo(*, as_json: bool) -> None:
     """Three short stories on real parts: a refund that survives a kill, a loop that is ended, a stopped run."""
-    # What is killed and stopped on purpose would be reported as trouble.
+    # The demo kills and stops on purpose, which would be logged as errors.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     screen = JsonScreen() if as_json else Screen()
     anyio.run(_run_until_signal, screen, backend_options={"use_uvloop": True})
 
 
 async def _run_until_signal(screen: Screen) -> None:
-    """Tell; a signal other than Ctrl-C ends it as Ctrl-C does, so that nothing is left behind.
+    """Run the stories; SIGTERM and SIGHUP end the demo like Ctrl-C, so that nothing is left behind.
 
     Raises:
-        Abort: it was ended.
-        BrokenPipeError: whoever read what is told is gone; perhaps in a group.
+        Abort: a signal ended the demo.
+        BrokenPipeError: the reader of the output is gone; perhaps in an exception group.
     """
     signals_received: list[signal.Signals] = []
 
@@ -75,10 +75,10 @@ async def _run_until_signal(screen: Screen) -> None:
 
 
 async def run_stories(screen: Screen) -> None:
-    """Tell all three stories.
+    """Run all three stories.
 
     Raises:
-        Untold: if one did not end as it is told.
+        StoryFailed: a story did not end as expected.
     """
     started_s = time.monotonic()
     screen.note("Starting a broker, five actors here, the executor as a process of its own, and a small shop …")
@@ -93,7 +93,7 @@ async def run_stories(screen: Screen) -> None:
 
 
 def _next_steps() -> str:
-    """What to try, and how to reach the command if this shell does not know it."""
+    """The next steps, with the command that activates the environment if the shell does not find `linestop`."""
     activate = Path(sys.prefix) / "bin" / "activate"
     if shutil.which("linestop") or not activate.exists():
         return NEXT_STEPS

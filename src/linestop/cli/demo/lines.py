@@ -1,4 +1,4 @@
-"""One event as one line of the live log: what it says, in words, and what it cost. Pure."""
+"""One event as one line of the live log: its meaning in words, and its cost. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from linestop.schemas.run.state import Run
 
 
 def cost_micros(event: AnyEvent) -> int:
-    """What the event added to the run's cost."""
+    """The cost that the event added to the run."""
     match event:
         case Proposed() | Finished():
             return event.cost_micros
@@ -39,7 +39,7 @@ def cost_micros(event: AnyEvent) -> int:
 
 
 def describe(event: AnyEvent, run: Run) -> str:
-    """What the event says, without its role and name; nothing for events that say it all by their name."""
+    """The meaning of the event, without its role and name; empty for events whose name says everything."""
     match event:
         case Opened() | Held() | Settled() | Sealed():
             return _describe_run_event(event)

@@ -1,4 +1,4 @@
-"""What the demo shows: titles, notes and the live log; with colours in a terminal, plain text elsewhere."""
+"""The output of the demo: titles, notes and the live log; with colours in a terminal, plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLOUR_BY_ROLE: Final = {
 
 
 class Screen:
-    """Writes to stdout. ``interactive``: somebody sits at it and may be asked."""
+    """Writes to stdout. ``interactive``: a person at the terminal can be asked."""
 
     def __init__(self, console: Console | None = None) -> None:
         terminal = sys.stdout.isatty()
@@ -46,17 +46,17 @@ class Screen:
         self.console.print(f"\n[bold]{escape(self._wrapped(text))}[/bold]", soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """Say something about what is seen."""
+        """Print a remark about the log."""
         self.console.print(f"[dim]{escape(self._wrapped(text))}[/dim]", soft_wrap=True)
 
     def result(self, text: str) -> None:
-        """Say what came of a story."""
+        """Print the result of a story."""
         wrapped = self._wrapped(f"✓ {text}").removeprefix("✓")
         self.console.print(f"[bold green]✓[/bold green]{escape(wrapped)}", soft_wrap=True)
 
     def end(self, seconds: float, *, what_next: str) -> None:
-        """Say that all is told."""
-        self.console.print(f"\nAll three stories ended as told, in {seconds:.1f} s.\n")
+        """Print that all stories are over, and the next steps."""
+        self.console.print(f"\nAll three stories ended as expected, in {seconds:.1f} s.\n")
         self.console.print(escape(what_next))
 
     def entry(self, entry: Entry, run: Run) -> None:
@@ -76,7 +76,7 @@ class Screen:
         )  # fmt: skip
 
     def _wrapped(self, text: str) -> str:
-        """A sentence in lines that fit, each below the first word of the first one."""
+        """The text wrapped to the screen, each line below the first word of the first one."""
         text_without_marker = text.lstrip(" -✓")
         return textwrap.fill(
             text_without_marker,
@@ -86,10 +86,10 @@ class Screen:
         )  # fmt: skip
 
     async def ask(self, question: str) -> bool | None:
-        """Ask yes or no; None if nobody can be asked, or nobody answers within ``ASK_WITHIN_S``."""
+        """Ask yes or no; None if there is no terminal, or no answer within ``ASK_WITHIN_S``."""
         if not self.interactive:
             return None
-        # What was typed before the question was there is no answer to it.
+        # Input that was typed before the question was shown does not answer it.
         termios.tcflush(sys.stdin, termios.TCIFLUSH)
         self.console.print(f"[bold yellow]{escape(question)}[/bold yellow] \\[Y/n] ", end="")
         with anyio.move_on_after(ASK_WITHIN_S):
@@ -100,7 +100,7 @@ class Screen:
 
 
 class JsonScreen(Screen):
-    """Writes every event and every result as a line of JSON to stdout, and what is for people to stderr."""
+    """Writes every event and every result as a line of JSON to stdout, and text for people to stderr."""
 
     def __init__(self) -> None:
         super().__init__(PipeConsole(stderr=True, width=PLAIN_WIDTH, highlight=False))
@@ -113,7 +113,7 @@ class JsonScreen(Screen):
         output.print_json({"story": self._story, "title": text})
 
     def result(self, text: str) -> None:
-        """Say what came of a story."""
+        """Print the result of a story."""
         output.print_json({"story": self._story, "result": text})
 
     def entry(self, entry: Entry, run: Run) -> None:
@@ -121,6 +121,6 @@ class JsonScreen(Screen):
         output.print_json({"story": self._story, "run": run.run, **entry_document(entry)})
 
     def end(self, seconds: float, *, what_next: str) -> None:
-        """Say that all is told."""
+        """Print that all stories are over, and the next steps."""
         del what_next
         output.print_json({"stories": self._story, "seconds": round(seconds, 1)})

@@ -1,8 +1,8 @@
-"""The shop of the demo: a small HTTP service on loopback that counts what really happened to it.
+"""The shop of the demo: a small HTTP service on loopback that counts the requests and effects it sees.
 
-It is the world outside: it knows nothing of linestop. Three of its habits make the stories: it is out of order
-when an order is asked for the first time, it answers the first request for a refund only when nobody waits
-any more, and it takes its time to send letters.
+It stands for an outside service and knows nothing of linestop. Three of its properties make the stories: it fails
+the first request for an order, it answers the first request for a refund only when the client is gone, and
+it is slow to send letters.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 
 BODY_BYTES_MAX: Final = 64 * 1024
 REPLY_DELAY_MAX_S: Final = 20.0
-"""The longest that an answer is held back: longer than any story, so that it is never the shop that decides."""
+"""The longest delay of a reply: longer than any story, so that the shop never decides how a story ends."""
 
 ORDER: Final = {"order": "1042", "item": "teapot", "total_cents": 4250, "state": "delivered broken"}
 PARCEL: Final = {"parcel": "77", "state": "somewhere between Lyon and Lille"}
@@ -26,7 +26,7 @@ ShopReply = tuple[int, dict[str, Any]]
 
 
 class Shop:
-    """The service. ``effects`` counts, by key, how often something took effect; ``requests`` who asked what."""
+    """The service. ``effects`` counts effects by idempotency key, ``requests`` counts requests by kind."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
@@ -41,7 +41,7 @@ class Shop:
 
     @property
     def address(self) -> str:
-        """Host and port."""
+        """Host and port of the service."""
         return f"127.0.0.1:{self._server.server_address[1]}"
 
     @property
@@ -61,18 +61,18 @@ class Shop:
         self._server.server_close()
 
     def order(self) -> ShopReply:
-        """The order; the first time the shop is out of order."""
+        """Return the order; the first request fails with 503."""
         if self._count("orders") == 1:
             return 503, {"error": "The order system restarts; try again in a moment."}
         return 200, ORDER
 
     def parcel(self) -> ShopReply:
-        """Where the parcel is: always the same."""
+        """Return where the parcel is: always the same place."""
         self._count("parcels")
         return 200, PARCEL
 
     def refund(self, key: str) -> ShopReply:
-        """Pay once for each key, and hold the first answer back: whoever asked will not live to read it."""
+        """Pay once for each key, and delay the first reply: its client is killed before it can read one."""
         with self._lock:
             first = self.effects[key] == 0
             if first:
@@ -84,7 +84,7 @@ class Shop:
         return 200, {"refund": f"R-{key[:8]}", "paid_cents": ORDER["total_cents"], "new": first}
 
     def letter(self, batch: int) -> ShopReply:
-        """Send a batch of letters; the third takes long."""
+        """Send a batch of letters; the third one takes long."""
         with self._lock:
             self.letters.append(batch)
         self._count("letters")
@@ -105,7 +105,7 @@ class _Server(ThreadingHTTPServer):
     shop: Shop
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that are killed in the middle of a request are what the demo is about."""
+        """Print nothing: the demo kills clients in the middle of a request on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -113,13 +113,13 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_GET(self) -> None:
-        """Answer a question."""
+        """Answer a GET request."""
         routes = {"/orders/1042": self.server.shop.order, "/parcels/77": self.server.shop.parcel}
         make_reply = routes.get(self.path)
         self._send(make_reply() if make_reply else (404, {"error": "There is no such thing."}))
 
     def do_POST(self) -> None:
-        """Do something."""
+        """Perform a POST request."""
         length = min(int(self.headers.get("Content-Length", "0")), BODY_BYTES_MAX)
         body = msgspec.json.decode(self.rfile.read(length), type=dict[str, Any])
         if self.path == "/refunds":
@@ -139,4 +139,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the overridden argument
-        """Write no log: the terminal shows the run's."""
+        """Write no log: the terminal shows the log of the run."""

@@ -1,7 +1,7 @@
-"""The stage of the demo: everything that runs, for real, in a folder that is thrown away.
+"""The stage of the demo: all its processes, in a temporary folder.
 
-One process has the broker and five roles. The executor is a process of its own, started as anybody would
-start it (``linestop actor executor``), so that it can be killed.
+One process has the broker and five roles. The executor is a process of its own, started like any other
+(``linestop actor executor``), so that it can be killed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ExecutorProcess:
         self._output: asyncio.Task[tuple[bytes, bytes]] | None = None
 
     async def start(self) -> int:
-        """Start it and return its process id when it works."""
+        """Start the executor and return its process id when it is ready."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-I", "-S", die_with_parent.__file__, str(os.getpid())),
@@ -74,7 +74,7 @@ class ExecutorProcess:
         first_line = b""
         with anyio.move_on_after(STARTED_WITHIN_S):
             first_line = await self._process.stderr.readline()
-        # Whatever else it writes must be read, or it would wait for us one day.
+        # The rest of its output must be read, or a full pipe would block the executor.
         self._output = asyncio.create_task(self._process.communicate(), name="what the executor writes")
         if b"works as" not in first_line:
             rest = first_line.decode(errors="replace").strip()
@@ -82,11 +82,11 @@ class ExecutorProcess:
         return self._process.pid
 
     async def kill(self) -> None:
-        """End it with SIGKILL: it can neither clean up nor say anything."""
+        """End the executor with SIGKILL: it can neither clean up nor append an event."""
         await self._end(signal.SIGKILL)
 
     async def stop(self) -> None:
-        """End it with SIGTERM, and with SIGKILL if it takes too long."""
+        """End the executor with SIGTERM, and with SIGKILL if that takes too long."""
         with anyio.move_on_after(ENDED_WITHIN_S):
             await self._end(signal.SIGTERM)
         await self.kill()
@@ -110,7 +110,7 @@ class Stage:
 
 @asynccontextmanager
 async def set_stage(folder: Path) -> AsyncGenerator[Stage]:
-    """Build everything in ``folder`` and take it down in the end.
+    """Start everything in ``folder``, and end it when the block ends.
 
     Raises:
         Unreachable: if the broker or the executor does not start in time.
@@ -121,10 +121,10 @@ async def set_stage(folder: Path) -> AsyncGenerator[Stage]:
         options = ServerOptions(sizes=SPACE)
         async with EmbeddedServer(project.directory, options) as server:
             credentials: Credentials = {name: server.credential(name) for name in CREDENTIALS}
-            # The executor, too, may be the first that creates the streams.
+            # The executor may be the first process that creates the streams.
             store_sizes(project.directory, SPACE)
             executor = ExecutorProcess(project, shop)
-            # A second of Python's start, in which this process sets up everything else.
+            # Python takes a second to start, during which this process sets up everything else.
             starting = asyncio.create_task(executor.start(), name="the executor's start")
             with lock_name(project.directory, WORKER) as lock:
                 try:
@@ -142,13 +142,13 @@ async def set_stage(folder: Path) -> AsyncGenerator[Stage]:
 
 
 async def wait_for_shop(event: threading.Event, what: str) -> None:
-    """Wait until the shop saw something, or raise ``Unreachable``."""
+    """Wait until the shop has seen a request, or raise ``Unreachable``."""
     if not await anyio.to_thread.run_sync(event.wait, STARTED_WITHIN_S):
         raise Unreachable(f"The shop saw no {what} within {STARTED_WITHIN_S:g} s.")
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment without what it says of a project: the demo has its own."""
+    """This process's environment without the variables of a project: the demo has its own project."""
     return {name: value for name, value in os.environ.items() if not name.startswith("LINESTOP_")}
 
 

@@ -1,6 +1,6 @@
-"""The three stories of the demo. Each runs, shows its log, and then checks that it ended as it is told.
+"""The three stories of the demo. Each runs, shows its log, and then checks that it ended as expected.
 
-The checks are the point: a demo that only prints could print anything. ``Untold`` ends it with exit code 1.
+The checks matter: a demo that only prints could print anything. ``StoryFailed`` ends the demo with exit code 1.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ OnEntry = Callable[[Run, Entry], Awaitable[None]]
 
 
 class StoryFailed(Defect):
-    """Raised when a story did not end as it is told; the message says what is not so."""
+    """Raised when a story did not end as expected; the message names the expectation that did not hold."""
 
 
 async def refund(stage: Stage, screen: Screen) -> None:
-    """A refund that is held for a person, and done once although the executor is killed in the middle."""
-    screen.title("1 of 3 · A refund: held for a person, and done once although the executor is killed")
+    """A refund that waits for a person, and is paid once although the executor is killed in the middle."""
+    screen.title("1 of 3 · A refund: approved by a person, and paid once although the executor is killed")
     approvals: list[bool] = []
 
     async def on_entry(run: Run, entry: Entry) -> None:
@@ -47,49 +47,51 @@ async def refund(stage: Stage, screen: Screen) -> None:
     _sealed_as(run, "completed")
     starts = _events(run, EffectStarted)
     require(any(e.outcome == "failed" and e.error and e.error.type == "transient" for e in _events(run, Finished)),
-        "the shop's failure was met")  # fmt: skip
+        "the first request to the shop failed")  # fmt: skip
     if not approvals[-1]:
         require(stage.shop.refunds == 0, "nothing was refunded")
         screen.result(
-            "You said no, and nothing was refunded: the shop counts 0 effects. (With a yes you see the kill.)"
+            "You denied it, and nothing was refunded: the shop counts 0 effects. (Approve it to see the kill.)"
         )
         return
     requests = stage.shop.requests["refunds"]
     workers = [event.worker for event in starts[-2:]]
-    require(len(_events(run, Granted)) == 1, "a person agreed once")
+    require(len(_events(run, Granted)) == 1, "a person approved once")
     require(len(set(workers)) == 2, "another incarnation of the executor took over")
-    require(requests == 2 and stage.shop.refunds == 1, "the shop was asked twice and paid once")
+    require(requests == 2 and stage.shop.refunds == 1, "the shop got two requests and paid once")
     screen.result(
         f"{workers[0]} was killed, {workers[1]} took over under the same effect key: "
-        f"asked {requests} times, the shop counts {stage.shop.refunds} effect."
+        f"{requests} requests, and the shop counts {stage.shop.refunds} effect."
     )
 
 
 async def loop(stage: Stage, screen: Screen) -> None:
-    """A model that asks the same again and again, and is ended by the validator."""
-    screen.title("2 of 3 · A model that goes round in circles: ended by the validator, not by the bill")
+    """A model that makes the same call again and again, and is stopped by the validator."""
+    screen.title("2 of 3 · A model that repeats itself: stopped by the validator, not by the bill")
     run = await follow(stage.client, screen, await _submit(stage.client, "tracker", PARCEL_TASK))
     sealed = _sealed(run)
     stop = run.stopped
-    require(stop is not None and stop.code == "loop" and run.stopped_role == "validator", "the validator saw the loop")
+    require(
+        stop is not None and stop.code == "loop" and run.stopped_role == "validator", "the validator detected the loop"
+    )
     requests = stage.shop.requests["parcels"]
     require(requests == run.limits.equal_calls_max, "no further call was made")
     screen.result(
-        f"The same question {requests} times with the same answer was enough: stopped by the validator "
+        f"The same call {requests} times with the same result was enough: stopped by the validator "
         f"after {dollars(sealed.totals.cost_micros)}, with {dollars(run.limits.cost_max_micros)} allowed."
     )
 
 
 async def stop(stage: Stage, screen: Screen) -> None:
     """A run that is stopped from outside while it works, and its receipt."""
-    screen.title("3 of 3 · Stopping the line: a run is stopped from outside while a call is on the wire")
+    screen.title("3 of 3 · Stopping the line: a run is stopped from outside while a call is in flight")
 
     async def on_entry(run: Run, entry: Entry) -> None:
         if _is_first_start(run, entry, "letters.send") and len(run.proposals) == SLOW_BATCH_NUMBER:
             await wait_for_shop(stage.shop.letter_arrived, "third batch of letters")
             receipt = await stage.client.stop(run.run, by=DEMO_PERSON, why="Wrong letter!")
             open_calls = ", ".join(_call_text(run, line.what) for line in receipt.open)
-            screen.note(f"    --- event {receipt.n} is the stop: nothing can start after it. On the wire: {open_calls}")
+            screen.note(f"    --- event {receipt.n} is the stop: nothing can start after it. In flight: {open_calls}")
 
     run = await follow(stage.client, screen, await _submit(stage.client, "letters", LETTERS_TASK), on_entry)
     sealed = _sealed_as(run, "stopped")
@@ -99,15 +101,15 @@ async def stop(stage: Stage, screen: Screen) -> None:
     fates = [fate.fate for fate in sealed.receipt]
     require(fates == ["done", "done", "unknown"], f"two batches are done and one is unknown, not {fates}")
     require(stage.shop.letters == [1, 2, 3], "the fourth batch was never sent")
-    screen.result("Two batches are out, the third was cut off and the receipt says so; the fourth never started.")
+    screen.result("Two batches were sent, the third was interrupted and the receipt says so; the fourth never started.")
 
 
 async def follow(client: Client, screen: Screen, name: str, on_entry: OnEntry | None = None) -> Run:
-    """Show a run's log until it is over, and return the run."""
+    """Show a run's log until the run is sealed, and return the run."""
     with anyio.move_on_after(STORY_WITHIN_S):
         async for run, entry in client.watch(name):
             screen.entry(entry, run)
-            require(not entry.ignored, f"event {entry.n} counts ({entry.ignored})")
+            require(not entry.ignored, f"event {entry.n} is not ignored ({entry.ignored})")
             if on_entry is not None:
                 await on_entry(run, entry)
             if run.sealed is not None:
@@ -118,20 +120,20 @@ async def follow(client: Client, screen: Screen, name: str, on_entry: OnEntry | 
 
 async def _submit(client: Client, agent: str, text: str) -> str:
     submitted = await client.submit(agent, text, user="demo")
-    require(submitted.status == "opened", f"the task is let in ({submitted.sentence})")
+    require(submitted.status == "opened", f"the task is accepted ({submitted.sentence})")
     return submitted.run
 
 
 async def _decide(client: Client, screen: Screen, run: Run) -> bool:
-    """Ask whoever sits there, else agree by itself and say so; return what was decided."""
+    """Ask the person at the terminal, else approve and print so; return whether the refund was approved."""
     (question,) = await client.questions(run.run)
     screen.note(f"    --- the run waits for a person: {question.tool} {question.args} ({question.rule})")
     if question.reason:
         screen.note(f"        {reason_of_model(question)}")
-    approved = await screen.ask(f"    Pay this refund? (after {ASK_WITHIN_S:g} s the demo does)")
+    approved = await screen.ask(f"    Pay this refund? (after {ASK_WITHIN_S:g} s the demo approves it)")
     if approved is None:
-        why = f"nobody answered within {ASK_WITHIN_S:g} s" if screen.interactive else "nobody can be asked here"
-        screen.note(f"    --- {why}, so the demo approves by itself; in production it would expire to `denied`")
+        why = f"no answer within {ASK_WITHIN_S:g} s" if screen.interactive else "there is no terminal to ask at"
+        screen.note(f"    --- {why}, so the demo approves; in production the question would expire to `denied`")
     by = DEMO_PERSON if approved is None else client.person
     if approved is False:
         await client.deny(run.run, question.call, by=by, why="A person at the demo said no.")
@@ -141,10 +143,10 @@ async def _decide(client: Client, screen: Screen, run: Run) -> bool:
 
 
 async def _kill_in_the_middle(stage: Stage, screen: Screen) -> None:
-    """Kill the executor when the shop has paid and the executor does not know it yet; start it again."""
+    """Kill the executor after the shop has paid and before the executor has the reply; start it again."""
     await wait_for_shop(stage.shop.refund_arrived, "refund")
     await stage.executor.kill()
-    screen.note("    --- kill -9 of the executor: the shop has paid, but nobody has said so in the log")
+    screen.note("    --- kill -9 of the executor: the shop has paid, but the log has no result yet")
     process = await stage.executor.start()
     screen.note(f"    --- the executor is started again, as process {process}")
 
@@ -157,7 +159,7 @@ def _is_first_start(run: Run, entry: Entry, tool: str) -> bool:
 
 
 def _call_text(run: Run, name: str) -> str:
-    """A call as a person knows it: tool and arguments."""
+    """A call for people: tool and arguments."""
     call = run.calls.get(name)
     args = call.judged.args if call is not None and call.judged is not None else ""
     return f"{call.tool} {args}" if call is not None else name
@@ -180,6 +182,6 @@ def _events(run: Run, kind: type[E]) -> list[E]:
 
 
 def require(condition: bool, expectation: str) -> None:
-    """Raise ``Untold`` unless it holds; ``what`` is what the story says."""
+    """Raise ``StoryFailed`` unless the condition holds; ``expectation`` names it."""
     if not condition:
-        raise StoryFailed(f"The demo did not go as told; this is not so: {expectation}.")
+        raise StoryFailed(f"The demo did not go as expected; this does not hold: {expectation}.")

@@ -1,4 +1,4 @@
-"""The tools of the demo. What they do is real HTTP, to the shop; where it is they are told by ``SHOP_URL``."""
+"""The tools of the demo: real HTTP requests to the shop, whose address is in ``SHOP_URL``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWNER = "support"
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """An order as the shop tells it."""
+    """An order as the shop returns it."""
 
     order: str
     item: str
