@@ -186,6 +186,9 @@ def test_deploy_names_the_open_runs_that_began_with_another_contract() -> None:
         f"1 open run ({story.run.run}) began with another contract of '{name}', which still applies."
     ]
     (sentence,) = version(scopes=("all",))
-    assert "and a person is asked before they call the tool under its new contract: its scopes have 'all' in addition" in sentence
+    assert (
+        "and a person is asked before they call the tool under its new contract: its scopes have 'all' in addition"
+        in sentence
+    )
     story.send_control("stop").append_decided()
     assert version(description="Mended.") == []
