@@ -73,8 +73,6 @@ PARTS: dict[str, str] = {
 _TOOL = "the function's name is the tool's name in logs and playbooks"
 ALLOWED: dict[tuple[str, str], str] = {
     ("tests/", "look"): _TOOL,
-    ("tests/e2e/test_bad_input.py", "act"): _TOOL,
-    ("tests/e2e/test_golden_upgrade.py", "act"): _TOOL,
     ("src/linestop/models/playbook/", "say"): "a key of a playbook's file",
     ("src/linestop/actors/approver.py", "Nobody said"): "a stop's reason is stored: a replay must decide the same text",
     ("src/linestop/cli/processes.py", "TimeStamper"): "structlog's own name",
