@@ -19,13 +19,13 @@ def main() -> int:
     """Parse the command line and run it."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--seeds", type=parse_seeds, default="1000", help="how many, or which: 1000, 1001-2000, 3,7-9")
-    which.add_argument("--seed", type=int, help="one alone")
+    which.add_argument("--seeds", type=parse_seeds, default="1000", help="a number or a list: 1000, 1001-2000, 3,7-9")
+    which.add_argument("--seed", type=int, help="a single seed")
     parser.add_argument("--processes", type=int, default=2, help="seeds run at once")
     parser.add_argument("--show", action="store_true", help="run the first seed here and print its log and story")
     parser.add_argument("--digest", action="store_true", help="print the digest of each seed's log")
     parser.add_argument("--plant", default="", choices=["", *planted.PLANTED], help="run with this bug planted")
-    parser.add_argument("--hardship", default="", choices=["", *hardships.KINDS], help="what is hard in each seed")
+    parser.add_argument("--hardship", default="", choices=["", *hardships.KINDS], help="the hardship of each seed")
     parser.add_argument("--until-red", action="store_true", help="end at the first red seed")
     options = parser.parse_args()
     level = logging.WARNING if options.show else logging.CRITICAL

@@ -1,6 +1,6 @@
-"""What must be true of every seed, read from the log and the world outside only (DESIGN section 2).
+"""The guarantees that every seed must keep, checked by the log and the world outside only (DESIGN section 2).
 
-The fold of production is used for one thing: whether an event counts. Everything else is computed again here.
+The fold of production only decides whether an event counts. Everything else is computed again here.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from linestop.schemas.run.state import Run
 from linestop.schemas.verify import verify
 
 STOP_BECOMES_EVENT_S = 20.0
-"""A stop that a client was told is kept becomes an event this soon after the last fault, if the run still goes on."""
+"""An acknowledged stop becomes an event within this time after the last fault, if the run is still running."""
 
 
 def problems_of_seed(evidence: Evidence) -> list[str]:
-    """All that is wrong, as sentences; nothing if the seed is green."""
+    """All problems, as sentences; empty if the seed is green."""
     wrong = [*evidence.wire_record.troubles, *evidence.ledger.problems]
     for run in evidence.runs:
         wrong += chain(run)
@@ -62,7 +62,7 @@ def chain(run: RunEvidence) -> list[str]:
 
 
 def ends(evidence: Evidence, run: RunEvidence) -> list[str]:
-    """Every run is sealed once and has one outcome; none was ended by our own failure."""
+    """Every run is sealed once and has one outcome; none was ended by a failure of linestop."""
     wrong: list[str] = []
     sealed = list(run.events("recorder.sealed"))
     if len(sealed) != 1:
@@ -91,13 +91,13 @@ def nothing_starts_after_a_stop(run: RunEvidence) -> list[str]:
 
 
 def proof(evidence: Evidence, run: RunEvidence) -> list[str]:
-    """P7: the checker that sees only the log, and the agents that were deployed, has nothing against it."""
+    """P7: the checker, which sees only the log and the deployed agents, finds nothing broken."""
     found = verify(run.tenant, run.run, _messages(evidence, run), texts=_versions(evidence)).problems
     return [f"P7: event {p.n} of {run.name}: {p.sentence}" for p in found if p.level == "broken"]
 
 
 def prompts(evidence: Evidence, run: RunEvidence) -> list[str]:
-    """P8: every model is asked from the log alone: its prompt, made again from what was stored before, is the same."""
+    """P8: every prompt comes from the log alone: assembled again from the events before, it is the same."""
     wrong: list[str] = []
     before, versions = Run(run.tenant, run.run), _versions(evidence)
     for entry, message in zip(run.entries, _messages(evidence, run), strict=True):
@@ -111,7 +111,7 @@ def prompts(evidence: Evidence, run: RunEvidence) -> list[str]:
                 limit=msgspec.convert(entry.event.get("limit"), LimitHit | None),
             )
             if prompt.sha256 != entry.event["prompt_sha256"]:
-                wrong.append(f"P8: {entry} of {run.name} asks a model what its log does not say")
+                wrong.append(f"P8: {entry} of {run.name} sends a prompt that does not follow from its log")
         before.apply(*message)
     return wrong
 
@@ -123,13 +123,13 @@ def _messages(evidence: Evidence, run: RunEvidence) -> list[tuple[str, bytes, in
 
 
 def _versions(evidence: Evidence) -> dict[str, bytes]:
-    """The agents that were deployed, by digest."""
+    """The deployed agents, by digest."""
     versions = evidence.broker.stream("KV_agents").matching("$KV.agents.version.*")
     return {message.subject.rpartition(".")[2]: message.payload for message in versions}
 
 
 def acknowledged_is_stored(evidence: Evidence) -> list[str]:
-    """P2 at the doors: every acknowledged task has its run, every acknowledged stop its event."""
+    """P2 at the intake: every acknowledged task has its run, every acknowledged stop its event."""
     wrong: list[str] = []
     control_ids_in_log = {str(entry.event["cue"].get("id", "")) for run in evidence.runs for entry in run.entries}
     for tenant, agent, task in evidence.acknowledged.tasks if evidence.hardship.kind != "runs full" else ():
@@ -146,12 +146,12 @@ def acknowledged_is_stored(evidence: Evidence) -> list[str]:
         sealed = next(run.events("recorder.sealed"), None)
         due_s = max(evidence.seconds(stored.stored_at), evidence.calm_s) + STOP_BECOMES_EVENT_S
         if sealed is None or sealed.stored_s > due_s:
-            wrong.append(f"P2: the stop of {run.name} kept as message {stored.seq} of CONTROL never became an event")
+            wrong.append(f"P2: the stop of {run.name} stored as message {stored.seq} of CONTROL never became an event")
     return wrong
 
 
 def _answers_task(run: RunEvidence, agent: str, task: Task) -> bool:
-    """Whether a run answers this task: opened for it, refusing it, or stopped before it came."""
+    """Whether a run belongs to this task: opened for it, refusing it, or stopped before it came."""
     if run.opened is not None:
         task_in_log = run.opened["task"]
         is_same_task = task_in_log["text"] == task.text and run.opened["agent"]["name"] == agent
@@ -167,6 +167,6 @@ def _decoded(task: Task) -> Task:
 
 
 def dead_letters(evidence: Evidence) -> list[str]:
-    """Nothing in these worlds deserves a dead letter."""
+    """No message in these worlds may become a dead letter."""
     found = evidence.broker.stream("DEAD").matching(">")
     return [f"dead letter: {stored.payload.decode()[:300]}" for stored in found]

@@ -1,4 +1,4 @@
-"""P1, P3 and P5 outside: what reached the world, how often, and whether it was what people agreed to."""
+"""P1, P3 and P5 outside: the effects in the world, how often they happened, and whether people agreed to them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from tests.sim.evidence import Evidence, LoggedEvent, RunEvidence
 from tests.sim.outside import Request
 
 PROMPT_S = 0.1
-"""An acknowledgement proves the head if what it is for begins this soon after it was asked for."""
+"""An acknowledgement proves the head if the started work begins within this time after the append was sent."""
 
 TICK_S = 0.00001
-"""Times of the log are cut to microseconds."""
+"""Times in the log are cut to microseconds."""
 
 CANCELLED_S = 16.0
-"""A worker that lives and reaches the broker notices a stop this soon, and cancels (three head checks)."""
+"""A living worker that reaches the broker notices a stop within this time, and cancels (three head checks)."""
 
 DEFINITE = {"failed", "never_started"}
 
 
 def effects(evidence: Evidence, run: RunEvidence) -> list[str]:
-    """P3: an attempt follows another at the same effect only where repeating is safe, or the other did nothing."""
+    """P3: an effect is attempted again only where repeating is safe, or the earlier attempt did nothing."""
     history = _EffectHistory(run)
     for entry in run.entries:
         if not entry.ignored:
@@ -38,11 +38,11 @@ def effects(evidence: Evidence, run: RunEvidence) -> list[str]:
 
 
 Effect = tuple[str, str]
-"""What is done, whatever key it has: tool and digest of the arguments."""
+"""The identity of an effect without its key: tool and digest of the arguments."""
 
 
 class _EffectHistory:
-    """Walks the log of one run and knows the fate of every attempt at every effect."""
+    """Walks the log of one run and tracks the outcome of every attempt at every effect."""
 
     def __init__(self, run: RunEvidence) -> None:
         self.wrong: list[str] = []
@@ -53,7 +53,7 @@ class _EffectHistory:
         self._tools: dict[str, str] = {}
 
     def add(self, entry: LoggedEvent) -> None:
-        """Take the run's next event that counts."""
+        """Add the next event of the run that counts."""
         match entry.role_and_event:
             case "validator.judged":
                 self._tools |= {line["call"]: line.get("tool", "") for line in entry.event["calls"]}
@@ -86,7 +86,7 @@ class _EffectHistory:
 
 
 def _add_result(event: dict[str, Any], fates: dict[tuple[str, int], str]) -> None:
-    """A result; a probe's tells the fate of the effects before it."""
+    """Add a result; the result of a probe decides the outcome of the effects before it."""
     attempt = (event["call"], event["attempt"])
     if attempt in fates:
         fates[attempt] = event["outcome"]
@@ -100,7 +100,7 @@ def _add_result(event: dict[str, Any], fates: dict[tuple[str, int], str]) -> Non
 
 
 def probes(evidence: Evidence, run: RunEvidence) -> list[str]:
-    """P3: what a probe answers was really asked outside."""
+    """P3: every result of a probe comes from a real request."""
     begun = {
         (request.call, request.attempt)
         for request in evidence.outside.requests
@@ -113,15 +113,15 @@ def probes(evidence: Evidence, run: RunEvidence) -> list[str]:
         for line in entry.event["calls"]
     }
     return [
-        f"P3: {said} of {run.name} gives the answer '{said.event['outcome']}' of a probe that was never made"
-        for said in run.events("executor.finished")
-        if (said.event["call"], said.event["attempt"]) in attempts - begun
-        and said.event["outcome"] in {"succeeded", "never_started"}
+        f"P3: {entry} of {run.name} gives the result '{entry.event['outcome']}' of a probe that was never made"
+        for entry in run.events("executor.finished")
+        if (entry.event["call"], entry.event["attempt"]) in attempts - begun
+        and entry.event["outcome"] in {"succeeded", "never_started"}
     ]
 
 
 def grants(evidence: Evidence, run: RunEvidence) -> list[str]:  # noqa: C901 - one arm an event
-    """P5: what starts is what was judged, and passed its gate: cleared, or granted by enough people in time."""
+    """P5: a started call was judged, and passed its gate: cleared, or granted by enough people in time."""
     wrong: list[str] = []
     judged: dict[str, dict[str, Any]] = {}
     asked: dict[str, dict[str, Any]] = {}
@@ -164,26 +164,26 @@ def _in_time(run: RunEvidence, entry: LoggedEvent, question: dict[str, Any], sho
     if datetime.fromisoformat(entry.event["at"]) >= datetime.fromisoformat(question["expires_at"]):
         wrong.append(f"P5: {entry} of {run.name} came after the question had expired")
     if (entry.event[shown], entry.event["contract_digest"]) != (question["args_sha256"], question["contract_digest"]):
-        wrong.append(f"P5: {entry} of {run.name} is for something else than what was asked")
+        wrong.append(f"P5: {entry} of {run.name} does not match its question")
     return wrong
 
 
 def _agreed_by_one(run: RunEvidence, entry: LoggedEvent) -> list[str]:
-    """An edit is one person's word, so it clears nothing where two must agree."""
+    """An edit is the decision of one person, so it clears nothing where two must agree."""
     quorum = run.opened["policy"].get("quorum", 1) if run.opened else 1
     by_edit = any(line["rule"] == "edited" for line in entry.event["calls"])
     return [f"P5: {entry} of {run.name} lets one person agree; {quorum} must"] if by_edit and quorum > 1 else []
 
 
 def _with_edit(line: dict[str, Any], edits: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A cleared line; where a person wrote these arguments and approved them, with the contract that they saw."""
+    """A cleared line; if a person wrote and approved these arguments, with the contract that the person saw."""
     edit = edits.get(line["call"])
     is_edited = edit is not None and edit.get("approves") and edit["args_sha256"] == line["args_sha256"]
     return line | {"contract_digest": edit["contract_digest"]} if edit is not None and is_edited else line
 
 
 def _edit_as_sent(evidence: Evidence, run: RunEvidence, entry: LoggedEvent) -> list[str]:
-    """An edit is what the person's own message has."""
+    """An edit matches the message of the person."""
     seq = int(str(entry.event["cue"].get("id", "")).partition(":")[2] or 0)
     stored = evidence.broker.stream("CONTROL").at(seq)
     args = msgspec.json.decode(stored.payload).get("args") if stored is not None else None
@@ -193,11 +193,11 @@ def _edit_as_sent(evidence: Evidence, run: RunEvidence, entry: LoggedEvent) -> l
 
 
 def _grant_as_sent(evidence: Evidence, run: RunEvidence, entry: LoggedEvent) -> list[str]:
-    """A grant says what the person's own message said."""
+    """A grant matches the message of the person."""
     kind, _, seq = str(entry.event["cue"].get("id", "")).partition(":")
     stored = evidence.broker.stream("CONTROL").at(int(seq)) if kind == "control" else None
     if stored is None:
-        return [f"P5: {entry} of {run.name} comes from no person's message"]
+        return [f"P5: {entry} of {run.name} does not come from the message of a person"]
     control: dict[str, Any] = msgspec.json.decode(stored.payload)
     if any(control.get(field) != entry.event[field] for field in ("call", "by", "args_sha256", "contract_digest")):
         return [f"P5: {entry} of {run.name} is not what {control.get('by')} agreed to"]
@@ -224,7 +224,7 @@ def _was_granted(
 
 
 def _contract_of(run: RunEvidence, line: dict[str, Any], tool: str) -> str:
-    """The contract under which a call is started: the run's own, unless its start names another."""
+    """The contract under which a call is started: the one of the run, unless its start names another."""
     return str(line.get("contract_digest") or run.tool(tool)["contract_digest"])
 
 
@@ -266,7 +266,7 @@ def _start_of(run: RunEvidence, request: Request) -> LoggedEvent | None:
 
 
 def _as_started(description: str, request: Request, start: LoggedEvent, run: RunEvidence) -> list[str]:
-    """What is done is what the start says: worker, arguments, key, contract."""
+    """The request matches its start: worker, arguments, key, contract."""
     wrong: list[str] = []
     if start.event["worker"] != request.process:
         wrong.append(f"P1: {description} was made by {request.process}, started by {start.event['worker']}")
@@ -278,16 +278,16 @@ def _as_started(description: str, request: Request, start: LoggedEvent, run: Run
     if _contract_of(run, line, request.tool) != request.contract_digest:
         wrong.append(f"P5: {description} was made under another contract than started")
     if request.wider and request.kind == "effect":
-        made = "made by" if request.sent_at is not None else "started, and nobody asked, for"
+        made = "made by" if request.sent_at is not None else "started, without a question, for"
         wrong.append(f"P5: {description} was {made} a tool that may do more than was agreed to: {request.wider[0]}")
     return wrong
 
 
 def _fenced(evidence: Evidence, description: str, request: Request, stop_s: float) -> list[str]:
-    """P1: nothing begins on a proof that is older than the stop, and what is on the wire is cancelled soon."""
+    """P1: nothing begins on a proof that is older than the stop, and running requests are cancelled soon."""
     if request.begun_s > stop_s + TICK_S:
         sent_s, asked_s = request.proof
-        # Cancelled in the moment it began, it waited for nothing, so nothing left.
+        # A request that was cancelled at the moment it began sent nothing.
         nothing_left = request.sent_at is None and request.ended_s == request.begun_s
         stop_was_seen = asked_s > stop_s + TICK_S and not nothing_left
         head_was_proven = asked_s > sent_s or request.begun_s - sent_s <= PROMPT_S + 0.001

@@ -1,4 +1,4 @@
-"""P4: what a run may still cost never exceeds what it holds, nor its limit, nor the accounts; real bills neither."""
+"""P4: neither the possible cost of a run nor its real bills exceed its hold, its limit or the accounts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from tests.sim.evidence import Evidence, LoggedEvent, RunEvidence
 
 Attempt = tuple[str, int]
-"""A model call as ("turn 2", attempt), a tool call as (call, attempt)."""
+"""A model request as ("turn 2", attempt), a tool call as (call, attempt)."""
 
 
 def budget(evidence: Evidence, run: RunEvidence) -> list[str]:
-    """Walk the log: reservations and charges against holds and the run's limit, at every event."""
+    """Compare reservations and charges with the holds and the limit of the run, at every event."""
     wrong: list[str] = []
     charged: dict[Attempt, int] = {}
     reserved: dict[Attempt, int] = {}
@@ -37,7 +37,7 @@ def budget(evidence: Evidence, run: RunEvidence) -> list[str]:
 
 
 def starts(entry: LoggedEvent) -> list[tuple[Attempt, int]]:
-    """What a start reserves."""
+    """The reservations of a start."""
     event: dict[str, Any] = entry.event
     if entry.role_and_event == "planner.started":
         return [((f"turn {event['turn']}", event["attempt"]), event.get("cost_max_micros", 0))]
@@ -47,7 +47,7 @@ def starts(entry: LoggedEvent) -> list[tuple[Attempt, int]]:
 
 
 def results(entry: LoggedEvent) -> list[tuple[Attempt, int]]:
-    """What a result charges; -1 for the whole reservation, where the fate is unknown."""
+    """The charges of a result; -1 for the whole reservation, where the outcome is unknown."""
     event: dict[str, Any] = entry.event
     match entry.role_and_event:
         case "planner.proposed" | "planner.compacted":
@@ -62,24 +62,24 @@ def results(entry: LoggedEvent) -> list[tuple[Attempt, int]]:
 
 
 def _bills(evidence: Evidence, run: RunEvidence, charged: dict[Attempt, int]) -> list[str]:
-    """What providers really billed is in the log's charges, call by call."""
+    """The charges in the log cover the real bills of the providers, request by request."""
     wrong: list[str] = []
     for request in evidence.outside.requests:
         if request.kind != "model" or (request.tenant, request.run) != (run.tenant, run.run):
             continue
         cost = charged.get((f"turn {request.call}", request.attempt), 0)
         if request.billed_micros > cost:
-            what = f"model call {request.call}/{request.attempt} of {run.name}"
+            what = f"model request {request.call}/{request.attempt} of {run.name}"
             wrong.append(f"P4: {what} was billed {request.billed_micros}, the log charges {cost}")
     return wrong
 
 
 def accounts(evidence: Evidence) -> list[str]:
-    """At the end nothing is held, and the accounts know what the logs say was spent: never less, and no more either."""
+    """At the end nothing is held, and the accounts have exactly the spending of the logs."""
     wrong = [f"P4: account {key} still holds {holds}" for key, holds in evidence.ledger.open_holds().items()]
     spent: dict[str, int] = {}
     for run in evidence.runs:
-        lines = {said.event["hold"]: said.event.get("accounts", []) for said in run.events("budget.held")}
+        lines = {entry.event["hold"]: entry.event.get("accounts", []) for entry in run.events("budget.held")}
         for entry in run.events("budget.settled", "budget.queued"):
             for hold in entry.event.get("holds", []):
                 for account in lines.get(hold["hold"], []):
@@ -87,7 +87,7 @@ def accounts(evidence: Evidence) -> list[str]:
                     spent[key] = spent.get(key, 0) + hold["spent_micros"]
     spent_in_accounts = evidence.ledger.spent()
     return wrong + [
-        f"P4: account {key} says {spent_in_accounts.get(key, 0)} were spent, the logs say {micros}"
+        f"P4: account {key} has {spent_in_accounts.get(key, 0)} spent, the logs have {micros}"
         for key, micros in spent.items()
         if spent_in_accounts.get(key, 0) < micros
         or (spent_in_accounts.get(key, 0) > micros and not evidence.ledger.holds_made_again.get(key))

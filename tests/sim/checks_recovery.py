@@ -1,4 +1,4 @@
-"""What becomes of what a worker left: by whom it is spoken for, how soon, and that nothing done is lost."""
+"""The recovery of work that a worker left: its outcome is reported in time, and no success is lost."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from linestop.schemas.defaults import FALLBACK_FIRST_S, NOT_BEGUN_MAX
 from linestop.schemas.events import ToolGrant
 
 TAKEOVER_WITHIN_S: Final = 10.0
-"""Three missed beats and a round, or the next start of its name."""
+"""Three missed heartbeats and a round, or the next start of the same name."""
 
 SPACE_KNOWN_AFTER_S: Final = 20.0
-"""How long a worker may take to see how full the log is, with answers that are lost and nine seconds late."""
+"""How long a worker may take to notice how full the log is, with lost replies and replies nine seconds late."""
 
 RETRIES_MAX: Final = ToolGrant(name="", contract_digest="", schema_digest="", tier="read").retries_max
 TAKEOVER_PREFIX: Final = "The worker that started this call"
-"""How an executor begins to speak for an attempt that is not its own."""
+"""How an executor's message begins when it reports for the attempt of another worker."""
 
 
 def recovery(evidence: Evidence) -> list[str]:
-    """All that is wrong with it."""
+    """All problems of the recovery, as sentences."""
     wrong: list[str] = []
     for run in evidence.runs:
         wrong += not_too_early(evidence, run)
@@ -56,7 +56,7 @@ def _is_safe_to_repeat(tool: dict[str, Any]) -> bool:
 
 
 def not_too_early(evidence: Evidence, run: RunEvidence) -> list[str]:
-    """P3: nobody calls an effect of a dead worker unknown before it must be over, unless it may be repeated."""
+    """P3: an effect of a dead worker is not reported as unknown before it must be over, unless it may be repeated."""
     wrong: list[str] = []
     lines, tools = _lines(run), _tools(run)
     for entry in run.events("executor.finished"):
@@ -65,12 +65,12 @@ def not_too_early(evidence: Evidence, run: RunEvidence) -> list[str]:
             continue
         died_s = evidence.wire_record.died.get(start[0].event["worker"], float("inf"))
         if entry.stored_s > died_s and entry.event["at"] < start[1]["done_by"]:
-            wrong.append(f"P3: {entry} of {run.name} speaks for a dead worker's '{entry.event['call']}' before its end")
+            wrong.append(f"P3: {entry} of {run.name} reports a dead worker's '{entry.event['call']}' before its end")
     return wrong
 
 
 def not_given_up(run: RunEvidence) -> list[str]:
-    """What is safe to repeat, costs nothing, has a try left and was not done is taken over, not called unknown."""
+    """A call that is safe to repeat, free, not done and has a try left is taken over, not reported as unknown."""
     wrong: list[str] = []
     lines, tools, paused = _lines(run), _tools(run), False
     begun: dict[str, int] = {}
@@ -101,11 +101,11 @@ def not_given_up(run: RunEvidence) -> list[str]:
 
 
 def nothing_done_is_lost(run: RunEvidence) -> list[str]:
-    """P2: what succeeded, by whichever attempt, is what the model is told, unless it had its answer before."""
+    """P2: the model gets the success of any attempt, unless the call was answered before."""
     wrong: list[str] = []
     failed: dict[str, int] = {}
     answered: set[str] = set()
-    lines, bad = _lines(run), {said.event["finished_n"] for said in run.events("validator.checked")}
+    lines, bad = _lines(run), {entry.event["finished_n"] for entry in run.events("validator.checked")}
     for entry in run.events("executor.finished"):
         call = run.fold.calls.get(entry.event["call"])
         if entry.event["outcome"] != "succeeded":
@@ -115,24 +115,24 @@ def nothing_done_is_lost(run: RunEvidence) -> list[str]:
         over = run.stop is not None and entry.n > run.stop.n
         if call is None or over or entry.event["outcome"] != "succeeded":
             continue
-        # Of two attempts that succeeded the first is the answer, also if the validator rejects it.
+        # Of two successful attempts the first gives the result, also if the validator rejects it.
         second = call.call in answered
         answered.add(call.call)
-        # Nobody may say of a call without a try left, before its end, that its fate is unknown: see the check before.
+        # A call without a try left may not be reported as unknown before its end: see the check before.
         if second or entry.n in bad or 0 < call.outcome_n < entry.n:
             continue
         if (call.call, entry.event["attempt"]) in lines and (call.is_error or _started_again(run, entry)):
-            wrong.append(f"P2: {entry} of {run.name} did '{call.call}', and the run goes on as if nobody had")
+            wrong.append(f"P2: {entry} of {run.name} did '{call.call}', and the run continues without its result")
     return wrong
 
 
 def _started_again(run: RunEvidence, done: LoggedEvent) -> bool:
     again = (entry for entry in run.events("executor.started") if entry.n > done.n)
-    return any(line["call"] == done.event["call"] for said in again for line in said.event["calls"])
+    return any(line["call"] == done.event["call"] for entry in again for line in entry.event["calls"])
 
 
 def in_time(evidence: Evidence, run: RunEvidence) -> list[str]:
-    """What a dead worker left, and is safe to repeat, is taken over soon by another that is well."""
+    """Work of a dead worker that is safe to repeat is soon taken over by another healthy worker."""
     if evidence.hardship.kind != "worker lost":
         return []
     wrong: list[str] = []
@@ -151,7 +151,7 @@ def in_time(evidence: Evidence, run: RunEvidence) -> list[str]:
 
 
 def no_work_while_away(run: RunEvidence) -> list[str]:
-    """A run that is stopped for having worked too long has worked: a start was open so long."""
+    """A run that was stopped for its working time has worked: its starts were open that long."""
     stop = run.stop
     if stop is None or not str(stop.event.get("why", "")).startswith("The run worked for") or run.opened is None:
         return []
@@ -168,7 +168,7 @@ def no_work_while_away(run: RunEvidence) -> list[str]:
         until_s = max(until_s, min(end, stop.stored_s))
     wall_s = run.opened["limits"].get("wall_s", 0)
     if wall_s and active_s < wall_s - 1.0:
-        return [f"wall: {run.name} was stopped for having worked {wall_s} s, and can have worked {active_s:.1f} s"]
+        return [f"wall: {run.name} was stopped for having worked {wall_s} s, but can only have worked {active_s:.1f} s"]
     return []
 
 
@@ -180,7 +180,7 @@ def _ends(entry: LoggedEvent, start: LoggedEvent, calls: set[str]) -> bool:
 
 
 def events_count(run: RunEvidence) -> list[str]:
-    """An event that was reported before anybody waited for it counts: nobody is asked for it again."""
+    """An event that was reported before the wait for it counts: the run does not wait for it again."""
     wrong: list[str] = []
     reported: list[str] = []
     waits = {
@@ -198,7 +198,7 @@ def events_count(run: RunEvidence) -> list[str]:
 
 
 def no_room_no_run(evidence: Evidence) -> list[str]:
-    """No run is opened while there is room only for those that are open."""
+    """No run is opened while the log has space only for the open runs."""
     hardship = evidence.hardship
     if hardship.kind != "runs full":
         return []
@@ -219,7 +219,7 @@ def no_room_no_run(evidence: Evidence) -> list[str]:
 
 
 def not_begun_costs_nothing(run: RunEvidence) -> list[str]:
-    """A call is not given up for attempts that never began, unless there were very many."""
+    """A call does not fail because of attempts that never began, unless there were very many."""
     wrong: list[str] = []
     asked: dict[str, list[bool]] = {}
     tools = _tools(run)

@@ -1,6 +1,6 @@
-"""When things happen, to a fraction of a second, wherever everything was well at that time.
+"""Deadlines, checked to a fraction of a second, wherever all processes worked at that time.
 
-Each state of a run has moments at which somebody must say something (``schemas.run.state.deadlines``): a retry, an
+Each state of a run has deadlines at which a role must append an event (``schemas.run.deadlines``): a retry, an
 expiry, the end of a wait, of a lost attempt, of the run's time. The sweep would come up to five seconds later.
 """
 
@@ -16,14 +16,14 @@ from linestop.schemas.run.deadlines import Deadline, deadlines
 from linestop.schemas.run.state import Run
 
 DELAY_MAX_S: Final = 0.3
-"""Alarms are milliseconds late; to this the budget's round trips and the corrected clocks may add."""
+"""Alarms are milliseconds late; the budget's round trips and the corrected clocks may add to that."""
 
 DEADLINES_WITHOUT_EVENT: Final = frozenset({"money", "wall"})
-"""Moments at which somebody looks, and may find nothing to say."""
+"""Deadlines at which a role decides, but may have nothing to append."""
 
 
 def moments(evidence: Evidence) -> list[str]:
-    """What came late, or never, of every run."""
+    """The deadlines of every run that were missed or met late."""
     wrong: list[str] = []
     for run in evidence.runs:
         state, stored = Run(run.tenant, run.run), evidence.broker.stream("RUNS")
@@ -38,7 +38,7 @@ def moments(evidence: Evidence) -> list[str]:
 
 
 def _moment_of(evidence: Evidence, entry: LoggedEvent | None) -> float:
-    """When it was said, by the clock of whoever said it: two workers' clocks may differ by what none can know."""
+    """When an event was appended, by the clock of its worker: the clocks of workers may differ unnoticed."""
     if entry is None:
         return float("inf")
     return min(entry.stored_s, evidence.seconds(datetime.fromisoformat(entry.event["at"])))
@@ -55,7 +55,7 @@ def _missed_deadlines(evidence: Evidence, run: RunEvidence, state: Run, *, entry
 
 
 def _next_deadline(state: Run, evidence: Evidence, entry_s: float) -> list[Deadline]:
-    """The soonest moment of a state at which somebody must say something."""
+    """The next deadline of a state at which a role must append an event."""
     if state.sealed or state.paused or state.queued or entry_s < evidence.settled_s:
         return []
     at: datetime = state.at

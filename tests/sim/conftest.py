@@ -1,4 +1,4 @@
-"""Lets the tests import the simulator by the name its command line has: ``tests.sim``."""
+"""Lets the tests import the simulator under the name that its command line uses: ``tests.sim``."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Many runs on one account, with the workers of the budget killed at random: it lets through what fits, and no more.
+"""Many runs on one account, whose budget workers are killed at random: exactly the runs that fit complete.
 
-    python -m tests.sim.crowd 1-20                               # seeds; prints one JSON verdict a line
+    python -m tests.sim.crowd 1-20                               # seeds; prints one JSON verdict per line
     python -m tests.sim.crowd 1-2 --runs 300 --paid-for 100      # more runs, on an account for a third of them
 
-A world of its own, since the seeds of ``simulate`` are about everything at once: every call costs the same, so it
-is known how many runs the account suffices for.
+This world is separate, because the seeds of ``simulate`` test everything at once: here every request costs the same,
+so the number of runs that the account can pay for is known.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from linestop.testing.virtual_time import START, virtual_now
 
 OUTPUT_TOKENS = 1_000
 COST, COST_MAX = 1_000, 2_000
-"""What a run's one model call costs, and may cost at most, in micro-dollars: input is free, half of the output used."""
+"""Cost and highest cost of the one model request of a run, in micro-dollars: input is free, half of the output used."""
 
 TIMEOUT_S = 3_000.0
 TOPOLOGY: tuple[tuple[RoleName, ...], ...] = (
@@ -55,8 +55,8 @@ TOPOLOGY: tuple[tuple[RoleName, ...], ...] = (
 )  # fmt: skip
 
 
-class Plain(Script):
-    """A script in which every model call takes half a second to three, costs the same and ends its run."""
+class FixedCostScript(Script):
+    """A script in which every model request takes 0.5 to 3 seconds, costs the same and ends its run."""
 
     def model_behavior(self, work: ModelWork) -> ModelBehavior:
         """An answer of ``OUTPUT_TOKENS / 2`` tokens."""
@@ -76,13 +76,13 @@ AGENT = AgentVersion(
 
 
 class Crowd:
-    """The world of one seed: ``runs`` of one user, whose account suffices for ``paid_for`` of them.
+    """The world of one seed: ``runs`` of one user, whose account can pay for ``paid_for`` of them.
 
-    Made and run inside a ``SimLoop``.
+    Created and run inside a ``SimLoop``.
     """
 
     def __init__(self, seed: int, *, runs: int, paid_for: int) -> None:
-        script = Plain(seed)
+        script = FixedCostScript(seed)
         self.runs = runs
         self.limits = AccountLimits(user_day_micros=(paid_for - 1) * COST + COST_MAX)
         self.taken = self.kills = 0
@@ -104,7 +104,7 @@ class Crowd:
                 self.limits_exceeded.append(f"{self.taken} of {self.limits.user_day_micros} are taken")
 
     async def run(self) -> dict[str, Any]:
-        """Submit all runs at once, kill budgets meanwhile, and wait until all are over."""
+        """Submit all runs at once, kill budget workers, and wait until all runs are over."""
         await AgentStore(self.broker.bucket(stream_names.AGENTS_BUCKET)).deploy(AGENT)
         for spec in consumers():
             self.broker.queue(spec)
@@ -162,7 +162,7 @@ class MissingRun:
 
 
 def crowd(seed: int, *, runs: int, paid_for: int) -> dict[str, Any]:
-    """Run one seed in a loop of its own; see ``simulate``."""
+    """Run one seed in a new loop; see ``simulate``."""
     loop = SimLoop(seed=seed, start=START)
     LOOPS_NOT_COLLECTED.append(loop)
     asyncio.set_event_loop(loop)

@@ -1,4 +1,4 @@
-"""What the checks look at: the log as it is stored, the world outside, the accounts' every value."""
+"""The evidence for the checks: the stored log, the world outside, and every value of the accounts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from linestop.testing.memory import MemoryBroker
 from linestop.testing.memory.stream import Stored
 
 SETTLED_S = 12.0
-"""How long after the last fault an answer may still be on its way, and a process wait for it."""
+"""How long after the last fault a reply may still be on its way, and a process may wait for it."""
 
 ACCOUNTS = stream_names.bucket_key(stream_names.SHARED_BUCKET, "account.")
 
 
 class Ledger:
-    """Every value an account ever had, checked against its limit as it is written."""
+    """Every value that an account ever had, checked against its limit as it is written."""
 
     def __init__(self, broker: MemoryBroker, limits: AccountLimits) -> None:
         self.problems: list[str] = []
@@ -38,17 +38,17 @@ class Ledger:
         self._in_log: dict[str, dict[str, Any]] = {}
         self._settled: set[str] = set()
         self.holds_made_again: dict[str, set[str]] = {}
-        """Account → holds that an overtaken worker made once more after they were settled: charged again if it dies."""
+        """Account → holds that an overtaken worker made again after they were settled: charged again if it dies."""
 
         broker.stream(stream_names.bucket_stream(stream_names.SHARED_BUCKET)).listeners.append(self._on_account_written)
         broker.stream(stream_names.RUNS).listeners.append(self._on_event)
 
     def open_holds(self) -> dict[str, list[str]]:
-        """Holds that are in an account now: account → holds."""
+        """The current holds: account → holds."""
         return {key: sorted(account.holds) for key, account in self._last.items() if account.holds}
 
     def spent(self) -> dict[str, int]:
-        """What each account and period says was spent, in micro-dollars."""
+        """The spending of each account and period, in micro-dollars."""
         return {key: account.spent for key, account in self._last.items()}
 
     def _on_account_written(self, stored: Stored) -> None:
@@ -93,7 +93,7 @@ class Ledger:
 
 @dataclass(slots=True, frozen=True)
 class LoggedEvent:
-    """One event as it is stored: the subject's parts, the payload as plain JSON, when the broker stored it."""
+    """One stored event: the parts of its subject, the payload as plain JSON, and when the broker stored it."""
 
     n: int
     role: str
@@ -108,7 +108,7 @@ class LoggedEvent:
         return f"{self.role}.{self.name}"
 
     def __str__(self) -> str:
-        """Name it, for a sentence."""
+        """The name of the event in sentences."""
         return f"event {self.n} ({self.role_and_event})"
 
 
@@ -123,11 +123,11 @@ class RunEvidence:
 
     @property
     def name(self) -> str:
-        """How a sentence names it."""
+        """The name of the run in sentences."""
         return f"{self.tenant}/{self.run}"
 
     def events(self, *what: str) -> Iterator[LoggedEvent]:
-        """The events of these names (``role.event``, or ``stopped`` of anybody) that count."""
+        """The events of these names (``role.event``, or ``stopped`` of any role) that count."""
         for entry in self.entries:
             if not entry.ignored and (entry.role_and_event in what or entry.name in what):
                 yield entry
@@ -143,14 +143,14 @@ class RunEvidence:
         return next(self.events("stopped"), None)
 
     def tool(self, name: str) -> dict[str, Any]:
-        """The grant of a tool as ``opened`` pins it."""
+        """The grant of a tool that ``opened`` pins."""
         tools: list[dict[str, Any]] = self.opened["tools"] if self.opened else []
         return next(tool for tool in tools if tool["name"] == name)
 
 
 @dataclass(slots=True)
 class Evidence:
-    """Everything of one seed."""
+    """All evidence of one seed."""
 
     broker: MemoryBroker
     folded_runs: FoldedRuns
@@ -173,7 +173,7 @@ class Evidence:
         return (moment - self.began).total_seconds()
 
     def was_connected(self, process: str, from_s: float, to_s: float) -> bool:
-        """Whether a process lived, ran and reached the broker all that time."""
+        """Whether a process lived, ran and could reach the broker all that time."""
         name = process.partition("#")[0]
         cuts = [*self.fault_plan.outages, *self.fault_plan.partitions.get(name, [])]
         cuts += [(begin, end) for who, begin, end in self.wire_record.disconnections if who == process]
@@ -181,11 +181,11 @@ class Evidence:
 
     @property
     def settled_s(self) -> float:
-        """From when on no answer is late any more, and nothing of what went wrong is left."""
+        """The time after which no reply is late any more and no fault has consequences."""
         return 0.0 if self.hardship.kind == "provider away" else self.calm_s + SETTLED_S
 
     def all_connected(self, from_s: float, to_s: float) -> bool:
-        """Whether every process lived, ran and reached the broker all that time, and no fault was to be feared."""
+        """Whether every process lived, ran and could reach the broker all that time, without a possible fault."""
         times = [
             *self.fault_plan.outages,
             *((begin, end) for _, begin, end in self.wire_record.disconnections if end != float("inf")),

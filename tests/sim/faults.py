@@ -1,4 +1,4 @@
-"""What goes wrong on the way to the broker and back, drawn from the seed."""
+"""Faults on the way to the broker and back, drawn from the seed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.sim.loop import PROCESS
 from linestop.errors import Unreachable
 
 REPLY_TIMEOUT_S = 2.0
-"""How long a client waits for an answer before it calls the broker unreachable."""
+"""How long a client waits for a reply before it reports the broker as unreachable."""
 
 
 @dataclass(slots=True)
 class FaultPlan:
-    """How bad it is: probabilities an operation, and windows (seconds) in which nothing gets through."""
+    """The faults of a seed: probabilities per operation, and windows (in seconds) in which nothing gets through."""
 
     unreachable: float = 0.0
     reply_lost: float = 0.0
@@ -54,7 +54,7 @@ def draw_fault_plan(chance: random.Random, names: Sequence[str], until_s: float)
 
 
 class SeedFaults:
-    """The faults of one seed; see ``linestop.testing.memory.Faults``. Off until ``raging`` is set."""
+    """The faults of one seed; see ``linestop.testing.memory.Faults``. Off until ``is_active`` is set."""
 
     def __init__(self, chance: random.Random) -> None:
         self.plan = FaultPlan()
@@ -63,11 +63,11 @@ class SeedFaults:
         self._chance = chance
 
     def delay_next_reply(self, delay_s: float) -> None:
-        """Let the next answer, that to the request being handled now, be this long on its way."""
+        """Delay the next reply, which is the reply to the current request."""
         self._next_reply_delay_s = delay_s
 
     async def before(self, op: str) -> None:
-        """Let the request travel, or lose it."""
+        """Deliver the request, or lose it."""
         if not self.is_active:
             if self._is_outage():
                 await anyio.sleep(REPLY_TIMEOUT_S / 2)
@@ -79,7 +79,7 @@ class SeedFaults:
         await self._transmit()
 
     async def after(self, op: str) -> None:
-        """Let the answer travel, late or never."""
+        """Deliver the reply, perhaps late or never."""
         if not self.is_active:
             return
         drawn = self._chance.random()
@@ -89,14 +89,14 @@ class SeedFaults:
             await anyio.sleep(delay_s)
         if self._is_disconnected() or drawn < plan.reply_lost:
             await anyio.sleep(REPLY_TIMEOUT_S)
-            raise Unreachable(f"The broker's answer to {op} was lost.")
+            raise Unreachable(f"The broker's reply to {op} was lost.")
         if drawn < plan.reply_lost + plan.reply_late:
             await anyio.sleep(self._chance.uniform(0.05, plan.late_max_s))
         else:
             await self._transmit()
 
     def copies(self, subject: str) -> Sequence[float]:
-        """Deliver once, or not, twice, late; whatever it is."""
+        """The delays of the deliveries of a message: one, none, two, or late."""
         del subject
         if not self.is_active:
             return () if self._is_outage() else (0.0,)

@@ -1,4 +1,4 @@
-"""Runs many seeds in child processes, a batch each: a simulated kill leaves coroutines that must never go on."""
+"""Runs many seeds in child processes, in batches: a simulated kill leaves coroutines that must never continue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.sim.simulate import Verdict, simulate
 
 BATCH = 8
 BATCH_MAX_S = 120.0
-"""A batch that takes longer hangs; its process is killed and its next seed reported as red."""
+"""A batch that takes longer hangs; its process is killed and its next seed is reported as red."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class _Child:
 
 
 def run_seeds(seeds: list[int], processes: int) -> Iterator[Verdict]:
-    """Yield the verdict of each seed as it comes; closing the iterator ends the children."""
+    """Yield the verdict of each seed as it ends; closing the iterator ends the children."""
     batches = [seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)]
     children: dict[int, _Child] = {}
     with selectors.DefaultSelector() as selector:
@@ -68,7 +68,7 @@ def _fork(seeds: list[int]) -> _Child:
     for seed in seeds:
         try:
             verdict, _, _ = simulate(seed)
-        except BaseException:  # noqa: BLE001 - whatever it is, the seed is red
+        except BaseException:  # noqa: BLE001 - after any error the seed is red
             verdict = Verdict(seed=seed, problems=[traceback.format_exc()[-3_000:]])
         os.write(writing, msgspec.json.encode(verdict) + b"\n")
     os._exit(0)

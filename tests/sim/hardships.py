@@ -1,6 +1,6 @@
-"""Scarcity and long troubles, one a seed: what is away, slow or full for minutes, or has changed for good.
+"""Hardships, at most one per seed: something is away, slow or full for minutes, or has changed permanently.
 
-Three seeds of five have one. It is drawn apart from everything else, so that a seed without any is what it was.
+Three seeds of five have one. It is drawn apart from everything else, so that it never changes other seeds.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ Kind = Literal[
 ]  # fmt: skip
 """``worker lost``: one of two equal workers dies as soon as it has started something, and stays away for minutes.
 
-``busy``: a process thinks, and nothing of it runs meanwhile. ``events``: agents wait for events that services report,
-before and after anybody waits. ``squatter``: a stolen credential writes rubbish into runs that are about to be opened.
-``workers cut``: each of two equal workers is cut off from the broker, again and again, for long enough to seem dead;
-in half of the seeds at the worst moment: one as it says a result, the other when it has said that of its own attempt.
+``busy``: a process is blocked, and none of its tasks runs meanwhile. ``events``: agents wait for events that services
+report, before and after the wait begins. ``squatter``: a stolen credential writes rubbish into runs that are about to
+be opened. ``workers cut``: each of two equal workers is cut off from the broker, again and again, for long enough to
+seem dead; in half of the seeds at the worst moment: one when it appends a result, the other right after it has
+appended the result of its own attempt.
 """
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 LASTING: Final[frozenset[str]] = frozenset({
     "role away", "worker lost", "provider away", "broker away", "outcomes full", "runs full",
 })  # fmt: skip
-"""Those after which everything is well again only when they are over."""
+"""The hardships that have to end before everything works again."""
 
 SHARE: Final = 0.6
 TWINS: Final[tuple[tuple[RoleName, ...], ...]] = (ACTORS, ACTORS)
@@ -53,7 +54,7 @@ EVENTS: Final = ("paid", "sent")
 
 @dataclass(frozen=True, slots=True)
 class Hardship:
-    """What is hard in a seed, from when to when (true seconds); ``amount`` is how far or how long, in seconds."""
+    """The hardship of a seed, with its time in true seconds; ``amount`` is a distance or duration in seconds."""
 
     kind: Kind | Literal[""] = ""
     from_s: float = 0.0
@@ -62,25 +63,25 @@ class Hardship:
 
     @property
     def excludes_other_faults(self) -> bool:
-        """Whether nothing else goes wrong beside it, so that it can be told to the moment what it must lead to."""
+        """Whether the seed has no other faults, so that the exact time of its effects is known."""
         return self.kind in {"role away", "worker lost", "provider away"}
 
     @property
     def ends_s(self) -> float:
-        """When it is over for good; 0 for what changes nothing for the worse."""
+        """When the hardship is over; 0 for one that makes nothing worse."""
         return self.until_s if self.kind in LASTING else 0.0
 
     def is_active(self, *kinds: Kind) -> bool:
-        """Whether it is one of these, and at work now."""
+        """Whether the hardship is one of these kinds, and active now."""
         return self.kind in kinds and self.from_s <= seconds() < self.until_s
 
 
 ONLY: list[Kind] = []
-"""The kinds that are drawn now, in every seed; if empty, all of them, in some."""
+"""The kinds to draw, one in every seed; if empty, some seeds have one of all kinds."""
 
 
 def draw_hardship(chance: random.Random) -> Hardship:
-    """Draw what is hard in a seed."""
+    """Draw the hardship of a seed."""
     if chance.random() >= SHARE and not ONLY:
         return Hardship()
     kind = chance.choice(ONLY or KINDS)
@@ -100,7 +101,7 @@ def draw_hardship(chance: random.Random) -> Hardship:
 
 
 def draw_disconnections(chance: random.Random, until_s: float) -> list[tuple[float, float]]:
-    """When a worker is cut off."""
+    """Draw the times in which a worker is cut off."""
     found: list[tuple[float, float]] = []
     end = chance.uniform(0.0, 8.0)
     while (begin := end + chance.uniform(0.5, 6.0)) < until_s - 13.0:
@@ -110,7 +111,7 @@ def draw_disconnections(chance: random.Random, until_s: float) -> list[tuple[flo
 
 
 class HardshipDriver:
-    """Makes the hardship of a seed happen."""
+    """Carries out the hardship of a seed."""
 
     def __init__(
         self, hardship: Hardship, chance: random.Random, *, broker: MemoryBroker, outside: OutsideWorld
@@ -121,7 +122,7 @@ class HardshipDriver:
         self._outside = outside
 
     async def run(self, workers: Sequence[Worker], agents: Sequence[AgentVersion], wire_record: WireRecord) -> None:
-        """Wait for its time, and do what it takes."""
+        """Wait for the time of the hardship, then carry it out."""
         hardship = self.hardship
         await anyio.sleep(hardship.from_s)
         match hardship.kind:
@@ -150,7 +151,7 @@ class HardshipDriver:
             worker.start()
 
     async def _kill_after_next_start(self, victim: Worker, wire_record: WireRecord) -> None:
-        """Kill it a little after the next start it stores."""
+        """Kill a worker a little after the next start that it stores."""
         started, name = anyio.Event(), f'"worker":"{victim.process.name}"'.encode()
 
         def stored(message: Stored) -> None:
@@ -164,20 +165,20 @@ class HardshipDriver:
             await self._take_away([victim], wire_record)
 
     async def _change(self, agents: Sequence[AgentVersion]) -> None:
-        """Deploy all agents anew: each tool is described otherwise, and some may do more than before."""
+        """Deploy all agents again: each tool has another description, and some may do more than before."""
         contracts = self._outside.contracts
         for name, contract in contracts.items():
             wider = {"scopes": ("more",)} if self._chance.random() < 0.4 and contract.kind != "wait" else {}
-            contracts[name] = msgspec.structs.replace(contract, description=f"{contract.description} anew", **wider)
+            contracts[name] = msgspec.structs.replace(contract, description=f"{contract.description} again", **wider)
         store = AgentStore(self._broker.bucket(stream_names.AGENTS_BUCKET))
         for agent in agents:
             tools = tuple(contracts[tool.name] for tool in agent.tools)
             await store.deploy(msgspec.structs.replace(agent, prompt=f"{agent.prompt} Now.", tools=tools))
 
-    async def _roll(self, workers: Sequence[Worker], diary: WireRecord) -> None:
-        """Start one worker after the other anew, with the tools as they are now: meanwhile old and new ones work."""
+    async def _roll(self, workers: Sequence[Worker], wire_record: WireRecord) -> None:
+        """Restart one worker after the other with the current tools; old and new workers run at the same time."""
         for worker in workers:
             await anyio.sleep(self._chance.choice((0.0, 0.2, 5.0)))
-            diary.disconnections.append((worker.process.name, seconds(), float("inf")))
+            wire_record.disconnections.append((worker.process.name, seconds(), float("inf")))
             await worker.drain()
             worker.start()

@@ -1,11 +1,11 @@
-"""An event loop that knows processes: what belongs to a killed one never runs again, to a frozen one later.
+"""An event loop with processes: the steps of a killed process never run again, those of a frozen one run later.
 
-Every task and callback of asyncio carries a context, and a context names the process that made it. So a kill
-takes effect between any two steps of a process, exactly as SIGKILL does: no ``finally`` and no ``except`` of
-it runs. A frozen process (SIGSTOP) keeps what became due meanwhile and does it when it wakes.
+Every task and callback of asyncio carries a context, and the context names the process that created it. So a kill
+takes effect between any two steps of a process, exactly as SIGKILL does: none of its ``finally`` and ``except`` blocks
+runs. A frozen process (SIGSTOP) keeps the steps that became due meanwhile and runs them when it wakes.
 """
 
-# ruff: noqa: ANN401 - asyncio's and anyio's own coroutines and internals have no better type
+# ruff: noqa: ANN401 - the coroutines and internals of asyncio and anyio have no better type
 
 from __future__ import annotations
 
@@ -33,38 +33,38 @@ class Process:
         self.alive = True
         self.frozen = False
         self.steps_left = 0
-        """Steps until it dies; 0 for no such plan."""
+        """Steps until the process dies; 0 if it does not."""
         self.at_death: list[Callable[[], None]] = []
         self._suspended: list[asyncio.Handle] = []
 
     def may_step(self, handle: asyncio.Handle) -> bool:
-        """Whether this step is taken now; a step of a dead or frozen process is kept aside."""
+        """Whether this step runs now; a step of a dead or frozen process is put aside."""
         if self.alive and self.steps_left:
             self.steps_left -= 1
             if not self.steps_left:
                 self.kill()
         if self.alive and not self.frozen:
             return True
-        # Kept also when dead: a suspended coroutine that is collected would run its ``finally``.
+        # Stored also for a dead process: a suspended coroutine that is collected would run its ``finally``.
         self._suspended.append(handle)
         return False
 
     def kill(self) -> None:
-        """End it, as SIGKILL does."""
+        """End the process, as SIGKILL does."""
         if self.alive:
             self.alive = False
             for callback in self.at_death:
                 callback()
 
     def thaw(self, loop: SimLoop) -> None:
-        """Let a frozen process go on with what became due meanwhile."""
+        """Continue a frozen process with the steps that became due meanwhile."""
         self.frozen = False
         loop.resume(self._suspended)
         self._suspended = []
 
 
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
-"""The process a step belongs to; None for the world outside: broker, clients, people, tools, models."""
+"""The process of a step; None for the world outside: broker, clients, people, tools, models."""
 
 
 class SimLoop(VirtualLoop):
@@ -87,20 +87,20 @@ class SimLoop(VirtualLoop):
         *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Schedule a callback; those of the broker belong to no process, whoever's step sets them."""
+        """Schedule a callback; callbacks of the broker belong to no process, in every step."""
         owner = getattr(callback, "__self__", None)
         if type(owner).__module__.startswith(BROKER_MODULES):
             context = self.outside.copy()
         return super().call_at(when, callback, *args, context=context)
 
     def spawn(self, coroutine: Any, process: Process | None = None) -> asyncio.Task[Any]:
-        """Start a task of the world outside, or the first one of a process."""
+        """Start a task of the world outside, or the first task of a process."""
         context = self.outside.copy()
         context.run(PROCESS.set, process)
         return self.create_task(coroutine, context=context)
 
     def resume(self, handles: list[asyncio.Handle]) -> None:
-        """Put steps back that were kept aside."""
+        """Put steps back that were put aside."""
         self._ready.extend(handles)
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
@@ -110,7 +110,7 @@ class SimLoop(VirtualLoop):
 
 
 class _NumberedTask(asyncio.Task[Any]):
-    """A task whose place in a set does not depend on its address, so that a seed means the same everywhere."""
+    """A task whose place in a set does not depend on its address, so that a seed is the same everywhere."""
 
     def __init__(self, coroutine: Any, *, number: int, **options: Any) -> None:
         # Before the task enters any set.
@@ -125,7 +125,7 @@ class _NumberedTask(asyncio.Task[Any]):
 
 
 class _Ready(collections.deque[asyncio.Handle]):
-    """The ready queue: drawn from at random, with the steps of dead and frozen processes left out."""
+    """The ready queue: steps are drawn at random, without those of dead and frozen processes."""
 
     def __init__(self, draw: random.Random, nothing: asyncio.Handle) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class _Ready(collections.deque[asyncio.Handle]):
         handle = super().popleft()
         if handle.cancelled():
             return handle
-        # typeshed does not show where a handle keeps its context.
+        # typeshed does not have the context of a handle.
         process = cast("Any", handle)._context.get(PROCESS)
         if process is None or process.may_step(handle):
             return handle
@@ -147,7 +147,7 @@ class _Ready(collections.deque[asyncio.Handle]):
 
 
 class _OrderedSet(dict[Any, None]):
-    """A set that is walked in the order of insertion."""
+    """A set that iterates in the order of insertion."""
 
     def add(self, item: Any) -> None:
         self[item] = None
@@ -163,7 +163,7 @@ class _OrderedSet(dict[Any, None]):
 
 
 def order_cancellations() -> None:
-    """Let anyio cancel in the order of insertion; its sets are ordered by address, which no seed decides."""
+    """Let anyio cancel in the order of insertion; its sets are ordered by address, which no seed controls."""
     scope = cast("Any", anyio_asyncio.CancelScope)
     original = scope.__init__
 

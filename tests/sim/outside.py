@@ -1,7 +1,7 @@
-"""The world outside: what tools and models really do, counted where no worker can touch it.
+"""The world outside: the real effects of tools and models, counted where no worker can change them.
 
-A request that is on the wire takes effect whatever becomes of the worker that sent it. Effects are counted by
-effect key; what a model call really costs is billed when the call is made.
+A request on the wire takes effect also if the worker that sent it dies. Effects are counted by effect key; the real
+cost of a model request is billed when the request is made.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from linestop.schemas.run.call_states import ITEM_BYTES
 from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
 
 Identity = tuple[str, str, str, str]
-"""What an effect is, whatever key it has: tenant, run, tool, digest of the arguments."""
+"""The identity of an effect without its key: tenant, run, tool, digest of the arguments."""
 
 
 @dataclass(slots=True)
 class Request:
-    """One thing a performer did: an effect, a probe or a model call. Times are true seconds."""
+    """One action of a performer: an effect, a probe or a model request. Times are true seconds."""
 
     kind: str
     tenant: str
@@ -51,14 +51,14 @@ class Request:
     args_sha256: str = ""
     contract_digest: str = ""
     wider: tuple[str, ...] = ()
-    """In what its tool may do more by now than was agreed to."""
+    """How the current tool is wider than the agreed contract."""
 
     sent_s: float | None = None
     sent_at: datetime | None = None
     ended_s: float | None = None
     billed_micros: int = 0
     proof: tuple[float, float] = (-1.0, -1.0)
-    """When its worker had sent its last start in that run, and when it had last asked for the log."""
+    """When its worker had last sent a start in that run, and when it had last loaded the log."""
 
 
 @dataclass(slots=True)
@@ -71,10 +71,10 @@ class OutsideWorld:
     requests: list[Request] = field(default_factory=list[Request])
     effects: dict[Identity, int] = field(default_factory=dict[Identity, int])
     keys: set[str] = field(default_factory=set[str])
-    """The effect keys that took effect: what a probe is told, and an idempotent tool goes by."""
+    """The effect keys that took effect: used by probes and by idempotent tools."""
 
     def effect(self, work: CallWork, *, idempotent: bool) -> None:
-        """Take effect; the same key again changes nothing where the tool hands its key on."""
+        """Take effect; the same key again changes nothing if the tool passes its key on."""
         if idempotent and work.key in self.keys:
             return
         self.keys.add(work.key)
@@ -86,7 +86,7 @@ _SAFE_FAILURE = ToolError(type="transient", message="It did not work; try again.
 
 
 def is_past_start_by(now: datetime, start_by: datetime) -> bool:
-    """The last look before the first byte leaves; see ``linestop.schemas.start_deadline``."""
+    """The last check before the first byte leaves; see ``linestop.schemas.start_deadline``."""
     return now >= start_by
 
 
@@ -94,7 +94,7 @@ Proof = Callable[[str, str], tuple[float, float]]
 
 
 class SimRunner:
-    """The executor's hands of one worker; see ``linestop.schemas.performer_interfaces.ToolRunner``."""
+    """Performs the executor's calls of one worker; see ``linestop.schemas.performer_interfaces.ToolRunner``."""
 
     def __init__(
         self,
@@ -109,10 +109,10 @@ class SimRunner:
         self._now = now
         self._proof = proof
         self._tools = tools
-        """The contracts that its process has loaded."""
+        """The contracts that the process has loaded."""
 
     async def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
-        """Perform all at once; yield each with its result as it comes."""
+        """Perform all calls at once; yield each with its result as it ends."""
         send, receive = anyio.create_memory_object_stream[tuple[CallWork, ToolResult, float]](len(works))
 
         async def one(work: CallWork) -> None:
@@ -179,7 +179,7 @@ class SimRunner:
         return ToolResult(outcome="succeeded", value=behavior.value, cost_micros=work.cost_max_micros // 2)
 
     def _send(self, work: CallWork, contract: Contract, behavior: CallBehavior) -> asyncio.TimerHandle:
-        """Put the request on the wire: nothing but the end of a child process calls it back."""
+        """Put the request on the wire: only the end of a child process cancels it."""
         loop = cast("SimLoop", asyncio.get_running_loop())
         handle = loop.call_later(
             behavior.effect_s * 0.9,
@@ -191,26 +191,26 @@ class SimRunner:
         return handle
 
     def _interrupted(self, work: CallWork) -> ToolResult:
-        """What the sandbox says of a call that broke or did not end: see ``linestop.sandbox.tools.perform_call``."""
+        """The result of an interrupted call in the sandbox: see ``linestop.sandbox.tools.perform_call``."""
         if work.probe or not self._tools[work.tool].safe_to_repeat:
             return ToolResult(outcome="unknown", error=ToolError(type="transient", message="It did not end."))
         return ToolResult(outcome="failed", error=_SAFE_FAILURE)
 
 
 def refused_by_grant(work: CallWork, current: Contract) -> ToolResult | None:
-    """What production says of a tool that may do more than the run was opened with."""
+    """The refusal in production of a tool that may do more than the run was opened with."""
     return tool_runner._refused_by_grant(work, current)  # pyright: ignore[reportPrivateUsage]
 
 
 def _raised(contract: Contract) -> ToolResult:
-    """What production says of a tool that acted and then raised."""
+    """The result in production of a tool that acted and then raised."""
     error = ToolError(type="permanent", message=f"tool {contract.name} raised ValueError: half done")
     nothing_seen: Any = SimpleNamespace(http=SimpleNamespace(requests=(), effect_sent=False))
     return result_of(contract, FunctionReply(error=error), nothing_seen, PerformLimits())
 
 
 class SimRequester:
-    """The planner's voice of one worker; see ``linestop.schemas.performer_interfaces.ModelCaller``."""
+    """Sends the planner's requests of one worker; see ``linestop.schemas.performer_interfaces.ModelCaller``."""
 
     def __init__(self, outside: OutsideWorld, process: Process, now: Callable[[], datetime], proof: Proof) -> None:
         self._outside = outside
@@ -219,7 +219,7 @@ class SimRequester:
         self._proof = proof
 
     async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
-        """Answer as the script of the seed says, or raise ``ModelFailed``."""
+        """Answer by the script of the seed, or raise ``ModelFailed``."""
         assert PROCESS.get() is self._process
         turn = self._outside.script.model_behavior(work)
         request = Request(
@@ -237,7 +237,7 @@ class SimRequester:
         if self._outside.hardship.is_active("provider away") and work.request.model.endswith("first"):
             raise ModelFailed("availability", "The provider is away.", possibly_billed=False)
         request.sent_s, request.sent_at = seconds(), self._now()
-        # A provider counts the same prompt the same way each time: what it counted bounds what it will count.
+        # A provider counts the same prompt the same way each time, so an earlier count bounds later ones.
         tokens = self._outside.script.chance("tokens", work.tenant, work.run, work.request.model)
         usage = Usage(fresh_in=tokens_of(work.request, tokens), out=min(turn.out, work.request.output_tokens_max))
         if turn.billed:
@@ -264,7 +264,7 @@ class SimRequester:
 
 
 def tokens_of(request: ModelRequest, chance: random.Random) -> int:
-    """Tokens a provider may count for a request: at worst each byte and all framing that the bounds allow for."""
+    """The tokens that a provider counts for a request: at worst each byte and all framing that the bounds allow."""
     texts = [request.system, *(message.text for message in request.messages)]
     texts += [part for message in request.messages for call in message.calls for part in (call.name, call.args)]
     size = sum(len(text.encode()) for text in texts) + sum(len(msgspec.json.encode(tool)) for tool in request.tools)

@@ -1,4 +1,4 @@
-"""Clients, people and operators: those who send tasks, decide, stop, and sometimes say nothing."""
+"""Clients, people and operators: they send tasks, decide, stop, and sometimes do not answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TRIES_MAX = 30
 
 @dataclass(slots=True)
 class Acknowledged:
-    """What clients were told is kept: tasks (tenant, agent, task), and stops acknowledged on the log itself."""
+    """What was acknowledged: tasks (tenant, agent, task), stops appended to the log, and control messages."""
 
     tasks: list[tuple[TenantId, str, Task]] = field(default_factory=list[tuple[TenantId, str, Task]])
     stops: list[tuple[TenantId, RunId, float]] = field(default_factory=list[tuple[TenantId, RunId, float]])
@@ -45,7 +45,7 @@ class Acknowledged:
 
 
 class FoldedRuns:
-    """All runs as their logs stand now, folded as they are stored, behind the ports."""
+    """All runs, folded as their events are stored, without the interfaces of the bus."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self.runs: dict[tuple[TenantId, RunId], Run] = {}
@@ -56,12 +56,12 @@ class FoldedRuns:
         run = self.runs.get((subject.tenant, subject.run)) or Run(subject.tenant, subject.run)
         run.apply(stored.subject, stored.payload, stored.seq)
         if run.n:
-            # Of what only a squatter wrote to, nobody knows.
+            # A run into which only a squatter wrote is unknown to everybody.
             self.runs[subject.tenant, subject.run] = run
 
 
 class People:
-    """Everybody outside. Before ``at_last`` they are moody; from then on they answer everything."""
+    """All people outside. Until ``decides_promptly`` they act at random; then they answer every question."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class People:
         self._faults = faults
         self._agents = agents
         self._chance = outside.script.chance("people")
-        self._stamper = EventEncoder(build="sim", blobs=broker.blobs(), random_source=self._chance, now=virtual_now)
+        self._encoder = EventEncoder(build="sim", blobs=broker.blobs(), random_source=self._chance, now=virtual_now)
         self._stop_after_start_random = outside.script.chance("lurking")
         self._stop_after_start_share = self._stop_after_start_random.choice((0.0, 0.05, 0.2))
         broker.stream(stream_names.RUNS).listeners.append(self._stop_after_start)
@@ -88,7 +88,7 @@ class People:
     # --- clients ---------------------------------------------------------------------------------------------
 
     async def send_tasks(self, until_s: float) -> None:
-        """Send one to four tasks, some twice, some under a key that another task has."""
+        """Send two to four tasks, some twice, some under the key of another task."""
         chance = self._chance
         sent: list[tuple[TenantId, str, Task]] = []
         for index in range(chance.choice((2, 3, 4))):
@@ -122,7 +122,7 @@ class People:
     # --- people ----------------------------------------------------------------------------------------------
 
     async def act_on_runs(self) -> None:
-        """Look at the runs now and then, and say something about one of them."""
+        """Read the runs now and then, and send a control message about one of them."""
         while True:
             await anyio.sleep(self._chance.uniform(0.05, 4.0) if not self.decides_promptly else 1.0)
             runs = list(self._folded_runs.runs.values())
@@ -190,7 +190,7 @@ class People:
             await self.publish_control(tenant, run, "approve" if yes else "deny", shown)
 
     async def publish_control(self, tenant: TenantId, run: RunId, verb: Verb, control: Control) -> None:
-        """Say one word; whoever is not answered says it again later, or not at all."""
+        """Publish one control message; a person without an acknowledgement sends it again later, or not at all."""
         try:
             subject = subjects.control(tenant, run, verb=verb)
             await self._broker.publish(subject, msgspec.json.encode(control))
@@ -199,7 +199,7 @@ class People:
         self.acknowledged.controls.append((tenant, run, verb, seconds()))
 
     async def stop_directly(self, tenant: TenantId, run: RunId) -> None:
-        """Append ``operator.stopped`` oneself, as ``linestop stop`` does with no actor alive."""
+        """Append ``operator.stopped`` directly, as ``linestop stop`` does with no actor alive."""
         log = self._broker.log(["operator"])
         for _ in range(TRIES_MAX):
             state = Run(tenant, run)
@@ -209,7 +209,7 @@ class People:
                 if state.stopped or state.sealed:
                     return
                 event = stop_event(state, by="olga", why="line stopped")
-                await log.append(await self._stamper.encode(state, "operator", event, Cue(kind="control", id="olga")))
+                await log.append(await self._encoder.encode(state, "operator", event, Cue(kind="control", id="olga")))
             except (HeadMoved, Unreachable):
                 await anyio.sleep(self._chance.uniform(0.0, 0.05))
                 continue
@@ -217,7 +217,7 @@ class People:
             return
 
     async def stop_races(self, until_s: float) -> None:
-        """Stop at odd moments, also runs that do not exist yet."""
+        """Stop runs at unexpected moments, also runs that do not exist yet."""
         chance: random.Random = self._chance
         for _ in range(chance.choice((0, 1, 2, 4))):
             await anyio.sleep(chance.uniform(0.0, until_s))
@@ -225,9 +225,9 @@ class People:
             await self.stop_directly(*chance.choice(runs))
 
     def _stop_after_start(self, stored: Stored) -> None:
-        """Stop or pause some runs between the storing of a start and its acknowledgement, which comes late then.
+        """Stop or pause some runs after a start is stored and before its acknowledgement, which then comes late.
 
-        What was started never begins then. That is hardest to tell apart for a probe, so most probes meet it.
+        The started work then never begins. That is hardest to recognise for probes, so they get it most often.
         """
         subject = subjects.parse_run_event(stored.subject)
         if subject.event != "started" or not self._faults.is_active:

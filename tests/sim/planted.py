@@ -1,7 +1,7 @@
 """Bugs to plant: each breaks one rule of production, and must turn some seed red.
 
-A simulator that stays green says nothing until it is known what turns it red. Every entry patches the running
-process, so it is planted in a child process and never taken back.
+A green simulator proves nothing until it is known what turns it red. Every entry patches the running process, so
+a bug is planted in a child process and never removed.
 """
 
 # ruff: noqa: ANN401 - a planted bug stands in for methods of every signature
@@ -43,15 +43,15 @@ from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import ToolError
 
 DEATHS: dict[str, float] = {"runs": 0.02, "timers": 1.0, "control": 1.0}
-"""Share of what is delivered for the first time whose handler dies: wakes are many, timers and words are few."""
+"""Share of first deliveries whose handler dies: wakes are many, timers and control messages are few."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """One bug: a part of the sentence by which the checks find it, how to plant it, and in which seeds it is sought.
+    """One bug: a part of the sentence by which the checks find it, how to plant it, and the seeds that are searched.
 
-    They are of the first thousand; those of a rare bug begin shortly before one that sees it, to save time.
-    ``hardship`` is what is hard in each of them, where the bug shows only then.
+    The seeds are of the first thousand; for a rare bug they begin shortly before one that finds it, to save time.
+    ``hardship`` is the hardship of all these seeds, if the bug shows only then.
     """
 
     found_by: str
@@ -237,13 +237,13 @@ def _no_sweep() -> None:
 
 
 def _acknowledged_first() -> None:
-    # What was acknowledged comes to nobody again, so a death shows it in the moment after. That alone is a crash as
-    # any other, and green: with the acknowledgement left where it belongs, no seed is red.
+    # An acknowledged message is never delivered again, so a death right after the acknowledgement shows the bug. The
+    # death alone is an ordinary crash: with the acknowledgement in its right place, no seed is red.
     _deadly_after(lambda delivery: delivery.ack())
 
 
 def _deadly_after(first: Callable[[Any], Awaitable[None]]) -> None:
-    """Let handlers do ``first`` with what is delivered, and their process die there now and then."""
+    """Let handlers first do ``first`` with a delivery, and sometimes kill their process right after."""
     owners: dict[Any, Worker] = {}
 
     def make(original: Any) -> Any:
@@ -388,18 +388,18 @@ PLANTED: dict[str, Planted] = {
     "stop acknowledged and dropped": Planted("P2: the stop", _stop_dropped, "131-999"),
     "tool tried again without a new start": Planted("on one start", _retry_without_start),
     "start_by not checked": Planted("after its start_by", _no_start_by),
-    "event said again after a time-out": Planted("ignored: ", _append_repeated_after_timeout),
+    "event appended again after a time-out": Planted("ignored: ", _append_repeated_after_timeout),
     "append without comparing the head": Planted("chain: ", _no_compare),
     "no reading after a conflict": Planted("chain: ", _no_reading_after_conflict),
-    "event kept that was refused": Planted("chain: ", _refused_event_stays_in_cache),
-    "prompt kept from a result that was not stored": Planted("P8: ", _prompt_cached_by_turn, "190-999", "workers cut"),
-    "unknown effect taken for failed": Planted("P3: ", _unknown_is_failed, hardship="workers cut"),
-    "exception after the effect taken for a failure": Planted("P3: ", _raised_is_failed),
+    "refused event stays in the cache": Planted("chain: ", _refused_event_stays_in_cache),
+    "prompt cached from an unstored result": Planted("P8: ", _prompt_cached_by_turn, "190-999", "workers cut"),
+    "unknown effect reported as failed": Planted("P3: ", _unknown_is_failed, hardship="workers cut"),
+    "exception after the effect reported as a failure": Planted("P3: ", _raised_is_failed),
     "takeover before done_by": Planted("starts a model request while attempt", _early_takeover),
     "start not covered by a hold": Planted("P4: ", _uncovered_start),
     "grant counts for other arguments": Planted("P5: ", _stale_grant),
     "performer ignores a stop": Planted("P1: ", _stop_ignored),
-    "unbegun probe taken for its answer": Planted("P3: ", _probe_never_began),
+    "unbegun probe taken for its result": Planted("P3: ", _probe_never_began),
     "acknowledged before anything is done": Planted("late: ", _acknowledged_first, "271-999"),
     "no sweep": Planted("liveness: ", _no_sweep),
     "effect key differs each time": Planted("defect: ", _key_with_call),
@@ -408,7 +408,7 @@ PLANTED: dict[str, Planted] = {
     "outcome published twice": Planted("outcome: ", _outcome_twice),
     "outcome lost with its recorder": Planted("outcome: ", _outcome_only_at_once),
     "late acknowledgement trusted": Planted("P1: ", _late_acknowledgement_trusted, "215-999"),
-    "forgotten holds stay": Planted("P4: ", _orphaned_holds_stay),
+    "orphaned holds stay": Planted("P4: ", _orphaned_holds_stay),
     "accounts written without comparing": Planted("P4: ", _accounts_not_compared),
     "cost over its reservation": Planted("P4: ", _cost_over_reservation),
     "last try not taken over": Planted(
@@ -416,22 +416,22 @@ PLANTED: dict[str, Planted] = {
     ),
     "unopened task acknowledged": Planted("P2: the task", more.unopened_task_acknowledged, hardship="squatter"),
     "outcome dropped without room": Planted("outcome: ", more.outcome_dropped_without_room, hardship="outcomes full"),
-    "older incarnation spoken for": Planted("speaks for a dead worker's", more.older_incarnation_reported_as_unknown),
+    "older incarnation reported": Planted("reports a dead worker's", more.older_incarnation_reported_as_unknown),
     "hold settled twice": Planted("P4: account", more.hold_settled_twice, hardship="broker away"),
     "superseded success thrown away": Planted(
-        "as if nobody had", more.superseded_success_thrown_away, "30-999", hardship="workers cut"
+        "continues without its result", more.superseded_success_thrown_away, "30-999", hardship="workers cut"
     ),
     "no alarm while performing": Planted("late: ", more.no_alarm_while_performing),
     "no durable timer": Planted("late: ", more.no_durable_timer),
-    "nobody is dead": Planted("was not taken over", more.nobody_is_dead, hardship="worker lost"),
+    "no worker counts as dead": Planted("was not taken over", more.no_worker_is_dead, hardship="worker lost"),
     "opened without room": Planted("room: ", more.opened_without_room, hardship="runs full"),
     "changed contract performed": Planted("P5: ", more.changed_contract_performed, hardship="contracts change"),
     "earlier grant counts": Planted(
         "under a contract that was never agreed to", more.earlier_grant_counts, hardship="contracts change"
     ),
-    "report forgotten": Planted("events: ", more.reported_event_ignored, hardship="events"),
-    "downtime is work": Planted("wall: ", more.downtime_is_work, hardship="broker away"),
-    "not begun is a try": Planted("begun: ", more.not_begun_counts_as_an_attempt),
+    "reported event ignored": Planted("events: ", more.reported_event_ignored, hardship="events"),
+    "downtime counts as work": Planted("wall: ", more.downtime_is_work, hardship="broker away"),
+    "unbegun attempt counts as a try": Planted("begun: ", more.not_begun_counts_as_an_attempt),
     "primary asked first": Planted("fallback: ", more.primary_asked_first, hardship="provider away"),
 }
-"""What is wrong → how the checks name it, and how it is planted."""
+"""Bug → how the checks name it, and how it is planted."""

@@ -1,4 +1,4 @@
-"""More bugs to plant (see ``planted``): of time, of what a worker left, of scarcity, and of what changes meanwhile."""
+"""More bugs to plant (see ``planted``): about time, recovery, scarcity and changes during a run."""
 
 # ruff: noqa: ANN401 - a planted bug stands in for functions of every signature
 
@@ -47,7 +47,7 @@ def last_try_not_taken_over() -> None:
 
 
 def unopened_task_acknowledged() -> None:
-    """A task is acknowledged although the look at its run came to nothing."""
+    """A task is acknowledged although its run could not be opened."""
 
     def make(original: Any) -> Any:
         async def opened(self: TaskIntake, task: Any, no_room: str) -> Reply:
@@ -74,7 +74,7 @@ def outcome_dropped_without_room() -> None:
 
 
 def older_incarnation_reported_as_unknown() -> None:
-    """An executor calls an unsafe effect of its older incarnation unknown at once."""
+    """An executor reports an unsafe effect of its older incarnation as unknown at once."""
 
     def is_given_up(run: Any, attempt: Any, now: Any, *, worker: str, dead: Any) -> bool:
         del run
@@ -100,7 +100,7 @@ def hold_settled_twice() -> None:
 
 
 def superseded_success_thrown_away() -> None:
-    """What an attempt did that was taken over from counts for nothing."""
+    """The success of a superseded attempt does not count."""
 
     def make(original: Any) -> Any:
         def apply_finished(run: Any, n: int, event: Any) -> str:
@@ -120,7 +120,7 @@ def superseded_success_thrown_away() -> None:
 
 
 def no_alarm_while_performing() -> None:
-    """The alarms are left as they are while something is performed."""
+    """The alarms are not updated while something is performed."""
 
     def make(original: Any) -> Any:
         async def set_alarms(self: Any, entry: Any) -> None:
@@ -137,8 +137,8 @@ def no_durable_timer() -> None:
     cast("Any", deadline_alarms.Alarms)._set_durable = _nothing_set
 
 
-def nobody_is_dead() -> None:
-    """What a dead worker left is waited for to its end."""
+def no_worker_is_dead() -> None:
+    """Work of a dead worker is waited for to its end."""
 
     def is_dead(self: Any, role: Any, worker: Any) -> bool:
         del self, role, worker
@@ -153,17 +153,17 @@ def _has_space(space: Any) -> str:
 
 
 def opened_without_room() -> None:
-    """A new run is opened although what room is left belongs to the others."""
+    """A new run is opened although the remaining space belongs to the others."""
     cast("Any", intake).no_space_message = cast("Any", task_opening).no_space_message = _has_space
 
 
 def changed_contract_performed() -> None:
-    """A tool that may do more than when the run was opened is called."""
+    """A tool is called although it may do more than when the run was opened."""
     cast("Any", tool_runner)._refused_by_grant = cast("Any", executor).widened = _do_nothing
 
 
 def earlier_grant_counts() -> None:
-    """What was granted or cleared before a tool's contract became wider still lets its call pass."""
+    """A grant or clearance from before a tool's contract became wider still counts."""
 
     def make(original: Any) -> Any:
         def widened(run: Run, event: Any) -> str:
@@ -180,7 +180,7 @@ def earlier_grant_counts() -> None:
 
 
 def reported_event_ignored() -> None:
-    """An event that came before anybody waited for it does not count."""
+    """An event that came before the wait for it does not count."""
     cast("Any", approver)._answer_from_report = _do_nothing
 
 
@@ -195,13 +195,13 @@ def downtime_is_work() -> None:
 
 
 def not_begun_counts_as_an_attempt() -> None:
-    """An attempt that certainly did not begin counts against the retries."""
+    """An attempt that certainly did not begin counts as a try."""
     for module in (call_states, model_order, next_action):
         cast("Any", module).count_tries = len
 
 
 def primary_asked_first() -> None:
-    """Each turn begins with the run's own model, also while it is known to be down."""
+    """Each turn begins with the main model of the run, also while it is known to be down."""
 
     def first_model(run: Any, now: Any) -> Any:
         return model_order.NextModel(at=now, model=run.opened.model) if run.opened is not None else None

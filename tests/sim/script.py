@@ -1,4 +1,4 @@
-"""What a seed makes of agents, tools and models. Every draw hangs on what it is for, not on when it is made."""
+"""The agents, tools and models of a seed. Every draw depends on its purpose, not on the time of the draw."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FAILURES: tuple[FailureClass, ...] = get_args(FailureClass)
 
 @dataclass(slots=True, frozen=True)
 class CallBehavior:
-    """What one attempt at a call does. Times in seconds; the effect comes within the tool's timeout."""
+    """The behavior of one attempt at a call. Times in seconds; the effect comes within the tool's timeout."""
 
     fate: CallFate
     set_up_s: float
@@ -65,7 +65,7 @@ class CallBehavior:
 
 @dataclass(slots=True, frozen=True)
 class ModelBehavior:
-    """What one model call gives."""
+    """The behavior of one model request."""
 
     draw: random.Random
     set_up_s: float
@@ -81,14 +81,14 @@ class ModelBehavior:
 
 
 class Script:
-    """The draws of one seed. ``trouble`` is how often tools and models misbehave, 0.0 to 1.0."""
+    """The draws of one seed. ``trouble_share`` is how often tools and models misbehave, 0.0 to 1.0."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         chance = self.chance("mood")
         self.trouble_share = chance.choice((0.05, 0.25, 0.5))
         self.turns = chance.randint(1, 6)
-        # Tools with a probe are where the fate of an effect is hardest to tell, so one is always there.
+        # The outcome of an effect is hardest to recognise with a probe, so one such tool is always there.
         probed = chance.choice([tool for tool in TOOLS if tool.probe])
         self.tools = [probed, *chance.sample([tool for tool in TOOLS if tool is not probed], k=chance.randint(1, 4))]
 
@@ -97,7 +97,7 @@ class Script:
         return random.Random(":".join(str(part) for part in (self.seed, *what)))
 
     def call_behavior(self, work: CallWork) -> CallBehavior:
-        """What this attempt does outside."""
+        """Draw what this attempt does outside."""
         draw = self.chance("act", work.tenant, work.run, work.call, work.attempt)
         bad: tuple[CallFate, ...] = ("fails before", "fails after", "hangs", "answer lost")
         fate: CallFate = draw.choice(bad) if draw.random() < self.trouble_share else "works"
@@ -112,7 +112,7 @@ class Script:
         )
 
     def model_behavior(self, work: ModelWork) -> ModelBehavior:
-        """What this model call gives."""
+        """Draw what this model request returns."""
         what = (work.tenant, work.run, work.turn, work.attempt)
         draw = self.chance("turn", *what)
         failure = draw.choice(FAILURES) if draw.random() < self.trouble_share * 0.6 else None
@@ -158,7 +158,7 @@ class Script:
 
 
 def draw_agents(script: Script) -> list[AgentVersion]:
-    """Draw the agents of a seed: one or two, with limits and budgets small enough to bite."""
+    """Draw the agents of a seed: one or two, with limits and budgets that are sometimes reached."""
     return [_agent(script, name) for name in ("ann", "bob")[: script.chance("agents").randint(1, 2)]]
 
 
@@ -194,7 +194,7 @@ def _agent(script: Script, name: str) -> AgentVersion:
 
 
 def draw_accounts(script: Script) -> AccountLimits:
-    """Draw what all runs together may spend."""
+    """Draw the limit of the spending of all runs together."""
     draw = script.chance("accounts")
     return AccountLimits(
         user_day_micros=draw.choice((40_000, 1_000_000)),
@@ -204,5 +204,5 @@ def draw_accounts(script: Script) -> AccountLimits:
 
 
 def check_result(result: str) -> tuple[str, ...]:
-    """The own check of the checked tool: what is wrong with a result."""
+    """The check of the checked tool: returns the findings about a result."""
     return ("It is rotten.",) if BAD_RESULT in result else ()

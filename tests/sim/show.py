@@ -1,4 +1,4 @@
-"""Prints one seed: what happened outside, every event of every run, and what was wrong."""
+"""Prints one seed: the requests outside, every event of every run, and the problems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HIDDEN = {"id", "prev", "build", "trace", "provenance"}
 
 
 def show(verdict: Verdict, evidence: Evidence, simulation: Simulation) -> None:
-    """Print everything in the order of time."""
+    """Print everything in chronological order."""
     lines = [(float(line.split(" s", 1)[0]), line) for line in verdict.story]
     for run in evidence.runs:
         lines += [(entry.stored_s, _line(run, entry)) for entry in run.entries]

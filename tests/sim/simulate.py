@@ -1,4 +1,4 @@
-"""One seed: a world of workers, clients, people and faults, from beginning to end, and what was wrong with it."""
+"""One seed: a world of workers, clients, people and faults, from beginning to end, and its problems."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import START, virtual_now
 
 FAULTS_UNTIL_S = 45.0
-"""Faults, kills and moods end then; from then on everything must come to its end."""
+"""Faults, kills and random decisions end then; from then on every run must end."""
 
 TIMEOUT_S = 1_500.0
 ACCOUNTS_RELEASED_S = 400.0
@@ -40,7 +40,7 @@ ACCOUNTS_RELEASED_S = 400.0
 
 @dataclass(slots=True)
 class Verdict:
-    """What became of a seed: the digest of its log, its size, and everything that was wrong."""
+    """The outcome of a seed: the digest of its log, its size, and all problems."""
 
     seed: int
     digest: str = ""
@@ -52,7 +52,7 @@ class Verdict:
 
 
 class Simulation:
-    """The world of one seed. Made and run inside a ``SimLoop``."""
+    """The world of one seed. Created and run inside a ``SimLoop``."""
 
     def __init__(self, seed: int) -> None:
         self.script = Script(seed)
@@ -80,7 +80,7 @@ class Simulation:
         self.hardship_driver = HardshipDriver(self.hardship, trouble, broker=self.broker, outside=self.outside)
 
     async def run(self) -> Verdict:
-        """Live through it, then look at the evidence."""
+        """Run the seed to its end, then check the evidence."""
         loop = cast("SimLoop", asyncio.get_running_loop())
         store = AgentStore(self.broker.bucket(stream_names.AGENTS_BUCKET))
         for agent in self.agents:
@@ -191,7 +191,7 @@ class Simulation:
         self.story.append(f"{seconds():9.3f} s  -- {text}")
 
     def evidence(self) -> Evidence:
-        """What the checks look at."""
+        """The evidence for the checks."""
         return Evidence(
             broker=self.broker, folded_runs=self.folded_runs, outside=self.outside, wire_record=self.wire_record,
             acknowledged=self.people.acknowledged, ledger=self.ledger, fault_plan=self.faults.plan, calm_s=self.calm_s,
@@ -216,7 +216,7 @@ class Simulation:
 
 
 def simulate(seed: int) -> tuple[Verdict, Evidence, Simulation]:
-    """Run one seed in a loop of its own. The loop is not closed: a dead process must not get another step."""
+    """Run one seed in a new loop. The loop is not closed: a dead process must not get another step."""
     start = START + timedelta(hours=23, minutes=59, seconds=45) if seed % 7 == 0 else START
     loop = SimLoop(seed=seed, start=start)
     LOOPS_NOT_COLLECTED.append(loop)
@@ -231,4 +231,4 @@ def simulate(seed: int) -> tuple[Verdict, Evidence, Simulation]:
 
 
 LOOPS_NOT_COLLECTED: list[SimLoop] = []
-"""Loops that are over, kept so that nothing of them is collected (see ``loop.Process.may_step``)."""
+"""Finished loops, stored so that none of their coroutines is collected (see ``loop.Process.may_step``)."""

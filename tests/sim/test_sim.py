@@ -19,7 +19,7 @@ CHUNK = 250
 
 
 def _simulate(*options: str, hash_seed: str = "random") -> subprocess.CompletedProcess[str]:
-    """Run the simulator in processes of its own: a simulated kill leaves coroutines that must never go on."""
+    """Run the simulator in child processes: a simulated kill leaves coroutines that must never continue."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": hash_seed}
     return subprocess.run(
         [sys.executable, "-m", "tests.sim", *options],
@@ -28,8 +28,8 @@ def _simulate(*options: str, hash_seed: str = "random") -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize("first", range(1, SEEDS + 1, CHUNK))
-def test_no_seed_breaks_a_promise(first: int) -> None:
-    """Every promise holds for each seed, whatever is lost, killed, frozen or said at the wrong moment."""
+def test_no_seed_breaks_a_guarantee(first: int) -> None:
+    """Every guarantee holds for each seed, whatever is lost, killed, frozen or decided at the wrong moment."""
     done = _simulate("--seeds", f"{first}-{first + CHUNK - 1}")
     assert done.returncode == 0, f"{done.stdout[-6_000:]}\n{done.stderr[-2_000:]}"
     assert f"{CHUNK} seeds" in done.stdout
@@ -38,10 +38,8 @@ def test_no_seed_breaks_a_promise(first: int) -> None:
 @pytest.mark.parametrize(
     ("seeds", "runs", "paid_for"), [("1-3", 64, 20), ("2-2", 300, 100)], ids=["64 runs", "300 runs"]
 )
-def test_of_the_runs_on_one_account_exactly_those_complete_that_it_suffices_for(
-    seeds: str, runs: int, paid_for: int
-) -> None:
-    """A third, with the workers of the budget killed at random; the account is never over, no run is stuck or lost."""
+def test_exactly_the_runs_complete_that_their_account_can_pay_for(seeds: str, runs: int, paid_for: int) -> None:
+    """A third, with budget workers killed at random; the account is never over its limit, no run is stuck or lost."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     size = ("--runs", str(runs), "--paid-for", str(paid_for))
     done = subprocess.run(
@@ -71,7 +69,7 @@ def test_a_seed_gives_the_same_log_byte_for_byte() -> None:
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_bug_turns_some_seed_red(name: str) -> None:
-    """The simulator sees this bug within the first thousand seeds, and says which promise it breaks."""
+    """The simulator finds this bug within the first thousand seeds, and names the broken guarantee."""
     planted = PLANTED[name]
     assert set(parse_seeds(planted.seeds)) <= set(range(SEEDS))
     done = _simulate("--seeds", planted.seeds, "--until-red", "--plant", name, "--hardship", planted.hardship)
@@ -80,7 +78,7 @@ def test_a_planted_bug_turns_some_seed_red(name: str) -> None:
 
 
 def test_seeds_are_given_as_a_number_or_by_name() -> None:
-    """``make sim SEEDS=…`` takes how many; a range or a list says which."""
+    """``make sim SEEDS=…`` takes a number of seeds; a range or a list names them."""
     assert parse_seeds("3") == [1, 2, 3]
     assert parse_seeds("3,7-9") == [3, 7, 8, 9]
     assert parse_seeds("7-7") == [7]
@@ -88,7 +86,7 @@ def test_seeds_are_given_as_a_number_or_by_name() -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "some", "1-", "-3", "3,,7", "9-7"])
 def test_an_invalid_seed_argument_is_refused(text: str) -> None:
-    """A slip does not pass as a night without red seeds."""
+    """A typing error must not look like a night without red seeds."""
     done = _simulate(f"--seeds={text}")
     assert done.returncode == 2
     assert "give how many (1000), a range (1001-2000) or several (3,7-9)" in done.stderr

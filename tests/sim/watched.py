@@ -1,4 +1,4 @@
-"""The log as a simulated worker sees it: watched for the checks, and as slow, full or late as the seed has it."""
+"""The log of a simulated worker: recorded for the checks, and as slow, full or late as the seed draws it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from linestop.testing.virtual_time import virtual_now
 
 NEARLY_FULL: Final = 0.95
 BLOCK_SHARE: Final = 0.05
-"""How often a busy process thinks after it has heard from the log."""
+"""How often a busy process blocks after a reply of the log."""
 
 TAKE_SUBJECT_SHARE: Final = 0.9
 CUTS: Final = 0.5
-"""How often a worker is cut off as it says the result of a first attempt."""
+"""How often a worker is cut off when it appends the result of a first attempt."""
 
 
 @dataclass(slots=True)
 class LogAccess:
-    """When a worker last asked the log about a run, and when it sent its last start there. True seconds."""
+    """When a worker last loaded a run from the log, and when it last sent a start there, in true seconds."""
 
     asked_s: float = -1.0
     sent_s: float = -1.0
@@ -38,9 +38,9 @@ class LogAccess:
 
 @dataclass(slots=True)
 class WireRecord:
-    """What was seen on the wire, for the checks: (process, tenant, run) → sight; when processes were out, and died.
+    """What happened on the wire, for the checks: log accesses by (process, tenant, run), disconnections and deaths.
 
-    ``squatted`` are the places in the log of what no role of ours wrote.
+    ``taken_subjects`` holds the positions in the log of messages that no role of linestop wrote.
     """
 
     hardship: Hardship = field(default_factory=Hardship)
@@ -51,17 +51,17 @@ class WireRecord:
     troubles: list[str] = field(default_factory=list[str])
 
     def note_death(self, process: str) -> None:
-        """Note when a process died."""
+        """Record when a process died."""
         self.died.setdefault(process, seconds())
 
     def proof(self, process: str, tenant: str, run: str) -> tuple[float, float]:
-        """When this process last sent a start of this run, and when it last asked for its log."""
+        """When this process last sent a start of this run, and when it last loaded its log."""
         access = self.log_accesses.get((process, tenant, run), LogAccess())
         return access.sent_s, access.asked_s
 
 
 class WatchedLog:
-    """The log as a worker sees it, noting when it asked and when it started something."""
+    """The log of a worker; records when the worker loaded a run and when it started something."""
 
     def __init__(self, broker: MemoryBroker, role: RoleName, process: Process, wire_record: WireRecord) -> None:
         self._broker = broker
@@ -72,7 +72,7 @@ class WatchedLog:
         self._chance = random.Random(f"{process.name}:{role}:{wire_record.hardship}")
 
     async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
-        """Append, noting when a start was sent."""
+        """Append an event; record when a start was sent."""
         if append.event == "started":
             self._access(append.tenant, append.run).sent_s = seconds()
         if (
@@ -94,7 +94,7 @@ class WatchedLog:
     async def load(
         self, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False
     ) -> list[StoredMessage]:
-        """Load, noting when it was asked; a replica that lags proves nothing about that moment."""
+        """Load a run; record the time of the request, unless a lagging replica answers, which proves nothing."""
         asked_s, is_lagging = seconds(), self._hardship.is_active("replica lags") and not leader
         stored = await self._log.load(tenant, run, after_seq=after_seq, leader=leader)
         if is_lagging:
@@ -143,7 +143,7 @@ class WatchedLog:
         return stored is not None and stored.stored_at <= virtual_now() - timedelta(seconds=self._hardship.amount)
 
     def _block_process(self) -> None:
-        """Keep the process from everything else for a while, now and then."""
+        """Block the process for a while, now and then."""
         if not self._hardship.is_active("busy") or self._process.frozen or self._chance.random() >= BLOCK_SHARE:
             return
         loop, process = cast("SimLoop", asyncio.get_running_loop()), self._process
@@ -153,13 +153,13 @@ class WatchedLog:
         loop.call_later(for_s, process.thaw, loop, context=loop.outside.copy())
 
     def _attempt_to_cut_at(self, append: Append) -> int:
-        """Of which attempt this is the result, 0 if it is none or nobody is cut off at results."""
+        """The attempt whose result this is; 0 if this is not a result, or no worker is cut off at results."""
         if append.event != "finished" or not self._hardship.is_active("workers cut") or not self._hardship.amount:
             return 0
         return int(msgspec.json.decode(append.payload)["attempt"])
 
     def _cut_off(self) -> None:
-        """Let nothing of this process reach the broker for a while."""
+        """Cut this process off from the broker for a while."""
         worker, for_s = self._process.name.partition("#")[0], self._hardship.amount * self._chance.uniform(0.9, 1.6)
         self._broker_faults().plan.partitions.setdefault(worker, []).append((seconds(), seconds() + for_s))
 
@@ -167,7 +167,7 @@ class WatchedLog:
         return cast("SeedFaults", self._broker.faults)
 
     def _take_subject(self, append: Append) -> None:
-        """Write what is no event of the run at its head, as whoever has stolen a credential can."""
+        """Write a message that is not an event of the run at its head, as a thief of a credential can."""
         stream = self._broker.stream(stream_names.RUNS)
         n = len(self._wire_record.taken_subjects) + 100
         subject = f"runs.{append.tenant}.{append.run}.planner.proposed.{n}"

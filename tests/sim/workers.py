@@ -1,4 +1,4 @@
-"""The worker processes: the production ``Host`` over the broker in memory, with a clock and a fate of their own."""
+"""The worker processes: ``ActorProcess`` of production over the broker in memory, each with its own clock."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import virtual_now
 
 SKEW_MAX_S = 0.9
-"""Clocks of two workers differ by less than the grace that an effect's ``done_by`` gives (2 s)."""
+"""Clocks of two workers differ by less than the grace in an effect's ``done_by`` (2 s)."""
 
 TOPOLOGIES: tuple[tuple[tuple[RoleName, ...], ...], ...] = (
     (ACTORS,),
@@ -42,7 +42,7 @@ TOPOLOGIES: tuple[tuple[tuple[RoleName, ...], ...], ...] = (
 
 
 class WorkerBackend:
-    """The ports of one process; see ``linestop.bus.broker_backend.Backend``."""
+    """The bus interfaces of one process; see ``linestop.bus.broker_backend.Backend``."""
 
     def __init__(self, broker: MemoryBroker, process: Process, wire_record: WireRecord) -> None:
         self._broker = broker
@@ -50,11 +50,11 @@ class WorkerBackend:
         self._wire_record = wire_record
 
     def log(self, role: RoleName) -> Log:
-        """The run log as ``role`` sees it."""
+        """The run log for ``role``."""
         return WatchedLog(self._broker, role, self._process, self._wire_record)
 
     def publisher(self, role: RoleName) -> Publisher:
-        """What ``role`` may send."""
+        """The publisher of ``role``."""
         del role
         return self._broker.publisher()
 
@@ -79,14 +79,14 @@ class WorkerBackend:
         return self._broker.timers()
 
     async def hints(self, role: RoleName, subject: str) -> AsyncIterator[str]:
-        """Subjects of what is only heard."""
+        """The subjects of published hints."""
         del role
         async for hint in self._broker.listen(subject):
             yield hint.subject
 
 
 def _time_of(hosts: list[ActorProcess]) -> datetime:
-    """The time of those who perform: their host's, which corrects the clock of its machine."""
+    """The time for performers: that of their process, which corrects the clock of its machine."""
     return hosts[0].clock.now()
 
 
@@ -131,29 +131,29 @@ class Worker:
         cast("SimLoop", asyncio.get_running_loop()).spawn(self._run_process(process, self._end_requested), process)
 
     def kill(self, steps: int = 0) -> None:
-        """End it now, or ``steps`` steps from now, between two awaits."""
+        """Kill the process now, or ``steps`` steps from now, between two awaits."""
         if steps:
             self.process.steps_left = steps
         else:
             self.process.kill()
 
     async def crash(self) -> None:
-        """Die at once, and be there again a second later, as under a supervisor."""
+        """Die at once, and start again a second later, as under a supervisor."""
         process = self.process
         self._wire_record.disconnections.append((process.name, seconds(), float("inf")))
         process.kill()
         await self._restart_soon(process)
 
     def freeze(self) -> None:
-        """Stop it as SIGSTOP does."""
+        """Freeze the process, as SIGSTOP does."""
         self.process.frozen = True
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Continue the process, as SIGCONT does."""
         self.process.thaw(cast("SimLoop", asyncio.get_running_loop()))
 
     async def drain(self) -> None:
-        """Ask it to end, as SIGTERM does, and wait until it has (or is killed meanwhile)."""
+        """Ask the process to end, as SIGTERM does, and wait until it has ended or is killed."""
         self._end_requested.set()
         with anyio.move_on_after(30.0):
             await self._has_ended.wait()
@@ -184,7 +184,7 @@ class Worker:
             if is_up or not isinstance(error, Unreachable):
                 self._wire_record.troubles.append(f"{process.name} died of {error!r} at {seconds():.3f} s")
                 raise
-            # A worker that finds no broker ends; whoever started it starts it again.
+            # A worker that finds no broker ends; its supervisor starts it again.
             cast("SimLoop", asyncio.get_running_loop()).spawn(self._restart_soon(process))
         finally:
             process.kill()
