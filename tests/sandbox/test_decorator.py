@@ -172,11 +172,11 @@ def test_digests_tell_contracts_apart() -> None:
 
     def declared(**options: Any) -> str:  # noqa: ANN401 - any option
         @tool(tier="read", **options)
-        async def look(ctx: Context, a: int) -> int:  # noqa: ARG001 - declared only
+        async def lookup(ctx: Context, a: int) -> int:  # noqa: ARG001 - declared only
             """Look it up."""
             return a
 
-        return look.contract.digest()
+        return lookup.contract.digest()
 
     assert declared() == declared()
     assert declared(scopes={"b", "a"}) == declared(scopes=["a", "b"])
