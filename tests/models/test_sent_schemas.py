@@ -65,7 +65,7 @@ WRITTEN: dict[str, tuple[dict[str, Any], Any, Any]] = {
         },
         {"v": 1, "next": {"v": 2}}, {"v": 1, "next": {}},
     ),
-    "a keyword of nobody": (
+    "an unknown keyword": (
         {
             "type": "object", "properties": {"a": {"$ref": "#/parts/a"}},
             "parts": {"a": {"items": {"$ref": "#/parts/b"}}, "b": {"type": "integer"}},
@@ -88,7 +88,7 @@ WRITTEN: dict[str, tuple[dict[str, Any], Any, Any]] = {
         {"a": {"$ref": "#/nowhere", "type": "string"}}, {"a": {"type": "string"}},
     ),
 }  # fmt: skip
-"""Name → a schema as somebody may write it by hand, a value that fits it, one that does not."""
+"""Name → a schema as an author may write it by hand, a value that fits it, one that does not."""
 
 
 def _contract(kind: Any, name: str = "shop.place") -> Contract:  # noqa: ANN401 - a type

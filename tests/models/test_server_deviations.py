@@ -130,7 +130,7 @@ async def test_reasoning_that_is_left_out_of_the_output_is_counted(serve: Serve)
 
 
 async def test_a_refusal_field_is_a_refusal(serve: Serve) -> None:
-    """OpenAI refuses in a field of its own, with an innocent finish reason."""
+    """OpenAI refuses in a separate field, with an innocent finish reason."""
     with pytest.raises(ModelFailed, match="I will not") as failed:
         await _ask(serve, (200, SSE, _sse(_chunk({"refusal": "I will not."}), _chunk({}, "stop"))))
     assert failed.value.kind == "refusal"

@@ -302,7 +302,7 @@ ANTHROPIC_TEXTS: dict[str, bytes] = {
     "no content in the message": _stream(_block(), start={"id": "m", "model": "m", "usage": MESSAGE["usage"]}),
     "no model": _stream(_block(), start={"id": "m", "content": [], "usage": MESSAGE["usage"]}),
     "an end in capitals": _stream(_block(), stop="END_TURN"),
-    "a piece that does not say what it is": _stream(
+    "a piece without its type": _stream(
         [_block()[0], _block()[1] | {"delta": {"text": "Noon."}}, *_block()[2:]]
     ),
     "a piece of an unknown kind with nothing in it": _stream(
@@ -327,7 +327,7 @@ ANTHROPIC_TEXTS: dict[str, bytes] = {
     "no index": _stream(_block(None)),
     "index as text": _stream(_block("0")),
     "both blocks with index 0": _stream(_block(0, "No"), _block(0, "on.")),
-    "a block that does not say what it is": _stream(
+    "a block without its type": _stream(
         [{"type": "content_block_start", "index": 0, "content_block": None}, *_block()[1:]]
     ),
     "a text that is null at first": _stream(

@@ -99,7 +99,7 @@ def nested(ctx: Context, levels: int) -> Any:  # noqa: ANN401 - a JSON value
 
 
 def signal_wait() -> None:
-    """Wait for ever, holding all descriptors."""
+    """Wait without end, holding all descriptors."""
     signal.pause()
 
 

@@ -203,8 +203,8 @@ async def test_effect_sent_is_true_once_a_write_may_have_been_read(servers: Serv
         writer.close()
 
     server = await servers.start({"/": servers.response(b"x"), "/gone": hang_up})
-    nobody = await servers.start({})
-    nobody_url = nobody.url()
+    other_server = await servers.start({})
+    other_url = other_server.url()
     async with client(server.netloc, "127.0.0.1:1") as http:
         await http.get(server.url())
         with pytest.raises(EgressFailed):
@@ -213,7 +213,7 @@ async def test_effect_sent_is_true_once_a_write_may_have_been_read(servers: Serv
             await http.post("http://127.0.0.1:1/", json={})
         assert caught.value.retry_safe is True
         with pytest.raises(EgressDenied):
-            await http.post(nobody_url, json={})
+            await http.post(other_url, json={})
         assert http.effect_sent is False
         with pytest.raises(EgressFailed, match="gave no proper answer") as caught:
             await http.post(server.url("/gone"), json={})

@@ -376,11 +376,11 @@ def _probe_never_began() -> None:
 
 
 def _raised_is_failed() -> None:
-    def fate(contract: Any, reply: Any, error: ToolError, ctx: Any) -> Any:
+    def error_and_outcome(contract: Any, reply: Any, error: ToolError, ctx: Any) -> Any:
         del contract, reply, ctx
         return msgspec.structs.replace(error, type="transient", retry_safe=True, known_by="tool"), "failed"
 
-    cast("Any", perform_call)._fate = fate
+    cast("Any", perform_call)._error_and_outcome = error_and_outcome
 
 
 PLANTED: dict[str, Planted] = {

@@ -1,4 +1,4 @@
-"""Checks that a started model request may still begin; a module of its own, so that importing it is cheap."""
+"""Checks that a started model request may still begin; a separate module, so that importing it is cheap."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 class GuardedTransport(httpx2.AsyncBaseTransport):
-    """Screens, records and sends one request at a time; also each redirect, as a request of its own."""
+    """Screens, records and sends one request at a time; each redirect is a separate request."""
 
     def __init__(self, guard: EgressGuard, tls: ssl.SSLContext) -> None:
         self._guard = guard

@@ -79,7 +79,7 @@ def not_begun(error: ToolFailed) -> FunctionReply:
 
 
 async def in_own_task(call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - whatever a tool returns
-    """Await ``call()`` in a task of its own, so that code that cancels its own task cancels no other.
+    """Await ``call()`` in a new task, so that code that cancels its own task cancels no other.
 
     Its exceptions are raised here and nowhere else; some of them would end the event loop.
     """

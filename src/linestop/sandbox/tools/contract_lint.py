@@ -60,7 +60,7 @@ def _loose(contract: Contract) -> str | None:
     return "accepts arguments it does not name: set additionalProperties to false"
 
 
-def _fate(contract: Contract) -> str | None:
+def _unsafe_interruption(contract: Contract) -> str | None:
     if contract.tier in {"read", "reversible"} or contract.idempotent or contract.probe:
         return None
     return (
@@ -100,7 +100,7 @@ def _shared_key(contract: Contract) -> str | None:
         return None
     return (
         "is repeatable, has a probe and is not idempotent: equal calls share one effect key, so the probe "
-        "cannot say which of them took effect. Take repeatable away, or make it idempotent"
+        "cannot say which of them took effect. Remove repeatable, or make it idempotent"
     )
 
 
@@ -219,13 +219,13 @@ def _egress(contract: Contract) -> str | None:
 def _calls(contract: Contract) -> str | None:
     if contract.tier in {"read", "reversible"} or contract.calls_max:
         return None
-    return f"is {contract.tier} without calls_max: say how often a run may need it at most"
+    return f"is {contract.tier} without calls_max: declare how often a run may call it at most"
 
 
 _RULES: tuple[tuple[str, Literal["error", "warning"], Callable[[Contract], str | None]], ...] = (
     ("schema", "error", _schema),
     ("loose_arguments", "warning", _loose),
-    ("fate", "error", _fate),
+    ("fate", "error", _unsafe_interruption),
     ("reversible_fate", "warning", _reversible),
     ("raising", "warning", _raising),
     ("repeatable", "warning", _repeatable),

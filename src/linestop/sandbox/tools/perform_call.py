@@ -173,12 +173,12 @@ def result_of(contract: Contract, reply: FunctionReply, ctx: Context, limits: Pe
         )  # fmt: skip
     if not reply.begun:
         return ToolResult(outcome="never_started", error=_without_secrets(reply.error, limits), begun=False)
-    error, outcome = _fate(contract, reply, _without_secrets(reply.error, limits), ctx)
+    error, outcome = _error_and_outcome(contract, reply, _without_secrets(reply.error, limits), ctx)
     cost = 0 if error.known_by and error.retry_safe else price
     return ToolResult(outcome=outcome, error=error, egress=egress, cost_micros=cost)
 
 
-def _fate(
+def _error_and_outcome(
     contract: Contract, reply: FunctionReply, error: ToolError, ctx: Context
 ) -> tuple[ToolError, Literal["failed", "unknown"]]:
     """The error and the outcome of a call whose function returned no value."""

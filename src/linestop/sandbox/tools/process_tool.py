@@ -1,7 +1,7 @@
 """Perform a tool in a child process that can be killed.
 
 The child is a new interpreter, not a fork of this process: it inherits no memory, no descriptors and no
-environment but PATH and LANG, so it holds no secret of this process. It leads a process group of its own,
+environment but PATH and LANG, so it holds no secret of this process. It leads its own process group,
 and the whole group is killed when the call ends, however it ends. Its result comes over a separate pipe:
 its output is data, logged and bounded, and cannot be taken for a result.
 """
