@@ -50,7 +50,7 @@ class WireRecord:
     taken_subjects: set[int] = field(default_factory=set[int])
     troubles: list[str] = field(default_factory=list[str])
 
-    def note_death(self, process: str) -> None:
+    def record_death(self, process: str) -> None:
         """Record when a process died."""
         self.died.setdefault(process, seconds())
 

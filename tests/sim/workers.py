@@ -85,9 +85,9 @@ class WorkerBackend:
             yield hint.subject
 
 
-def _time_of(hosts: list[ActorProcess]) -> datetime:
+def _time_of(actor_processes: list[ActorProcess]) -> datetime:
     """The time for performers: that of their process, which corrects the clock of its machine."""
-    return hosts[0].clock.now()
+    return actor_processes[0].clock.now()
 
 
 class Worker:
@@ -127,7 +127,7 @@ class Worker:
         self.process = process = Process(f"{self.name}#{self._incarnation}")
         self._end_requested = asyncio.Event()
         self._has_ended = asyncio.Event()
-        process.at_death += [self._has_ended.set, partial(self._wire_record.note_death, process.name)]
+        process.at_death += [self._has_ended.set, partial(self._wire_record.record_death, process.name)]
         cast("SimLoop", asyncio.get_running_loop()).spawn(self._run_process(process, self._end_requested), process)
 
     def kill(self, steps: int = 0) -> None:
@@ -162,8 +162,8 @@ class Worker:
     async def _run_process(self, process: Process, ends: asyncio.Event) -> None:
         chance = random.Random(f"{self._outside.script.seed}:{process.name}")
         proof = partial(self._wire_record.proof, process.name)
-        now = partial(_time_of, hosts := list[ActorProcess]())
-        caller = SimRequester(self._outside, process, now, proof)
+        now = partial(_time_of, actor_processes := list[ActorProcess]())
+        requester = SimRequester(self._outside, process, now, proof)
         tools = dict(self._outside.contracts)
         runner = SimRunner(self._outside, process, now, proof, tools)
         config = ProcessSettings(
@@ -173,11 +173,11 @@ class Worker:
         backend = WorkerBackend(self._broker, process, self._wire_record)
         is_up = False
         try:
-            host = ActorProcess(
-                backend, [make_role(role, requester=caller, runner=runner) for role in self.roles], config
+            actor_process = ActorProcess(
+                backend, [make_role(role, requester=requester, runner=runner) for role in self.roles], config
             )
-            hosts.append(host)
-            async with host.running():
+            actor_processes.append(actor_process)
+            async with actor_process.running():
                 is_up = True
                 await ends.wait()
         except BaseException as error:

@@ -65,7 +65,7 @@ class AnthropicClient:
             return await exchange(
                 self._open(body, request.deadline_s),
                 AnthropicReplyReader(request.model),
-                asked_model=request.model,
+                requested_model=request.model,
                 sdk_error=AnthropicError,
                 on_delta=on_delta,
             )

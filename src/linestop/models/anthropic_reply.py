@@ -132,9 +132,9 @@ def arguments_object(args: str) -> dict[str, Any]:
 class AnthropicReplyReader:
     """Reads one answer of the Messages API, streamed or whole."""
 
-    def __init__(self, asked_model: str) -> None:
+    def __init__(self, requested_model: str) -> None:
         self.finished = False
-        self._asked_model = asked_model
+        self._requested_model = requested_model
         self._begun = False
         self._id = ""
         self._model = ""
@@ -163,7 +163,7 @@ class AnthropicReplyReader:
             case "message_stop":
                 self._finish()
             case "error":
-                raise failure_of_error_body(data.get("error") or data, self._asked_model)
+                raise failure_of_error_body(data.get("error") or data, self._requested_model)
             case _:
                 # `ping`, and kinds that the provider may add later, as it announced.
                 pass
@@ -173,7 +173,7 @@ class AnthropicReplyReader:
         """Read an answer that was not streamed; return its text."""
         message = read_object(body) or {}
         if message.get("type") == "error" or (message.get("error") and "content" not in message):
-            raise failure_of_error_body(message.get("error") or message, self._asked_model)
+            raise failure_of_error_body(message.get("error") or message, self._requested_model)
         if "content" not in message:
             raise ValueError("an answer without content")
         self._begin(message)
@@ -219,7 +219,7 @@ class AnthropicReplyReader:
             stop_reason=stop,
             usage=usage or Usage(),
             usage_reported=usage is not None,
-            model=self._model or self._asked_model.partition("/")[2],
+            model=self._model or self._requested_model.partition("/")[2],
             request_id=self._id,
             blocks=tuple(block.fields for block in self._blocks) if keep_blocks else (),
         )
@@ -318,7 +318,7 @@ class AnthropicReplyReader:
 
     def _fail(self, kind: FailureClass, what: str) -> Never:
         usage = self.reported_usage()
-        raise ModelFailed(kind, f"{self._asked_model} {what}.", usage=usage, possibly_billed=usage is None)
+        raise ModelFailed(kind, f"{self._requested_model} {what}.", usage=usage, possibly_billed=usage is None)
 
 
 def _is_of_type(block: _Block, kind: str) -> bool:

@@ -71,7 +71,7 @@ def class_of_status(status_code: int) -> FailureClass:
     return _BY_STATUS.get(status_code) or ("availability" if status_code >= 500 else "permanent")
 
 
-def failure_of_error(error: Exception, asked_model: str, *, has_response: bool) -> ModelFailed:
+def failure_of_error(error: Exception, requested_model: str, *, has_response: bool) -> ModelFailed:
     """Turn an exception of an SDK, of its transport or of linestop's decoding into the failure that it means.
 
     ``has_response`` tells whether the response had begun: until then a ``ValueError`` is about the request.
@@ -80,22 +80,24 @@ def failure_of_error(error: Exception, asked_model: str, *, has_response: bool) 
         return cast("ModelFailed", failure)
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
-        return _failure_of_response(error, status, asked_model)
+        return _failure_of_response(error, status, requested_model)
     # The SDKs sometimes wrap the error of the transport, which wraps that of the layer below.
     cause = _cause_of_kind(error, _TRANSPORT)
     if isinstance(cause, _NEVER_SENT):
-        return ModelFailed("availability", f"{asked_model} cannot be reached ({_error_text(cause)}); check base_url.")
+        return ModelFailed(
+            "availability", f"{requested_model} cannot be reached ({_error_text(cause)}); check base_url."
+        )
     if isinstance(cause, _WRONG_SETUP):
         return ModelFailed(
-            "permanent", f"{asked_model} cannot be asked ({_error_text(cause)}); check base_url and key."
+            "permanent", f"{requested_model} cannot be asked ({_error_text(cause)}); check base_url and key."
         )
     if cause is not None:
-        sentence = f"{asked_model} broke off before the answer was whole ({_error_text(cause)})."
+        sentence = f"{requested_model} broke off before the answer was whole ({_error_text(cause)})."
         return ModelFailed("availability", sentence, possibly_billed=True)
     if has_response:
-        sentence = f"{asked_model} answered with something that is not its protocol ({_error_text(error)})."
+        sentence = f"{requested_model} answered with something that is not its protocol ({_error_text(error)})."
         return ModelFailed("malformed", sentence, possibly_billed=True)
-    return ModelFailed("permanent", f"The request to {asked_model} cannot be written ({_error_text(error)}).")
+    return ModelFailed("permanent", f"The request to {requested_model} cannot be written ({_error_text(error)}).")
 
 
 def reworded(failed: ModelFailed, sentence: str, kind: FailureClass | None = None) -> ModelFailed:
@@ -106,7 +108,7 @@ def reworded(failed: ModelFailed, sentence: str, kind: FailureClass | None = Non
     )  # fmt: skip
 
 
-def failure_of_error_body(error: object, asked_model: str) -> ModelFailed:
+def failure_of_error_body(error: object, requested_model: str) -> ModelFailed:
     """Turn an error that came inside a successful response (in a stream, or as a 200) into its failure."""
     text = str(error)
     fields = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
@@ -121,7 +123,7 @@ def failure_of_error_body(error: object, asked_model: str) -> ModelFailed:
     else:
         if isinstance(code, int) and 400 <= code < 600:
             kind, status = class_of_status(code), code
-    sentence = f"{asked_model} broke off with an error: {_provider_message(fields or text)}"
+    sentence = f"{requested_model} broke off with an error: {_provider_message(fields or text)}"
     return ModelFailed(kind, sentence, status=status, possibly_billed=kind != "permanent")
 
 
@@ -155,14 +157,14 @@ def _cause_of_kind(error: BaseException | None, kinds: tuple[type[BaseException]
     return None
 
 
-def _failure_of_response(error: Exception, status: int, asked_model: str) -> ModelFailed:
+def _failure_of_response(error: Exception, status: int, requested_model: str) -> ModelFailed:
     response = getattr(error, "response", None)
     headers = cast("Mapping[str, str]", getattr(response, "headers", {}))
     body = cast("object", getattr(error, "body", None))
     kind: FailureClass = "refusal" if getattr(error, "code", None) in _FILTERED else class_of_status(status)
     return ModelFailed(
         kind,
-        f"{asked_model} answered {status}: {_provider_message(body)}",
+        f"{requested_model} answered {status}: {_provider_message(body)}",
         status=status,
         retry_after_s=retry_after_s(headers),
         possibly_billed=status == 408 or (status >= 500 and status not in _UNBILLED_ERRORS),

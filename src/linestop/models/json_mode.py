@@ -60,7 +60,7 @@ def trial_request(request: ModelRequest) -> ModelRequest:
     return msgspec.structs.replace(request, system=system, tools=(*request.tools, final))
 
 
-def trial_reply(reply: ModelReply, asked_model: str) -> ModelReply:
+def trial_reply(reply: ModelReply, requested_model: str) -> ModelReply:
     """Turn a call of the final answer into the answer; beside other calls it came too early and is dropped.
 
     Raises:
@@ -72,7 +72,7 @@ def trial_reply(reply: ModelReply, asked_model: str) -> ModelReply:
     try:
         text = _final_answer_text(reply.calls[0].args.encode())
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _malformed(reply, f"{asked_model} gave its final answer without one ({error}).") from error
+        raise _malformed(reply, f"{requested_model} gave its final answer without one ({error}).") from error
     return msgspec.structs.replace(reply, text=text, calls=(), stop_reason="end")
 
 
@@ -99,7 +99,7 @@ def json_mode_request(request: ModelRequest) -> tuple[ModelRequest, dict[str, An
     }
 
 
-def json_mode_reply(reply: ModelReply, asked_model: str) -> ModelReply:
+def json_mode_reply(reply: ModelReply, requested_model: str) -> ModelReply:
     """Read the object back into a call or an answer.
 
     Raises:
@@ -110,7 +110,9 @@ def json_mode_reply(reply: ModelReply, asked_model: str) -> ModelReply:
         if turn.tool == FINAL_ANSWER_TOOL:
             return msgspec.structs.replace(reply, text=_final_answer_text(bytes(turn.args)))
     except (msgspec.DecodeError, RecursionError) as error:
-        sentence = f"{asked_model} did not keep to the JSON schema of its turn ({error}); use another model or server."
+        sentence = (
+            f"{requested_model} did not keep to the JSON schema of its turn ({error}); use another model or server."
+        )
         raise _malformed(reply, sentence) from error
     call = ToolCall(
         id=json_mode_call_id(reply.request_id or reply.text),

@@ -174,7 +174,7 @@ class OpenAIClient:
         return await exchange(
             self._open(body, request.deadline_s),
             OpenAIReplyReader(request.model),
-            asked_model=request.model,
+            requested_model=request.model,
             sdk_error=OpenAIError,
             on_delta=on_delta,
         )

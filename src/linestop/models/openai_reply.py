@@ -94,9 +94,9 @@ class _PartialCall(msgspec.Struct):
 class OpenAIReplyReader:
     """Reads one answer of the Chat Completions API, streamed or whole."""
 
-    def __init__(self, asked_model: str) -> None:
+    def __init__(self, requested_model: str) -> None:
         self.finished = False
-        self._asked_model = asked_model
+        self._requested_model = requested_model
         self._id = ""
         self._model = ""
         self._choice: int | None = None
@@ -118,7 +118,7 @@ class OpenAIReplyReader:
         if chunk is None:
             return ""
         if event.name == "error" and not chunk.get("error"):
-            raise failure_of_error_body(chunk, self._asked_model)
+            raise failure_of_error_body(chunk, self._requested_model)
         return self._watcher_text.piece(self._take(chunk))
 
     def take_body(self, body: bytes) -> str:
@@ -162,7 +162,7 @@ class OpenAIReplyReader:
             stop_reason=stop,
             usage=usage or Usage(),
             usage_reported=usage is not None,
-            model=self._model or self._asked_model.partition("/")[2],
+            model=self._model or self._requested_model.partition("/")[2],
             request_id=self._id,
         )
 
@@ -189,7 +189,7 @@ class OpenAIReplyReader:
         if kind.startswith("response"):
             raise ValueError("an answer of the Responses API; base_url must lead to Chat Completions")
         if chunk.get("error") or kind == "error":
-            raise failure_of_error_body(chunk.get("error") or chunk, self._asked_model)
+            raise failure_of_error_body(chunk.get("error") or chunk, self._requested_model)
         self._id = self._id or id_text(chunk.get("id"))
         self._model = self._model or id_text(chunk.get("model"))
         self._counts.add_report(chunk.get("usage"))
@@ -294,7 +294,7 @@ class OpenAIReplyReader:
 
     def _fail(self, kind: FailureClass, what: str) -> Never:
         usage = self.reported_usage()
-        raise ModelFailed(kind, f"{self._asked_model} {what}.", usage=usage, possibly_billed=usage is None)
+        raise ModelFailed(kind, f"{self._requested_model} {what}.", usage=usage, possibly_billed=usage is None)
 
 
 def _rows(calls: object) -> list[object]:

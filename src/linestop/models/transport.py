@@ -151,7 +151,7 @@ async def exchange(
     opening: AbstractAsyncContextManager[HttpResponse],
     reader: ReplyReader,
     *,
-    asked_model: str,
+    requested_model: str,
     sdk_error: type[Exception],
     on_delta: OnDelta | None,
 ) -> ModelReply:
@@ -166,23 +166,23 @@ async def exchange(
     try:
         async with opening as response:
             has_response = True
-            await _read(response, reader, asked_model=asked_model, on_delta=_ignoring_failures(on_delta))
+            await _read(response, reader, requested_model=requested_model, on_delta=_ignoring_failures(on_delta))
             return reader.reply()
     except (ModelFailed, sdk_error, *ERRORS_TO_CLASSIFY) as error:
-        failed, usage = failure_of_error(error, asked_model, has_response=has_response), reader.reported_usage()
+        failed, usage = failure_of_error(error, requested_model, has_response=has_response), reader.reported_usage()
         if usage is not None and failed.usage is None and failed.possibly_billed:
             failed.usage, failed.possibly_billed = usage, False
         raise failed from (None if failed is error else error)
 
 
-async def _read(response: HttpResponse, reader: ReplyReader, *, asked_model: str, on_delta: OnDelta) -> None:
+async def _read(response: HttpResponse, reader: ReplyReader, *, requested_model: str, on_delta: OnDelta) -> None:
     media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     head, chunks = await _peek(response.iter_bytes())
     body_start = head.lstrip()
     # Servers and proxies mislabel both forms, so the content decides before its label.
     if body_start.startswith(b"{") or (media == "application/json" and not body_start.startswith(_EVENT_FIELDS)):
         # A server that ignores `stream` sends the same answer as one body.
-        text = reader.take_body(await _whole_body(chunks, asked_model))
+        text = reader.take_body(await _whole_body(chunks, requested_model))
         if text:
             await on_delta(text)
     elif media in ("text/event-stream", "") or body_start.startswith(_EVENT_FIELDS):
@@ -190,7 +190,7 @@ async def _read(response: HttpResponse, reader: ReplyReader, *, asked_model: str
     else:
         raise ModelFailed(
             "malformed",
-            f"{asked_model} answered with {media} instead of an event stream; check base_url and proxies.",
+            f"{requested_model} answered with {media} instead of an event stream; check base_url and proxies.",
             possibly_billed=True,
         )
 
@@ -235,12 +235,12 @@ async def _read_events(chunks: AsyncIterator[bytes], reader: ReplyReader, on_del
             pass
 
 
-async def _whole_body(chunks: AsyncIterator[bytes], asked_model: str) -> bytes:
+async def _whole_body(chunks: AsyncIterator[bytes], requested_model: str) -> bytes:
     body = bytearray()
     async for chunk in chunks:
         body += chunk
         if len(body) > STREAM_BYTES_MAX:
-            sentence = f"{asked_model} answered with more than {STREAM_BYTES_MAX} bytes; lower output_tokens_max."
+            sentence = f"{requested_model} answered with more than {STREAM_BYTES_MAX} bytes; lower output_tokens_max."
             raise ModelFailed("malformed", sentence, possibly_billed=True)
     return bytes(body)
 
