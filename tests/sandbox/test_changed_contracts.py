@@ -161,8 +161,7 @@ async def test_a_tool_that_may_do_more_raises_an_alert() -> None:
     for widened in (True, False):
         story = at_work(call("look", "{}"))
         error = ToolError(type="permanent", message="No.", known_by="not_begun", widened=widened)
-        results = {"look": ToolResult(outcome="failed", error=error)}
-        story.finish_tools(**results)
+        story.finish_tools(look=ToolResult(outcome="failed", error=error))
         assert story.last(Finished).error == error
         kinds = [alert.kind for alert in event_alerts(story.run, since=NEVER)]
         assert kinds == (["wider-contract"] if widened else [])
