@@ -111,7 +111,7 @@ def try_that_fails(path: Path, patch: pytest.MonkeyPatch, step: str, at: int) ->
 
 @pytest.mark.parametrize("fact", [[], FACT], ids=["alone", "and-a-late-fact"])
 @pytest.mark.parametrize("step", STEPS)
-def test_more_runs_join_between_the_tries(
+def test_a_failed_move_loses_nothing_when_more_runs_join(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, fact: list[StoredMessage]
 ) -> None:
     """At each call of each step, after a kill and after an error: only rows that the files hold are deleted."""
@@ -132,7 +132,7 @@ def test_more_runs_join_between_the_tries(
     assert at > 0
 
 
-def test_a_batch_that_lost_a_file_is_not_believed(tmp_path: Path) -> None:
+def test_a_batch_without_one_of_its_files_is_ignored(tmp_path: Path) -> None:
     """Its rows are not deleted because of it, and its name is not used again."""
     archive = ArchiveFile(tmp_path / "a.duckdb")
     archive.store(BOTH)

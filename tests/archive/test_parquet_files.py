@@ -56,7 +56,7 @@ def messages(archive: ArchiveFile) -> list[tuple[str, bytes]]:
     return [(subject, payload) for subject, payload, _ in archive.log_of(KEY)]
 
 
-def told() -> list[tuple[str, bytes]]:
+def expected_messages() -> list[tuple[str, bytes]]:
     """The expected log."""
     return [(subject, payload) for subject, payload, _ in whole()]
 
@@ -66,7 +66,7 @@ def test_a_sealed_run_moves_and_is_read_as_before(archive: ArchiveFile, tmp_path
     assert archive.move_old(LATER) == 1
     assert archive.move_old(LATER) == 0
     assert (count(archive), count(archive, "runs"), count(archive, "calls")) == (1, 1, 0)
-    assert messages(archive) == told()
+    assert messages(archive) == expected_messages()
     assert archive.subject_at(3) == whole()[2][0]
     (batch,) = (tmp_path / "a-old").iterdir()
     sealed = fold_messages(*KEY, whole()).sealed
@@ -79,7 +79,7 @@ def test_a_sealed_run_moves_and_is_read_as_before(archive: ArchiveFile, tmp_path
     assert archive.reach().oldest_open_seq == len(whole()) + 1
 
 
-def test_what_was_sealed_after_the_moment_stays(archive: ArchiveFile) -> None:
+def test_runs_sealed_after_the_limit_stay(archive: ArchiveFile) -> None:
     """And so does the run of the last message, by which the archive recognises its log."""
     sealed = fold_messages(*KEY, whole()).sealed
     assert sealed is not None
@@ -101,9 +101,9 @@ def test_a_late_fact_of_a_run_that_moved_is_folded_on_all_of_it(archive: Archive
     late = StoredMessage(subject=f"runs.t.r1.recorder.amended.{len(whole()) + 1}", payload=b"{}", seq=len(whole()) + 2)
     archive.store([late])
     archive.store([StoredMessage(subject="runs.t.open.validator.opened.2", payload=b"{}", seq=late.seq + 1)])
-    assert messages(archive) == [*told(), (late.subject, late.payload)]
+    assert messages(archive) == [*expected_messages(), (late.subject, late.payload)]
     assert archive.move_old(LATER) == 1
-    assert messages(archive) == [*told(), (late.subject, late.payload)]
+    assert messages(archive) == [*expected_messages(), (late.subject, late.payload)]
     assert len(list((tmp_path / "a-old").iterdir())) == 2
 
 
@@ -148,31 +148,31 @@ def test_whatever_fails_at_each_step_nothing_is_lost(
         patch.setattr(owner, name, failing)
         with pytest.raises(OSError, match="No space"):
             archive.move_old(LATER)
-    assert messages(archive) == told()
+    assert messages(archive) == expected_messages()
     archive.close()
     copied = tmp_path / "copy"
     shutil.copytree(tmp_path, copied, ignore=shutil.ignore_patterns("copy"))
     for folder in (tmp_path, copied):
         again = ArchiveFile(folder / "a.duckdb")
-        assert messages(again) == told()
+        assert messages(again) == expected_messages()
         again.move_old(LATER)
-        assert messages(again) == told()
+        assert messages(again) == expected_messages()
         assert again.status().events == 1
         again.close()
 
 
-def test_a_new_reading_of_the_log_keeps_what_has_left_it(archive: ArchiveFile) -> None:
+def test_a_rebuild_keeps_runs_that_were_removed_from_the_log(archive: ArchiveFile) -> None:
     """Runs whose beginning was removed from the log stay complete, in the database and in the files."""
     half = len(whole()) // 2
     archive.reset(first_seq=half)
     assert archive.watermark == half - 1
     archive.store([message for message in stored(whole()) if message.seq >= half])
-    assert messages(archive) == told()
+    assert messages(archive) == expected_messages()
     assert fold_messages(*KEY, whole()).sealed is not None
     assert archive.reach().oldest_open_seq == 0
 
 
-def test_a_run_and_the_list_of_runs_are_told_as_lines(archive: ArchiveFile, tmp_path: Path) -> None:
+def test_a_run_and_the_list_of_runs_are_exported_as_lines(archive: ArchiveFile, tmp_path: Path) -> None:
     """From the database and the files together, newest runs first."""
     archive.export(RunQuery(before_seq=10_000, limit=5), tmp_path / "list")
     pairs = [msgspec.json.decode(line) for line in (tmp_path / "list").read_bytes().splitlines()]
@@ -182,4 +182,4 @@ def test_a_run_and_the_list_of_runs_are_told_as_lines(archive: ArchiveFile, tmp_
     assert pairs == [["t", "open"], ["t", "r1"]]
     archive.export(RunQuery(tenant="t", run="r1"), tmp_path / "log")
     bundle = read_bundle((tmp_path / "log").read_bytes().splitlines())
-    assert [(subject, payload) for subject, payload, _ in bundle.messages] == told()
+    assert [(subject, payload) for subject, payload, _ in bundle.messages] == expected_messages()

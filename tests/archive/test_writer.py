@@ -138,7 +138,7 @@ def query(path: Path, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
 
 
-async def test_every_event_arrives_once_in_order_and_as_it_was(
+async def test_every_event_is_stored_once_in_order_and_unchanged(
     bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
 ) -> None:
     """The rows hold exactly the log, and runs and calls agree with the fold."""
@@ -202,7 +202,7 @@ class Rival:
                 await delivery.ack()
 
 
-async def test_what_the_feed_does_not_bring_is_read_from_the_log(
+async def test_messages_missing_from_the_feed_are_read_from_the_log(
     bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
 ) -> None:
     """If messages were delivered to another process, the gaps between the others are filled."""
@@ -214,7 +214,7 @@ async def test_what_the_feed_does_not_bring_is_read_from_the_log(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(archive.run, stream.log(), Rival(stream.queue(FEED), len(log)))
             with anyio.fail_after(30):
-                # The first is read before anything is pulled, so that all others come from the feed.
+                # The first message is read before the feed is pulled, so all others come from the feed.
                 await archive.wait_until_stored(1)
                 await store_messages(bus, [(subject, payload) for subject, payload, _ in log[1:]])
                 await archive.wait_until_stored(len(log))
@@ -281,7 +281,7 @@ async def test_a_recorder_of_a_process_archives(bus: EmbeddedServer, tmp_path: P
     assert query(path, "SELECT count(*) FROM events WHERE run = 'r1'") == [(len(logs[0]),)]
 
 
-def test_one_absurd_payload_does_not_keep_the_rest_out(tmp_path: Path, logs: list[list[Message]]) -> None:
+def test_one_absurd_payload_does_not_block_the_other_rows(tmp_path: Path, logs: list[list[Message]]) -> None:
     """Figures beyond a column, text that only the database refuses, times at the end of the range: all are stored."""
     strange = [
         b'{"id":"1","prev":"2","at":"9999-12-31T23:59:59.999999Z","by":"x","why":"\\u0000"}',
@@ -305,7 +305,7 @@ def test_one_absurd_payload_does_not_keep_the_rest_out(tmp_path: Path, logs: lis
     assert query(file.path, "SELECT max(cost_micros) FROM events") == [(2**63 - 1,)]
 
 
-def test_what_is_delivered_again_changes_nothing(tmp_path: Path, logs: list[list[Message]]) -> None:
+def test_a_repeated_delivery_changes_nothing(tmp_path: Path, logs: list[list[Message]]) -> None:
     """Storing old messages again, alone or before new ones, adds only the new ones."""
     messages = [
         StoredMessage(subject=subject, payload=payload, seq=n) for n, (subject, payload, _) in enumerate(logs[0], 1)
@@ -317,7 +317,7 @@ def test_what_is_delivered_again_changes_nothing(tmp_path: Path, logs: list[list
     file.close()
 
 
-def test_a_batch_is_in_whole_or_not_at_all(
+def test_a_batch_is_stored_completely_or_not_at_all(
     tmp_path: Path, logs: list[list[Message]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure at the end of a batch leaves neither rows nor watermark, and the next attempt is complete."""

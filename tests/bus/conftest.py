@@ -38,7 +38,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -
 
 
 @pytest.fixture(scope="module")
-async def everybody(server: EmbeddedServer) -> AsyncIterator[dict[CredentialName, Connection]]:
+async def connections(server: EmbeddedServer) -> AsyncIterator[dict[CredentialName, Connection]]:
     """A connection for every credential."""
     opened = await asyncio.gather(*(connect(server.credential(name), name=name) for name in CREDENTIALS))
     yield dict(zip(CREDENTIALS, opened, strict=True))

@@ -295,7 +295,7 @@ def test_a_sweep_that_knows_the_run_sends_the_alert_that_the_asking_process_did_
             async with serving(broker, [[("pay", "a")]], [r for r in ACTORS if r not in recorder.shell.role_names]):
                 await anyio.sleep(3)
             await anyio.sleep(10)
-        # The first one is about the time in which there was no planner.
+        # The first alert is about the time without a planner.
         assert [kind for kind, _ in alerts(broker)] == ["no-worker", "approval-asked"]
 
     run_virtual(main, seed=1)

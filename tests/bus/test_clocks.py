@@ -132,7 +132,7 @@ def test_a_worker_five_minutes_off_decides_nothing_and_another_does_its_work(rol
 
 @pytest.mark.parametrize("wrong_s", [300, -300])
 @pytest.mark.parametrize("role", ["executor", "approver", "planner", "validator"])
-def test_a_worker_goes_on_when_its_clock_is_right_again(role: RoleName, wrong_s: int) -> None:
+def test_a_worker_continues_when_its_clock_is_right_again(role: RoleName, wrong_s: int) -> None:
     """Its role decides nothing for two minutes, nothing fails because of that, and then the run continues."""
 
     async def main(world: World) -> None:

@@ -75,7 +75,7 @@ def test_the_payload_of_any_other_message_is_the_data() -> None:
         ("application/cloudevents+avro", b"x", "send 'application/cloudevents\\+json'"),
     ],
 )
-def test_what_claims_to_be_an_event_and_is_not_is_refused(media_type: str, payload: bytes, sentence: str) -> None:
+def test_an_invalid_structured_event_is_refused(media_type: str, payload: bytes, sentence: str) -> None:
     """The sentence names the mistake."""
     with pytest.raises(InputError, match=sentence):
         unwrap({"Content-Type": media_type}, payload)

@@ -22,7 +22,7 @@ from linestop.errors import ConfigError, PermissionDenied
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
-Everybody = dict[CredentialName, Connection]
+Connections = dict[CredentialName, Connection]
 WRITE_ONCE = (stream_names.RUNS, stream_names.FORKS, stream_names.OUTCOMES, stream_names.BLOBS)
 
 
@@ -53,7 +53,7 @@ SWITCHES = {
     "allow_atomic": True,
     "allow_batched": True,
     "no_ack": True,
-    # The last one: the server does not let it be switched off again.
+    # The last change: the server does not let it be switched off again.
     "allow_msg_ttl": True,
     "allow_msg_schedules": False,
     "allow_msg_counter": False,
@@ -127,7 +127,7 @@ async def test_a_consumer_is_brought_up_to_date_where_the_server_lets_it(tmp_pat
         sentences = await compare(bootstrap, new)
         assert len(sentences) == 1
         assert sentences[0].startswith("consumer role_budget of RUNS is as an older linestop made it (filter_subjects)")
-        # To look changes nothing.
+        # Comparing changes nothing.
         assert await compare(bootstrap, old) == ()
         done = await set_up(bootstrap, new)
         assert (done.created, done.differences) == ((), ())
@@ -205,17 +205,17 @@ async def test_too_little_space_is_one_sentence(tmp_path: Path) -> None:
             await set_up(bootstrap, huge)
 
 
-async def test_only_the_one_who_sets_up_may_set_up(everybody: Everybody) -> None:
+async def test_only_bootstrap_may_set_up_a_bus(connections: Connections) -> None:
     """The error names the other credential."""
     with pytest.raises(PermissionDenied, match="credential 'watcher' may not publish"):
-        await set_up(everybody["watcher"])
+        await set_up(connections["watcher"])
 
 
 async def test_an_outside_server_is_set_up_the_same_way(
-    server: EmbeddedServer, everybody: Everybody, tmp_path: Path
+    server: EmbeddedServer, connections: Connections, tmp_path: Path
 ) -> None:
     """Unknown credentials get a configuration; with known ones streams are created; both may be repeated."""
-    assert not everybody["bootstrap"].closed
+    assert not connections["bootstrap"].closed
     before = await bus_init(server.url, tmp_path)
     assert (before.set_up, before.reachable) == (None, True)
     assert "restart it, and run this again" in before.next_step

@@ -34,7 +34,7 @@ GOOD = Credential(url="nats://127.0.0.1:4222", user="planner", seed=new_seed())
 OLD = Credential(url="nats://127.0.0.1:4222", user="planner", password="secret-word")
 
 
-def test_a_file_is_private_and_comes_back_as_written(tmp_path: Path) -> None:
+def test_a_file_is_private_and_is_read_as_written(tmp_path: Path) -> None:
     """Mode 0600 in a directory with mode 0700; no other file is left beside it."""
     path = credential_path(tmp_path, "planner")
     write_credential(path, GOOD)
@@ -81,7 +81,7 @@ def test_an_invalid_address_is_refused_without_showing_its_password(tmp_path: Pa
 
 
 @pytest.mark.parametrize("url", ["nats://broker", "tls://a:4222, nats://[::1]:4222,", "nats://127.0.0.1:4222"])
-def test_addresses_of_servers_are_taken(tmp_path: Path, url: str) -> None:
+def test_valid_addresses_of_servers_are_accepted(tmp_path: Path, url: str) -> None:
     """One or several."""
     path = credential_path(tmp_path, "planner")
     write_credential(path, Credential(url=url, user="planner", password="secret-word"))

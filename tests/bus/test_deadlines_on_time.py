@@ -121,9 +121,9 @@ def virtually(test: Callable[[], Awaitable[None]]) -> None:
     run_virtual(test, seed=1)
 
 
-def on_time(found_s: float, expected_s: float) -> bool:
+def on_time(actual_s: float, expected_s: float) -> bool:
     """Whether the event was on time: never early, and at most a few milliseconds late."""
-    return -1e-6 <= found_s - expected_s <= LATE_MAX_S
+    return -1e-6 <= actual_s - expected_s <= LATE_MAX_S
 
 
 async def until_event(p: Processes, event: str, times: int) -> None:
@@ -135,7 +135,7 @@ async def until_event(p: Processes, event: str, times: int) -> None:
 
 async def play(row: Row, p: Processes, midway: Callable[[], Awaitable[None]] | None = None) -> None:
     """Run until ``since``, call ``midway`` in the middle of the time, and check when ``then`` is appended."""
-    failures = sum(isinstance(answer, ModelFailed) for answer in row.script) + sum(map(len, row.tools.values()))
+    failures = sum(isinstance(response, ModelFailed) for response in row.script) + sum(map(len, row.tools.values()))
     await until_event(p, row.since, max(failures, 1))
     before = len(await p.event_times(row.then))
     since_s = (await p.event_times(row.since))[-1]
@@ -143,14 +143,14 @@ async def play(row: Row, p: Processes, midway: Callable[[], Awaitable[None]] | N
         await anyio.sleep(row.after_s / 2)
         await midway()
     await anyio.sleep(since_s + row.after_s + 0.5 - (anyio.current_time() - p.began_s))
-    found = await p.event_times(row.then)
-    assert len(found) == before + 1, (await p.run()).entries
-    assert on_time(found[-1], since_s + row.after_s), found[-1] - since_s
+    times = await p.event_times(row.then)
+    assert len(times) == before + 1, (await p.run()).entries
+    assert on_time(times[-1], since_s + row.after_s), times[-1] - since_s
 
 
 @LAYOUTS
 @pytest.mark.parametrize("name", ROWS)
-def test_it_happens_at_its_moment(name: str, roles: Layout) -> None:
+def test_an_event_is_on_time(name: str, roles: Layout) -> None:
     """Each deadline has its alarm, whatever else is set or being performed at that time."""
     row = ROWS[name]
 
@@ -165,7 +165,7 @@ def test_it_happens_at_its_moment(name: str, roles: Layout) -> None:
 
 @LAYOUTS
 @pytest.mark.parametrize("name", ROWS)
-def test_it_happens_at_its_moment_although_its_process_was_killed(name: str, roles: Layout) -> None:
+def test_an_event_is_on_time_although_its_process_was_killed(name: str, roles: Layout) -> None:
     """The process with the role is started again in between, and takes over the alarms of its predecessor."""
     row = ROWS[name]
 
@@ -185,7 +185,7 @@ def test_it_happens_at_its_moment_although_its_process_was_killed(name: str, rol
 @LAYOUTS
 @pytest.mark.parametrize("step_s", [3_600.0, -3_600.0])
 @pytest.mark.parametrize("name", [name for name in ROWS if "retry" in name or "near" in name])
-def test_it_happens_at_its_moment_although_the_wall_clock_was_set(name: str, step_s: float, roles: Layout) -> None:
+def test_an_event_is_on_time_although_the_wall_clock_was_set(name: str, step_s: float, roles: Layout) -> None:
     """By an hour, in the middle of the pause: a process measures time by its steady clock."""
     row, wrong_s = ROWS[name], [0.0]
 
@@ -262,7 +262,7 @@ async def _store_no_heartbeat(_self: Presence, _role: RoleName) -> None:
 
 @LAYOUTS
 @pytest.mark.parametrize(("role", "tool"), [("executor", "mail"), ("executor", "slow"), ("planner", "")])
-def test_what_a_dead_worker_left_is_taken_over_within_ten_seconds(role: RoleName, tool: str, roles: Layout) -> None:
+def test_a_start_of_a_dead_worker_is_taken_over_within_ten_seconds(role: RoleName, tool: str, roles: Layout) -> None:
     """By a worker of another name, long before its deadline of 900 s. The log holds the reason, and verifies."""
 
     async def main() -> None:
@@ -325,7 +325,7 @@ def test_the_next_incarnation_takes_over_at_once_what_is_safe_to_repeat(tool: st
 
 
 @LAYOUTS
-def test_one_deadline_that_nobody_acts_on_delays_no_other(roles: Layout) -> None:
+def test_a_deadline_without_a_reaction_delays_no_other_deadline(roles: Layout) -> None:
     """Of two calls one is asked about and one retried: the retry is on time, and so is the expiry."""
 
     async def main() -> None:
@@ -368,7 +368,7 @@ def test_a_probe_asks_at_once_if_the_attempt_is_over(ended: bool, roles: Layout)
 @pytest.mark.parametrize(
     "name", [name for name in ROWS if "far" in name or name in {"model queued far", "model queued an hour"}]
 )
-def test_a_run_that_is_over_leaves_no_timer(name: str, roles: Layout) -> None:
+def test_an_ended_run_leaves_no_timer(name: str, roles: Layout) -> None:
     """Whichever process set the timer: after a stop the broker has none left to fire."""
     row = ROWS[name]
 
@@ -376,7 +376,9 @@ def test_a_run_that_is_over_leaves_no_timer(name: str, roles: Layout) -> None:
         async with processes(
             roles, ScriptedModel(row.script), ScriptedTools(row.tools), version=agent(**row.agent)
         ) as p:
-            failures = sum(isinstance(answer, ModelFailed) for answer in row.script) + sum(map(len, row.tools.values()))
+            failures = sum(isinstance(response, ModelFailed) for response in row.script) + sum(
+                map(len, row.tools.values())
+            )
             await until_event(p, row.since, max(failures, 1))
             await anyio.sleep(1)
             assert p.broker.schedules.pending
@@ -394,7 +396,7 @@ WALL = {"limits": {"wall_s": 20}}
 @LAYOUTS
 @pytest.mark.parametrize("when", ["thinking", "acting", "between"])
 @pytest.mark.parametrize("off_s", [12.0, 22.0, 33.0, 300.0])
-def test_a_run_does_not_work_while_a_process_is_off(when: str, off_s: float, roles: Layout) -> None:
+def test_downtime_of_a_process_is_not_active_time(when: str, off_s: float, roles: Layout) -> None:
     """With all roles, or with the needed one of six: the run continues when the process is back, whatever was open."""
     during_model_request, during_tool_call, between_steps = when == "thinking", when == "acting", when == "between"
 
@@ -454,7 +456,7 @@ def test_an_outage_of_the_broker_for_minutes_fails_nothing(when: str, tool: str,
 
 @LAYOUTS
 @pytest.mark.parametrize("wall_s", [20, 400])
-def test_the_wall_ends_a_run_that_works_on(wall_s: int, roles: Layout) -> None:
+def test_the_active_time_limit_ends_a_working_run(wall_s: int, roles: Layout) -> None:
     """A call that takes longer than the run's active time is interrupted at its end, near and far."""
 
     async def main() -> None:
@@ -488,7 +490,7 @@ def test_a_model_call_ends_with_its_runs_time(roles: Layout) -> None:
 
 @LAYOUTS
 @pytest.mark.parametrize("tool", ["once", "look"])
-def test_a_start_whose_acknowledgement_is_lost_is_not_waited_for(tool: str, roles: Layout) -> None:
+def test_a_start_with_a_lost_acknowledgement_is_reported_at_once(tool: str, roles: Layout) -> None:
     """Its worker knows that it never began, and reports it as soon as the broker can be reached."""
 
     async def main() -> None:

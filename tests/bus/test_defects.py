@@ -204,7 +204,7 @@ def test_an_event_that_cannot_be_folded_stops_its_run(monkeypatch: pytest.Monkey
     run_virtual(main, seed=1)
 
 
-def test_a_late_result_that_cannot_be_folded_is_not_appended_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_result_that_cannot_be_folded_is_dropped_after_a_few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A result that fails to fold each time it is appended is dropped after a few attempts."""
     inner = fold.apply
 
@@ -285,7 +285,7 @@ def test_a_waiting_run_whose_fold_failed_too_often_raises_an_alert_soon(monkeypa
     run_virtual(main, seed=1)
 
 
-def test_a_dead_letter_that_cannot_be_stored_ends_nothing() -> None:
+def test_a_dead_letter_that_cannot_be_stored_does_not_stop_other_runs() -> None:
     """The stream of dead letters is full: the run is stopped nevertheless, and others continue."""
 
     class Full(NoFaults):
@@ -330,7 +330,7 @@ def test_a_run_on_which_every_pass_fails_is_stopped_as_stuck(monkeypatch: pytest
     run_virtual(main, seed=1)
 
 
-def test_a_sweep_that_cannot_begin_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_sweep_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process survives a log whose open runs cannot be listed at first."""
 
     async def main() -> None:

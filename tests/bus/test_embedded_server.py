@@ -127,7 +127,7 @@ async def test_a_directory_belongs_to_one_process(tmp_path: Path, monkeypatch: p
             assert bootstrap.connected
 
 
-async def test_a_server_that_keeps_crashing_is_given_up(tmp_path: Path) -> None:
+async def test_a_server_that_keeps_crashing_is_not_started_again(tmp_path: Path) -> None:
     """After five crashes in a minute it is not started again; the sentence names the log."""
     events = Events()
     async with EmbeddedServer(tmp_path, on_event=events) as server:
@@ -226,7 +226,7 @@ async def test_a_cluster_of_three_keeps_working_when_its_leader_is_killed(tmp_pa
             leader = await cluster.leader_of(stream_names.RUNS)
             await cluster.kill(leader)
             assert cluster.pids[leader] == 0
-            # Until another leader is elected nobody answers; each try has a subject of its own.
+            # Until another leader is elected there is no reply; each attempt uses another subject.
             second = await eventually(lambda n: planner.api_request(f"{SUBJECT}{n}", {"n": n}, timeout_s=1))
             assert cast("int", second["seq"]) > 1
             stored = await eventually(

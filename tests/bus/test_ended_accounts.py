@@ -43,7 +43,7 @@ def test_accounts_of_long_ended_periods_are_removed_and_no_others(monkeypatch: p
     run_virtual(main, seed=1)
 
 
-def test_an_account_is_kept_as_long_as_its_time_to_live_would_keep_it() -> None:
+def test_an_account_without_a_time_to_live_is_removed_when_one_would_expire() -> None:
     """To the hour: an account with a time to live expires by itself."""
 
     async def main() -> None:

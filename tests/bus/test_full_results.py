@@ -93,8 +93,8 @@ class SlowBlobs(NoFaults):
             await anyio.sleep(self._takes_s)
 
 
-@pytest.mark.parametrize(("takes_s", "is_kept"), [(1.0, True), (60.0, False)])
-def test_no_result_waits_for_the_blob_of_another_and_no_stop_ends_it(*, takes_s: float, is_kept: bool) -> None:
+@pytest.mark.parametrize(("takes_s", "is_stored"), [(1.0, True), (60.0, False)])
+def test_a_slow_blob_delays_no_other_result_and_survives_a_stop(*, takes_s: float, is_stored: bool) -> None:
     """Calls that had finished before the stop keep their result, however long storing long texts takes."""
 
     async def main() -> None:
@@ -119,6 +119,6 @@ def test_no_result_waits_for_the_blob_of_another_and_no_stop_ends_it(*, takes_s:
         assert fates == {"c1a": "done", "c1b": "done", "c1c": "failed"}
         finished = run.calls["c1a"].finished
         assert finished is not None
-        assert (finished.result_ref is not None) == is_kept
+        assert (finished.result_ref is not None) == is_stored
 
     run_virtual(main, seed=1)

@@ -30,7 +30,7 @@ from linestop.schemas.subjects import AgentName, RunId, TenantId
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 TENANT = TenantId("default")
 SMALL = StreamSizes(runs=MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=MIB, ids=MIB, small=MIB)
-AT_ONCE = 64
+CONCURRENT_MAX = 64
 WITHIN_S = 20.0
 
 Message = tuple[str, bytes]
@@ -48,7 +48,7 @@ async def _fill(connection: Connection, messages: Iterator[Message], *, messages
             full = full or "error" in reply
             stored += "error" not in reply
 
-    await asyncio.gather(*(one() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(one() for _ in range(CONCURRENT_MAX)))
     return stored
 
 
@@ -59,7 +59,7 @@ async def _state(connection: Connection, stream: str) -> dict[str, Any]:
 
 async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
     with anyio.fail_after(WITHIN_S):
-        while not await condition():  # noqa: ASYNC110 - a server tells nobody that a stream is empty
+        while not await condition():  # noqa: ASYNC110 - a server does not report that a stream is empty
             await anyio.sleep(0.02)
 
 
@@ -188,7 +188,7 @@ FULL: dict[str, tuple[CredentialName, Callable[[int], Message]]] = {
 """The credential that may fill each stream, and the message. CONTROL, CLIENTS, TASKS and RUNS have separate tests."""
 
 
-async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_ended(tmp_path: Path) -> None:
+async def test_with_every_other_stream_full_runs_are_decided_on_stopped_and_ended(tmp_path: Path) -> None:
     """Without space an outcome waits in the log, and a long text is left out; no other stream is needed."""
     async with (
         stack(tmp_path, space=SMALL) as line,
@@ -198,7 +198,7 @@ async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_e
         runs = [(await _started_run(client, line, text)).run for text in ("hang", "hang", "pay 5", "pay 5")]
         await operator.kill_switches.close("agent:another")
         for stream, (name, message) in FULL.items():
-            # A position is small.
+            # A position is small, so more of them fit.
             messages_max = 2_000 if stream == stream_names.bucket_stream(stream_names.POSITIONS_BUCKET) else 100
             async with await connect(line.server.credential(name), name="fill") as connection:
                 await _fill(connection, (message(n) for n in count()), messages_max=messages_max)
@@ -206,7 +206,7 @@ async def test_with_every_other_stream_full_runs_are_decided_about_stopped_and_e
             with pytest.raises(LinestopError) as found:
                 await check_space(reader)
         async with await connect(line.server.credential("recorder"), name="look") as recorder:
-            # The recorder sees the same, and calls a person for it.
+            # The recorder sees the same, and raises an alert.
             fills = {fill.stream: fill.used for fill in await (await JetStream.open(recorder)).log().fills()}
         assert set(fills) == {spec.name for spec in streams()}
         assert {stream for stream in FULL if fills[stream] < SPACE_FOR_NEW_WORK} == set()

@@ -47,7 +47,7 @@ async def test_a_refused_task_takes_no_key_and_the_next_one_with_it_runs(tmp_pat
         assert await _keys(reader) == 1
 
 
-async def test_a_run_that_ended_before_anything_started_gives_its_key_back(tmp_path: Path) -> None:
+async def test_a_run_that_ended_before_anything_started_releases_its_key(tmp_path: Path) -> None:
     """A run that has started something keeps the key for good."""
     async with stack(tmp_path) as line, Client.connect(tmp_path, as_="operator") as client:
         await line.deploy(limits=Limits(cost_max_micros=1))
@@ -60,34 +60,34 @@ async def test_a_run_that_ended_before_anything_started_gives_its_key_back(tmp_p
         assert (await client.submit("desk", "say hello", key="k", run="mine")).run == again.run
 
 
-async def test_a_stop_beforehand_holds_for_its_run_and_does_not_burn_the_key(tmp_path: Path) -> None:
+async def test_an_early_stop_ends_its_run_and_releases_the_key(tmp_path: Path) -> None:
     """Any client can compute the run of a key: the owner gets one refusal, and then has the key again."""
     async with stack(tmp_path), Client.connect(tmp_path) as client:
         for key, named in (("order 7", ""), ("order 8", "mine")):
-            squatted = named or run_of_key("default", key)
-            await client.stop(squatted, why="not today")
+            stopped_run = named or run_of_key("default", key)
+            await client.stop(stopped_run, why="not today")
             for text in ("say hello", "say goodbye"):
-                told = await client.submit("desk", text, key=key, run=named)
-                assert (told.status, told.run) == ("refused", squatted)
-                assert told.sentence == (
+                refusal = await client.submit("desk", text, key=key, run=named)
+                assert (refusal.status, refusal.run) == ("refused", stopped_run)
+                assert refusal.sentence == (
                     "The run was stopped before it began: not today. "
                     f"The key '{key}' is free: sent again, the task is a run of another name."
                 )
             opened = [await client.submit("desk", "say hello", key=key, run=named) for _ in range(3)]
             assert [each.status for each in opened] == ["opened"] * 3
             assert len({each.run for each in opened}) == 1
-            assert opened[0].run != squatted
+            assert opened[0].run != stopped_run
             assert (await client.outcome(opened[0].run, timeout_s=WITHIN_S)).status == "completed"
-            assert (await client.outcome(squatted, timeout_s=WITHIN_S)).status == "stopped"
+            assert (await client.outcome(stopped_run, timeout_s=WITHIN_S)).status == "stopped"
             other = await client.submit("desk", "say goodbye", key=key, run=named)
             assert other.sentence == f"The key or run id is taken: run '{opened[0].run}' has another task under it."
         await client.stop("no-key", why="not today")
         for _ in range(2):
-            late = await client.submit("desk", "say hello", run="no-key")
-            assert (late.status, late.sentence) == ("refused", "The run was stopped before it began: not today.")
+            refused = await client.submit("desk", "say hello", run="no-key")
+            assert (refused.status, refused.sentence) == ("refused", "The run was stopped before it began: not today.")
 
 
-async def test_the_run_of_a_key_can_be_had_by_that_key_only(tmp_path: Path) -> None:
+async def test_the_run_id_of_a_key_is_reserved_for_that_key(tmp_path: Path) -> None:
     """A client that computes run ids can neither open the run of another key nor cause a refusal there."""
     theirs = run_of_key("default", "order 7")
     taken = "r-" + "0" * 40
@@ -104,7 +104,7 @@ async def test_the_run_of_a_key_can_be_had_by_that_key_only(tmp_path: Path) -> N
         del line
 
 
-async def test_without_room_for_a_key_its_task_is_refused_and_nothing_else(tmp_path: Path) -> None:
+async def test_without_space_for_a_key_only_its_task_is_refused(tmp_path: Path) -> None:
     """It gets a reply and no dead letter, and blocks neither tasks without a key nor those with a known key."""
     space = StreamSizes(ids=MIB, small=MIB)
     async with (

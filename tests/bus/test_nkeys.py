@@ -14,7 +14,7 @@ PUBLIC = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4"
 """From the documentation of NATS."""
 
 
-def test_a_pair_of_natss_own_is_read() -> None:
+def test_a_key_pair_of_nats_is_read() -> None:
     """The public key of a known seed is the documented one."""
     assert public_key(SEED) == PUBLIC
 
@@ -29,7 +29,7 @@ def test_a_signature_proves_the_key() -> None:
 @pytest.mark.parametrize(
     "seed", ["", "SU", "caf\N{LATIN SMALL LETTER E WITH ACUTE}", PUBLIC, SEED[:-1] + "A", SEED.lower(), SEED + "=" * 8]
 )
-def test_what_is_not_a_seed_is_refused_and_not_repeated(seed: str) -> None:
+def test_an_invalid_seed_is_refused_and_not_repeated(seed: str) -> None:
     """A wrong checksum, another kind of key, another alphabet."""
     with pytest.raises(ValueError, match="not the nkey seed of a user") as caught:
         public_key(seed)

@@ -39,15 +39,15 @@ class BusyLog:
         self.conflicts = 0
         self.full_loads = 0
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever else the port has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any other member of the interface
         return getattr(self._inner, name)
 
-    async def load(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as the port's
+    async def load(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as in the interface
         """Count that the whole run is read and not only its head."""
         self.full_loads += 1
         return await self._inner.load(*args, **options)
 
-    async def append(self, append: Append, **options: Any) -> int:  # noqa: ANN401 - as the port's
+    async def append(self, append: Append, **options: Any) -> int:  # noqa: ANN401 - as in the interface
         """Lose ``conflicts_to_cause`` times to a message that is not an event."""
         if self.conflicts_to_cause > 0:
             self.conflicts_to_cause -= 1
@@ -78,7 +78,7 @@ class StopScene:
         self, request_help: Callable[[], Awaitable[object]] | None = None, *, mode: StopMode = StopMode.FENCE
     ) -> int:
         """Stop the run as ann."""
-        log: Log = self.log  # pyright: ignore[reportAssignmentType] # the rest is the inner one's
+        log: Log = self.log  # pyright: ignore[reportAssignmentType] # the inner log has the rest
 
         async def counted() -> None:
             self.help_requests += 1
@@ -112,7 +112,7 @@ def make_stop(run: Run, mode: StopMode) -> Stopped:
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["head-named", "head-not-named"])
-def test_a_stop_that_loses_tries_again_from_the_real_head(*, named: bool) -> None:
+def test_a_refused_stop_tries_again_at_the_real_head(*, named: bool) -> None:
     """Whether the refusal names that head or not."""
 
     async def main() -> None:
@@ -137,7 +137,7 @@ def test_only_the_head_is_read_if_it_is_the_next_event(*, named: bool) -> None:
     run_virtual(main)
 
 
-def test_a_stop_that_keeps_losing_asks_the_process_that_works_on_the_run_to_append_it() -> None:
+def test_a_stop_that_keeps_failing_asks_the_process_of_the_run_to_append_it() -> None:
     """Once, after a few attempts; then the stop is in the log, and nothing is appended twice."""
 
     async def main() -> None:
@@ -156,7 +156,7 @@ def test_a_stop_that_keeps_losing_asks_the_process_that_works_on_the_run_to_appe
     run_virtual(main)
 
 
-def test_a_stop_that_cannot_ask_for_help_goes_on_alone() -> None:
+def test_a_stop_that_cannot_request_help_continues_alone() -> None:
     """Neither an error nor a broker that does not reply prevents further attempts."""
 
     async def fails() -> None:
@@ -192,7 +192,7 @@ def test_a_stop_is_never_reported_before_it_is_stored() -> None:
     run_virtual(lambda: main(None, "stop it again"))
 
 
-def test_a_run_that_is_over_is_left_alone() -> None:
+def test_an_ended_run_is_not_stopped_again() -> None:
     """Stopped or sealed: the number of the first stop is returned, or 0."""
 
     async def main() -> None:

@@ -26,7 +26,7 @@ from linestop.schemas.subjects import ACTORS, ROLES, VERBS, AgentName, RoleName,
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
-Everybody = dict[CredentialName, Connection]
+Connections = dict[CredentialName, Connection]
 TENANT, AGENT, DIGEST = TenantId("acme"), AgentName("support"), "ab" * 32
 DOCS = Path(__file__).parents[2] / "docs" / "permissions.md"
 _runs = itertools.count(1)
@@ -42,20 +42,20 @@ def event_subject(run: RunId, role: RoleName, n: int = 1, event: str = "stopped"
     return subjects.run_event(TENANT, run, role=role, event=event, n=n)
 
 
-async def stored_subjects(everybody: Everybody, pattern: str, stream: str = stream_names.RUNS) -> list[str]:
+async def stored_subjects(connections: Connections, pattern: str, stream: str = stream_names.RUNS) -> list[str]:
     """The subjects stored in a stream, read with a credential that may read everything."""
     body = {"subjects_filter": pattern}
-    state: Any = (await everybody["bootstrap"].api_request(jetstream_api.stream_info(stream), body))["state"]
+    state: Any = (await connections["bootstrap"].api_request(jetstream_api.stream_info(stream), body))["state"]
     return sorted(state.get("subjects") or {})
 
 
-async def test_each_role_appends_stopped_under_its_own_name_only(everybody: Everybody) -> None:
+async def test_each_role_appends_stopped_under_its_own_name_only(connections: Connections) -> None:
     """Of all credentials, only a role's own one can append an event of that role."""
     run = new_run()
 
     async def attempt(name: CredentialName, n: int, role: RoleName) -> bool:
         try:
-            await everybody[name].api_request(event_subject(run, role, n), {})
+            await connections[name].api_request(event_subject(run, role, n), {})
         except PermissionDenied as error:
             assert f"credential {name!r} may not publish to {event_subject(run, role, n)!r}" in str(error)  # noqa: PT017
             return False
@@ -64,16 +64,16 @@ async def test_each_role_appends_stopped_under_its_own_name_only(everybody: Ever
     pairs: list[tuple[CredentialName, RoleName]] = [(name, role) for name in CREDENTIALS for role in ROLES]
     done = await asyncio.gather(*(attempt(name, n, role) for n, (name, role) in enumerate(pairs, 1)))
     assert [pair for pair, ok in zip(pairs, done, strict=True) if ok] == [(role, role) for role in ROLES]
-    assert len(await stored_subjects(everybody, subjects.run_filter(TENANT, run))) == len(ROLES)
+    assert len(await stored_subjects(connections, subjects.run_filter(TENANT, run))) == len(ROLES)
 
 
-async def test_a_refused_publish_fails_at_once(everybody: Everybody) -> None:
+async def test_a_refused_publish_fails_at_once(connections: Connections) -> None:
     """The error names the subject and the credential long before any timeout."""
     before = time.monotonic()
     with pytest.raises(PermissionDenied, match="credential 'planner' may not publish to 'runs"):
-        await everybody["planner"].request(event_subject(new_run(), "approver", event="granted"), timeout_s=30)
+        await connections["planner"].request(event_subject(new_run(), "approver", event="granted"), timeout_s=30)
     with pytest.raises(PermissionDenied, match="credential 'watcher' may not publish to 'wake"):
-        await everybody["watcher"].publish_checked(subjects.wake(TENANT, new_run(), role="budget"))
+        await connections["watcher"].publish_checked(subjects.wake(TENANT, new_run(), role="budget"))
     assert time.monotonic() - before < 5
 
 
@@ -104,15 +104,15 @@ FORBIDDEN = {
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
-async def test_a_forbidden_subject_is_refused_to_every_credential(everybody: Everybody, what: str) -> None:
+async def test_a_forbidden_subject_is_refused_to_every_credential(connections: Connections, what: str) -> None:
     """Forging republished messages, deleting, changing and creating are refused, to ``bootstrap`` too."""
     for name in CREDENTIALS:
         with pytest.raises(PermissionDenied, match=f"credential '{name}' may not publish to"):
-            await everybody[name].publish_checked(FORBIDDEN[what], b"{}")
+            await connections[name].publish_checked(FORBIDDEN[what], b"{}")
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
-async def test_a_credential_receives_only_from_its_own_inbox(everybody: Everybody, name: CredentialName) -> None:
+async def test_a_credential_receives_only_from_its_own_inbox(connections: Connections, name: CredentialName) -> None:
     """It cannot subscribe to another inbox, all inboxes, all subjects, or acknowledgements."""
 
     async def ignore(_msg: Msg) -> None: ...
@@ -120,11 +120,13 @@ async def test_a_credential_receives_only_from_its_own_inbox(everybody: Everybod
     others = [f"{stream_names.inbox_prefix(other)}.>" for other in CREDENTIALS if other != name]
     for subject in [*others, "_INBOX.>", ">", "runs.>", "control.>", "tasks.>", "$JS.ACK.>", "$JS.API.>"]:
         with pytest.raises(PermissionDenied, match=f"credential {name!r} may not subscribe to"):
-            await everybody[name].subscribe(subject, ignore)
+            await connections[name].subscribe(subject, ignore)
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
-async def test_a_role_pulls_and_acknowledges_only_its_own_consumers(everybody: Everybody, name: CredentialName) -> None:
+async def test_a_role_pulls_and_acknowledges_only_its_own_consumers(
+    connections: Connections, name: CredentialName
+) -> None:
     """Wakes of a role and people's decisions reach no other role; stops reach any role."""
     pulls: list[tuple[str, str, Collection[str]]] = [
         *((stream_names.RUNS, stream_names.role_consumer(role), {role}) for role in ACTORS),
@@ -136,12 +138,12 @@ async def test_a_role_pulls_and_acknowledges_only_its_own_consumers(everybody: E
         ack = jetstream_api.consumer_ack(stream, consumer).replace(">", "1.999999.1.1.1")
         body = msgspec.json.encode({"batch": 1, "no_wait": True})
         if name in holders:
-            await everybody[name].publish_checked(pull, body)
-            await everybody[name].publish_checked(ack, b"+WPI")
+            await connections[name].publish_checked(pull, body)
+            await connections[name].publish_checked(ack, b"+WPI")
         else:
             for subject in (pull, ack):
                 with pytest.raises(PermissionDenied):
-                    await everybody[name].publish_checked(subject, body)
+                    await connections[name].publish_checked(subject, body)
 
 
 PUBLISHERS: dict[str, set[str]] = {
@@ -188,13 +190,13 @@ PUBLISHERS: dict[str, set[str]] = {
 
 
 @pytest.mark.parametrize("subject", PUBLISHERS)
-async def test_every_other_subject_is_published_only_by_its_holders(everybody: Everybody, subject: str) -> None:
+async def test_every_other_subject_is_published_only_by_its_holders(connections: Connections, subject: str) -> None:
     """The table as the server enforces it, subject by subject, for every credential."""
     who: set[str] = set()
     for name in CREDENTIALS:
         try:
-            # A body that no stream and no API accepts keeps the tests apart from each other.
-            await everybody[name].publish_checked(subject, b"", headers={"Nats-Expected-Stream": "none"})
+            # No stream and no API accepts this body, so the tests do not affect each other.
+            await connections[name].publish_checked(subject, b"", headers={"Nats-Expected-Stream": "none"})
         except PermissionDenied:
             continue
         who.add(name)
@@ -202,18 +204,18 @@ async def test_every_other_subject_is_published_only_by_its_holders(everybody: E
 
 
 @pytest.mark.parametrize("how", ["direct get", "message get", "acknowledgement", "pull"])
-async def test_a_reply_of_the_server_cannot_be_aimed_at_another_role(everybody: Everybody, how: str) -> None:
+async def test_a_reply_of_the_server_cannot_be_aimed_at_another_role(connections: Connections, how: str) -> None:
     """If a planner names the approver's subject as reply subject, nothing is stored and no process is misled."""
-    run, planner = new_run(), everybody["planner"]
+    run, planner = new_run(), connections["planner"]
     forged = event_subject(run, "approver", 2, "granted")
     await planner.api_request(event_subject(run, "planner", 1, "proposed"), {"by": "a person, really"})
-    await everybody["operator"].api_request(event_subject(run, "operator", 1), {})
+    await connections["operator"].api_request(event_subject(run, "operator", 1), {})
     subjects_received: list[str] = []
 
     async def hear(msg: Msg) -> None:
         subjects_received.append(msg.subject)
 
-    subscription = await everybody["watcher"].subscribe(subjects.live_subject("runs.>"), hear)
+    subscription = await connections["watcher"].subscribe(subjects.live_subject("runs.>"), hear)
     requests = {
         "direct get": (
             jetstream_api.direct_get_last(stream_names.RUNS, event_subject(run, "planner", 1, "proposed")),
@@ -232,22 +234,22 @@ async def test_a_reply_of_the_server_cannot_be_aimed_at_another_role(everybody: 
     subject, payload = requests[how]
     for reply in (forged, subjects.live_subject(forged), f"{stream_names.inbox_prefix('approver')}.abc"):
         await planner.publish(subject, payload, reply_to=reply)
-    # Once a later request is answered, so are these.
+    # A reply to a later request means that these were handled too.
     await planner.api_request(jetstream_api.stream_info(stream_names.RUNS))
-    await everybody["watcher"].api_request(jetstream_api.stream_info(stream_names.RUNS))
+    await connections["watcher"].api_request(jetstream_api.stream_info(stream_names.RUNS))
     await subscription.unsubscribe()
-    assert forged not in await stored_subjects(everybody, subjects.run_filter(TENANT, run))
+    assert forged not in await stored_subjects(connections, subjects.run_filter(TENANT, run))
     assert not [subject for subject in subjects_received if "approver" in subject]
 
 
 async def test_a_pull_a_batch_read_and_an_acknowledgement_cross_into_the_streams_account(
-    everybody: Everybody,
+    connections: Connections,
 ) -> None:
     """A role receives everything it needs: many replies, in order, and the confirmation of an ack."""
     run = new_run()
     for n in (1, 2):
-        await everybody["operator"].api_request(event_subject(run, "operator", n), {"n": n})
-    budget = everybody["budget"]
+        await connections["operator"].api_request(event_subject(run, "operator", n), {"n": n})
+    budget = connections["budget"]
     inbox = budget.nc.new_inbox()
     got: asyncio.Queue[Msg] = asyncio.Queue()
     subscription = await budget.subscribe(inbox, got.put)
@@ -268,28 +270,28 @@ async def test_a_pull_a_batch_read_and_an_acknowledgement_cross_into_the_streams
     await subscription.unsubscribe()
 
 
-async def test_live_events_and_replies_reach_the_credentials_that_may_receive_them(everybody: Everybody) -> None:
+async def test_live_events_and_replies_reach_the_credentials_that_may_receive_them(connections: Connections) -> None:
     """A client follows a stored event and gets a role's reply, and each hint reaches its role once."""
     run = new_run()
     got: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = stream_names.reply_inbox("client", "t1")
     opened = [
-        await everybody["client"].subscribe(subjects.live_subject(subjects.run_filter(TENANT, run)), got.put),
-        await everybody["client"].subscribe(inbox, got.put),
-        await everybody["budget"].subscribe(subjects.wake_filter("budget"), got.put, queue="budget"),
+        await connections["client"].subscribe(subjects.live_subject(subjects.run_filter(TENANT, run)), got.put),
+        await connections["client"].subscribe(inbox, got.put),
+        await connections["budget"].subscribe(subjects.wake_filter("budget"), got.put, queue="budget"),
     ]
-    await everybody["recorder"].api_request(event_subject(run, "recorder"), {})
+    await connections["recorder"].api_request(event_subject(run, "recorder"), {})
     assert (await asyncio.wait_for(got.get(), 5)).subject == subjects.live_subject(event_subject(run, "recorder"))
-    await everybody["validator"].publish_checked(inbox, b"answer")
+    await connections["validator"].publish_checked(inbox, b"answer")
     assert (await asyncio.wait_for(got.get(), 5)).data == b"answer"
-    await everybody["executor"].publish_checked(subjects.wake(TENANT, run, role="budget"), b"hint")
+    await connections["executor"].publish_checked(subjects.wake(TENANT, run, role="budget"), b"hint")
     assert (await asyncio.wait_for(got.get(), 5)).data == b"hint"
     assert got.empty()
     for subscription in opened:
         await subscription.unsubscribe()
 
 
-def test_a_client_can_be_kept_from_reading_runs() -> None:
+def test_a_client_without_the_option_cannot_read_runs() -> None:
     """Without the option a client can neither read nor follow runs, nor read their long texts."""
     mine = grants("client", AccessOptions(client_reads_runs=False))
     assert not [s for s in (*mine.publish, *mine.subscribe) if "RUNS" in s or "BLOBS" in s or "live.runs" in s]

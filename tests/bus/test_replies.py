@@ -43,29 +43,29 @@ REPLIES: list[tuple[bytes, ReplyMeaning, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "means", "head"), REPLIES, ids=[f"{row[1]}-{row[0][:40]!r}" for row in REPLIES])
-def test_every_reply_of_a_stream_has_its_meaning(answer: bytes, means: ReplyMeaning, head: int) -> None:
+@pytest.mark.parametrize(("reply", "means", "head"), REPLIES, ids=[f"{row[1]}-{row[0][:40]!r}" for row in REPLIES])
+def test_every_reply_of_a_stream_has_its_meaning(reply: bytes, means: ReplyMeaning, head: int) -> None:
     """Only a superseded append learns the head; after an unknown reply the publisher tries again later."""
-    ack = read_ack(answer)
+    ack = read_ack(reply)
     assert (meaning(ack), head_in_refusal(ack)) == (means, head)
 
 
-class Stored:
+class StubReader:
     """The stored message that a read returns."""
 
-    def __init__(self, found: StreamMessage | None) -> None:
-        self.found = found
-        self.asked: list[object] = []
+    def __init__(self, message: StreamMessage | None) -> None:
+        self.message = message
+        self.requested: list[object] = []
 
     async def at(self, seq: int) -> StreamMessage | None:
         """The message at a sequence."""
-        self.asked.append(seq)
-        return self.found
+        self.requested.append(seq)
+        return self.message
 
     async def last(self, subject: str) -> StreamMessage | None:
         """The last message of a subject."""
-        self.asked.append(subject)
-        return self.found
+        self.requested.append(subject)
+        return self.message
 
 
 SUBJECT = "runs.t.r.planner.stopped.2"
@@ -75,7 +75,7 @@ ELSEWHERE = msgspec.structs.replace(OURS, subject="runs.t.other.planner.stopped.
 
 
 @pytest.mark.parametrize(
-    ("answer", "found", "asked", "head"),
+    ("reply", "stored_message", "requested", "head"),
     [
         (SUPERSEDED, OURS, SUBJECT, None),
         (SUPERSEDED, RIVAL, SUBJECT, 12),
@@ -90,21 +90,21 @@ ELSEWHERE = msgspec.structs.replace(OURS, subject="runs.t.other.planner.stopped.
     ],
 )
 async def test_a_refused_append_is_ours_only_if_the_very_bytes_are_stored(
-    answer: bytes, found: StreamMessage | None, asked: object, head: int | None
+    reply: bytes, stored_message: StreamMessage | None, requested: object, head: int | None
 ) -> None:
     """After a lost reply our own append looks refused; a rival's event, or our id used elsewhere, is a conflict."""
     log = JetStreamLog(cast("Wire", None))
-    stored = Stored(found)
-    cast("Any", log)._reader = stored
+    reader = StubReader(stored_message)
+    cast("Any", log)._reader = reader
     append = Append(
         tenant=TenantId("t"), run=RunId("r"), role="planner", event="stopped", n=2, event_id="e", head_seq=6,
         payload=b"ours",
     )  # fmt: skip
-    whose = cast("Any", log)._resolve_refusal(append, SUBJECT, read_ack(answer))
+    resolution = cast("Any", log)._resolve_refusal(append, SUBJECT, read_ack(reply))
     if head is None:
-        assert await whose == 7
+        assert await resolution == 7
     else:
         with pytest.raises(HeadMoved) as moved:
-            await whose
+            await resolution
         assert moved.value.head_seq == head
-    assert stored.asked == [asked]
+    assert reader.requested == [requested]

@@ -19,7 +19,7 @@ def _work(seconds: float) -> None:
         pass
 
 
-def test_a_process_that_works_makes_progress_and_one_that_idles_does_not(tmp_path: Path) -> None:
+def test_a_working_process_makes_progress_and_an_idle_one_does_not(tmp_path: Path) -> None:
     """Processor time counts, also without a new line in the log; so does a new line."""
     log = tmp_path / "nats.log"
     progress = Progress(os.getpid(), log, now=0.0)
@@ -31,7 +31,7 @@ def test_a_process_that_works_makes_progress_and_one_that_idles_does_not(tmp_pat
     assert progress.no_progress_s(95.0) == 35.0
 
 
-def test_bytes_that_are_read_are_progress(tmp_path: Path) -> None:
+def test_reading_bytes_counts_as_progress(tmp_path: Path) -> None:
     """A slow disk takes no processor time."""
     (tmp_path / "1.blk").write_bytes(bytes(MIB))
     progress = Progress(os.getpid(), tmp_path / "nats.log", now=0.0)
@@ -48,14 +48,14 @@ def test_bytes_that_are_read_are_progress(tmp_path: Path) -> None:
         (1600 * MIB, 256 * MIB, "200MiB"),
     ],
 )
-def test_the_memory_limit_grows_with_what_is_stored_up_to_half_of_the_machine(
+def test_the_memory_limit_grows_with_the_stored_bytes_up_to_half_of_the_machine(
     stored: int, machine: int, limit: str
 ) -> None:
     """With too little recovery is slow; too much would take the memory of the actors."""
     assert memory_limit(stored, machine=machine) == limit
 
 
-def test_what_is_stored_is_counted_with_all_folders(tmp_path: Path) -> None:
+def test_stored_bytes_include_all_subfolders(tmp_path: Path) -> None:
     """Also in a missing folder."""
     assert stored_bytes(tmp_path / "none") == 0
     (tmp_path / "a" / "b").mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_what_is_stored_is_counted_with_all_folders(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.broker
-async def test_who_sets_the_memory_limit_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_memory_limit_in_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment wins over what is derived."""
     monkeypatch.setenv(MEMORY_VARIABLE, "333MiB")
     async with EmbeddedServer(tmp_path) as server:

@@ -63,7 +63,7 @@ def test_a_log_that_was_rewritten_after_its_outcome_is_broken(folder: Path) -> N
     assert any("vouches for another event" in problem.sentence for problem in verdict.problems)
 
 
-def test_the_key_is_made_once_for_its_owner_alone(folder: Path) -> None:
+def test_the_key_is_created_once_for_its_owner_alone(folder: Path) -> None:
     """Another start finds it, and writes the public key again if that is missing or different."""
     key, public = (folder / KEY_FILE).read_text(), (folder / PUBLIC_FILE).read_text()
     assert stat.S_IMODE((folder / KEY_FILE).stat().st_mode) == 0o600

@@ -45,7 +45,7 @@ class Preparing:
 
 
 @pytest.mark.parametrize("stops", [True, False])
-def test_a_stop_hint_prevents_what_has_not_begun(stops: bool) -> None:
+def test_a_stop_hint_prevents_calls_that_have_not_begun(stops: bool) -> None:
     """Also while another pass works on the run, so that its log cannot be read."""
 
     async def main() -> None:

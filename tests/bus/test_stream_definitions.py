@@ -23,7 +23,7 @@ from linestop.schemas.subjects import ACTORS, ROLES, AgentName, RoleName, RunId,
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
-Everybody = dict[CredentialName, Connection]
+Connections = dict[CredentialName, Connection]
 TENANT, AGENT, DIGEST = TenantId("acme"), AgentName("support"), "cd" * 32
 _runs = itertools.count(1)
 
@@ -44,9 +44,9 @@ AGAIN: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize("headers", AGAIN)
 @pytest.mark.parametrize("role", ROLES)
-async def test_a_role_cannot_overwrite_its_own_event(everybody: Everybody, role: RoleName, headers: str) -> None:
+async def test_a_role_cannot_overwrite_its_own_event(connections: Connections, role: RoleName, headers: str) -> None:
     """The second message on an event's subject is refused at once with a reason, and the first stays."""
-    run, connection = new_run(), everybody[role]
+    run, connection = new_run(), connections[role]
     subject = subjects.run_event(TENANT, run, role=role, event="stopped", n=1)
     seq = (await connection.api_request(subject, {"role": role}))["seq"]
     claim = {"role": "approver" if role != "approver" else "planner", "tenant": "other", "n": 7}
@@ -62,9 +62,11 @@ async def test_a_role_cannot_overwrite_its_own_event(everybody: Everybody, role:
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_an_append_to_a_wrong_head_is_refused_with_the_real_head(everybody: Everybody, role: RoleName) -> None:
+async def test_an_append_to_a_wrong_head_is_refused_with_the_real_head(
+    connections: Connections, role: RoleName
+) -> None:
     """The header is checked for every role: the refusal names the right sequence."""
-    run, connection = new_run(), everybody[role]
+    run, connection = new_run(), connections[role]
     first, second = (subjects.run_event(TENANT, run, role=role, event="stopped", n=n) for n in (1, 2))
     seq = (await connection.api_request(first, {}))["seq"]
     named = {LAST: "0", f"{LAST}-Subject": subjects.run_filter(TENANT, run)}
@@ -77,7 +79,7 @@ async def test_an_append_to_a_wrong_head_is_refused_with_the_real_head(everybody
 @pytest.mark.parametrize("headers", AGAIN)
 @pytest.mark.parametrize("name", sorted(set(CREDENTIALS) - set(ROLES)))
 async def test_a_credential_that_is_not_a_role_appends_nothing_to_a_run(
-    everybody: Everybody, name: CredentialName, headers: str
+    connections: Connections, name: CredentialName, headers: str
 ) -> None:
     """Whatever the headers and the payload, the refusal comes at once and names the subject and the credential."""
     run = new_run()
@@ -89,24 +91,24 @@ async def test_a_credential_that_is_not_a_role_appends_nothing_to_a_run(
         claim = msgspec.json.encode({"role": role, "by": "operator"})
         began = time.monotonic()
         with pytest.raises(PermissionDenied, match=f"credential {name!r} may not publish to {subject!r}"):
-            await everybody[name].request(subject, claim, headers=named, timeout_s=30)
+            await connections[name].request(subject, claim, headers=named, timeout_s=30)
         assert time.monotonic() - began < 5
 
 
-async def test_an_outcome_and_a_blob_are_stored_once(everybody: Everybody) -> None:
+async def test_an_outcome_and_a_blob_are_stored_once(connections: Connections) -> None:
     """They cannot be replaced, not even by their publisher."""
     for name, subject in (
         ("recorder", subjects.outcome(TENANT, AGENT, run=new_run())),
         ("executor", subjects.blob(TENANT, DIGEST, part=0)),
     ):
-        connection = everybody[name]  # type: ignore[index] # pyright: ignore[reportArgumentType]
+        connection = connections[name]  # type: ignore[index] # pyright: ignore[reportArgumentType]
         await connection.api_request(subject, {"first": True})
         with pytest.raises(ApiError) as refused:
             await connection.api_request(subject, {"first": False})
         assert refused.value.err_code == 10077
 
 
-async def test_a_message_that_asks_to_replace_or_expire_others_is_refused(everybody: Everybody) -> None:
+async def test_a_message_that_asks_to_replace_or_expire_others_is_refused(connections: Connections) -> None:
     """Roll-up, expiry, schedules and counters are headers, which permissions do not cover: the stream refuses them."""
     for header, value, err_code in (
         ("Nats-Rollup", "all", 10111),
@@ -115,20 +117,22 @@ async def test_a_message_that_asks_to_replace_or_expire_others_is_refused(everyb
         ("Nats-Incr", "+1", 10168),
     ):
         subject = subjects.run_event(TENANT, new_run(), role="planner", event="proposed", n=1)
-        reply = await everybody["planner"].request(subject, b"{}", headers={header: value})
+        reply = await connections["planner"].request(subject, b"{}", headers={header: value})
         with pytest.raises(ApiError) as refused:
             jetstream_api.read_reply(subject, reply.data)
         assert refused.value.err_code == err_code
 
 
-async def test_a_text_is_stored_although_another_role_has_used_its_name_as_an_id(everybody: Everybody) -> None:
+async def test_a_blob_is_stored_although_another_role_used_its_digest_as_a_message_id(connections: Connections) -> None:
     """An id is valid in the whole stream: a guessed one must not make another role's text a repetition."""
-    data = b"what everybody knows will be stored"
+    data = b"what connections knows will be stored"
     name = subjects.blob(TENANT, hashlib.sha256(data).hexdigest(), part=0)
     taken_id_headers = {"Nats-Msg-Id": name, "Linestop-Parts": "1"}
-    reply = await everybody["planner"].request(subjects.blob(TENANT, "ef" * 32, part=0), b"x", headers=taken_id_headers)
+    reply = await connections["planner"].request(
+        subjects.blob(TENANT, "ef" * 32, part=0), b"x", headers=taken_id_headers
+    )
     assert "error" not in msgspec.json.decode(reply.data)
-    blobs = (await JetStream.open(everybody["executor"])).blobs()
+    blobs = (await JetStream.open(connections["executor"])).blobs()
     digest = await blobs.put(TENANT, data)
     assert await blobs.get(TENANT, digest) == data
 
@@ -143,21 +147,21 @@ async def test_a_text_is_stored_although_another_role_has_used_its_name_as_an_id
         ("client", stream_names.POSITIONS_BUCKET, "client.outcomes.billing"),
     ],
 )
-async def test_who_may_write_a_key_cannot_erase_the_bucket_with_it(
-    everybody: Everybody, name: CredentialName, bucket: str, key: str
+async def test_a_writer_of_one_key_cannot_erase_the_bucket(
+    connections: Connections, name: CredentialName, bucket: str, key: str
 ) -> None:
     """A header that replaces all stored values would reach the accounts and kill switches of others."""
     subject = stream_names.bucket_key(bucket, key)
-    await everybody[name].api_request(subject, 1)
-    reply = await everybody[name].request(subject, b"2", headers={"Nats-Rollup": "all"})
+    await connections[name].api_request(subject, 1)
+    reply = await connections[name].request(subject, b"2", headers={"Nats-Rollup": "all"})
     with pytest.raises(ApiError) as refused:
         jetstream_api.read_reply(subject, reply.data)
     assert refused.value.err_code == 10111
 
 
-async def test_a_schedule_fires_into_the_timers_stream(everybody: Everybody) -> None:
+async def test_a_schedule_fires_into_the_timers_stream(connections: Connections) -> None:
     """A role sets a timer; when it fires, it is delivered to the timers' consumer."""
-    run, approver = new_run(), everybody["approver"]
+    run, approver = new_run(), connections["approver"]
     subject = subjects.timer_set(TENANT, run, name="expiry")
     headers = {
         "Nats-Schedule": "@at 2020-01-01T00:00:00Z",
@@ -176,11 +180,11 @@ async def test_a_schedule_fires_into_the_timers_stream(everybody: Everybody) -> 
     await subscription.unsubscribe()
 
 
-async def test_a_wake_that_reached_its_maximum_deliveries_is_recorded(everybody: Everybody) -> None:
+async def test_a_wake_that_reached_its_maximum_deliveries_is_recorded(connections: Connections) -> None:
     """A delivery that is refused the maximum number of times ends as an advisory for the recorder."""
-    budget, recorder = everybody["budget"], everybody["recorder"]
+    budget, recorder = connections["budget"], connections["recorder"]
     subject = subjects.run_event(TENANT, new_run(), role="operator", event="stopped", n=1)
-    seq = (await everybody["operator"].api_request(subject, {}))["seq"]
+    seq = (await connections["operator"].api_request(subject, {}))["seq"]
     got: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = budget.nc.new_inbox()
     subscription = await budget.subscribe(inbox, got.put)

@@ -67,7 +67,7 @@ def test_sizes_are_chosen_once_for_a_state_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("turns", "text"), MEASURED)
-def test_a_plan_agrees_with_what_was_measured(turns: int, text: int) -> None:
+def test_a_plan_agrees_with_the_measurements(turns: int, text: int) -> None:
     """Never less than measured; for runs of three or more turns hardly more in the stream that matters."""
     found = plan_sizes(ExpectedLoad(runs_per_day=1, turns=turns, text_bytes=text), DEFAULT_SIZES)
     runs, outcomes, archive = MEASURED[turns, text]
@@ -97,7 +97,7 @@ def test_a_plan_names_a_disk_on_which_it_fits(load: ExpectedLoad) -> None:
     assert not bears(found.runs_per_day_max + 2)
 
 
-def test_a_plan_counts_the_tenth_in_which_no_new_work_is_let_in() -> None:
+def test_a_plan_adds_the_tenth_that_is_closed_to_new_work() -> None:
     """A stream that is full after 90 days refuses new work before."""
     (runs, *_) = plan_sizes(ExpectedLoad(runs_per_day=1_000, turns=3), DEFAULT_SIZES).streams
     assert runs.needed_bytes == int(runs.run_bytes * 1_000 * RUN_RETENTION_DAYS / SPACE_FOR_NEW_WORK)

@@ -134,7 +134,7 @@ def events(run: Run, kind: type) -> list[object]:
     return [entry.event for entry in run.entries if isinstance(entry.event, kind) and not entry.ignored]
 
 
-def test_a_lone_run_needs_room_for_its_next_start_only() -> None:
+def test_a_single_run_needs_money_only_for_its_next_start() -> None:
     """A hold for later turns is made only if it fits."""
     needed_micros = measure_first_request_cost_max_micros()
 
@@ -149,7 +149,7 @@ def test_a_lone_run_needs_room_for_its_next_start_only() -> None:
     crowd(scenario, user_day_micros=needed_micros)
 
 
-def test_of_64_parallel_runs_the_20_that_the_account_suffices_for_complete() -> None:
+def test_of_64_parallel_runs_the_20_that_fit_the_account_complete() -> None:
     """The others wait while money is held and are refused once it is spent, oldest first, with few events."""
     needed_micros = measure_first_request_cost_max_micros()
 
@@ -173,7 +173,7 @@ def test_of_64_parallel_runs_the_20_that_the_account_suffices_for_complete() -> 
     crowd(scenario, user_day_micros=19 * COST + needed_micros)
 
 
-def test_a_run_is_woken_the_moment_another_gives_its_money_back() -> None:
+def test_a_run_is_woken_as_soon_as_another_releases_money() -> None:
     """Without the sweep, by a hint. Until then it is queued, and its state names the account it waits for."""
     needed_micros = measure_first_request_cost_max_micros()
 
@@ -199,7 +199,7 @@ def test_a_run_is_woken_the_moment_another_gives_its_money_back() -> None:
     crowd(scenario, user_day_micros=needed_micros + COST)
 
 
-def test_runs_that_wait_for_each_other_all_go_on() -> None:
+def test_runs_that_wait_for_each_others_money_all_continue() -> None:
     """A waiting run releases its unspent money: no two runs wait for each other's."""
     needed_micros = measure_first_request_cost_max_micros()
 
@@ -215,7 +215,7 @@ def test_runs_that_wait_for_each_other_all_go_on() -> None:
     crowd(scenario, user_day_micros=3 * needed_micros + 10, calls=3)
 
 
-def test_at_the_end_of_the_period_a_waiting_run_goes_on_at_once() -> None:
+def test_a_waiting_run_continues_at_the_end_of_the_period() -> None:
     """An account full of holds is empty again at midnight; without the sweep the run's own alarm advances it.
 
     The hold is too young to count as orphaned, since no log and no other account has it.
@@ -241,7 +241,7 @@ def test_at_the_end_of_the_period_a_waiting_run_goes_on_at_once() -> None:
     crowd(scenario, user_day_micros=needed_micros, start=datetime(2026, 5, 4, 23, 58, 20, tzinfo=UTC))
 
 
-def test_a_stopped_run_gives_up_its_place_in_the_line() -> None:
+def test_a_stopped_run_loses_its_place_in_the_queue() -> None:
     """No run waits behind an ended one."""
     needed_micros = measure_first_request_cost_max_micros()
 
@@ -266,7 +266,7 @@ def test_a_stopped_run_gives_up_its_place_in_the_line() -> None:
 
 
 @pytest.mark.parametrize("sweeping", [True, False])
-def test_a_run_whose_accounts_cannot_be_changed_names_the_cause_and_goes_on_when_they_can(sweeping: bool) -> None:
+def test_a_run_whose_accounts_cannot_be_changed_names_the_cause_and_continues_later(sweeping: bool) -> None:
     """It waits, is not stopped as stuck, and tries again within half a minute."""
     needed_micros = measure_first_request_cost_max_micros()
 

@@ -29,7 +29,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object
 
 
 @pytest.fixture(scope="session")
-async def rig(
+async def bus(
     anyio_backend: tuple[str, dict[str, object]], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[BusFixture]:
     """The bus under test."""
@@ -46,11 +46,11 @@ async def rig(
 
 
 @pytest.fixture
-def server_rig(rig: BusFixture) -> ServerBusFixture:
+def server_bus(bus: BusFixture) -> ServerBusFixture:
     """The bus under test, if it can be killed."""
-    if not isinstance(rig, ServerBusFixture):
+    if not isinstance(bus, ServerBusFixture):
         pytest.skip("a broker in memory has no process to kill")
-    return rig
+    return bus
 
 
 @pytest.fixture

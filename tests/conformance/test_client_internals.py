@@ -1,6 +1,6 @@
 """The internals of nats-py that the hot path uses: a test fails by name when a new version changes them."""
 
-# Looking at the client's inside is what this module is for.
+# This module checks the client's internals on purpose.
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.anyio
 
 def test_the_client_has_the_buffer_we_write_to() -> None:
     """``_pending`` is a list of bytes with its size beside it, and ``_transport`` is None until connected."""
-    client: Any = Client()  # its inside has no types
+    client: Any = Client()  # its internals have no types
     assert client._pending == []
     assert client._pending_data_size == 0
     assert client._transport is None
 
 
-def test_the_flusher_writes_as_we_do() -> None:
+def test_the_clients_flusher_writes_like_ours() -> None:
     """It hands all pending bytes to the transport and drops them: whichever flushes first, the order stays."""
     source = inspect.getsource(client_module.Client._flusher)
     assert "if self._pending_data_size > 0:" in source
@@ -46,11 +46,11 @@ def test_a_subscription_with_a_future_hands_messages_over_at_once() -> None:
     assert "_future = None" not in source, "the client forgets the sink after one message"
 
 
-async def test_a_request_reaches_the_server_and_its_reply_reaches_us(rig: BusFixture) -> None:
+async def test_a_request_reaches_the_server_and_its_reply_reaches_us(bus: BusFixture) -> None:
     """Everything together, on a real connection: a request, its reply, and a request without a reply."""
-    if not isinstance(rig, ServerBusFixture):
+    if not isinstance(bus, ServerBusFixture):
         pytest.skip("a broker in memory has no wire")
-    wire = (await rig.open("operator")).wire
+    wire = (await bus.open("operator")).wire
     assert (await Reader(wire, "RUNS").info()).error is None
     with pytest.raises(TooLarge, match="blobs"):
         await wire.request("tasks.t.a", bytes(2 * 1024 * 1024))

@@ -91,24 +91,24 @@ def event(tenant: TenantId, run: RunId, *, n: int, head_seq: int, by: str = "") 
 
 
 @contextlib.asynccontextmanager
-async def proxied(server_rig: ServerBusFixture) -> AsyncGenerator[tuple[Proxy, Log]]:
+async def proxied(server_bus: ServerBusFixture) -> AsyncGenerator[tuple[Proxy, Log]]:
     """A planner's log behind a proxy; in a cluster it is before one node, and a cut connection goes to another."""
-    first, *_ = server_rig.server.credential("planner").servers
+    first, *_ = server_bus.server.credential("planner").servers
     proxy = Proxy(int(first.rpartition(":")[2]))
     async with anyio.create_task_group() as group:
         await group.start(proxy.serve)
-        bus = await server_rig.open("planner", url=proxy.url)
-        yield proxy, bus.log()
-        await bus.wire.connection.close()
+        planner_bus = await server_bus.open("planner", url=proxy.url)
+        yield proxy, planner_bus.log()
+        await planner_bus.wire.connection.close()
         group.cancel_scope.cancel()
 
 
 async def test_a_lost_reply_causes_neither_a_duplicate_nor_a_loss(
-    server_rig: ServerBusFixture, tenant: TenantId, run: RunId
+    server_bus: ServerBusFixture, tenant: TenantId, run: RunId
 ) -> None:
     """The event is stored, its reply is lost, the connection breaks: the append returns its sequence."""
-    watcher = await server_rig.log()
-    async with proxied(server_rig) as (proxy, log):
+    watcher = await server_bus.log()
+    async with proxied(server_bus) as (proxy, log):
         first = await log.append(event(tenant, run, n=1, head_seq=0))
         done: list[int] = []
 
@@ -127,11 +127,11 @@ async def test_a_lost_reply_causes_neither_a_duplicate_nor_a_loss(
 
 
 async def test_an_append_whose_reply_was_lost_is_still_recognised_after_a_rival(
-    server_rig: ServerBusFixture, tenant: TenantId, run: RunId
+    server_bus: ServerBusFixture, tenant: TenantId, run: RunId
 ) -> None:
     """Our append was stored and another one follows: the repetition is refused, but counts as done."""
-    rival = await server_rig.log("operator")
-    async with proxied(server_rig) as (proxy, log):
+    rival = await server_bus.log("operator")
+    async with proxied(server_bus) as (proxy, log):
         done: list[int] = []
 
         async def append() -> None:
@@ -151,12 +151,12 @@ async def test_an_append_whose_reply_was_lost_is_still_recognised_after_a_rival(
 
 
 async def test_an_append_survives_a_broker_that_hangs(
-    server_rig: ServerBusFixture, tenant: TenantId, run: RunId
+    server_bus: ServerBusFixture, tenant: TenantId, run: RunId
 ) -> None:
     """If the broker is frozen between publish and reply for longer than a request waits, the event is stored once."""
-    log = await server_rig.log()
+    log = await server_bus.log()
     first = await log.append(event(tenant, run, n=1, head_seq=0))
-    server = server_rig.server
+    server = server_bus.server
     pids: Sequence[int] = server.pids if isinstance(server, Cluster) else (server.pid,)
     seqs: list[int] = []
 
@@ -177,7 +177,7 @@ async def test_an_append_survives_a_broker_that_hangs(
 
 
 async def test_every_acknowledged_append_survives_a_kill(
-    server_rig: ServerBusFixture, tenant: TenantId, run: RunId
+    server_bus: ServerBusFixture, tenant: TenantId, run: RunId
 ) -> None:
     """After SIGKILL under writers and a restart, acknowledged events are there, once, and each run is one chain."""
     acked: dict[RunId, list[int]] = {RunId(f"{run}-{number}"): [] for number in range(WRITERS)}
@@ -200,23 +200,23 @@ async def test_every_acknowledged_append_survives_a_kill(
     with anyio.fail_after(WITHIN_S):
         async with anyio.create_task_group() as group:
             for mine in acked:
-                group.start_soon(partial(writer, await server_rig.log(), mine))
+                group.start_soon(partial(writer, await server_bus.log(), mine))
             await busy.wait()
-            await server_rig.kill()
+            await server_bus.kill()
             killed.set()
-        await server_rig.restart()
-        log = await server_rig.log()
+        await server_bus.restart()
+        log = await server_bus.log()
         for mine, seqs in acked.items():
             loaded = await log.load(tenant, mine, leader=True)
             assert [m.seq for m in loaded] == seqs
             assert [parse_run_event(m.subject).n for m in loaded] == list(range(1, len(seqs) + 1))
 
 
-async def test_queues_go_on_after_a_kill(server_rig: ServerBusFixture, tenant: TenantId) -> None:
+async def test_queues_continue_after_a_kill(server_bus: ServerBusFixture, tenant: TenantId) -> None:
     """A pull that was open when the broker died receives messages from before and after."""
     task = subjects.task(tenant, AgentName("a"))
-    deliveries = (await server_rig.queue(TASKS)).deliveries()
-    shared = await server_rig.bucket()
+    deliveries = (await server_bus.queue(TASKS)).deliveries()
+    shared = await server_bus.bucket()
     revision = await shared.create(f"account.{tenant}.a", b"1")
     seen: set[bytes] = set()
     killed_at: list[datetime] = []
@@ -232,39 +232,39 @@ async def test_queues_go_on_after_a_kill(server_rig: ServerBusFixture, tenant: T
     with anyio.fail_after(WITHIN_S):
         async with anyio.create_task_group() as group:
             group.start_soon(pull)
-            await server_rig.publish(task, b"before")
-            await server_rig.kill()
-            killed_at.append(server_rig.now())
+            await server_bus.publish(task, b"before")
+            await server_bus.kill()
+            killed_at.append(server_bus.now())
             await shared.update(f"account.{tenant}.a", b"2", revision=revision)
-            await server_rig.publish(task, b"after")
-        # A reconnect is reason enough to ask again: nobody waits for missed heartbeats.
-        took = server_rig.now() - killed_at[0]
-        assert isinstance(server_rig.server, Cluster) or took < timedelta(seconds=RESUMED_WITHIN_S)
-        await server_rig.restart()
+            await server_bus.publish(task, b"after")
+        # After a reconnect the pull is requested again at once, without waiting for missed heartbeats.
+        took = server_bus.now() - killed_at[0]
+        assert isinstance(server_bus.server, Cluster) or took < timedelta(seconds=RESUMED_WITHIN_S)
+        await server_bus.restart()
     assert isinstance(deliveries, AsyncGenerator)
     await deliveries.aclose()
 
 
 async def test_timers_survive_a_kill_as_they_were_left(
-    server_rig: ServerBusFixture, tenant: TenantId, run: RunId
+    server_bus: ServerBusFixture, tenant: TenantId, run: RunId
 ) -> None:
     """After a restart the moved timer fires at its new time, and the cancelled and the old one do not."""
-    timers = await server_rig.timers()
-    start = server_rig.now()
+    timers = await server_bus.timers()
+    start = server_bus.now()
     await timers.set(tenant, run, "cancelled", start + timedelta(seconds=3))
     await timers.set(tenant, run, "moved", start + timedelta(seconds=3))
     await timers.set(tenant, run, "moved", start + timedelta(seconds=5))
     await timers.cancel(tenant, run, "cancelled")
-    await server_rig.kill()
+    await server_bus.kill()
     spec = next(spec for spec in consumers() if spec.name == stream_names.TIMERS_CONSUMER)
-    deliveries = (await server_rig.queue(spec)).deliveries()
+    deliveries = (await server_bus.queue(spec)).deliveries()
     fired: list[tuple[str, bool]] = []
 
     async def collect() -> None:
         async for delivery in deliveries:
             timer = subjects.parse_timer(delivery.subject)
             if timer.tenant == tenant:
-                fired.append((timer.name, server_rig.now() >= start + timedelta(seconds=5)))
+                fired.append((timer.name, server_bus.now() >= start + timedelta(seconds=5)))
                 came.set()
             await delivery.ack()
 
@@ -275,7 +275,7 @@ async def test_timers_survive_a_kill_as_they_were_left(
             await came.wait()
         await anyio.sleep(QUIET_S)
         group.cancel_scope.cancel()
-    await server_rig.restart()
+    await server_bus.restart()
     assert fired == [("moved", True)]
     assert isinstance(deliveries, AsyncGenerator)
     await deliveries.aclose()

@@ -14,9 +14,9 @@ from linestop.schemas.subjects import TenantId
 pytestmark = pytest.mark.anyio
 
 
-async def present(rig: BusFixture, key: str, *, revision: int) -> BucketValue:
+async def present(bus: BusFixture, key: str, *, revision: int) -> BucketValue:
     """Read a key until a replica shows this revision: reads may lag behind writes of the same process."""
-    shared = await rig.bucket()
+    shared = await bus.bucket()
 
     async def read() -> BucketValue | None:
         found = await shared.get(key)
@@ -27,38 +27,38 @@ async def present(rig: BusFixture, key: str, *, revision: int) -> BucketValue:
     return found
 
 
-async def test_a_created_key_is_read_with_its_revision(rig: BusFixture, tenant: TenantId) -> None:
+async def test_a_created_key_is_read_with_its_revision(bus: BusFixture, tenant: TenantId) -> None:
     """Value and revision come back as they were stored."""
-    shared = await rig.bucket()
+    shared = await bus.bucket()
     key = f"account.{tenant}"
     assert await shared.get(key) is None
     revision = await shared.create(key, b"5")
-    assert await present(rig, key, revision=revision) == BucketValue(key=key, value=b"5", revision=revision)
+    assert await present(bus, key, revision=revision) == BucketValue(key=key, value=b"5", revision=revision)
 
 
-async def test_a_key_is_created_once(rig: BusFixture, tenant: TenantId) -> None:
+async def test_a_key_is_created_once(bus: BusFixture, tenant: TenantId) -> None:
     """The second creation is a conflict, even with the same value."""
-    shared = await rig.bucket()
+    shared = await bus.bucket()
     await shared.create(f"account.{tenant}.1", b"5")
     with pytest.raises(Conflict):
         await shared.create(f"account.{tenant}.1", b"5")
 
 
-async def test_an_update_needs_the_present_revision(rig: BusFixture, tenant: TenantId) -> None:
+async def test_an_update_needs_the_present_revision(bus: BusFixture, tenant: TenantId) -> None:
     """An update after another one is refused and changes nothing."""
-    shared = await rig.bucket()
+    shared = await bus.bucket()
     key = f"account.{tenant}"
     first = await shared.create(key, b"1")
     second = await shared.update(key, b"2", revision=first)
     assert second > first
     with pytest.raises(Conflict):
         await shared.update(key, b"3", revision=first)
-    assert (await present(rig, key, revision=second)).value == b"2"
+    assert (await present(bus, key, revision=second)).value == b"2"
 
 
-async def test_a_deleted_key_is_gone_and_can_be_created_again(rig: BusFixture, tenant: TenantId) -> None:
+async def test_a_deleted_key_is_gone_and_can_be_created_again(bus: BusFixture, tenant: TenantId) -> None:
     """After a delete the key is not read and not listed; deleting it again is harmless."""
-    shared = await rig.bucket()
+    shared = await bus.bucket()
     key = f"account.{tenant}.x"
     first = await shared.create(key, b"1")
     with pytest.raises(Conflict):
@@ -71,12 +71,12 @@ async def test_a_deleted_key_is_gone_and_can_be_created_again(rig: BusFixture, t
 
     await until(is_gone)
     again = await shared.create(key, b"2")
-    assert (await present(rig, key, revision=again)).value == b"2"
+    assert (await present(bus, key, revision=again)).value == b"2"
 
 
-async def test_keys_are_listed_by_whole_tokens(rig: BusFixture, tenant: TenantId) -> None:
+async def test_keys_are_listed_by_whole_tokens(bus: BusFixture, tenant: TenantId) -> None:
     """A prefix finds its own keys and no others, more than one page of them."""
-    shared = await rig.bucket()
+    shared = await bus.bucket()
     expected_keys = {f"account.{tenant}.{number}" for number in range(1_100)}
     for key in sorted(expected_keys):
         await shared.create(key, b"")
@@ -88,14 +88,14 @@ async def test_keys_are_listed_by_whole_tokens(rig: BusFixture, tenant: TenantId
     await until(all_listed)
 
 
-async def test_rivals_lose_no_update(rig: BusFixture, tenant: TenantId) -> None:
+async def test_rivals_lose_no_update(bus: BusFixture, tenant: TenantId) -> None:
     """Eight counters that retry on conflict add up to all of their steps."""
-    shared = await rig.bucket()
+    shared = await bus.bucket()
     key = f"account.{tenant}"
     await shared.create(key, b"0")
 
     async def count() -> None:
-        mine = await rig.bucket()
+        mine = await bus.bucket()
         done = 0
         while done < 5:
             found = await mine.get(key)
@@ -118,9 +118,9 @@ async def test_rivals_lose_no_update(rig: BusFixture, tenant: TenantId) -> None:
     await until(is_forty)
 
 
-async def test_a_key_of_a_task_is_taken_once_and_can_be_given_back(rig: BusFixture, tenant: TenantId) -> None:
+async def test_a_key_of_a_task_is_taken_once_and_can_be_released(bus: BusFixture, tenant: TenantId) -> None:
     """Only one of two tasks has it, until it is released."""
-    ids = await rig.bucket(stream_names.IDS_BUCKET)
+    ids = await bus.bucket(stream_names.IDS_BUCKET)
     revision = await ids.create(f"{tenant}.key", b"run-1")
     with pytest.raises(Conflict):
         await ids.create(f"{tenant}.key", b"run-2")
@@ -131,11 +131,9 @@ async def test_a_key_of_a_task_is_taken_once_and_can_be_given_back(rig: BusFixtu
     assert await ids.create(f"{tenant}.key", b"run-2") > revision
 
 
-async def test_a_key_with_a_time_to_live_ends_and_each_change_gives_it_a_new_one(
-    rig: BusFixture, tenant: TenantId
-) -> None:
+async def test_a_key_with_a_time_to_live_expires_and_each_change_renews_it(bus: BusFixture, tenant: TenantId) -> None:
     """Accounts expire by this. A key created without one (by an older linestop) expires once it is changed with one."""
-    shared = await rig.bucket()
+    shared = await bus.bucket()
     short, renewed, lasting = (f"account.{tenant}.{name}" for name in ("short", "renewed", "lasting"))
     await shared.create(short, b"1", ttl_s=1)
     first = await shared.create(renewed, b"1", ttl_s=1)
@@ -150,5 +148,5 @@ async def test_a_key_with_a_time_to_live_ends_and_each_change_gives_it_a_new_one
 
     await until(ended)
     assert await shared.get(short) is None
-    assert (await present(rig, renewed, revision=first)).value == b"2"
-    assert (await present(rig, lasting, revision=older)).value == b"1"
+    assert (await present(bus, renewed, revision=first)).value == b"2"
+    assert (await present(bus, lasting, revision=older)).value == b"1"

@@ -198,7 +198,7 @@ async def load(cluster: Cluster) -> Load:
     return load
 
 
-async def test_every_replica_holds_whatever_was_acknowledged(cluster: Cluster, load: Load) -> None:
+async def test_every_replica_holds_all_acknowledged_messages(cluster: Cluster, load: Load) -> None:
     """Once all replicas are current, they are equal, message by message."""
     copies: list[dict[str, Messages]] = []
     async with await connect(cluster.credential("bootstrap"), name="doctor") as bootstrap:
@@ -212,7 +212,7 @@ async def test_every_replica_holds_whatever_was_acknowledged(cluster: Cluster, l
     assert equal
 
 
-async def test_a_replica_that_lost_messages_is_seen_to_lack_them(cluster: Cluster, load: Load) -> None:
+async def test_the_comparison_shows_messages_that_a_replica_lost(cluster: Cluster, load: Load) -> None:
     """The comparison reads the replica's own disk: if a file there is cut in half, messages are missing."""
     node = NODES - 1
     async with await connect(cluster.credential("bootstrap"), name="doctor") as bootstrap:

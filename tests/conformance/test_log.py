@@ -48,36 +48,36 @@ async def chain(log: Log, tenant: TenantId, run: RunId, *, length: int) -> list[
     return seqs[1:]
 
 
-async def test_a_run_without_a_first_event_and_with_an_outcome_has_left(
-    rig: BusFixture, tenant: TenantId, run: RunId
+async def test_a_run_with_an_outcome_and_without_a_first_event_was_removed(
+    bus: BusFixture, tenant: TenantId, run: RunId
 ) -> None:
     """Its outcome describes the run and its key; the outcome of a run whose first event is there does not count."""
-    log, publisher = await rig.log(), await rig.publisher()
+    log, publisher = await bus.log(), await bus.publisher()
     assert await log.removed_run(tenant, run) is None
-    said = msgspec.json.encode({"status": "stopped", "why": "not today", "gave_key_back": True, "n": 2})
-    await publisher.outcome(tenant, "none", run, said, {})
-    left = await log.removed_run(tenant, run)
-    assert left == RemovedRun(status="stopped", why="not today", gave_key_back=True)
-    assert left is not None
-    assert (left.key_is_free, left.stopped_beforehand) == (True, True)
+    outcome = msgspec.json.encode({"status": "stopped", "why": "not today", "gave_key_back": True, "n": 2})
+    await publisher.outcome(tenant, "none", run, outcome, {})
+    removed = await log.removed_run(tenant, run)
+    assert removed == RemovedRun(status="stopped", why="not today", gave_key_back=True)
+    assert removed is not None
+    assert (removed.key_is_free, removed.stopped_beforehand) == (True, True)
     await chain(log, tenant, run, length=1)
     assert await log.removed_run(tenant, run) is None
 
 
 @pytest.mark.parametrize(("status", "free"), [("over_budget", False), ("stopped", False), ("refused", True)])
-async def test_an_outcome_that_says_nothing_of_a_key_gave_none_back(
-    rig: BusFixture, tenant: TenantId, run: RunId, status: str, free: bool
+async def test_an_old_outcome_without_key_fields_released_no_key(
+    bus: BusFixture, tenant: TenantId, run: RunId, status: str, free: bool
 ) -> None:
     """It comes from an older linestop; a refused run had released its key then, too."""
-    await (await rig.publisher()).outcome(tenant, "desk", run, msgspec.json.encode({"status": status}), {})
-    left = await (await rig.log()).removed_run(tenant, run)
-    assert left is not None
-    assert (left.status, left.key_is_free, left.stopped_beforehand) == (status, free, False)
+    await (await bus.publisher()).outcome(tenant, "desk", run, msgspec.json.encode({"status": status}), {})
+    removed = await (await bus.log()).removed_run(tenant, run)
+    assert removed is not None
+    assert (removed.status, removed.key_is_free, removed.stopped_beforehand) == (status, free, False)
 
 
-async def test_what_is_appended_is_loaded_as_it_was(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_appended_events_are_loaded_unchanged(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """A load returns subject, bytes and sequence of every event, in order."""
-    log = await rig.log()
+    log = await bus.log()
     first = event(tenant, run, n=1, head_seq=0, text="é\n\0")
     seq = await log.append(first)
     second = event(tenant, run, n=2, head_seq=seq)
@@ -88,9 +88,9 @@ async def test_what_is_appended_is_loaded_as_it_was(rig: BusFixture, tenant: Ten
     assert loaded[1].subject == run_event(tenant, run, role="planner", event="stopped", n=2)
 
 
-async def test_headers_may_be_given_and_change_nothing(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_headers_may_be_given_and_change_nothing(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Trace headers are sent along and are not part of loaded messages."""
-    log = await rig.log()
+    log = await bus.log()
     traced = msgspec.structs.replace(
         event(tenant, run, n=1, head_seq=0), headers={"traceparent": "00-ab-cd-01", "ce-type": "ü"}
     )
@@ -98,9 +98,9 @@ async def test_headers_may_be_given_and_change_nothing(rig: BusFixture, tenant: 
     assert [m.payload for m in await log.load(tenant, run, leader=True)] == [traced.payload]
 
 
-async def test_a_header_cannot_smuggle_in_another(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_a_header_cannot_smuggle_in_another(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """A line break in a header, or in an event id, is refused before anything is sent."""
-    log = await rig.log()
+    log = await bus.log()
     good = event(tenant, run, n=1, head_seq=0)
     for bad in (
         msgspec.structs.replace(good, headers={"traceparent": "00\r\nNats-Rollup: sub"}),
@@ -110,9 +110,9 @@ async def test_a_header_cannot_smuggle_in_another(rig: BusFixture, tenant: Tenan
             await log.append(bad)
 
 
-async def test_a_stale_head_is_refused_and_the_real_one_named(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_a_stale_head_is_refused_and_the_real_one_named(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """An append after another event than the last stores nothing and names the last one."""
-    log = await rig.log()
+    log = await bus.log()
     seqs = await chain(log, tenant, run, length=2)
     with pytest.raises(HeadMoved) as refused:
         await log.append(event(tenant, run, n=2, head_seq=seqs[0], text="rival"))
@@ -120,9 +120,9 @@ async def test_a_stale_head_is_refused_and_the_real_one_named(rig: BusFixture, t
     assert len(await log.load(tenant, run, leader=True)) == 2
 
 
-async def test_a_first_event_is_refused_in_a_run_that_has_one(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_a_first_event_is_refused_in_a_run_that_has_one(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Head 0 requires that the run does not exist yet."""
-    log = await rig.log()
+    log = await bus.log()
     [seq] = await chain(log, tenant, run, length=1)
     with pytest.raises(HeadMoved) as refused:
         await log.append(event(tenant, run, n=1, head_seq=0, text="rival"))
@@ -130,22 +130,22 @@ async def test_a_first_event_is_refused_in_a_run_that_has_one(rig: BusFixture, t
 
 
 async def test_appending_the_same_event_again_returns_its_sequence(
-    rig: BusFixture, tenant: TenantId, run: RunId
+    bus: BusFixture, tenant: TenantId, run: RunId
 ) -> None:
     """A repeated append is recognised, also after later events and from another connection."""
-    log = await rig.log()
+    log = await bus.log()
     seqs = await chain(log, tenant, run, length=3)
-    other = await rig.log()
+    other = await bus.log()
     assert await other.append(event(tenant, run, n=3, head_seq=seqs[1])) == seqs[2]
     assert await other.append(event(tenant, run, n=1, head_seq=0)) == seqs[0]
     assert len(await log.load(tenant, run, leader=True)) == 3
 
 
 async def test_an_event_appended_again_at_its_own_head_is_recognised(
-    rig: BusFixture, tenant: TenantId, run: RunId
+    bus: BusFixture, tenant: TenantId, run: RunId
 ) -> None:
     """Its subject is taken by itself: also after the broker has forgotten its message id."""
-    log = await rig.log()
+    log = await bus.log()
     seqs = await chain(log, tenant, run, length=2)
     again = event(tenant, run, n=2, head_seq=seqs[0])
     for repeated in (again, msgspec.structs.replace(again, event_id="forgotten")):
@@ -154,10 +154,10 @@ async def test_an_event_appended_again_at_its_own_head_is_recognised(
 
 
 async def test_a_message_that_is_not_an_event_stays_in_the_log_and_blocks_nothing(
-    rig: BusFixture, tenant: TenantId, run: RunId
+    bus: BusFixture, tenant: TenantId, run: RunId
 ) -> None:
     """Garbage under a run's subject is loaded with its sequence, counts as the head, and is not part of the chain."""
-    log, rogue = await rig.log(), await rig.log("executor")
+    log, rogue = await bus.log(), await bus.log("executor")
     head = genesis(tenant, run)
     seq = 0
     stored: list[int] = []
@@ -180,9 +180,9 @@ async def test_a_message_that_is_not_an_event_stays_in_the_log_and_blocks_nothin
     assert (folded.n, folded.head, folded.head_seq) == (2, head, seq)
 
 
-async def test_an_event_is_never_overwritten(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_an_event_is_never_overwritten(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Another event under a subject that is taken is refused, even with the right head."""
-    log = await rig.log()
+    log = await bus.log()
     seqs = await chain(log, tenant, run, length=2)
     with pytest.raises(HeadMoved):
         await log.append(event(tenant, run, n=1, head_seq=seqs[1], text="forged"))
@@ -190,9 +190,9 @@ async def test_an_event_is_never_overwritten(rig: BusFixture, tenant: TenantId, 
     assert [m.payload for m in loaded][:1] == [event(tenant, run, n=1, head_seq=0).payload]
 
 
-async def test_an_event_id_used_elsewhere_is_not_taken_for_ours(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_an_event_id_used_elsewhere_is_not_taken_for_ours(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Message ids are valid in the whole stream; a duplicate of another event is a conflict."""
-    log = await rig.log()
+    log = await bus.log()
     await log.append(event(tenant, run, n=1, head_seq=0))
     elsewhere = TenantId(f"{tenant}-x")
     with pytest.raises(HeadMoved):
@@ -200,12 +200,12 @@ async def test_an_event_id_used_elsewhere_is_not_taken_for_ours(rig: BusFixture,
     assert await log.load(elsewhere, run) == []
 
 
-async def test_of_two_rivals_one_wins(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_of_two_rivals_one_wins(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Two roles append after the same head at the same time: one event is stored, the other is a conflict."""
     outcomes: list[str] = []
 
     async def attempt(role: RoleName) -> None:
-        log = await rig.log(role)
+        log = await bus.log(role)
         try:
             await log.append(event(tenant, run, n=1, head_seq=0, role=role))
             outcomes.append("stored")
@@ -219,7 +219,7 @@ async def test_of_two_rivals_one_wins(rig: BusFixture, tenant: TenantId, run: Ru
 
 
 async def test_sixteen_writers_make_exactly_one_chain(
-    rig: BusFixture, tenant: TenantId, run: RunId, monkeypatch: pytest.MonkeyPatch
+    bus: BusFixture, tenant: TenantId, run: RunId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the race, each accepted event names its predecessor as head; three nodes show all kinds of conflicts."""
     accepted: list[int] = []
@@ -233,7 +233,7 @@ async def test_sixteen_writers_make_exactly_one_chain(
 
     async def writer(number: int) -> None:
         role = ROLES[number % len(ROLES)]
-        log = await rig.log(role)
+        log = await bus.log(role)
         mine = 0
         while mine < EVENTS_EACH:
             head = await log.head(tenant, run)
@@ -251,22 +251,22 @@ async def test_sixteen_writers_make_exactly_one_chain(
         async with anyio.create_task_group() as group:
             for number in range(WRITERS):
                 group.start_soon(partial(writer, number))
-    loaded = await (await rig.log()).load(tenant, run, leader=True)
+    loaded = await (await bus.log()).load(tenant, run, leader=True)
     assert sorted(accepted) == [m.seq for m in loaded]
     assert [parse_run_event(m.subject).n for m in loaded] == list(range(1, WRITERS * EVENTS_EACH + 1))
     heads = [msgspec.json.decode(m.payload)["after"] for m in loaded]
     assert heads == [0, *(m.seq for m in loaded)][:-1]
-    if isinstance(rig, ServerBusFixture):
-        # Only replicas have an append on its way while another comes, and refuse that one without naming a head.
-        on_three = isinstance(rig.server, Cluster)
+    if isinstance(bus, ServerBusFixture):
+        # Only replicas can have another append in flight; they refuse this one without naming a head.
+        on_three = isinstance(bus.server, Cluster)
         assert {"stored", "superseded"} <= acks
         assert ("in_flight" in acks) == on_three
-        assert (len(rig.nodes) > 1) == on_three, "the clients of a cluster must be spread over its nodes"
+        assert (len(bus.nodes) > 1) == on_three, "the clients of a cluster must be spread over its nodes"
 
 
-async def test_a_long_run_is_loaded_whole_and_in_order(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_a_long_run_is_loaded_whole_and_in_order(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Over 2,000 events are read in pages; from a sequence on, and from the leader too."""
-    log = await rig.log()
+    log = await bus.log()
     seqs = await chain(log, tenant, run, length=2_100)
     assert [m.seq for m in await log.load(tenant, run, leader=True)] == seqs
 
@@ -278,18 +278,18 @@ async def test_a_long_run_is_loaded_whole_and_in_order(rig: BusFixture, tenant: 
     assert await log.load(tenant, run, after_seq=seqs[-1]) == []
 
 
-async def test_a_load_sees_no_other_run(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_a_load_sees_no_other_run(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Runs whose names begin alike, and the same run of another tenant, stay apart."""
-    log = await rig.log()
+    log = await bus.log()
     await chain(log, tenant, run, length=2)
     await chain(log, tenant, RunId(f"{run}-2"), length=1)
     assert len(await log.load(tenant, run, leader=True)) == 2
     assert await log.load(TenantId("nobody"), run) == []
 
 
-async def test_head_and_message_at_come_from_the_leader(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_head_and_message_at_come_from_the_leader(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """The last message and any message by its sequence; None where there is none."""
-    log = await rig.log()
+    log = await bus.log()
     assert await log.head(tenant, run) is None
     seqs = await chain(log, tenant, run, length=3)
     head = await log.head(tenant, run)
@@ -299,10 +299,10 @@ async def test_head_and_message_at_come_from_the_leader(rig: BusFixture, tenant:
     assert await log.message_at(10_000_000) is None
 
 
-async def test_open_runs_are_those_begun_and_not_sealed(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_open_runs_are_those_begun_and_not_sealed(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """A run is open from its first event of any kind until the recorder seals it."""
-    log = await rig.log()
-    recorder = await rig.log("recorder")
+    log = await bus.log()
+    recorder = await bus.log("recorder")
     other = RunId(f"{run}-b")
     [seq] = await chain(log, tenant, run, length=1)
     await chain(log, tenant, other, length=2)
@@ -314,14 +314,14 @@ async def test_open_runs_are_those_begun_and_not_sealed(rig: BusFixture, tenant:
     assert (tenant, other) in still_open
 
 
-async def test_space_used_is_a_share(rig: BusFixture) -> None:
+async def test_space_used_is_a_share(bus: BusFixture) -> None:
     """It is between 0.0 and 1.0."""
-    assert 0.0 <= (await (await rig.log()).fullest()).used < 1.0
+    assert 0.0 <= (await (await bus.log()).fullest()).used < 1.0
 
 
-async def test_an_event_over_the_limit_is_refused_in_a_sentence(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_an_event_over_the_limit_is_refused_in_a_sentence(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """An event of the largest size is stored, one byte more is not."""
-    log = await rig.log()
+    log = await bus.log()
     largest = msgspec.structs.replace(
         event(tenant, run, n=1, head_seq=0), payload=b"x" * MESSAGE_BYTES_MAX, headers={"traceparent": "00" * 20}
     )
@@ -333,17 +333,17 @@ async def test_an_event_over_the_limit_is_refused_in_a_sentence(rig: BusFixture,
     assert [len(m.payload) for m in await log.load(tenant, run, leader=True)] == [MESSAGE_BYTES_MAX]
 
 
-async def test_a_role_cannot_append_for_another(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_a_role_cannot_append_for_another(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """The broker refuses a planner's approval at once, and nothing is stored."""
-    log = await rig.log("planner")
+    log = await bus.log("planner")
     with anyio.fail_after(2), pytest.raises(PermissionDenied):
         await log.append(event(tenant, run, n=1, head_seq=0, role="approver"))
     assert await log.load(tenant, run, leader=True) == []
 
 
-async def test_pages_hold_every_message_of_every_run_in_order(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_pages_hold_every_message_of_every_run_in_order(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """Read page by page, the log is complete and in order, and ends."""
-    log = await rig.log()
+    log = await bus.log()
     first = await log.append(event(tenant, run, n=1, head_seq=0))
     other = await log.append(event(tenant, RunId(f"{run}-x"), n=1, head_seq=0))
     last = await log.append(event(tenant, run, n=2, head_seq=first))

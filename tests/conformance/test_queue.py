@@ -84,9 +84,9 @@ class StubCapacity:
             on_freed()
 
 
-def swallows(rig: BusFixture) -> bool:
+def swallows(bus: BusFixture) -> bool:
     """Whether an ended pull of another test may still take messages: in a cluster, for some seconds."""
-    return isinstance(rig, ServerBusFixture) and isinstance(rig.server, Cluster)
+    return isinstance(bus, ServerBusFixture) and isinstance(bus.server, Cluster)
 
 
 def wake(tenant: TenantId, run: RunId) -> Append:
@@ -103,56 +103,56 @@ def wake(tenant: TenantId, run: RunId) -> Append:
     )
 
 
-async def test_a_task_is_delivered_as_it_was_published(rig: BusFixture, tenant: TenantId) -> None:
+async def test_a_task_is_delivered_as_it_was_published(bus: BusFixture, tenant: TenantId) -> None:
     """Subject, payload, headers, sequence, time and attempt are those of the message."""
-    await rig.publish(subjects.task(tenant, AGENT), b"help", {"traceparent": "00-a-b-01"})
-    async with pulling(await rig.queue(TASKS)) as deliveries:
+    await bus.publish(subjects.task(tenant, AGENT), b"help", {"traceparent": "00-a-b-01"})
+    async with pulling(await bus.queue(TASKS)) as deliveries:
         delivery = await next_of(deliveries, tenant)
         assert delivery.subject == subjects.task(tenant, AGENT)
         assert delivery.payload == b"help"
         assert delivery.headers["traceparent"] == "00-a-b-01"
         assert delivery.attempt >= 1
         assert delivery.seq > 0
-        assert abs(rig.now() - delivery.stored_at) < timedelta(seconds=10)
+        assert abs(bus.now() - delivery.stored_at) < timedelta(seconds=10)
         await delivery.ack()
 
 
-async def test_what_is_acknowledged_does_not_come_again(rig: BusFixture, tenant: TenantId) -> None:
+async def test_an_acknowledged_message_is_not_delivered_again(bus: BusFixture, tenant: TenantId) -> None:
     """After the acknowledgement and the consumer's ack_wait, nothing is delivered."""
-    await rig.publish(subjects.task(tenant, AGENT), b"once")
-    async with pulling(await rig.queue(TASKS)) as deliveries:
+    await bus.publish(subjects.task(tenant, AGENT), b"once")
+    async with pulling(await bus.queue(TASKS)) as deliveries:
         await (await next_of(deliveries, tenant)).ack()
         assert await is_quiet(deliveries, tenant, for_s=ACK_WAIT_S + QUIET_S)
 
 
-async def test_what_is_not_acknowledged_comes_again(rig: BusFixture, tenant: TenantId) -> None:
+async def test_an_unacknowledged_message_is_delivered_again(bus: BusFixture, tenant: TenantId) -> None:
     """An unsettled delivery is repeated after ack_wait, under the same sequence, as attempt 2."""
-    await rig.publish(subjects.task(tenant, AGENT), b"again")
-    async with pulling(await rig.queue(TASKS)) as deliveries:
+    await bus.publish(subjects.task(tenant, AGENT), b"again")
+    async with pulling(await bus.queue(TASKS)) as deliveries:
         first = await next_of(deliveries, tenant)
-        before = rig.now()
+        before = bus.now()
         second = await next_of(deliveries, tenant)
         assert second.seq == first.seq
         assert second.attempt > first.attempt
-        assert rig.now() - before > timedelta(seconds=ACK_WAIT_S * 0.9)
+        assert bus.now() - before > timedelta(seconds=ACK_WAIT_S * 0.9)
         await second.ack()
 
 
-async def test_what_there_is_no_room_for_stays_where_it_is(rig: BusFixture, tenant: TenantId) -> None:
+async def test_messages_beyond_the_capacity_stay_in_the_stream(bus: BusFixture, tenant: TenantId) -> None:
     """It is not requested, so another loop gets it at once; as soon as there is capacity, it arrives."""
-    queue, capacity = await rig.queue(TASKS), StubCapacity(1)
+    queue, capacity = await bus.queue(TASKS), StubCapacity(1)
     texts = [b"one", b"two", b"three"]
     async with pulling(queue, capacity=capacity) as deliveries:
         for text in texts:
-            await rig.publish(subjects.task(tenant, AGENT), text)
+            await bus.publish(subjects.task(tenant, AGENT), text)
         first = await next_of(deliveries, tenant)
         texts.remove(first.payload)
         taken: dict[bytes, Delivery] = {}
         async with pulling(queue) as others:
             while taken.keys() != set(texts):
                 delivery = await next_of(others, tenant)
-                # In a cluster each may come late, with a pull that was given up before, and again meanwhile.
-                assert swallows(rig) or (delivery.payload, delivery.attempt) == (texts[len(taken)], 1)
+                # In a cluster an ended pull may have taken each message, which then arrives late, and perhaps twice.
+                assert swallows(bus) or (delivery.payload, delivery.attempt) == (texts[len(taken)], 1)
                 taken[delivery.payload] = delivery
                 await first.in_progress()
                 if delivery.payload == first.payload:
@@ -161,7 +161,7 @@ async def test_what_there_is_no_room_for_stays_where_it_is(rig: BusFixture, tena
             await taken[texts[0]].nak(0.1)
         capacity.grow(2)
         again = await next_of(deliveries, tenant)
-        while swallows(rig) and again.payload != texts[0]:
+        while swallows(bus) and again.payload != texts[0]:
             await again.ack()
             again = await next_of(deliveries, tenant)
         assert again.payload == texts[0]
@@ -170,49 +170,49 @@ async def test_what_there_is_no_room_for_stays_where_it_is(rig: BusFixture, tena
     assert capacity.watchers == []
 
 
-async def test_a_nak_comes_again_after_its_delay(rig: BusFixture, tenant: TenantId) -> None:
+async def test_a_message_with_a_nak_is_delivered_again_after_the_delay(bus: BusFixture, tenant: TenantId) -> None:
     """It is delivered again after the given delay, not after ack_wait and not at once."""
-    await rig.publish(subjects.task(tenant, AGENT), b"later")
-    async with pulling(await rig.queue(TASKS)) as deliveries:
-        before = rig.now()
+    await bus.publish(subjects.task(tenant, AGENT), b"later")
+    async with pulling(await bus.queue(TASKS)) as deliveries:
+        before = bus.now()
         first = await next_of(deliveries, tenant)
         await first.nak(0.5)
         second = await next_of(deliveries, tenant)
-        assert timedelta(seconds=0.45) < rig.now() - before
-        assert swallows(rig) or rig.now() - before < timedelta(seconds=ACK_WAIT_S)
+        assert timedelta(seconds=0.45) < bus.now() - before
+        assert swallows(bus) or bus.now() - before < timedelta(seconds=ACK_WAIT_S)
         assert second.attempt > first.attempt
         await second.ack()
 
 
-async def test_the_delay_of_a_nak_is_that_of_any_attempt(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_the_delay_of_a_nak_is_the_same_at_every_attempt(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """A consumer with a back-off list uses the given delay too, however often the message failed."""
-    queue = await rig.queue(PLANNER_WAKES)
-    await (await rig.log()).append(wake(tenant, run))
+    queue = await bus.queue(PLANNER_WAKES)
+    await (await bus.log()).append(wake(tenant, run))
     async with pulling(queue) as deliveries:
         await (await next_of(deliveries, tenant)).nak(0.0)
         await (await next_of(deliveries, tenant)).nak(0.3)
         delivery = await next_of(deliveries, tenant)
-        before = rig.now()
+        before = bus.now()
         await delivery.nak(0.3)
         delivery = await next_of(deliveries, tenant)
-        assert timedelta(seconds=0.25) < rig.now() - before
-        assert swallows(rig) or rig.now() - before < timedelta(seconds=1.5)
+        assert timedelta(seconds=0.25) < bus.now() - before
+        assert swallows(bus) or bus.now() - before < timedelta(seconds=1.5)
         assert delivery.attempt >= 4
         await delivery.ack()
 
 
-async def test_a_terminated_message_never_comes_again(rig: BusFixture, tenant: TenantId) -> None:
+async def test_a_terminated_message_is_never_delivered_again(bus: BusFixture, tenant: TenantId) -> None:
     """A terminated message is not delivered again, whatever its reason contains."""
-    await rig.publish(subjects.task(tenant, AGENT), b"poison")
-    async with pulling(await rig.queue(TASKS)) as deliveries:
+    await bus.publish(subjects.task(tenant, AGENT), b"poison")
+    async with pulling(await bus.queue(TASKS)) as deliveries:
         await (await next_of(deliveries, tenant)).term("not\r\nJSON")
         assert await is_quiet(deliveries, tenant, for_s=ACK_WAIT_S + QUIET_S)
 
 
-async def test_what_is_still_being_handled_does_not_come_again(rig: BusFixture, tenant: TenantId) -> None:
+async def test_a_message_in_progress_is_not_delivered_again(bus: BusFixture, tenant: TenantId) -> None:
     """Until progress is no longer reported: then another loop gets it after ack_wait."""
-    await rig.publish(subjects.task(tenant, AGENT), b"long")
-    async with pulling(await rig.queue(TASKS)) as deliveries:
+    await bus.publish(subjects.task(tenant, AGENT), b"long")
+    async with pulling(await bus.queue(TASKS)) as deliveries:
         first = await next_of(deliveries, tenant)
         again: list[Delivery] = []
 
@@ -229,11 +229,11 @@ async def test_what_is_still_being_handled_does_not_come_again(rig: BusFixture, 
         await again[0].ack()
 
 
-async def test_five_failed_deliveries_of_a_wake_are_the_last(rig: BusFixture, tenant: TenantId, run: RunId) -> None:
+async def test_five_failed_deliveries_of_a_wake_are_the_last(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """A wake is dropped after five attempts, and an advisory names it."""
-    queue = await rig.queue(PLANNER_WAKES)
-    async with pulling(await rig.queue(ADVISORIES)) as advisories, pulling(queue) as deliveries:
-        seq = await (await rig.log()).append(wake(tenant, run))
+    queue = await bus.queue(PLANNER_WAKES)
+    async with pulling(await bus.queue(ADVISORIES)) as advisories, pulling(queue) as deliveries:
+        seq = await (await bus.log()).append(wake(tenant, run))
         attempts = [0]
         while attempts[-1] < 5:
             delivery = await next_of(deliveries, tenant)
@@ -251,11 +251,11 @@ async def test_five_failed_deliveries_of_a_wake_are_the_last(rig: BusFixture, te
                     break
 
 
-async def test_no_more_are_in_flight_than_asked_for(rig: BusFixture, tenant: TenantId) -> None:
+async def test_no_more_messages_are_in_flight_than_allowed(bus: BusFixture, tenant: TenantId) -> None:
     """While two are unsettled, the third waits until one of them is settled."""
     for number in range(5):
-        await rig.publish(subjects.task(tenant, AGENT), str(number).encode())
-    async with pulling(await rig.queue(TASKS), in_flight_max=2) as deliveries:
+        await bus.publish(subjects.task(tenant, AGENT), str(number).encode())
+    async with pulling(await bus.queue(TASKS), in_flight_max=2) as deliveries:
         first = await next_of(deliveries, tenant)
         await next_of(deliveries, tenant)
         pending = deliveries.__anext__()
@@ -273,7 +273,7 @@ async def test_no_more_are_in_flight_than_asked_for(rig: BusFixture, tenant: Ten
             await first.ack()
             with anyio.fail_after(WITHIN_S):
                 await came.wait()
-        # The pull goes on for ever: all five come, however few at a time.
+        # The pull has no end: all five arrive, however few at a time.
         seen = {done[0].payload}
         await done[0].ack()
         while len(seen) < 4:
@@ -282,27 +282,27 @@ async def test_no_more_are_in_flight_than_asked_for(rig: BusFixture, tenant: Ten
             await delivery.ack()
 
 
-async def test_what_is_over_the_limit_is_left_for_others(rig: BusFixture, tenant: TenantId) -> None:
+async def test_messages_over_the_limit_are_left_to_other_loops(bus: BusFixture, tenant: TenantId) -> None:
     """A loop with a limit of two does not buffer the third: another loop gets it before ack_wait."""
     for number in range(3):
-        await rig.publish(subjects.task(tenant, AGENT), str(number).encode())
-    queue = await rig.queue(TASKS)
+        await bus.publish(subjects.task(tenant, AGENT), str(number).encode())
+    queue = await bus.queue(TASKS)
     async with pulling(queue, in_flight_max=2) as deliveries, pulling(queue) as others:
         held = [await next_of(deliveries, tenant) for _ in range(2)]
-        before = rig.now()
+        before = bus.now()
         third = await next_of(others, tenant)
-        assert swallows(rig) or rig.now() - before < timedelta(seconds=ACK_WAIT_S / 2)
+        assert swallows(bus) or bus.now() - before < timedelta(seconds=ACK_WAIT_S / 2)
         assert third.payload not in {delivery.payload for delivery in held}
         for delivery in (*held, third):
             await delivery.ack()
 
 
-async def test_giving_up_a_pull_loses_nothing(rig: BusFixture, tenant: TenantId) -> None:
+async def test_ending_a_pull_loses_nothing(bus: BusFixture, tenant: TenantId) -> None:
     """Messages of a cancelled loop, in work or only buffered, are delivered to the next loop."""
     payloads = {str(number).encode() for number in range(10)}
     for payload in sorted(payloads):
-        await rig.publish(subjects.task(tenant, AGENT), payload)
-    queue = await rig.queue(TASKS)
+        await bus.publish(subjects.task(tenant, AGENT), payload)
+    queue = await bus.queue(TASKS)
 
     async def dies() -> None:
         async with pulling(queue) as deliveries:
@@ -322,13 +322,13 @@ async def test_giving_up_a_pull_loses_nothing(rig: BusFixture, tenant: TenantId)
             await delivery.ack()
 
 
-async def test_two_workers_share_the_work(rig: BusFixture, tenant: TenantId) -> None:
+async def test_two_workers_share_the_work(bus: BusFixture, tenant: TenantId) -> None:
     """Each task is handled by one of two loops."""
     handled: list[bytes] = []
     all_handled = anyio.Event()
 
     async def worker(spec: ConsumerSpec) -> None:
-        async with pulling(await rig.queue(spec), in_flight_max=4) as deliveries:
+        async with pulling(await bus.queue(spec), in_flight_max=4) as deliveries:
             while True:
                 delivery = await next_of(deliveries, tenant)
                 handled.append(delivery.payload)
@@ -340,7 +340,7 @@ async def test_two_workers_share_the_work(rig: BusFixture, tenant: TenantId) -> 
         group.start_soon(worker, TASKS)
         group.start_soon(worker, TASKS)
         for number in range(TASKS_PUBLISHED):
-            await rig.publish(subjects.task(tenant, AGENT), str(number).encode())
+            await bus.publish(subjects.task(tenant, AGENT), str(number).encode())
         with anyio.fail_after(WITHIN_S):
             await all_handled.wait()
         await anyio.sleep(QUIET_S)

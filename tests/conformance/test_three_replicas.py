@@ -96,26 +96,26 @@ async def test_a_lagging_replica_hides_nothing_from_a_decision(cluster: Cluster)
     leader = await cluster.leader_of(stream_names.RUNS)
     behind, writing = (node for node in range(NODES) if node != leader)
     async with (
-        await connect(cluster.credential("planner", node=behind), name="behind") as late,
-        await connect(cluster.credential("planner", node=writing), name="writing") as ahead,
+        await connect(cluster.credential("planner", node=behind), name="behind") as reader,
+        await connect(cluster.credential("planner", node=writing), name="writing") as writer,
     ):
-        there, here = (await JetStream.open(ahead)).log(), (await JetStream.open(late)).log()
-        assert await here.replicated()
+        writer_log, reader_log = (await JetStream.open(writer)).log(), (await JetStream.open(reader)).log()
+        assert await reader_log.replicated()
         for number in range(ROUNDS_MAX):
             run, near, whole = RunId(f"lag-{number}"), list[list[StoredMessage]](), list[list[StoredMessage]]()
 
             async def read(found: list[list[StoredMessage]], run: RunId = run, *, leader: bool) -> None:
-                found.append(await here.load(TENANT, run, leader=leader))
+                found.append(await reader_log.load(TENANT, run, leader=leader))
 
-            head_seq = await there.append(_event(run, 1, 0))
+            head_seq = await writer_log.append(_event(run, 1, 0))
             async with anyio.create_task_group() as readers:
                 with _frozen(cluster, behind):
-                    # Asked while the node is frozen, answered when it goes on; by which replica is chance.
+                    # Sent while the node is frozen; a random replica replies, the frozen one when it continues.
                     for _ in range(READERS):
                         readers.start_soon(partial(read, near, leader=False))
                         readers.start_soon(partial(read, whole, leader=True))
                     for n in range(2, EVENTS + 1):
-                        head_seq = await there.append(_event(run, n, head_seq))
+                        head_seq = await writer_log.append(_event(run, n, head_seq))
             assert [len(found) for found in whole] == [EVENTS] * READERS
             if len(seen := min(near, key=len)) < EVENTS:
                 break
@@ -124,10 +124,10 @@ async def test_a_lagging_replica_hides_nothing_from_a_decision(cluster: Cluster)
         old_head = seen[-1].seq if seen else 0
         rival = msgspec.structs.replace(_event(run, len(seen) + 1, old_head), event_id="rival", payload=b"{}")
         with pytest.raises(HeadMoved):
-            await here.append(rival)
+            await reader_log.append(rival)
 
 
-async def test_a_replica_that_lags_hides_no_kill_switch_from_who_decides(cluster: Cluster) -> None:
+async def test_a_lagging_replica_hides_no_kill_switch_from_a_decision(cluster: Cluster) -> None:
     """Roles read kill switches, agents and accounts from the leader; other readers may get an older value."""
     stream = stream_names.bucket_stream(stream_names.SWITCHES_BUCKET)
     async with await connect(cluster.credential("bootstrap"), name="init") as bootstrap:
@@ -135,12 +135,14 @@ async def test_a_replica_that_lags_hides_no_kill_switch_from_who_decides(cluster
     leader = await cluster.leader_of(stream)
     behind, writing = (node for node in range(NODES) if node != leader)
     async with (
-        await connect(cluster.credential("planner", node=behind), name="behind") as late,
-        await connect(cluster.credential("operator", node=writing), name="writing") as ahead,
+        await connect(cluster.credential("planner", node=behind), name="behind") as reader,
+        await connect(cluster.credential("operator", node=writing), name="writing") as writer,
     ):
-        here = await JetStream.open(late)
-        looks, decides = (here.bucket(stream_names.SWITCHES_BUCKET, leader=deciding) for deciding in (False, True))
-        store = (await JetStream.open(ahead)).bucket(stream_names.SWITCHES_BUCKET)
+        reader_bus = await JetStream.open(reader)
+        any_replica, from_leader = (
+            reader_bus.bucket(stream_names.SWITCHES_BUCKET, leader=at_leader) for at_leader in (False, True)
+        )
+        store = (await JetStream.open(writer)).bucket(stream_names.SWITCHES_BUCKET)
         revision = await store.create(KEY, b"0")
         for _ in range(ROUNDS_MAX):
             near, whole = list[int](), list[int]()
@@ -153,10 +155,10 @@ async def test_a_replica_that_lags_hides_no_kill_switch_from_who_decides(cluster
                 with _frozen(cluster, behind):
                     for n in range(EVENTS):
                         revision = await store.update(KEY, b"%d" % n, revision=revision)
-                    # Asked when the last one is stored, and answered when the frozen node goes on.
+                    # Sent when the last value is stored; the frozen node replies when it continues.
                     for _ in range(READERS):
-                        readers.start_soon(read, near, looks)
-                        readers.start_soon(read, whole, decides)
+                        readers.start_soon(read, near, any_replica)
+                        readers.start_soon(read, whole, from_leader)
                     await anyio.lowlevel.checkpoint()
             assert whole == [revision] * READERS
             if min(near) < revision:
@@ -165,7 +167,7 @@ async def test_a_replica_that_lags_hides_no_kill_switch_from_who_decides(cluster
             pytest.fail("no replica was seen to lag")
 
 
-async def test_a_broker_of_an_older_linestop_is_read_as_it_was(cluster: Cluster) -> None:
+async def test_a_broker_of_an_older_linestop_is_read_from_any_replica(cluster: Cluster) -> None:
     """Its credentials may not read from the leader: the value of any replica is better than none."""
     async with await connect(cluster.credential("client"), name="older") as connection:
         bucket = (await JetStream.open(connection)).bucket(stream_names.SWITCHES_BUCKET, leader=True)

@@ -79,7 +79,7 @@ def test_of_two_long_waits_the_sooner_has_the_timer_and_each_is_set_once() -> No
     run_virtual(main, seed=1)
 
 
-def test_a_run_that_is_over_leaves_no_timer() -> None:
+def test_an_ended_run_leaves_no_timer() -> None:
     """Stopped in a long wait, its timer is cancelled with the seal."""
 
     async def main() -> None:

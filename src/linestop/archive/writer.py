@@ -243,8 +243,8 @@ class Archive:
     async def _set_aside(self) -> None:
         """Rename a file that belongs to another log, so that a new one begins."""
         await self._close()
-        stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-        old = self.path.with_name(f"{self.path.stem}-{stamp}{self.path.suffix}")
+        timestamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+        old = self.path.with_name(f"{self.path.stem}-{timestamp}{self.path.suffix}")
         await anyio.Path(self.path).rename(old)
         if await (folder := anyio.Path(old_folder(self.path))).exists():
             await folder.rename(old_folder(old))

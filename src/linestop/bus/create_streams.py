@@ -125,7 +125,7 @@ async def set_up(
                 updated.append(f"{definition.label} ({', '.join(fields)})")
         outdated = {}
     outdated_sentences = tuple(
-        how_to_update(name, fields, wanted.config) for name, (wanted, _, fields) in outdated.items()
+        how_to_update(name, fields, definition.config) for name, (definition, _, fields) in outdated.items()
     )
     return SetUpResult(
         created=tuple(created), updated=tuple(updated), differences=tuple(differences), outdated=outdated_sentences

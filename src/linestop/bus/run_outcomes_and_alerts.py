@@ -160,8 +160,8 @@ def alert_for_event(run: Run, entry: Entry) -> AlertMessage | None:
     use the id before the event is known.
     """
     event = entry.event
-    over = _over_reservation(run, entry)
-    kind = "over-reservation" if over else alert_kind(event)
+    excess = _over_reservation(run, entry)
+    kind = "over-reservation" if excess else alert_kind(event)
     if event is None or not kind or entry.ignored or _waits_for_service(run, event):
         return None
     alert_id = f"{run.tenant}/{run.run}/{entry.n}"
@@ -169,7 +169,7 @@ def alert_for_event(run: Run, entry: Entry) -> AlertMessage | None:
         event.trace or run_trace(run).traceparent(), event_id=alert_id, role=entry.role, kind=f"alert.{kind}",
         subject=run.run, at=event.at,
     )  # fmt: skip
-    payload = _payload(run, entry.n, event=msgspec.to_builtins(event), **over)
+    payload = _payload(run, entry.n, event=msgspec.to_builtins(event), **excess)
     return AlertMessage(kind, payload, {**headers, "Nats-Msg-Id": _digest(alert_id, payload)})
 
 

@@ -161,9 +161,9 @@ class JetStreamBucket:
 
 
 def _stored_at(message: StreamMessage) -> datetime | None:
-    """When the broker stored it, in microseconds."""
-    stamp = message.headers.get("Nats-Time-Stamp", "")
-    return msgspec.convert(stamp, datetime) if stamp else None
+    """Return the time at which the broker stored the message, with microseconds."""
+    time_text = message.headers.get("Nats-Time-Stamp", "")
+    return msgspec.convert(time_text, datetime) if time_text else None
 
 
 def _is_deleted(message: StreamMessage) -> bool:

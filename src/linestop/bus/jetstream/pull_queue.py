@@ -106,8 +106,8 @@ class JetStreamDelivery:
 
     async def term(self, reason: str) -> None:
         """Stop all further deliveries."""
-        plain = " ".join(reason.split())[:_REASON_CHARS_MAX]
-        self._settle(f"+TERM {plain}".encode())
+        one_line = " ".join(reason.split())[:_REASON_CHARS_MAX]
+        self._settle(f"+TERM {one_line}".encode())
 
     def _settle(self, ack_payload: bytes) -> None:
         self._pull.settle(self.seq, ack_payload, self._msg.reply)

@@ -80,7 +80,7 @@ def _exports_of_streams(grants_by_credential: Mapping[CredentialName, Grants]) -
             {"service": subject, "accounts": account_names, **_response_settings(subject)}
             for subject, account_names in services.items()
         ),
-        *({"stream": subject, "accounts": who} for subject, who in republished.items()),
+        *({"stream": subject, "accounts": account_names} for subject, account_names in republished.items()),
     ]
 
 
