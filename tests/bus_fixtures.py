@@ -148,7 +148,7 @@ class ServerBusFixture:
     async def set_up(self, wakes: Mapping[RoleName, tuple[str, ...]]) -> None:
         """Create all streams and consumers."""
         replicas = 3 if isinstance(self.server, Cluster) else 1
-        async with await connect(self.server.credential("bootstrap"), name="rig") as connection:
+        async with await connect(self.server.credential("bootstrap"), name="tests") as connection:
             done = await set_up(connection, BusLayout(replicas=replicas, wakes=wakes))
         done.require_no_differences()
 
@@ -162,7 +162,7 @@ class ServerBusFixture:
         credential = self.server.credential(name)
         if url:
             credential = msgspec.structs.replace(credential, url=url)
-        connection = await connect(credential, name=f"rig {name}", timeout_s=READY_TIMEOUT_S)
+        connection = await connect(credential, name=f"tests {name}", timeout_s=READY_TIMEOUT_S)
         self._connections.append(connection)
         return await JetStream.open(connection)
 

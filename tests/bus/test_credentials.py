@@ -181,9 +181,9 @@ async def test_a_first_connect_ends_in_time_even_if_a_cancellation_is_swallowed(
 async def test_no_server_is_one_sentence_with_the_address(capfd: pytest.CaptureFixture[str]) -> None:
     """The first connect is bounded, and nothing else is printed."""
     port = free_port()
-    nobody = Credential(url=f"nats://127.0.0.1:{port}", user="planner", password="x")
+    stranger = Credential(url=f"nats://127.0.0.1:{port}", user="planner", password="x")
     with pytest.raises(Unreachable, match=rf"no broker answers at nats://127\.0\.0\.1:{port} within 0\.3 s"):
-        await connect(nobody, name="test", timeout_s=0.3)
+        await connect(stranger, name="test", timeout_s=0.3)
     assert capfd.readouterr() == ("", "")
 
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from typing import TypeVar, cast
 
-import psutil  # type: ignore[import-untyped] # its stubs are a package of their own
+import psutil  # type: ignore[import-untyped] # its stubs are a separate package
 import pytest
 
 from linestop.bus import jetstream_api, stream_names

@@ -99,7 +99,7 @@ FORBIDDEN = {
     "fired timer": subjects.timer_fire(TENANT, RunId("x"), name="late"),
     "JetStream's own subject": "$JS.API.STREAM.PURGE.OTHER",
     "system": "$SYS.REQ.SERVER.PING",
-    "somebody's inbox": "_INBOX.nobody.abc",
+    "another inbox": "_INBOX.nobody.abc",
 }
 
 

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped] # its stubs are a package of their own
+import psutil  # type: ignore[import-untyped] # its stubs are a separate package
 import pytest
 
 from linestop.bus.server.embedded import EmbeddedServer

@@ -48,7 +48,7 @@ async def fill(log: Log) -> None:
             head_seq = await log.append(event(n, head_seq=head_seq))
             stored = n
 
-    with pytest.raises(TooLarge, match=r"no room.*max_bytes"):
+    with pytest.raises(TooLarge, match=r"no space.*max_bytes"):
         await append_for_ever()
     assert stored > 5
     assert (await log.fullest()).used > 0.8

@@ -229,10 +229,7 @@ class Connection:
 
     @contextlib.contextmanager
     def watch_refusal(self, subject: str, *, action: str = "publish") -> Generator[asyncio.Future[None]]:
-        """Give a future that is done as soon as the broker refuses ``action`` on ``subject``.
-
-        Callers that publish without ``request`` wait for it together with the acknowledgement.
-        """
+        """Give a future that is done once ``action`` on ``subject`` is refused; for callers without ``request``."""
         refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         key = (action, subject.lower())
         self._refusal_waiters.setdefault(key, set()).add(refused)

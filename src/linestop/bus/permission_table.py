@@ -135,7 +135,7 @@ TABLE: Final[tuple[Right, ...]] = (
         "publish",
         tuple(subjects.control_filter(verb) for verb in CLIENT_VERBS),
         holders=("client",),
-        why="stop, pause, resume and answer (stored under `clients.`, with a limit of its own)",
+        why="stop, pause, resume and answer (stored under `clients.`, with a separate limit)",
     ),
     _row("publish", ("control.*.*.stop",), holders=ACTORS, why="stop child runs"),
     _row(
