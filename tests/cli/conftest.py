@@ -15,9 +15,9 @@ Linestop = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of whoever runs the tests says anything, and none that a command sets outlives its test."""
+    """Remove the variables of the shell that runs the tests, and those that a command sets, after its test."""
     for name in ("PROJECT", "PROFILE", "DIR", "NATS", "TENANT", "SYNC"):
-        # Set first, so that the variable is put back (or away) whatever the command does to it.
+        # Set first, so that the variable is restored or removed after any change by the command.
         monkeypatch.setenv(f"LINESTOP_{name}", "")
         monkeypatch.delenv(f"LINESTOP_{name}")
 

@@ -1,4 +1,4 @@
-"""Every command that does something, for tests of all of them."""
+"""Every command that is not a group, for tests of all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 def leaves(group: click.Group, *path: str) -> Iterator[tuple[str, click.Command]]:
-    """The commands below a group, each by its whole name."""
+    """The commands below a group, each with its full name."""
     context = click.Context(group)
     for name in group.list_commands(context):
         found = group.get_command(context, name)

@@ -66,7 +66,7 @@ def test_tools_are_listed_with_tier_and_source(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.usefixtures("folder")
 def test_a_tool_is_inspected(capsys: pytest.CaptureFixture[str]) -> None:
-    """The contract is what is enforced, so it is shown whole."""
+    """The contract is enforced, so it is shown in full."""
     assert run(["tools", "inspect", "notes.read", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tier"] == "read"
     assert run(["tools", "inspect", "notes.no"]) == 1
@@ -75,7 +75,7 @@ def test_a_tool_is_inspected(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_lint_fails_for_a_tool_that_should_not_be_used(capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1, so that it can stand in a pipeline."""
+    """Exit code 1, so that it can be used in a pipeline."""
     assert run(["tools", "lint", "--json"]) == 1
     finding = json.loads(capsys.readouterr().out)
     assert {one["tool"] for one in finding if one["level"] == "error"} == {"notes.burn"}
@@ -91,13 +91,13 @@ def test_lint_fails_for_a_tool_that_should_not_be_used(capsys: pytest.CaptureFix
     ],
 )
 def test_an_agent_s_state_compares_files_and_bus(in_files: str, deployed: str, state: str) -> None:
-    """What new runs get may differ from what is in files."""
+    """The deployed version may differ from the one in files."""
     assert AgentLine(name="a", model="m", tools=(), in_files=in_files, deployed=deployed).state == state
 
 
 @pytest.mark.usefixtures("folder")
 def test_without_a_broker_agents_shows_the_files(capsys: pytest.CaptureFixture[str]) -> None:
-    """And says that it shows only them."""
+    """A note says that only these are shown."""
     assert run(["agents", "--json"]) == 0
     captured = capsys.readouterr()
     assert [one["state"] for one in json.loads(captured.out)] == ["in files"]
@@ -111,7 +111,7 @@ def _changed(text: Path) -> AgentVersion:
 
 
 async def assert_start_keeps_mark(server: EmbeddedServer, text: Path, mark: str) -> None:
-    """What `dev` and `up` find in files is not what a person decided, and only a person undoes that."""
+    """`dev` and `up` do not override a rollback or an undeployment; only a person does."""
     changed = _changed(text)
     async with await connect(server.credential("operator"), name="test") as connection:
         store = AgentStore((await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET))
@@ -125,7 +125,7 @@ async def assert_start_keeps_mark(server: EmbeddedServer, text: Path, mark: str)
 @pytest.mark.anyio
 @pytest.mark.broker
 async def test_deploy_and_rollback_move_what_new_runs_get(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A version is kept for ever; only the pointer moves."""
+    """A version is stored permanently; only the pointer moves."""
     from anyio.to_thread import run_sync  # noqa: PLC0415 - commands run an event loop of their own
 
     async with EmbeddedServer(folder / ".linestop") as server:
@@ -167,7 +167,7 @@ async def test_deploy_and_rollback_move_what_new_runs_get(folder: Path, capsys: 
 
 
 def test_deploy_names_the_open_runs_that_began_with_another_contract() -> None:
-    """By tool, with what becomes of its calls; runs that are over and other agents' are not named."""
+    """By tool, with the contract that applies to its calls; sealed runs and those of other agents are not named."""
     version_1, story = agent(), Story().open_run()
     was = story.run.opened
     assert was is not None

@@ -1,4 +1,4 @@
-"""``approvals``, ``approve``, ``deny``, ``answer`` and ``resolve`` against the whole of linestop."""
+"""``approvals``, ``approve``, ``deny``, ``answer`` and ``resolve`` against a running system."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.broker
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """Everything, running in another thread."""
+    """The whole system, running in another thread."""
     with background_stack(tmp_path_factory.mktemp("line")) as running:
         yield running
 
 
 def cli(system: Stack, *args: str) -> CommandResult:
-    """Run a command on the running whole."""
+    """Run a command on the running system."""
     return command(system.directory, *args)
 
 
@@ -41,7 +41,7 @@ def ask(system: Stack, text: str) -> dict[str, Any]:
 
 
 def test_approvals_lists_exact_arguments_and_says_when_there_are_none(tmp_path: Path) -> None:
-    """The table has the whole call, also where it is longer than a column; JSON has everything."""
+    """The text shows the full call, however long it is; JSON has everything."""
     with background_stack(tmp_path) as system:
         nothing = cli(system, "approvals")
         assert (nothing.code, nothing.out) == (0, "")
@@ -59,7 +59,7 @@ def test_approvals_lists_exact_arguments_and_says_when_there_are_none(tmp_path: 
 
 
 def test_approve_does_the_call_and_deny_does_not(system: Stack) -> None:
-    """One word each, with its reason in the log for ever."""
+    """Each is one decision, whose reason stays in the log."""
     yes, no = ask(system, "pay 5"), ask(system, "pay 5")
     approved = cli(system, "approve", yes["run"], yes["call"], "--shown", yes["shown"], "--by", "ann", "--why", "small")
     denied = cli(system, "deny", no["run"], no["call"], "--by", "bob", "--why", "too much", "--json")
@@ -88,9 +88,9 @@ def test_approve_with_edit_approves_other_arguments(system: Stack, tmp_path: Pat
         assert ran.code == 2
         assert sentence in ran.err
     shown = ("--shown", question["shown"])
-    unfit = cli(system, "approve", run, call, *shown, "--edit", '{"amount": "2"}', "--by", "ann")
-    assert unfit.code == 1
-    assert 'cannot be made with these arguments: $.amount: "2" is not of type' in unfit.err
+    rejected_edit = cli(system, "approve", run, call, *shown, "--edit", '{"amount": "2"}', "--by", "ann")
+    assert rejected_edit.code == 1
+    assert 'cannot be made with these arguments: $.amount: "2" is not of type' in rejected_edit.err
     still = next(each for each in cli(system, "approvals", "--json").json if each["run"] == run)
     assert still["args"] == question["args"]
     assert cli(system, "approve", run, call, *shown, "--edit", str(file), "--by", "ann").code == 0
@@ -99,7 +99,7 @@ def test_approve_with_edit_approves_other_arguments(system: Stack, tmp_path: Pat
 
 
 def test_a_decision_about_an_unknown_call_lists_the_open_ones(system: Stack) -> None:
-    """An unknown call, and a run that waits for nobody: 1, and the way to find what waits."""
+    """For an unknown call and for a run without a question: exit code 1, and how to list the open ones."""
     run = ask(system, "pay 5")["run"]
     wrong = cli(system, "approve", run, "c9", "--shown", "0" * 12)
     assert wrong.code == 1
@@ -112,7 +112,7 @@ def test_a_decision_about_an_unknown_call_lists_the_open_ones(system: Stack) -> 
 
 
 def test_answer_answers_a_question_with_text_or_json(system: Stack) -> None:
-    """The call may be left out if the run asks one thing only."""
+    """The call may be left out if the run has only one open question."""
     first, second = ask(system, "ask"), ask(system, "ask")
     assert cli(system, "answer", first["run"], "blue").code == 0
     assert "blue" in cli(system, "watch", first["run"]).out
@@ -147,7 +147,7 @@ def test_resolve_settles_a_call_with_an_unknown_outcome(system: Stack) -> None:
 
 
 def test_a_decision_of_the_wrong_kind_is_refused_before_the_person_is_prompted(system: Stack) -> None:
-    """Nobody says yes to what then turns out to need another command; that command is named whole."""
+    """No person confirms a decision that needs another command; that command is named in full."""
     doubt, approval = ask(system, "doubt"), ask(system, "pay 5")
     for wrong, question, right in (
         (("approve",), doubt, "resolve"), (("resolve", "--done"), approval, "approve"),
@@ -159,7 +159,7 @@ def test_a_decision_of_the_wrong_kind_is_refused_before_the_person_is_prompted(s
 
 
 def test_the_effect_key_is_shown_for_a_call_with_an_unknown_outcome(system: Stack) -> None:
-    """Where a call is asked about, and where it is unknown what became of it, also once the run is over."""
+    """In the question about a call, and for a call with an unknown outcome, also once the run is over."""
     doubt, approval = ask(system, "doubt"), ask(system, "pay 5")
     printed = cli(system, "approvals").out
     for question in (doubt, approval):
@@ -236,7 +236,7 @@ def test_a_decision_is_signed_with_the_key_of_the_named_person(tmp_path: Path) -
 
 
 def test_a_decision_names_what_was_shown(system: Stack) -> None:
-    """Seen: changed by somebody else between looking and typing, and approved as it then was."""
+    """A call that was edited by another person after it was shown is not approved."""
     question = ask(system, "pay 5")
     run, call = question["run"], question["call"]
     printed = next(each for each in cli(system, "approvals").out.splitlines() if f"approve {run}" in each)
@@ -259,7 +259,7 @@ def test_a_decision_names_what_was_shown(system: Stack) -> None:
 
 
 def test_an_event_is_reported_by_its_name(system: Stack) -> None:
-    """Whoever reports it knows what happened, not which call waits; another event is refused with what is awaited."""
+    """The reporter knows the event, not the waiting call; another event is refused with the name of the awaited one."""
     question = ask(system, "await the money")
     run = question["run"]
     printed = cli(system, "show", run).out

@@ -1,4 +1,4 @@
-"""``bus init`` on a broker that is somebody else's: what it prints is all that a server needs."""
+"""``bus init`` on an outside broker: the printed configuration is complete."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def nats_server(folder: Path) -> AsyncGenerator[None]:
 async def test_a_server_with_the_printed_configuration_carries_a_task_to_its_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Print, start, set up, run: nothing has to be added to what is printed."""
+    """Print, start, set up, run: nothing has to be added to the printed configuration."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LINESTOP_NATS", url := f"nats://127.0.0.1:{free_port()}")
     assert await run_sync(run, ["bus", "init"]) == 0

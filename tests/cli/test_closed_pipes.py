@@ -14,11 +14,11 @@ from tests.stack import Stack, background_stack, command
 from linestop.cli.closed_pipes import is_closed_pipe
 
 ENDS_WITHIN_S = 60
-"""Far more than any needs; a command that does not notice waits for ever."""
+"""Far more than any needs; a command that does not notice the closed pipe would never end."""
 
 
 def read_one_line(folder: Path, *args: str, stderr_too: bool = False, state: Path | None = None) -> tuple[int, str]:
-    """Read a command's first line as `head -1` does; return its exit code and what it wrote to stderr."""
+    """Read a command's first line like `head -1`; return its exit code and its stderr."""
     environment = {**os.environ, "TMPDIR": str(folder), **({"LINESTOP_DIR": str(state)} if state else {})}
     process = subprocess.Popen(
         [sys.executable, "-m", "linestop.cli.main", *args], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
@@ -71,7 +71,7 @@ def test_a_demo_whose_reader_is_gone_ends_silently_and_cleans_up(tmp_path: Path,
 
 @pytest.mark.broker
 def test_dev_shuts_down_in_order_when_its_reader_is_gone(tmp_path: Path) -> None:
-    """Its broker ends with it, so that the next one may begin."""
+    """Its broker ends with it, so that the next `dev` can start."""
     assert read_one_line(tmp_path, "dev", "--port", "0", stderr_too=True)[0] == 0
     assert not list(tmp_path.glob("*crash*"))
     assert not list((tmp_path / ".linestop").glob("crash*"))

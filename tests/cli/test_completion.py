@@ -1,4 +1,4 @@
-"""What the shell completes: runs, agents and roles; quickly, quietly, and nothing where no broker answers."""
+"""Completion in the shell: runs, agents and roles; quick, silent, and empty if no broker answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ main.main()
 
 
 def complete(folder: Path, directory: Path, words: str, *, within_s: float = 30.0) -> list[str]:
-    """What bash gets for the last of ``words``."""
+    """The completions that bash gets for the last of ``words``."""
     environ = {
         **os.environ, "_LINESTOP_COMPLETE": "bash_complete", "COMP_WORDS": words, "LINESTOP_DIR": str(directory),
         "COMP_CWORD": str(len(words.split(" ")) - 1),
@@ -49,7 +49,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
 
 
 def test_runs_and_agents_are_completed(system: Stack, tmp_path: Path) -> None:
-    """Newest first, and of what begins as it was typed; wherever a command takes one."""
+    """Newest first, those that begin with the typed text, for every command that takes one."""
     with SyncClient.connect(system.directory) as client:
         for name in ("order-1", "order-2", "ticket-1"):
             client.execute("desk", "say hello", run=name, timeout_s=WITHIN_S)
@@ -70,7 +70,7 @@ def test_files_and_options_are_completed_without_a_broker(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("what", ["no state folder", "nobody listens", "nobody answers", "no project file"])
 def test_completion_is_empty_and_silent_without_a_broker(what: str, tmp_path: Path) -> None:
-    """No traceback reaches the prompt, and whoever pressed Tab does not wait for a broker."""
+    """No traceback reaches the prompt, and a completion does not wait for a broker."""
     directory = tmp_path / "state"
     if what == "no project file":
         (tmp_path / "linestop.toml").write_text("this is [no TOML")

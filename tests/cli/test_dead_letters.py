@@ -1,4 +1,4 @@
-"""``dead ls``, ``dead show`` and ``dead requeue`` against the whole of linestop."""
+"""``dead ls``, ``dead show`` and ``dead requeue`` against a running system."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ SOON_S = 20.0
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """Everything, running in another thread."""
+    """The whole system, running in another thread."""
     with background_stack(tmp_path_factory.mktemp("line")) as running:
         yield running
 
 
 def cli(system: Stack, *args: str) -> CommandResult:
-    """Run a command on the running whole."""
+    """Run a command on the running system."""
     return command(system.directory, *args)
 
 
 def wait_for_dead_letters(system: Stack, *, send: bool, count: int) -> list[DeadLetter]:
-    """The dead letters as soon as there are so many, after sending a task for a tenant that cannot be."""
+    """The dead letters once there are ``count`` of them, after a task for an invalid tenant if ``send``."""
 
     async def work() -> list[DeadLetter]:
         async with Client.connect(system.directory, as_="operator") as operator:
@@ -43,7 +43,7 @@ def wait_for_dead_letters(system: Stack, *, send: bool, count: int) -> list[Dead
 
 
 def test_a_dead_letter_is_listed_shown_and_sent_again(system: Stack) -> None:
-    """From an empty list to the message sent a second time, with what it held escaped."""
+    """From an empty list to the message sent a second time, with its control characters escaped."""
     none = cli(system, "dead", "ls")
     assert (none.code, none.out) == (0, "")
     assert cli(system, "dead", "ls", "--json").json == []

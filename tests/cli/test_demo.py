@@ -1,4 +1,4 @@
-"""``linestop demo``: it checks itself, so its exit code is its test; what it shows is looked at besides."""
+"""``linestop demo``: it checks itself, so its exit code is the test; its output is checked, too."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_demo_ends_as_announced(tmp_path: Path, linestop: Callable[..., subp
     shown = " ".join(done.stdout.split())
     for words in (
         "approver   asked      refunds.create needs a person (tier:irreversible)",
-        "so the demo approves by itself",
+        "so the demo approves",
         "kill -9 of the executor",
         "refunds.create #1 by executor#1",
         "refunds.create #2 by executor#2",
@@ -53,7 +53,7 @@ def test_the_demo_ends_as_announced(tmp_path: Path, linestop: Callable[..., subp
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 def test_make_demo_is_the_demo(tmp_path: Path) -> None:
-    """The README's first command, with what it installs installed already."""
+    """The README's first command, in an environment that is already installed."""
     binaries = Path(sys.executable).parent
     done = subprocess.run(
         ["make", "--no-print-directory", f"BIN={binaries}", f"VENV={tmp_path}", "-o", f"{tmp_path}/.runtime", "demo"],
@@ -66,7 +66,7 @@ def test_make_demo_is_the_demo(tmp_path: Path) -> None:
 def test_a_program_reads_the_demo_line_by_line(
     tmp_path: Path, linestop: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """With ``--json``: every event, and what came of each story; what is for people goes to stderr."""
+    """With ``--json``: every event and the result of each story on stdout; text for people on stderr."""
     done = linestop(tmp_path, "demo", "--json", timeout_s=120)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -83,7 +83,7 @@ def test_a_program_reads_the_demo_line_by_line(
 
 @contextmanager
 def at_a_terminal(folder: Path) -> Generator[tuple[subprocess.Popen[bytes], int]]:
-    """The demo as somebody sees it who sits at it, and that terminal."""
+    """The demo in a terminal, and that terminal."""
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "linestop.cli.main", "demo"],
@@ -99,13 +99,13 @@ def at_a_terminal(folder: Path) -> Generator[tuple[subprocess.Popen[bytes], int]
 
 
 def text_shown(terminal: int, *, until: str = "") -> str:
-    """What stands on the terminal, without colours and line ends: all of it, or up to some words."""
+    """The text on the terminal, without colours and line ends: all of it, or up to some words."""
     data = b""
     while not until or until.encode() not in data:
         try:
             more = os.read(terminal, 65_536)
         except OSError:
-            # The other end is closed: all is told.
+            # The other end is closed: the demo has ended.
             break
         data += more
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", data.decode()).split())
@@ -125,7 +125,7 @@ def text_shown(terminal: int, *, until: str = "") -> str:
 def test_the_person_at_the_terminal_decides_in_the_demo(
     tmp_path: Path, answer: bytes, sentences: tuple[str, ...], never: str
 ) -> None:
-    """The refund is paid if they agree, and only then; the other stories are told either way."""
+    """The refund is paid only if they approve; the other stories run either way."""
     with at_a_terminal(tmp_path) as (process, terminal):
         assert "Pay this refund?" in text_shown(terminal, until="[Y/n]")
         os.write(terminal, answer)
@@ -138,7 +138,7 @@ def test_the_person_at_the_terminal_decides_in_the_demo(
 
 
 def test_no_input_is_not_a_decision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody has to sit at it: after a while the demo goes on by itself."""
+    """The demo continues by itself after a while without an answer."""
     terminal, inside = pty.openpty()
     monkeypatch.setattr(screen, "ASK_WITHIN_S", 0.05)
     with os.fdopen(terminal, "wb"), os.fdopen(inside) as stdin:
@@ -168,5 +168,5 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signa
 def test_a_story_that_ends_otherwise_is_an_error() -> None:
     """A demo that only prints could print anything."""
     require(True, "this holds")  # noqa: FBT003 - the thing that is checked
-    with pytest.raises(StoryFailed, match="this is not so: it was paid once"):
+    with pytest.raises(StoryFailed, match="this does not hold: it was paid once"):
         require(False, "it was paid once")  # noqa: FBT003 - as above

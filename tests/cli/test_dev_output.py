@@ -1,4 +1,4 @@
-"""What ``dev`` says while it runs."""
+"""The lines that ``dev`` prints while it runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_run_gets_a_line_when_it_begins_waits_and_ends() -> None:
 
 
 def test_a_changed_file_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever edits an agent or a tool learns that it is not used yet."""
+    """A person who edits an agent or a tool learns that the change is not used yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("anyio.to_thread.run_sync", _run_inline)
     (tmp_path / "agents").mkdir()
@@ -69,7 +69,7 @@ def test_a_changed_file_is_named_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_was_imported_from_the_folder_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A planner function's file, and what it or a tool imports; not what a run imports only later."""
+    """A planner function's file and its imports; a module that is imported later counts only once it changes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("anyio.to_thread.run_sync", _run_inline)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -77,16 +77,16 @@ def test_what_was_imported_from_the_folder_is_watched(tmp_path: Path, monkeypatc
     for name, text in [("its_planner", "import its_helper\n"), ("its_helper", ""), ("its_late", ""), ("not_used", "")]:
         (tmp_path / f"{name}.py").write_text(text)
     importlib.import_module("its_planner")
-    said: list[str] = []
+    lines: list[str] = []
 
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(report_changed_files, load_project(), said.append)
+            tasks.start_soon(report_changed_files, load_project(), lines.append)
             await anyio.sleep(3)
             importlib.import_module("its_late")
             os.utime(tmp_path / "not_used.py", (1, 1))
             await anyio.sleep(4)
-            assert said == []
+            assert lines == []
             for name in ("its_helper", "its_planner", "its_late"):
                 os.utime(tmp_path / f"{name}.py", (1, 1))
                 await anyio.sleep(4)
@@ -97,22 +97,22 @@ def test_what_was_imported_from_the_folder_is_watched(tmp_path: Path, monkeypatc
     finally:
         for name in ("its_planner", "its_helper", "its_late"):
             sys.modules.pop(name, None)
-    assert [line.split(" ")[0] for line in said] == ["its_helper.py", "its_planner.py", "its_late.py"]
+    assert [line.split(" ")[0] for line in lines] == ["its_helper.py", "its_planner.py", "its_late.py"]
 
 
 def test_a_refused_task_has_one_line() -> None:
-    """Its end says nothing that its refusal did not."""
+    """The end of the run adds nothing to the refusal."""
     story = Story()
     story.given(Refused(code="no_agent", sentence="There is none.", agent="desk")).run_until_idle()
-    said = [describe(entry.event) for entry in story.run.entries if entry.event is not None]
-    assert [line for line in said if line] == ["refused: There is none."]
+    lines = [describe(entry.event) for entry in story.run.entries if entry.event is not None]
+    assert [line for line in lines if line] == ["refused: There is none."]
     assert "recorder.sealed" in story.event_names()
 
 
-@pytest.mark.parametrize(("tool", "says"), [("wait.for_event", "waits for the event 'paid'"), ("ask.person", "")])
+@pytest.mark.parametrize(("tool", "sentence"), [("wait.for_event", "waits for the event 'paid'"), ("ask.person", "")])
 @pytest.mark.anyio
-async def test_a_run_that_waits_for_an_event_is_not_said_to_wait_for_a_person(tool: str, says: str) -> None:
-    """Which it waits for, and how it is reported."""
+async def test_a_run_that_waits_for_an_event_is_not_reported_to_wait_for_a_person(tool: str, sentence: str) -> None:
+    """The line names the event and the command that reports it."""
     waits = contract("wait.for_event", kind="wait", parameters={"type": "object", "properties": {"name": {}}})
     args = '{"name":"paid"}' if tool == "wait.for_event" else '{"question":"paid"}'
     story = at_work(call(tool, args), version=agent(tools=(*CONTRACTS, waits)))
@@ -122,11 +122,11 @@ async def test_a_run_that_waits_for_an_event_is_not_said_to_wait_for_a_person(to
             del tenant, run
             return [SimpleNamespace(subject=s, payload=p, seq=n) for s, p, n in story.messages]
 
-    lines, said = RunLines(print), story.messages[-1]
+    lines, message = RunLines(print), story.messages[-1]
     lines._log = Stored()  # type: ignore[assignment] # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-    where = parse_run_event(said[0])
-    heard = await lines._waits_for_event(where, story.last(Asked))  # pyright: ignore[reportPrivateUsage]
-    assert heard == (f"{says} (`linestop event {where.run} paid` reports it)" if says else "")
+    subject = parse_run_event(message[0])
+    line = await lines._waits_for_event(subject, story.last(Asked))  # pyright: ignore[reportPrivateUsage]
+    assert line == (f"{sentence} (`linestop event {subject.run} paid` reports it)" if sentence else "")
 
 
 @pytest.mark.broker

@@ -24,14 +24,14 @@ from linestop.runtime.workers.worker_names import lock_name
 
 
 def findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
-    """What ``doctor --json`` found, by check."""
+    """The findings of ``doctor --json``, by check."""
     return {found["check"]: found for found in json.loads(capsys.readouterr().out)}
 
 
 def test_an_empty_folder_is_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing has to be there; what is not there yet is said."""
+    """Nothing has to exist; a finding names what does not exist yet."""
     monkeypatch.chdir(tmp_path)
     assert run(["doctor", "--json"]) == 0
     found = findings(capsys)
@@ -53,7 +53,7 @@ def test_doctor_prints_one_line_a_check(
 def test_bad_configuration_is_a_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``doctor`` is who is asked when nothing works, so it must work."""
+    """People run ``doctor`` when nothing works, so it must work."""
     monkeypatch.chdir(tmp_path)
     Path("linestop.toml").write_text("tenant = 1")
     assert run(["doctor", "--json"]) == 1
@@ -139,7 +139,7 @@ def test_health_without_a_broker_is_exit_code_8(
 def test_a_broker_that_does_not_answer_is_exit_code_8_unless_more_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A script can tell a broker that is away from a project that cannot be used."""
+    """A script can distinguish an unreachable broker from an unusable project."""
     monkeypatch.chdir(tmp_path)
     ensure_credentials(tmp_path / ".linestop", "nats://127.0.0.1:1")
     assert run(["doctor", "--json"]) == 8
@@ -174,7 +174,7 @@ async def test_a_running_broker_is_checked_without_creating_anything(
 async def test_a_machine_with_one_roles_credential_sees_what_that_credential_may_see(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A host that runs one role alone learns of its broker and the workers, and what it could not look at."""
+    """A host that runs only one role checks its broker and the workers, and names the checks that it could not make."""
     monkeypatch.chdir(tmp_path)
     async with EmbeddedServer(tmp_path / ".linestop") as server:
         async with await connect(server.credential("bootstrap"), name="test") as connection:
@@ -197,7 +197,7 @@ async def test_a_machine_with_one_roles_credential_sees_what_that_credential_may
 def test_a_missing_exporter_for_traces_is_a_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever set an endpoint learns that nothing would be sent there, and what to install."""
+    """A set endpoint without an exporter is reported, with the package to install."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:9")
     assert run(["doctor", "--json"]) == 0
@@ -248,7 +248,7 @@ async def test_a_missing_or_lagging_replica_is_named(broker: _Broker, sentence: 
 def test_an_untrusted_folder_can_be_checked_without_running_its_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With `--no-code` none of its Python is imported, and what needs it is left out."""
+    """With `--no-code` none of its Python is imported, and the checks that need it are skipped."""
     monkeypatch.chdir(tmp_path)
     Path("linestop.toml").write_text('tools = ["tools.py"]\n')
     Path("tools.py").write_text('open("was-run", "w").close()\n')

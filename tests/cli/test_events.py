@@ -1,4 +1,4 @@
-"""``events`` and ``watch`` against the whole of linestop."""
+"""``events`` and ``watch`` against a running system."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.broker
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """Everything, running in another thread."""
+    """The whole system, running in another thread."""
     with background_stack(tmp_path_factory.mktemp("line")) as running:
         yield running
 
 
 def cli(system: Stack, *args: str) -> CommandResult:
-    """Run a command on the running whole."""
+    """Run a command on the running system."""
     return command(system.directory, *args)
 
 
@@ -53,7 +53,7 @@ def test_events_follows_a_run_until_it_is_sealed(system: Stack) -> None:
 
 
 def test_watch_shows_the_question_and_ends_with_the_runs_own_exit_code(system: Stack) -> None:
-    """A watcher sees what to decide on stderr, the log on stdout."""
+    """A watcher sees the questions on stderr, the log on stdout."""
     run = cli(system, "run", "desk", "pay 5", "--json").json["run"]
     cli(system, "stop", run, "--why", "enough")
     watched = cli(system, "watch", run)

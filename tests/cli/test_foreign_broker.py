@@ -1,4 +1,4 @@
-"""A broker of somebody else's learns no secret, and a folder of somebody else's cannot name one for this user's state.
+"""A stranger's broker learns no secret, and a stranger's folder cannot name a broker for this user's state.
 
 The listener here plays that broker and keeps every byte that it is sent.
 """
@@ -58,7 +58,7 @@ COMMANDS = (
     ("doctor",),
     ("bus", "init"),
 )
-"""Each way to the broker: as a client, as the operator, as a worker, as ``bootstrap``, and those that only look."""
+"""Each way to the broker: as a client, as the operator, as a worker, as ``bootstrap``, and those that only read."""
 
 GREETINGS: dict[str, dict[str, object]] = {
     "asks for a password": {"auth_required": True},
@@ -68,7 +68,7 @@ GREETINGS: dict[str, dict[str, object]] = {
 
 
 class ForeignBroker:
-    """A broker that greets as it is told, answers every CONNECT with a refusal, and remembers all that was said."""
+    """A broker that sends a given greeting, refuses every CONNECT, and records all bytes that it received."""
 
     def __init__(self, greeting: dict[str, object]) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -113,7 +113,7 @@ class ForeignBroker:
 
 @pytest.fixture
 def foreign(request: pytest.FixtureRequest) -> Generator[ForeignBroker]:
-    """Somebody else's broker."""
+    """A stranger's broker."""
     listener = ForeignBroker(GREETINGS[getattr(request, "param", "asks for a password")])
     yield listener
     listener.close()
@@ -133,12 +133,12 @@ def state(tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """What is in a folder."""
+    """The content of a folder."""
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
 def secrets_of(state: Path) -> list[bytes]:
-    """Everything in a state folder that nobody else may know."""
+    """Every secret in a state folder."""
     credentials = [load_credential(credential_path(state, name)) for name in CREDENTIALS]
     return [each.encode() for credential in credentials for each in (credential.seed, credential.password) if each]
 
@@ -147,7 +147,7 @@ def secrets_of(state: Path) -> list[bytes]:
 def test_a_foreign_broker_learns_no_secret(
     foreign: ForeignBroker, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every command, a program, a health check and the supervisor, told by their user to talk to that broker."""
+    """Every command, a program, a health check and the supervisor, which their user points at that broker."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LINESTOP_DIR", str(state))
     monkeypatch.setenv("LINESTOP_NATS", foreign.url)
@@ -180,7 +180,7 @@ def test_a_foreign_broker_learns_no_secret(
 def test_a_file_names_no_broker_for_a_state_folder_elsewhere(
     foreign: ForeignBroker, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
-    """Nobody is called, nothing is written, and the sentence says what to do if it was meant."""
+    """No broker is contacted, nothing is written, and the sentence names the remedy if it was intended."""
     theirs = state.parents[1] / "theirs"
     theirs.mkdir()
     named = f'dir = "{state}"\n' if how == "named" else ""
@@ -235,7 +235,7 @@ def with_passwords(folder: Path, url: str) -> dict[CredentialName, Credential]:
 
 @pytest.mark.broker
 async def test_dev_replaces_passwords_by_keys(tmp_path: Path) -> None:
-    """The broker is its own, so that nothing has to be done; a copied password is worth nothing from then on."""
+    """The broker is the folder's own, so nothing has to be done; a copied password is useless from then on."""
     old = with_passwords(tmp_path, "nats://127.0.0.1:1")
     async with EmbeddedServer(tmp_path) as server:
         assert not any(load_credential(credential_path(tmp_path, name)).password for name in CREDENTIALS)

@@ -1,4 +1,4 @@
-"""A full disk under the state folder: every command names it, and once there is room all goes on by itself."""
+"""A full disk under the state folder: every command names it, and once there is room everything continues by itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SUBJECT = "runs.acme.run-1.planner.proposed.{}"
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Generator[Path]:
-    """A disk of its own, of 24 MiB. Whoever may not mount one learns so: in CI that is a failure."""
+    """A disk of 24 MiB for one test. Without the right to mount one the test is skipped; in CI that is a failure."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -55,7 +55,7 @@ def small_disk(tmp_path: Path) -> Generator[Path]:
 
 
 def fill(file: Path) -> None:
-    """Take all that is left of the disk."""
+    """Use up the rest of the disk."""
     descriptor = os.open(file, os.O_CREAT | os.O_WRONLY, 0o600)
     try:
         while True:
@@ -67,7 +67,7 @@ def fill(file: Path) -> None:
 
 
 class ServerEvents:
-    """What the server told, and waiting for it."""
+    """The events of the server, and a way to wait for them."""
 
     def __init__(self) -> None:
         self.events: list[ServerEvent] = []
@@ -115,14 +115,14 @@ async def break_runs(wire: Wire, file: Path) -> None:
 async def test_a_full_disk_is_reported_and_recovers(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``doctor``, ``health`` and ``stop`` say what to do; when it is done, the log takes events again."""
+    """``doctor``, ``health`` and ``stop`` name the remedy; once there is room, the log accepts events again."""
     monkeypatch.chdir(small_disk)
-    # How long a request is repeated is not what is looked at.
+    # The time for which a request is repeated is not tested here.
     monkeypatch.setattr(retry.RetryPolicy.__init__, "__kwdefaults__", {"within_s": 0.5})
     monkeypatch.setattr(stop, "NOTE_AFTER_S", 0.0)
     state, server_events = small_disk / ".linestop", ServerEvents()
     async with EmbeddedServer(state, on_event=server_events) as server, planner_on(server) as wire:
-        # No worker is there, which is not what is looked at.
+        # There is no worker, which is not tested here.
         assert await run_sync(run, ["health"]) == 1
         assert "stores messages, with" in capsys.readouterr().out
 
@@ -132,7 +132,7 @@ async def test_a_full_disk_is_reported_and_recovers(
             printed = " ".join("".join(capsys.readouterr()).split())
             assert f"The disk with the state folder {state} is full (0.0 MiB free)" in printed, command
             assert str(state / "nats.log") in printed, command
-            # A person who stops a run is told what holds, before the last try is over.
+            # A person who stops a run is told the cause before the last try is over.
             assert (f"{stop.NOT_STORED_YET} linestop:" in printed) == (command[0] == "stop"), printed
         assert "is full" in (await server_events.of("stuck")).sentence
 
@@ -150,7 +150,7 @@ async def test_a_full_disk_is_reported_and_recovers(
 async def test_a_broken_log_is_detected_without_writing_to_it(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a broker that nobody starts again, ``health`` fails though there is room; and it leaves no event behind."""
+    """With a broker that is not restarted, ``health`` fails although there is room, and it leaves no event behind."""
     monkeypatch.chdir(small_disk)
     monkeypatch.setattr(StoreWatch, "run", do_not_watch_store)
     async with EmbeddedServer(small_disk / ".linestop") as server, planner_on(server) as wire:
@@ -191,7 +191,7 @@ class Ill:
 
 
 async def restarts(monkeypatch: pytest.MonkeyPatch, free: Callable[[int], int], *, seconds: int) -> list[int]:
-    """The seconds at which a stuck server is started again, on a disk of which so much is free in each second."""
+    """The seconds at which a stuck server is restarted, on a disk whose free space is given for each second."""
     now, at = 0, list[int]()
 
     async def restart() -> None:
@@ -216,7 +216,7 @@ async def restarts(monkeypatch: pytest.MonkeyPatch, free: Callable[[int], int], 
 async def test_room_that_was_made_is_used_at_once_however_often_the_disk_was_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The pause between restarts is for a disk that is broken: there it grows, room made by somebody ends it."""
+    """The pause between restarts is for a broken disk: there it grows, but free space ends it at once."""
     gib = 1024**3
 
     def fills_again(second: int) -> int:

@@ -1,4 +1,4 @@
-"""``--json``: every command that prints has it, and what it prints parses line by line."""
+"""``--json``: every command that prints has it, and its output parses line by line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from linestop.client import Client
 from linestop.schemas.subjects import ACTORS
 
 ELSEWHERE = {"demo", "dev", "up", "actor", "bus rotate"}
-"""Commands that run until told to end are looked at where their processes are; one for outside brokers, there."""
+"""Commands that run until a signal are tested with their processes; the one for outside brokers with those."""
 
 
 @pytest.mark.parametrize(("name", "found"), list(leaves(cli)))
@@ -136,7 +136,7 @@ def _records(ask: JsonCommands, folder: Path) -> None:
 def test_every_line_that_a_command_prints_with_json_is_valid_json(
     system: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them, on a running whole; one that is added without a word here fails."""
+    """All of them, on a running system; a new command that is not listed here fails."""
     monkeypatch.chdir(tmp_path)
     ask = JsonCommands(system)
     _runs(ask, tmp_path)

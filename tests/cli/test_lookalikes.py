@@ -1,4 +1,4 @@
-"""What a person is told about letters that pass for others, and about what nobody can see."""
+"""Warnings about letters that look like others, and about invisible characters."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from linestop.cli.terminal_escape import escape_controls
     ],
 )
 def test_a_word_that_may_be_read_as_another_is_named(text: str, sentences: str) -> None:
-    """With its alphabets and the code of the letter."""
+    """The sentence has its alphabets and the code of the letter."""
     [sentence] = lookalikes(text)
     assert sentences in sentence
 
@@ -71,7 +71,7 @@ def test_a_word_that_may_be_read_as_another_is_named(text: str, sentences: str) 
     ],
 )
 def test_honest_words_of_any_language_are_not_named(text: str) -> None:
-    """A word in one alphabet of its own is none of that."""
+    """A word in a single alphabet is not reported."""
     assert lookalikes(text) == []
 
 
@@ -86,12 +86,12 @@ def test_many_words_are_bounded() -> None:
      "\u180e", "\u2061", "\u206a", "\ufff9", "\ue000", "\U0010fffd", "\u200b", "\u202e", "\ufeff"],
 )  # fmt: skip
 def test_invisible_characters_are_escaped(char: str) -> None:
-    """Tags, selectors, fillers, blanks that are no space, joiners, directions, private letters."""
+    """Tags, selectors, fillers, blanks other than the space, joiners, directions, private letters."""
     assert escape_controls(f"a{char}b") == f"a{char.encode('unicode_escape').decode()}b"
 
 
 def test_a_question_marks_both() -> None:
-    """In the call, where somebody decides."""
+    """In the call, where a person decides."""
     question = msgspec.structs.replace(asked(""), args='{"to":"p\u0430ypal.com","note":"ok\U000e0049\u3164"}')
     lines = question_text(question).split("\n")
     assert any(line.startswith("  letters 'p\u0430ypal.com' mixes alphabets") for line in lines)
@@ -99,6 +99,6 @@ def test_a_question_marks_both() -> None:
 
 
 def test_no_part_of_a_question_reaches_the_next_line() -> None:
-    """What the model asks cannot pass for a command of ours."""
+    """A model's question cannot look like a command of linestop."""
     question = msgspec.structs.replace(asked(""), kind="question", text="Which?\n  $ linestop approve r2")
     assert "  $ linestop approve r2" not in question_text(question).split("\n")

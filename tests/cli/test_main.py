@@ -47,7 +47,7 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_a_mistyped_command_or_value_gets_a_plain_sentence(
     words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the nearest command, or what there is to choose from, on one line."""
+    """With the nearest command, or the choices, on one line."""
     assert run(words) == 2
     assert sentence in capsys.readouterr().err
 
@@ -69,7 +69,7 @@ COMMANDS = list(leaves(cli))
 
 
 def test_the_help_of_a_command_imports_no_heavy_module(tmp_path: Path) -> None:
-    """Each of them, also where there is a project: whoever asks how to type it does not wait for a broker's client."""
+    """Each of them, also in a project: the help does not wait for the import of a broker's client."""
     (tmp_path / "linestop.toml").write_text("")
     code = f"""
 import sys
@@ -118,7 +118,7 @@ def test_choices_equal_those_of_the_modules_that_help_does_not_import() -> None:
 def test_wrong_usage_is_one_sentence_and_exit_code_2(
     args: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The sentence names what is wrong and where to look."""
+    """The sentence names the mistake and the help to read."""
     assert run(args) == 2
     captured = capsys.readouterr()
     assert words in captured.err
@@ -182,7 +182,7 @@ def test_an_operating_system_error_is_one_sentence_and_not_a_defect(
 def test_an_error_holds_nothing_that_a_terminal_would_obey(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is in the sentence may come from a stranger."""
+    """Parts of the sentence may come from a stranger."""
     _command(monkeypatch, ConfigError("No \x1b[31m\n such\u202e thing."))
     assert run(["boom"]) == 2
     assert capsys.readouterr().err == "linestop: No \\x1b[31m\\n such\\u202e thing.\n"
@@ -197,7 +197,7 @@ def test_an_argument_that_is_not_text_is_refused_by_its_number(capsys: pytest.Ca
 def test_an_unexpected_error_is_one_sentence_and_a_traceback_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A terminal full of a traceback helps nobody; a file with it helps whoever mends it."""
+    """A traceback on the terminal helps no user; a file with it helps the developer."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".linestop").mkdir()
     _command(monkeypatch, ZeroDivisionError("by zero"))
@@ -211,7 +211,7 @@ def test_an_unexpected_error_is_one_sentence_and_a_traceback_file(
 
 
 def test_the_first_error_of_ours_in_nested_groups_is_found() -> None:
-    """A failed task group wraps what failed in it, perhaps more than once."""
+    """A failed task group wraps the errors of its tasks, perhaps more than once."""
     inner = Unreachable("gone")
     group = ExceptionGroup("a", [ValueError(), ExceptionGroup("b", [inner])])
     assert first_expected_error(group) is inner

@@ -1,4 +1,4 @@
-"""What ``linestop run --material`` reads."""
+"""The file of ``linestop run --material``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_text_file_is_read_whole(tmp_path: Path) -> None:
 def test_unusable_material_is_refused_in_one_sentence(
     tmp_path: Path, data: bytes | None, error: type[Exception], sentence: str
 ) -> None:
-    """No such file, no text, or too much."""
+    """A missing file, a file that is not text, or one that is too large."""
     path = tmp_path / "letter.txt"
     if data is not None:
         path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""What a person reads before deciding."""
+"""The question that a person reads before deciding."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_the_models_reason_is_shown_as_its_own_words_on_one_line(reason: str, sh
 
 
 def test_egress_arguments_are_named_before_a_decision() -> None:
-    """The arguments that the contract says go out."""
+    """The arguments that leave the system by the contract."""
     mail = contract("mail", tier="irreversible", egress=("amount", "q"))
     (question,) = open_questions(at_work(call("mail"), version=agent(tools=(mail,))).run, {})
     assert "  leaves  the system with this call: amount, q" in question_text(question).split("\n")
 
 
 def test_a_question_about_an_unknown_outcome_names_its_command() -> None:
-    """It must not look like a call that waits to be agreed to."""
+    """It must not look like a call that waits for an approval."""
     doubt = msgspec.structs.replace(asked(""), kind="doubt", rule="unknown", task="Pay the bill.", shown="3f9c1a")
     lines = question_text(doubt).split("\n")
     assert "the outcome of a call is unknown" in lines[0]
@@ -81,14 +81,14 @@ def test_output_to_a_pipe_stays_on_one_line(
 
 
 def test_a_line_break_in_a_reason_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever stops a run cannot write a line of the run's log."""
+    """The author of a stop cannot forge a line of the run's log."""
     output.print_text("stopped  by eve: enough\n  7 approver.granted pay by ann")
     output.note("x\ny")
     assert capsys.readouterr() == ("stopped  by eve: enough\\n  7 approver.granted pay by ann\n", "x\\ny\n")
 
 
 def test_long_arguments_are_shown_by_their_ends_and_where_the_rest_is() -> None:
-    """Nobody scrolls through 300 kB to find the commands."""
+    """The commands must be visible without scrolling through 300 kB."""
     question = msgspec.structs.replace(asked(""), args='{"text":"' + "x" * 300_000 + '","to":"ann"}')
     text = question_text(question)
     assert len(text) < 10_000

@@ -34,11 +34,11 @@ from linestop.schemas.subjects import ACTORS, parse_delta
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]
 READY_WITHIN_S = 30.0
 DEV_READY_S = 5.0
-"""What `dev` promises on two free cores; asserted on what it says of itself, without the interpreter's start."""
+"""The limit for `dev` on two free cores; checked on the time that it prints, without the interpreter's start."""
 
 
 class Process:
-    """A ``linestop`` process and what it said on stderr so far; ``out`` is its stdout once it ended."""
+    """A ``linestop`` process and its stderr so far; ``out`` is its stdout once it has ended."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -46,7 +46,7 @@ class Process:
         self.out = b""
 
     async def wait_for_words(self, words: str) -> None:
-        """Wait until it says ``words``."""
+        """Wait until stderr has ``words``."""
         assert self.process.stderr is not None
         with anyio.fail_after(READY_WITHIN_S):
             while words not in self.error_text:
@@ -55,7 +55,7 @@ class Process:
                 self.error_text += line.decode()
 
     async def end_with(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Tell it to end, and return its exit code."""
+        """End it with a signal, and return its exit code."""
         self.process.send_signal(number)
         with anyio.fail_after(READY_WITHIN_S):
             self.out, rest = await self.process.communicate()
@@ -135,7 +135,7 @@ async def test_output_of_a_tool_does_not_mix_with_data(tmp_path: Path) -> None:
 
 
 async def test_ready_processes_describe_themselves_in_one_json_line(tmp_path: Path) -> None:
-    """With ``--json``: where the broker is, which roles there are, and whom to tell to end. People read stderr."""
+    """With ``--json``: the broker's address, the roles, and the process id to signal. Text for people is on stderr."""
     state = str(tmp_path / ".linestop")
     async with started(tmp_path, "dev", "--json") as dev:
         await dev.wait_for_words("Ctrl-C ends it")
@@ -161,7 +161,7 @@ async def test_ready_processes_describe_themselves_in_one_json_line(tmp_path: Pa
 
 
 async def test_dev_survives_a_crash_of_its_broker(tmp_path: Path) -> None:
-    """The broker is started again at the same address, and what comes after works."""
+    """The broker is restarted at the same address, and later runs work."""
     async with started(tmp_path, "dev") as dev:
         await dev.wait_for_words("Ctrl-C ends it")
         async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
@@ -174,7 +174,7 @@ async def test_dev_survives_a_crash_of_its_broker(tmp_path: Path) -> None:
         assert code == 0, dev.error_text
 
 
-async def test_what_surrounds_the_actors_is_begun_again_while_the_broker_is_away(
+async def test_tasks_beside_the_actors_are_restarted_while_the_broker_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It ends neither itself nor ``dev``; it is over once the broker was there for it."""
@@ -191,7 +191,7 @@ async def test_what_surrounds_the_actors_is_begun_again_while_the_broker_is_away
 
 
 async def test_a_crash_in_the_first_moment_ends_nothing(tmp_path: Path) -> None:
-    """What is set up beside the actors waits for the broker, and works once it is there again."""
+    """Tasks beside the actors wait for the broker, and work once it answers again."""
     async with started(tmp_path, "dev") as dev:
         await dev.wait_for_words("linestop is ready")
         os.kill(_broker_of(dev.process.pid), signal.SIGKILL)
@@ -204,7 +204,7 @@ async def test_a_crash_in_the_first_moment_ends_nothing(tmp_path: Path) -> None:
 
 
 async def test_dev_goes_on_where_it_ended(tmp_path: Path) -> None:
-    """State is kept, and the worker is the next incarnation of its name."""
+    """The state remains, and the worker is the next incarnation of its name."""
     workers: list[str] = []
     seen: set[str] = set()
     for _ in range(2):
@@ -222,7 +222,7 @@ async def test_dev_goes_on_where_it_ended(tmp_path: Path) -> None:
 
 
 async def test_two_workers_of_one_name_cannot_run(tmp_path: Path) -> None:
-    """The second says who holds the name."""
+    """The second process names the holder of the name."""
     with lock_name(tmp_path / ".linestop", "dev"):
         async with started(tmp_path, "dev") as dev:
             await dev.wait_for_words(f"The worker name dev is held by process {os.getpid()}")
@@ -231,7 +231,7 @@ async def test_two_workers_of_one_name_cannot_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [(), ("--name", "other")])
 async def test_a_second_dev_in_one_folder_is_refused(tmp_path: Path, name: tuple[str, ...]) -> None:
-    """Whatever its own name, the remedy is the same."""
+    """Under any worker name, the remedy is the same."""
     async with EmbeddedServer(tmp_path / ".linestop"):
         with lock_name(tmp_path / ".linestop", "dev"):
             async with started(tmp_path, "dev", *name) as second:
@@ -346,7 +346,7 @@ async def test_a_function_of_the_folder_plans_instead_of_a_model(tmp_path: Path)
 
 
 async def test_deltas_are_published_under_their_attempt(tmp_path: Path) -> None:
-    """An answer that breaks off is one attempt, the whole one another: a watcher can tell them apart."""
+    """An interrupted answer and the complete one are different attempts, which a watcher can tell apart."""
     (tmp_path / "agents").mkdir()
     (tmp_path / "playbooks").mkdir()
     (tmp_path / "agents" / "teller.toml").write_text('model = "playbook/teller"')
@@ -395,7 +395,7 @@ structlog.get_logger().warning("in_use", path="a.db", sentence="Another recorder
 
 @pytest.mark.parametrize(("level", "tool"), [("debug", 1), ("", 0)])
 async def test_output_of_tools_is_logged_at_the_debug_level(level: str, tool: int) -> None:
-    """As JSON where no person reads; left out unless LINESTOP_LOG asks, since nothing in it is hidden."""
+    """As JSON without a terminal; omitted by default, because logs of tools are not redacted."""
     done = await anyio.run_process([sys.executable, "-c", LOGS], env={**os.environ, "LINESTOP_LOG": level})
     log_lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [line["event"] for line in log_lines] == ["output of tool look: 'hello'"] * tool + ["in_use"]

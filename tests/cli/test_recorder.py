@@ -53,7 +53,7 @@ async def test_an_archive_is_rebuilt_shown_and_copied(
 async def test_a_rebuild_beside_a_recorder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """While another process has the archive open, the sentence says what to do."""
+    """While another process has the archive open, the sentence names the remedy."""
     monkeypatch.chdir(tmp_path)
     async with stack(tmp_path) as system:
         path = system.directory / "archive.duckdb"

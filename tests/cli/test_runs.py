@@ -1,4 +1,4 @@
-"""``run``, ``runs``, ``show``, ``stop``, ``pause`` and ``resume`` against the whole of linestop."""
+"""``run``, ``runs``, ``show``, ``stop``, ``pause`` and ``resume`` against a running system."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ pytestmark = pytest.mark.broker
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """Everything, running in another thread."""
+    """The whole system, running in another thread."""
     with background_stack(tmp_path_factory.mktemp("line")) as running:
         yield running
 
 
 def cli(system: Stack, *args: str, stdin: str | bytes | None = "") -> CommandResult:
-    """Run a command on the running whole."""
+    """Run a command on the running system."""
     return command(system.directory, *args, stdin=stdin)
 
 
@@ -51,7 +51,7 @@ def waiting(system: Stack) -> dict[str, Any]:
 
 
 def test_run_prints_the_answer_on_stdout_and_the_log_on_stderr(system: Stack) -> None:
-    """What is piped on is the answer alone."""
+    """Only the answer is piped on."""
     ran = cli(system, "run", "desk", "say hello")
     assert (ran.code, ran.out) == (0, "Hello.\n")
     assert "validator.opened" in ran.err
@@ -67,7 +67,7 @@ def test_run_with_json_prints_the_outcome_as_one_document(system: Stack) -> None
 
 
 def test_run_reads_the_task_from_stdin(system: Stack) -> None:
-    """``-`` stands for what is piped in."""
+    """``-`` stands for the piped input."""
     assert cli(system, "run", "desk", "-", stdin="say hello").out == "Hello.\n"
 
 
@@ -103,7 +103,7 @@ def test_run_detached_prints_the_runs_id_only(system: Stack) -> None:
 
 
 def test_run_that_waits_for_an_approval_exits_6_and_says_how_to_decide(system: Stack) -> None:
-    """Nobody sits at a terminal: the call, its exact arguments and the command to approve it."""
+    """Without a terminal: the call, its exact arguments and the command to approve it."""
     ran = cli(system, "run", "desk", "pay 5")
     assert (ran.code, ran.out) == (6, "")
     assert 'pay({"amount":5' in ran.err
@@ -112,7 +112,7 @@ def test_run_that_waits_for_an_approval_exits_6_and_says_how_to_decide(system: S
 
 
 def test_run_under_a_key_whose_question_was_answered_does_not_ask_again(system: Stack) -> None:
-    """The log is replayed from its beginning, but only what is open now is a question."""
+    """The log is replayed from its beginning, but only open questions are shown."""
     assert cli(system, "run", "desk", "pay 5", "--key", "once").code == 6
     run = cli(system, "approvals", "--json").json[-1]["run"]
     assert cli(system, "approve", run, *shown_option(system.directory, run), "--by", "ann").code == 0
@@ -121,13 +121,13 @@ def test_run_under_a_key_whose_question_was_answered_does_not_ask_again(system: 
 
 
 def test_run_waits_without_a_number_until_the_run_is_over(system: Stack) -> None:
-    """``--wait`` is the opposite of ``--detach`` and stands alone like it."""
+    """``--wait`` is the opposite of ``--detach`` and needs no number either."""
     ran = cli(system, "run", "desk", "say hello", "--wait")
     assert (ran.code, ran.out) == (0, "Hello.\n")
 
 
 def test_run_gives_up_waiting_with_exit_code_10(system: Stack) -> None:
-    """The run goes on, and the error says so."""
+    """The run is still running, and the error says so."""
     ran = cli(system, "run", "desk", "hang", "--wait", "0.5")
     assert (ran.code, ran.out) == (10, "")
     assert "is still running after" in ran.err
@@ -166,7 +166,7 @@ def test_run_exits_with_the_code_of_its_outcome(system: Stack, args: tuple[str, 
 
 
 def test_a_dry_run_describes_and_does_not_do(system: Stack) -> None:
-    """Nothing is paid, and nobody is asked."""
+    """Nothing is paid, and no person is asked."""
     before = len(system.effects.paid)
     ran = cli(system, "run", "desk", "pay 5", "--dry-run")
     assert ran.code == 0
@@ -185,7 +185,7 @@ def test_control_sequences_are_escaped_wherever_they_are_shown(system: Stack) ->
     assert as_json.json["answer"] == "plain \x1b[31mred\x1b[0m \x9b31m \u202e end"
 
 
-def test_run_at_a_terminal_keeps_waiting_until_somebody_decides(system: Stack) -> None:
+def test_run_at_a_terminal_keeps_waiting_for_a_decision(system: Stack) -> None:
     """A person who can see the question can also answer it, from another terminal."""
     controller, terminal = pty.openpty()
     environment = {**os.environ, "LINESTOP_DIR": str(system.directory)}
@@ -213,7 +213,7 @@ def test_run_at_a_terminal_keeps_waiting_until_somebody_decides(system: Stack) -
     [("pay 5", "approve", 'Done: {"paid":5}\n'), ("ask", "red", "The person said red.\n")],
 )
 def test_run_at_a_terminal_asks_on_the_spot(system: Stack, task: str, typed: str, answer: str) -> None:
-    """Whoever sits there decides where the question stands; no digest has to be copied."""
+    """The person at the terminal decides at the prompt; no digest has to be copied."""
     controller, terminal = pty.openpty()
     environment = {**os.environ, "LINESTOP_DIR": str(system.directory), "COLUMNS": "200"}
     process = subprocess.Popen(
@@ -256,8 +256,8 @@ def test_runs_lists_the_newest_runs(system: Stack) -> None:
     assert cli(system, "runs", "--tenant", "somebody", "--all-tenants", "--json").json != []
 
 
-def test_show_tells_a_run_from_beginning_to_end(system: Stack) -> None:
-    """Header, timeline, calls with their fates, cost and holds; and what it waits for."""
+def test_show_prints_a_run_from_beginning_to_end(system: Stack) -> None:
+    """Header, timeline, calls with their outcomes, cost, holds, and what the run waits for."""
     question = waiting(system)
     shown = cli(system, "show", question["run"])
     for part in (
@@ -295,7 +295,7 @@ def test_show_of_an_unknown_run_exits_1(system: Stack) -> None:
 
 
 def test_stop_prints_a_receipt_and_the_run_exits_4(tmp_path: Path) -> None:
-    """The receipt names the event and what was open; a second stop changes nothing."""
+    """The receipt names the event and the open calls; a second stop changes nothing."""
     with background_stack(tmp_path) as system:
         run = cli(system, "run", "desk", "hang", "--detach").out.strip()
         assert system.portal is not None
@@ -335,7 +335,7 @@ def test_a_run_that_does_not_exist_is_stopped_with_beforehand_only(system: Stack
 
 
 def test_a_run_that_was_only_stopped_beforehand_is_not_meant_by_last_or_a_prefix(system: Stack) -> None:
-    """Not as long as it is open, not once it is sealed, and not if its whole name is the prefix."""
+    """Neither while it is open, nor once it is sealed, nor if its full name is the prefix."""
     run = waiting(system)["run"]
     prefix = run[:22]
     stopped_run = prefix + ("0" if run[22] != "0" else "1")
@@ -367,7 +367,7 @@ def test_a_fence_after_a_drain_says_that_it_cancelled_the_calls(tmp_path: Path) 
 
 
 def test_a_run_that_was_stopped_beforehand_exits_4(system: Stack) -> None:
-    """The outcome is no agent's, and still it is the run's."""
+    """The outcome belongs to no agent, but it is the outcome of the run."""
     key = "stopped-first"
     named = cli(system, "stop", run_of_key("default", key), "--why", "not today", "--beforehand")
     ran = cli(system, "run", "desk", "say hello", "--key", key, "--wait", "20")
@@ -386,8 +386,8 @@ def test_stop_has_the_modes_that_differ(system: Stack) -> None:
     assert cli(system, "watch", run).code == 4
 
 
-def test_a_paused_run_goes_on_when_it_is_resumed(system: Stack) -> None:
-    """Both words say which event they became; pausing twice is refused."""
+def test_a_paused_run_continues_when_it_is_resumed(system: Stack) -> None:
+    """Both replies name the event; a second pause is refused."""
     run = waiting(system)["run"]
     assert "approver.paused is event" in cli(system, "pause", run, "--why", "lunch").out
     again = cli(system, "pause", run)
@@ -402,7 +402,7 @@ def test_a_paused_run_goes_on_when_it_is_resumed(system: Stack) -> None:
 
 
 def test_a_missing_state_folder_and_a_missing_broker_have_different_exit_codes(tmp_path: Path) -> None:
-    """Exit 2 where nothing was ever started, 8 where nobody answers."""
+    """Exit code 2 if nothing was ever started, 8 if no broker answers."""
     missing = command(tmp_path / "nothing", "runs")
     assert "in LINESTOP_DIR, with a command's --dir, or as the argument of Client.connect" in missing.err
     assert (missing.code, missing.out) == (2, "")
@@ -458,7 +458,7 @@ def test_a_directory_that_is_not_the_projects_names_its_own_broker(
 def test_the_state_folder_and_the_tenant_of_the_project_count(
     system: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where neither an option nor the environment says otherwise."""
+    """Unless an option or the environment names others."""
     name = cli(system, "run", "desk", "say hello", "--tenant", "shop", "--json").json["run"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "linestop.toml").write_text(f'dir = "{system.directory}"\ntenant = "shop"')
@@ -502,7 +502,7 @@ def test_another_broker_may_be_named_in_the_environment(system: Stack, monkeypat
     ],
 )
 def test_control_characters_are_escaped(raw: str, shown: str) -> None:
-    """Letters of all scripts pass; what moves, hides or obeys does not."""
+    """Letters of all scripts pass; characters that move the cursor, hide text or control the terminal do not."""
     assert escape_controls(raw) == shown
     assert escape_controls("a\n\tb", block=True) == "a\n\tb"
 
@@ -526,7 +526,7 @@ def test_an_id_is_never_broken_however_narrow_the_screen(
 
 
 def test_json_escapes_keep_their_meaning(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is escaped for the terminal's sake reads back as it was."""
+    """Characters that are escaped for the terminal are read back unchanged."""
     value = {"text": "\x1b\x9b\u202e\u2028ü"}
     output.print_json(value)
     printed = capsys.readouterr().out
@@ -535,7 +535,7 @@ def test_json_escapes_keep_their_meaning(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_an_approval_that_expires_is_shown_as_such(system: Stack) -> None:
-    """A run whose question nobody answers goes on without the call, and says so."""
+    """A run whose question expires continues without the call, and says so."""
     assert system.portal is not None
     system.portal.call(lambda: system.deploy(limits=Limits(approval_expires_s=1, wall_s=600)))
     try:
@@ -546,7 +546,7 @@ def test_an_approval_that_expires_is_shown_as_such(system: Stack) -> None:
 
 
 def test_a_run_is_named_by_the_beginning_of_its_id_or_as_the_last(system: Stack) -> None:
-    """Wherever RUN stands; a name that a client chose is never completed."""
+    """In every command with RUN; a name that a client chose is never completed."""
     run = cli(system, "run", "desk", "say hello", "--detach").out.strip()
     assert cli(system, "watch", run[:-4]).code == 0
     assert cli(system, "show", run[:-2], "--json").json["run"] == run

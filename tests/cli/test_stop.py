@@ -1,4 +1,4 @@
-"""``stop`` for many runs at once, and ``switch``, against the whole of linestop."""
+"""``stop`` for many runs at once, and ``switch``, against a running system."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.broker
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """Everything, running in another thread."""
+    """The whole system, running in another thread."""
     with background_stack(tmp_path_factory.mktemp("line")) as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
 def _clean(system: Stack) -> Generator[None]:
-    """No open run and no closed kill switch is left behind."""
+    """End every open run and open every kill switch after each test."""
     yield
     for name in cli(system, "switch", "list", "--json").json["closed"]:
         assert cli(system, "switch", "open", name).code == 0
@@ -30,7 +30,7 @@ def _clean(system: Stack) -> Generator[None]:
 
 
 def cli(system: Stack, *args: str) -> CommandResult:
-    """Run a command on the running whole."""
+    """Run a command on the running system."""
     return command(system.directory, *args)
 
 
@@ -43,7 +43,7 @@ def waiting(system: Stack, *args: str) -> str:
 
 
 def stopped(system: Stack, *args: str) -> set[str]:
-    """The runs that a stop of many says it stopped."""
+    """The runs in the result of a stop of many runs."""
     ran = cli(system, "stop", "--json", *args)
     assert ran.code == 0, ran.err
     return set(ran.json["stopped"])
@@ -82,7 +82,7 @@ def test_an_unknown_name_is_reported_and_still_stopped(system: Stack) -> None:
 
 
 def test_a_stop_without_a_target_is_refused(system: Stack) -> None:
-    """Nobody stops everything by leaving a word out."""
+    """A missing argument must not stop everything."""
     assert cli(system, "stop").code == 2
     assert "--all" in cli(system, "stop").err
     assert cli(system, "stop", "r1", "--all").code == 2
@@ -91,7 +91,7 @@ def test_a_stop_without_a_target_is_refused(system: Stack) -> None:
 
 @pytest.mark.parametrize("switch", ["all", "tenant:default", "agent:desk", "user:ann"])
 def test_a_closed_switch_keeps_runs_out_and_is_shown(system: Stack, switch: str) -> None:
-    """A task is refused with the switch's name; ``runs`` and ``switch list`` say what is closed."""
+    """A task is refused with the switch's name; ``runs`` and ``switch list`` name the closed switches."""
     assert cli(system, "switch", "close", switch).code == 0
     system.read_facts()
     ran = cli(system, "run", "desk", "say hello", "--user", "ann")
@@ -107,7 +107,7 @@ def test_a_closed_switch_keeps_runs_out_and_is_shown(system: Stack, switch: str)
 
 
 def test_a_closed_switch_stops_an_open_run_before_its_next_start(system: Stack) -> None:
-    """What was approved meanwhile does not begin."""
+    """A call that is approved in the meantime does not start."""
     run = waiting(system)
     assert cli(system, "switch", "close", "tool:pay").code == 0
     system.read_facts()
@@ -118,7 +118,7 @@ def test_a_closed_switch_stops_an_open_run_before_its_next_start(system: Stack) 
 
 
 def test_an_unknown_or_open_switch_cannot_be_opened(system: Stack) -> None:
-    """With what there is."""
+    """The sentence names the existing ones."""
     assert "use all, tenant:NAME" in cli(system, "switch", "close", "agents:desk").err
     assert "is not closed; closed: none is" in cli(system, "switch", "open", "agent:desk").err
 

@@ -32,7 +32,7 @@ def test_a_terminal_without_unicode_gets_ascii_spellings(encoding: str) -> None:
 
 
 def test_json_stays_json_on_a_terminal_without_unicode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program behind a pipe reads the same value, whatever the locale is."""
+    """A program behind a pipe reads the same value in any locale."""
     stream, raw = terminal("iso-8859-1")
     monkeypatch.setattr(sys, "stdout", stream)
     value = {"text": "é 漢 \N{PILE OF POO} \u202e"}

@@ -157,7 +157,7 @@ WORDS: list[tuple[AnyEvent, str]] = [
 
 @pytest.mark.parametrize(("event", "words"), WORDS, ids=lambda value: type(value).__name__)
 def test_an_event_is_described_in_words(event: AnyEvent, words: str) -> None:
-    """What happened, to whom and why, in one line."""
+    """The effect of the event and its reason, in one line."""
     assert timeline.describe(event, timeline.CallNames()) == words
 
 
@@ -167,7 +167,7 @@ def test_every_event_has_a_description() -> None:
 
 
 def test_a_line_has_time_number_role_and_description() -> None:
-    """What counts, what is ignored, and what is no part of the chain look different."""
+    """Valid entries, ignored ones, and those outside the chain look different."""
     paused = Paused(by="ann", at=AT)
     assert (
         timeline.entry_line(Entry(7, "", "approver", "paused", 3, paused))
@@ -180,7 +180,7 @@ def test_a_line_has_time_number_role_and_description() -> None:
 
 
 def test_calls_are_named_by_their_tool_and_the_second_of_a_tool_by_its_number() -> None:
-    """A provider's id says nothing to anybody."""
+    """A provider's id means nothing to people."""
     run = at_work(call("look", id="toolu_01"), call("look", '{"q":"b"}', id="toolu_02"), call("pay", id="toolu_03")).run
     names = timeline.CallNames(run)
     assert [names(f"toolu_0{i}") for i in (1, 2, 3)] == ["look", "look/2", "pay"]

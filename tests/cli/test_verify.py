@@ -91,7 +91,7 @@ def test_every_hand_broken_log_exits_with_nine_and_names_its_event(  # noqa: PLR
     logs: dict[str, list[Message]],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """One file for each sentence of the rules: what the checker finds is what the command says."""
+    """One file for each rule: the command prints the checker's findings."""
     (file.parent / "linestop.toml").write_text(PROJECT, encoding="utf-8")
     forger = Forger(logs[scenario])
     n = forge(forger)
@@ -142,7 +142,7 @@ def test_a_file_is_checked_by_last_and_by_the_beginning_of_its_runs_id(
 
 
 def test_a_file_of_another_run_is_broken(file: Path, log: list[Message], capfd: pytest.CaptureFixture[str]) -> None:
-    """The name on the command line is what is checked, not what the file claims."""
+    """The name on the command line is checked, not the one in the file."""
     file.write_bytes(b"".join(write_bundle(log)))
     assert run(["verify", "other", "--tenant", TENANT, "--file", str(file)]) == 9
     verdict, *problems = capfd.readouterr().out.splitlines()
@@ -154,7 +154,7 @@ def test_a_file_of_another_run_is_broken(file: Path, log: list[Message], capfd: 
 def test_a_log_that_was_cut_off_says_where_it_ends(
     file: Path, log: list[Message], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What is missing at the end cannot be seen in what is there, but that the run was not over can."""
+    """Missing events at the end cannot be detected, but it is visible that the run was not over."""
     file.write_bytes(b"".join(write_bundle(log[:5])))
     assert _verify(file) == 0
     assert "it ends at event 5 and is not sealed" in capfd.readouterr().out
@@ -172,7 +172,7 @@ def test_a_file_that_is_not_a_log_is_one_sentence(file: Path, capfd: pytest.Capt
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"seq": ' + "9" * 5_000 + "}", '{"x": ' + "[" * 100_000])
 def test_an_unreadable_line_is_one_sentence(file: Path, line: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Whoever sends a log to be checked may send anything."""
+    """The sender of a log may send anything."""
     file.write_text(line)
     assert _verify(file) == 2
     assert "Line 1 is not a line of an exported log" in capfd.readouterr().err
@@ -202,7 +202,7 @@ def test_a_file_gives_back_every_byte() -> None:
 async def test_a_run_on_a_real_bus_verifies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What the real processes wrote is authentic by the recorder's checkpoint, for whoever has its public key."""
+    """The log of real processes is authentic by the recorder's checkpoint, for a holder of its public key."""
     monkeypatch.chdir(tmp_path)
     async with stack(tmp_path) as system:
         async with Client.connect(system.directory) as client:
@@ -236,7 +236,7 @@ async def test_a_run_on_a_real_bus_verifies(
 
 
 def _offline(file: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """What was exported is checked without any broker, and one changed letter is found."""
+    """An exported log is checked without a broker, and one changed letter is found."""
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     words = ["verify", name, "--file", str(file), "--dir", str(file.parent / "nowhere")]
     assert run(words) == 0

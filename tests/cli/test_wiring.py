@@ -1,4 +1,4 @@
-"""What a process hands its roles from the project."""
+"""The parts of a process that come from the project."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ async def lookup(ctx: Context, what: str) -> str:
     ],
 )
 def test_a_check_gets_every_result_or_says_why_not(result: str, found: tuple[str, ...]) -> None:
-    """JSON as the value it is, a plain text as it stands, and what is nested too deeply as a finding."""
+    """JSON as a value, plain text unchanged, and a result that is nested too deeply as a finding."""
     assert _result_check(lookup)(result) == found
 
 
 def test_a_nested_result_is_what_the_decoder_gives_up_on() -> None:
-    """Five thousand levels are more than it reads, whoever calls it."""
+    """Five thousand levels are more than it reads, from any depth of the stack."""
     with pytest.raises(RecursionError):
         msgspec.json.decode("[" * 5_000)

@@ -1,4 +1,4 @@
-"""``workers``: who does which role."""
+"""``workers``: the workers and their roles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.mark.broker
 def test_every_role_of_a_running_process_has_its_line(tmp_path: Path) -> None:
-    """With its worker, its state and what it holds; a role that nobody does is named where one is missing."""
+    """With its worker, its state and the work it holds; roles without a worker are named."""
     with background_stack(tmp_path / "line") as system:
         ran = command(system.directory, "workers")
         assert ran.code == 0
@@ -33,7 +33,7 @@ def test_every_role_of_a_running_process_has_its_line(tmp_path: Path) -> None:
 
 @pytest.mark.broker
 def test_a_role_that_no_worker_does_is_named(tmp_path: Path) -> None:
-    """So that nobody has to guess why a run stands still."""
+    """It explains why a run stands still."""
     with background_stack(tmp_path / "line", actors=False) as system:
         ran = command(system.directory, "workers")
         assert (ran.code, ran.out) == (0, "")
@@ -42,7 +42,7 @@ def test_a_role_that_no_worker_does_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.broker
 def test_doctor_and_health_fail_while_a_role_has_no_worker(tmp_path: Path) -> None:
-    """They name every such role; a check of one worker is about that one only."""
+    """They name every such role; a check of one worker ignores the others."""
     with background_stack(tmp_path / "line", actors=False) as system:
         for words in (["doctor", "--json"], ["health"]):
             ran = command(system.directory, *words)
@@ -83,7 +83,7 @@ def test_doctor_does_not_count_a_worker_that_does_nothing(fields: dict[str, Any]
     with pytest.raises(LinestopError, match="this role has no worker: executor") as raised:
         workers_sentence(found)
     assert sentence in str(raised.value)
-    # A second executor is enough; that the first one refuses is still said.
+    # A second executor is enough; the first one's refusal is still reported.
     found.append(living("executor", worker="other#1"))
     if "why" in fields:
         with pytest.raises(CheckWarning, match="executor#1 decides nothing"):

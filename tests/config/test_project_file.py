@@ -1,4 +1,4 @@
-"""What a project's files may say, and the sentence for each thing they may not."""
+"""The values that a project's files may have, and the sentence for each invalid one."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_only_staging_is_a_dry_run(tmp_path: Path) -> None:
 
 
 def test_the_digest_changes_with_the_configuration_and_with_nothing_else(tmp_path: Path) -> None:
-    """Events say which configuration their writer had."""
+    """Events name the configuration of their writer."""
     one = project(tmp_path, 'tenant = "a"')
     assert project(tmp_path, '# a comment\ntenant = "a"').digest == one.digest
     assert project(tmp_path, 'tenant = "b"').digest != one.digest
@@ -143,14 +143,14 @@ def test_bad_configuration_is_one_sentence_with_file_and_key(tmp_path: Path, tex
     ],
 )
 def test_a_bad_variable_is_refused(tmp_path: Path, variable: str, value: str) -> None:
-    """The environment is checked as strictly as the file, and is what the sentence names."""
+    """The environment is checked as strictly as the file, and the sentence names the variable."""
     with pytest.raises(ConfigError, match=value) as caught:
         project(tmp_path, **{variable: value})
     assert str(caught.value).startswith(variable)
 
 
 def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
-    """Some editors write one; it is no part of the text."""
+    """Some editors write one; it does not belong to the text."""
     (tmp_path / "linestop.toml").write_bytes(b"\xef\xbb\xbftenant = 'a'\r\n")
     assert load_project(tmp_path, environ={}).config.tenant == "a"
 
@@ -199,14 +199,14 @@ def test_an_agent_file_becomes_a_version_with_contracts_and_prices(tmp_path: Pat
 
 
 def test_a_known_model_gets_its_price_from_the_table(tmp_path: Path) -> None:
-    """Nobody has to look prices up by hand."""
+    """Known models need no price in the file."""
     agent = load_agent(agent_file(tmp_path, 'model = "openai/gpt-4o"'), [])
     assert agent.model.price.input > 0
     assert agent.model.price.table.startswith("genai-prices")
 
 
 def test_an_agent_has_the_scopes_that_its_file_grants(tmp_path: Path) -> None:
-    """A pattern that takes in a tool does not grant what the tool needs."""
+    """A pattern that matches a tool does not grant the scopes that the tool needs."""
     pay = msgspec.structs.replace(PAY_CONTRACT, scopes=("orders:write", "bank:pay"))
     text = 'model = "playbook/a"\ntools = ["orders.*"]\nscopes = [SCOPES]'
     sentence = (
@@ -228,7 +228,7 @@ def test_an_agent_file_says_how_its_server_is_offered_tools(tmp_path: Path) -> N
 
 
 def test_a_planner_function_costs_nothing(tmp_path: Path) -> None:
-    """What can be drawn as a flowchart needs no model."""
+    """A fixed procedure needs no model."""
     agent = load_agent(agent_file(tmp_path, 'planner = "python:flows.refund"'), [])
     assert (agent.planner, agent.model.price.input, agent.model.price.output) == ("python:flows.refund", 0, 0)
 
@@ -289,7 +289,7 @@ def test_a_bad_agent_is_one_sentence_with_file_and_key(tmp_path: Path, text: str
 
 
 def test_a_schema_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
-    """As with any other file, whoever reads it is not to run out of stack."""
+    """The reader must not run out of stack."""
     agent = agent_file(tmp_path, "model = 'playbook/a'\noutput_schema = 'bomb.json'")
     (agent.parent / "bomb.json").write_text('{"not":' * 5_000)
     with pytest.raises(ConfigError, match=r"output_schema: .*bomb\.json is not a JSON Schema"):
@@ -297,7 +297,7 @@ def test_a_schema_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> N
 
 
 def test_an_agent_is_named_after_its_file(tmp_path: Path) -> None:
-    """The name stands in subjects, so it must be able to."""
+    """The name is part of subjects, so it must be valid there."""
     with pytest.raises(ConfigError, match="is not a name"):
         load_agent(agent_file(tmp_path, "model = 'playbook/a'", name="My Agent"), [])
 
