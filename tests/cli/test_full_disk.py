@@ -165,7 +165,7 @@ async def test_a_broken_log_is_detected_without_writing_to_it(
         monkeypatch.setattr(retry.RetryPolicy.__init__, "__kwdefaults__", {"within_s": 0.5})
         assert await run_sync(run, ["stop", "run-1", "--beforehand"]) == 8
         printed = " ".join(capsys.readouterr().err.split())
-        assert printed.startswith("The broker answers, but does not say that the stop is stored")
+        assert printed.startswith("The broker answers, but does not confirm that the stop is stored")
         assert stop.NOT_STORED_YET in printed
         info = msgspec.json.decode((await wire.request(jetstream_api.stream_info(stream_names.RUNS))).data)
         assert info["state"]["messages"] == 1
