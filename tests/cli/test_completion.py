@@ -19,8 +19,8 @@ pytestmark = pytest.mark.broker
 WITHIN_S = 60.0
 PROGRAM_WITH_LONG_WAIT = """
 import sys
-from linestop.cli import completing, main
-sys.argv, completing.TIMEOUT_S = ["linestop"], {}
+from linestop.cli import completion, main
+sys.argv, completion.TIMEOUT_S = ["linestop"], {}
 main.main()
 """
 """The command line as the shell asks it, with time enough on a busy machine."""
