@@ -1,13 +1,13 @@
-"""The time in a process: counted from its start by a clock that nobody can set, and kept at the broker's.
+"""The time in a process: counted from its start by the steady clock, and kept in step with the broker's clock.
 
-The wall clock is read once. From then on time passes as the machine's steady clock says, so a wall clock that is set
-an hour forward or back in the middle of a retry's pause changes nothing. What the broker says about its own time
-corrects a small difference. A difference of more than ``CLOCK_OFF_MAX_S`` is not corrected: the deadlines that
-processes read in one log would mean different things to them, so the process refuses to decide until it is gone.
+The wall clock is read once. From then on the machine's steady clock counts, so a wall clock that is set an hour forward
+or back in the middle of a retry's pause changes nothing. The broker's time corrects a small difference. A difference of
+more than ``CLOCK_OFF_MAX_S`` is not corrected: processes would interpret the deadlines of one log differently, so the
+process refuses to decide until the difference is gone.
 
-If the machine's clock and the broker's agree and only this process differs, the machine was asleep, or its clock was
-set and the broker's with it. Then the process takes their time as soon as nothing depends on its own: forward when
-it performs nothing, back when it works on no run, because a run's time never goes back.
+If the machine's clock and the broker's agree and only this process differs, the machine was asleep, or both clocks were
+set. Then the process takes their time as soon as nothing depends on its own: forward when it performs nothing, back
+when it works on no run, because a run's time never goes back.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 CLOCK_OFF_MAX_S: Final = 30.0
-"""How far a process may be from the broker's time before it refuses to decide."""
+"""The largest difference from the broker's time with which a process still decides."""
 
 _STEADY_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""The steady clock that goes on while a machine is suspended: deadlines outside of it do so, too."""
+"""The steady clock that continues while a machine is suspended, as deadlines outside of it do."""
 
 
 def wall_now() -> datetime:
-    """What the machine's clock shows, aware."""
+    """Return the time of the machine's wall clock, aware."""
     return datetime.now(UTC)
 
 
 def machine_s() -> float:
-    """Seconds of the machine's steady clock."""
+    """Return the seconds of the machine's steady clock."""
     return time.clock_gettime(_STEADY_CLOCK)
 
 
 def loop_s() -> float:
-    """Seconds of the running event loop's clock, which a virtual loop makes; of the machine's where none runs.
+    """Return the seconds of a virtual event loop's clock; of the machine's steady clock if no such loop runs.
 
-    uvloop reads its clock once a turn, which is too old after a turn that took long, so that is not asked.
+    uvloop reads its clock once a turn, and that reading is too old after a long turn, so it is not used.
     """
     try:
         loop = asyncio.get_running_loop()
@@ -51,7 +51,7 @@ def loop_s() -> float:
 class Clock:
     """The time of one process. ``refusal`` says why it must not decide now; empty while it may.
 
-    ``offset_s`` is how far the machine's clock was ahead of the broker's when they were compared last.
+    ``offset_s`` is how far the machine's clock was ahead of the broker's at the last comparison.
     """
 
     def __init__(self, wall: Callable[[], datetime] = wall_now, steady_s: Callable[[], float] = machine_s) -> None:
@@ -63,33 +63,33 @@ class Clock:
         self.offset_s = 0.0
 
     def now(self) -> datetime:
-        """The present moment, aware."""
+        """Return the present time, aware."""
         steady_s = self._steady_s()
         if self._base is None:
             self._base, self._base_s = self._wall(), steady_s
         return self._base + timedelta(seconds=steady_s - self._base_s)
 
     def reading(self) -> tuple[datetime, float]:
-        """The present moment, and what the steady clock shows in it: for a process that is to have the same time."""
+        """Return the present time, and the steady clock's seconds, for a process that must have the same time."""
         now = self.now()
         assert self._base is not None
         return now, self._base_s + (now - self._base).total_seconds()
 
     def follow(self, now: datetime, steady_s: float) -> None:
-        """Have the time of another process of this machine from now on; see ``reading``."""
+        """Use the time of another process of this machine from now on; see ``reading``."""
         self._base, self._base_s = now, steady_s
 
     def compare(
         self, before: datetime, broker_now: datetime, after: datetime, *, performing: bool, has_open_runs: bool
     ) -> None:
-        """Take note of the broker's time ``broker_now``, read between ``before`` and ``after`` of this clock.
+        """Compare this clock with the broker's time ``broker_now``, read between ``before`` and ``after``.
 
         Args:
-            before: When the broker was asked.
-            broker_now: What its clock showed.
-            after: When its answer came.
-            performing: Whether something is performed whose deadlines are this clock's.
-            has_open_runs: Whether open runs are worked on.
+            before: When the request was sent to the broker.
+            broker_now: The time of the broker's clock.
+            after: When the reply came.
+            performing: Whether the process performs a call or request, whose deadlines use this clock.
+            has_open_runs: Whether the process works on open runs.
         """
         ahead_s = _ahead_s(before, broker_now, after)
         self.offset_s = round((self._wall() - self.now()).total_seconds() + ahead_s, 3)
@@ -118,20 +118,20 @@ class Clock:
 
 
 _CLOCK_SET_FORWARD: Final = (
-    "The machine's clock and the broker's were set forward: it starts nothing until what it performs has ended, and "
-    "then takes their time."
+    "The machine's clock and the broker's were set forward: the process starts nothing until its open calls and "
+    "requests have ended, and then takes their time."
 )
 
 
 def _ahead_s(before: datetime, broker_now: datetime, after: datetime) -> float:
-    """How far this clock is surely ahead of the broker's: what the time that the question took does not explain."""
+    """Return by how much this clock is certainly ahead of the broker's, whatever part of the round trip was waiting."""
     return max((before - broker_now).total_seconds(), 0.0) - max((broker_now - after).total_seconds(), 0.0)
 
 
 PROCESS_CLOCK: Final = Clock()
-"""The clock of this process, for all that runs in it outside a simulation."""
+"""The clock of this process, for all its code outside a simulation."""
 
 
 def now() -> datetime:
-    """The present moment in this process, aware."""
+    """Return the present time in this process, aware."""
     return PROCESS_CLOCK.now()

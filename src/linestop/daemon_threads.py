@@ -1,7 +1,7 @@
-"""Run a plain function in a thread of its own.
+"""Run a plain function in its own thread.
 
-A thread cannot be cancelled. When nobody waits for one any more it is left behind: it is a daemon, so that it cannot
-keep the process from ending, and it counts until it returns, so that hung functions cannot pile up without bound.
+A thread cannot be cancelled. When no caller waits for one any more it is abandoned: it is a daemon, so that it cannot
+keep the process from ending, and it counts until it returns, so that hung functions cannot accumulate without limit.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ T = TypeVar("T")
 
 
 class NoThreadError(Exception):
-    """No thread can be started: the system refuses one."""
+    """Raised when the system refuses to start a thread."""
 
 
 class AllBusyError(NoThreadError):
-    """All threads of this kind are busy."""
+    """Raised when all threads of this kind are busy."""
 
 
 class DaemonThreads:
-    """Threads of one kind, at most ``most`` at a time; ``name`` is what the system calls them."""
+    """Threads of one kind, at most ``threads_max`` at a time; ``name`` is their name in the system."""
 
     def __init__(self, name: str, *, threads_max: int) -> None:
         self._name = name
         self._slots = threading.BoundedSemaphore(threads_max)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Return what ``work`` returns. If the waiting is cancelled, ``work`` goes on and its result is dropped.
+        """Return the result of ``work``. If the waiting is cancelled, ``work`` continues and its result is dropped.
 
         Raises:
             AllBusyError: too many threads have not returned yet.
-            NoThreadError: none can be started.
+            NoThreadError: no thread can be started.
         """
         if not self._slots.acquire(blocking=False):
             raise AllBusyError
@@ -61,7 +61,7 @@ class DaemonThreads:
                 failure = error
             finally:
                 self._slots.release()
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no caller waits any more
                 loop.call_soon_threadsafe(settle, result, failure)
 
         try:

@@ -1,22 +1,22 @@
-"""All errors of linestop, one tree, split by what the caller should do about them.
+"""All errors of linestop, one tree, split by what the caller should do.
 
 ::
 
     LinestopError
     ├── RetryableError     do the same again, later
     │   ├── Unreachable        the broker does not answer
-    │   ├── TimedOut           you gave up waiting; what you waited for goes on
+    │   ├── TimedOut           your deadline passed; the operation continues
     │   └── Conflict           the run's head moved: load, decide again
-    ├── InputError         change what you sent
+    ├── InputError         change the input
     │   ├── ConfigError        a file or an environment variable
     │   ├── NotFound           no such run, agent, tool, approval
     │   └── TooLarge           over a documented size
-    ├── Refused            ask a person: somebody must grant, raise or open something
+    ├── Refused            ask a person: a grant, a limit or a kill switch must change
     │   └── PermissionDenied   the credential may not do this
-    ├── RunFailed          look at the run: it ended without the answer you asked for
+    ├── RunFailed          check the run: it ended without the requested answer
     └── Defect             report it: linestop broke its own rule
 
-What is expected in a run (a refusal, a stop, an expired approval) is an event, never an exception.
+An expected outcome of a run (a refusal, a stop, an expired approval) is an event, never an exception.
 ``code`` is stable and safe to match on; the message names the thing, the limit and the remedy.
 """
 
@@ -46,7 +46,7 @@ class Unreachable(RetryableError):  # noqa: N818 - reads as what it says at the 
 
 
 class TimedOut(RetryableError):  # noqa: N818 - see Unreachable
-    """Raised when the caller's own patience ended; the broker answers, and what was waited for goes on."""
+    """Raised when the caller's own deadline passed; the broker can be reached, and the operation continues."""
 
     code: ClassVar[str] = "timed_out"
     exit_code: ClassVar[int] = 10
@@ -59,7 +59,7 @@ class Conflict(RetryableError):  # noqa: N818 - see Unreachable
 
 
 class InputError(LinestopError):
-    """Raised when what was sent cannot be right; sending it again will not help."""
+    """Raised when the input is invalid; sending it again will not help."""
 
     code: ClassVar[str] = "input"
     exit_code: ClassVar[int] = 2
@@ -79,13 +79,13 @@ class NotFound(InputError):  # noqa: N818 - see Unreachable
 
 
 class TooLarge(InputError):  # noqa: N818 - see Unreachable
-    """Raised when something is over a documented size; the message names the size and the limit."""
+    """Raised when an input is over a documented size; the message names the size and the limit."""
 
     code: ClassVar[str] = "too_large"
 
 
 class Refused(LinestopError):  # noqa: N818 - see Unreachable
-    """Raised when a person must change something first: a grant, a limit, a door."""
+    """Raised when a person must first change a grant, a limit or a kill switch."""
 
     code: ClassVar[str] = "refused"
 
@@ -97,7 +97,7 @@ class PermissionDenied(Refused):
 
 
 class RunFailed(LinestopError):  # noqa: N818 - see Unreachable
-    """Raised where an answer is required of a run that ended without one; not while the run is still open."""
+    """Raised if an answer is required of a run that ended without one; not while the run is still open."""
 
     code: ClassVar[str] = "run_failed"
     exit_code: ClassVar[int] = 3

@@ -589,7 +589,7 @@ RULES: list[tuple[str, Change, str, str]] = [
     ("approved", _sealed_holding_money, "seal", "still holds money"),
     ("approved", _sealed_while_open, "seal", "seals the run while attempt 1 of turn 1"),
     ("approved", _sealed_unfinished, "seal", "not over"),
-    ("approved", _amended_without_facts, "seal", "names event 3 as a late fact"),
+    ("approved", _amended_without_facts, "seal", "names event 3 as a late result"),
 ]
 
 

@@ -430,7 +430,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "untrusted called trusted",
         field("validator", "accepted", derived_from_untrusted=False),
         "answer",
-        "rest",
+        "based on trusted text alone",
     ),
     ("returned", "returned once more", _returned_once_more, "answer", "return 4 in a row of at most 3"),
     (
@@ -461,7 +461,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "more calls than fit an answer",
         _limited(("validator", "judged", 1), proposal_calls_max=1),
         "limit",
-        "one of 2 calls pass; 1 fit",
+        "one of 2 calls pass; one answer may have 1",
     ),
     (
         "wrong arguments",
@@ -537,7 +537,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "a result called trusted",
         field("executor", "finished", untrusted=False),
         "result",
-        "trusted, which no",
+        "trusted; no tool's result",
     ),
     (
         "approved",

@@ -1,1 +1,1 @@
-"""Documents made from the code: events, the AsyncAPI description, JSON schemas, the phases of a run."""
+"""Documents generated from the code: events, the AsyncAPI description, JSON schemas, the phases of a run."""

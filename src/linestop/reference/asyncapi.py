@@ -1,6 +1,6 @@
 """The AsyncAPI 3.1 document: every channel, message and schema of the bus, for programs to read.
 
-AsyncAPI's binding for NATS knows queue groups only, so what a stream and its consumers promise is told in
+AsyncAPI's binding for NATS knows queue groups only, so the promises of a stream and its consumers are in
 ``x-jetstream``.
 """
 
@@ -40,7 +40,7 @@ _BODIES: Final[dict[str, tuple[str, Document]]] = {
 
 
 def asyncapi(version: str) -> Document:
-    """The document; ``version`` is that of linestop, and so of the events."""
+    """Return the document; ``version`` is that of linestop, and so of the events."""
     log = [_event_channel(name) for name in NAMED_EVENTS if not name.endswith(f".{STOPPED}")]
     log.append(_stop_channel())
     channels = [*CHANNELS, *log]
@@ -67,7 +67,7 @@ def asyncapi(version: str) -> Document:
 
 
 def _event_channel(name: str) -> Channel:
-    """The channel of one event of the run log."""
+    """Return the channel of one event of the run log."""
     struct = NAMED_EVENTS[name]
     role, _, event = name.partition(".")
     return Channel(
@@ -104,7 +104,7 @@ def _parameter(name: str) -> Document:
 
 
 def _jetstream(channel: Channel) -> Document:
-    """The stream behind a channel and who pulls from it."""
+    """Return the stream behind a channel and its consumers."""
     config = next(spec.config for spec in streams() if spec.name == channel.stream)
     pulled = [spec.name for spec in consumers() if spec.stream == channel.stream]
     document: Document = {
@@ -157,7 +157,7 @@ def _headers(channel: Channel) -> dict[str, Any]:
     if channel.direction == "out" and channel.stream:
         return dict.fromkeys(HEADER_NAMES, text)
     if channel.direction == "in":
-        return {REPLY_HEADER: {**text, "description": "The inbox that an answer is to be sent to."}}
+        return {REPLY_HEADER: {**text, "description": "The inbox for the reply."}}
     return {}
 
 

@@ -1,4 +1,4 @@
-"""``docs/events.md``: every subject and every event, with all fields, made from the code."""
+"""``docs/events.md``: every subject and every event, with all fields, generated from the code."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _ENVELOPE: Final = frozenset({"id", "prev", "at", "cue", "build", "trace"})
 _INTRO: Final = """\
 # Subjects and events
 
-Made from the code; do not edit. Rewrite it with
+Generated from the code; do not edit. Write it again with
 `python -c "from linestop.reference.events_page import events_markdown as m; print(m(), end='')" > docs/events.md`.
 `linestop schema events` prints the same as JSON Schema, `linestop schema asyncapi` as an AsyncAPI document.
 
 Money is in integer micro-dollars (`_micros`), durations in seconds (`_s`), digests are SHA-256 in hex. A field
-without a default is always there. Unknown fields are to be ignored.
+without a default is always present. Readers must ignore unknown fields.
 """
 
 
 def events_markdown() -> str:
-    """The whole page."""
+    """Return the whole page."""
     structs = [struct for name, struct in NAMED_EVENTS.items() if not name.endswith(f".{STOPPED}")]
     schemas = components([*structs, Stopped, Task, Control, Reply], ref=_REF)
     shown_above = {struct.__name__ for struct in (*structs, Stopped)} | {"Task", "Control", "Reply"}
@@ -86,7 +86,7 @@ def _default(value: Any) -> str:  # noqa: ANN401 - any JSON value
 
 
 def _type(field: Document) -> str:
-    """A schema in a few words."""
+    """Return a short description of a schema."""
     if "$ref" in field:
         name = field["$ref"].removeprefix("#")
         return f"[{name}](#{name})"

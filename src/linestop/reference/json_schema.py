@@ -1,4 +1,4 @@
-"""JSON Schemas (2020-12) of what is said, and the reference pages made from the code.
+"""JSON Schemas (2020-12) of events and messages, and the reference pages generated from the code.
 
 Everything here is derived: from the event structs, and from the table of phases.
 """
@@ -18,7 +18,7 @@ from linestop.schemas.subjects import ROLES
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 ENVELOPE: Final = ("id", "prev", "at")
-"""Fields that every stored event has, although a decision leaves them empty for the shell to fill in."""
+"""Fields of every stored event that a decision leaves empty for the shell to fill in."""
 
 Document = dict[str, Any]
 """A JSON document: an open format."""
@@ -27,11 +27,11 @@ NAMED_EVENTS: Final[dict[str, type[AnyEvent]]] = {
     **{f"{role}.{event}": struct for (role, event), struct in EVENTS.items()},
     **{f"{role}.{STOPPED}": Stopped for role in ROLES},
 }
-"""``<role>.<event>`` → struct, for every role and all it may say."""
+"""``<role>.<event>`` → struct, for every role and all of its events."""
 
 
 def components(types: Iterable[type[msgspec.Struct]], *, ref: str) -> Mapping[str, Document]:
-    """The schemas of ``types`` and of all they hold, by name; ``ref`` is where ``{name}`` will be found."""
+    """Return the schemas of ``types`` and of all their parts, by name; ``ref`` is the reference to ``{name}``."""
     structs = list(dict.fromkeys(types))
     _, schemas = msgspec.json.schema_components(structs, ref_template=ref)
     events = {struct.__name__ for struct in NAMED_EVENTS.values()}
@@ -43,24 +43,24 @@ def components(types: Iterable[type[msgspec.Struct]], *, ref: str) -> Mapping[st
 
 
 def events_document() -> Document:
-    """The schema of every event, by ``<role>.<event>``."""
+    """Return the schema of every event, by ``<role>.<event>``."""
     schemas = components(NAMED_EVENTS.values(), ref="#/$defs/{name}")
     return {
         "$schema": DIALECT,
         "title": "Events of a run",
-        "description": "Which schema a payload on runs.<tenant>.<run>.<role>.<event>.<n> has, by <role>.<event>.",
+        "description": "The schema of a payload on runs.<tenant>.<run>.<role>.<event>.<n>, by <role>.<event>.",
         "events": {name: {"$ref": f"#/$defs/{struct.__name__}"} for name, struct in NAMED_EVENTS.items()},
         "$defs": schemas,
     }
 
 
 def tasks_document() -> Document:
-    """The schema of a task, and of the answer to it."""
+    """Return the schema of a task and of its reply."""
     return _document("A task, on tasks.<tenant>.<agent>", Task)
 
 
 def control_document() -> Document:
-    """The schema of a control message, and of the answer to it."""
+    """Return the schema of a control message and of its reply."""
     return _document("A control message, on control.<tenant>.<run>.<verb>", Control)
 
 
@@ -70,7 +70,7 @@ def _document(title: str, struct: type[msgspec.Struct]) -> Document:
 
 
 def docstring_markdown(docstring: str) -> str:
-    """A docstring as Markdown: ``code`` becomes `code`, and lines run on within a paragraph."""
+    """Return a docstring as Markdown: ``code`` becomes `code`, and the lines of a paragraph are joined."""
     paragraphs = re.split(r"\n\s*\n", docstring.replace("``", "`").strip())
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
@@ -80,16 +80,16 @@ def docstring_markdown(docstring: str) -> str:
 _PHASES_INTRO: Final = """\
 # Phases of a run
 
-Made from the tables in `schemas.run.state.phases`; do not edit. Rewrite it with
+Generated from the tables in `schemas.run.phases`; do not edit. Write it again with
 `python -c "from linestop.reference.json_schema import phases_markdown as m; print(m(), end='')" > docs/phases.md`.
 
-A phase is derived from the log, never stored. Several calls of a proposal may stand differently; the phase
-says what the run must do first.
+A phase is derived from the log, never stored. If the calls of a proposal are in different stages, the phase is that of
+the step that comes first.
 """
 
 
 def phases_markdown() -> str:
-    """``docs/phases.md``: the diagram of phases, and which event is legal in which."""
+    """Return ``docs/phases.md``: the diagram of phases, and the legal events of each phase."""
     return "\n".join([_PHASES_INTRO, *_diagram(), *_legality()]) + "\n"
 
 
@@ -106,7 +106,7 @@ def _diagram() -> list[str]:
         "    sealed --> [*]",
         "```",
         "",
-        "An event that does not change the phase has no arrow. `stopped` by anyone leads from every phase before",
+        "An event that does not change the phase has no arrow. `stopped` by any role leads from every phase before",
         "`settling` to `draining`, and from `settling` too; only some of these arrows are drawn.",
         "",
     ]
@@ -117,7 +117,7 @@ def _legality() -> list[str]:
     lines = [
         "## Which event is legal in which phase",
         "",
-        "An event that is not legal keeps its number in the chain, changes nothing, and is shown as ignored.",
+        "An illegal event keeps its number in the chain, changes nothing, and is shown as ignored.",
         "",
         f"| event | {' | '.join(LEGAL)} |",
         f"|---|{'---|' * len(LEGAL)}",

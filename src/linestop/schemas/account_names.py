@@ -1,4 +1,4 @@
-"""The accounts that all runs share: how they and their periods are called, and how a sentence speaks of one."""
+"""The accounts that all runs share: their names, their periods, and the sentences about them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _DAY, _HOUR = "%Y-%m-%d", "%Y-%m-%d-%H"
 
 
 def day_of(at: datetime) -> str:
-    """The period of an account that is kept by the day (UTC)."""
+    """Return the period of a daily account (UTC)."""
     return at.astimezone(UTC).strftime(_DAY)
 
 
 def hour_of(at: datetime) -> str:
-    """The period of an account that is kept by the hour (UTC)."""
+    """Return the period of an hourly account (UTC)."""
     return at.astimezone(UTC).strftime(_HOUR)
 
 
 def period_end(period: str) -> datetime:
-    """When a period is over, and its account begins again at nothing.
+    """Return when a period is over, and its account starts again at zero.
 
     Raises:
-        ValueError: it is neither a day nor an hour.
+        ValueError: the period is neither a day nor an hour.
     """
     hourly = period.count("-") > _DAY.count("-")
     began = datetime.strptime(period, _HOUR if hourly else _DAY).replace(tzinfo=UTC)
@@ -33,19 +33,19 @@ def period_end(period: str) -> datetime:
 
 
 def owner_of(line: AccountLine, tenant: TenantId, user: str) -> str:
-    """Whose account it is, as a person would say it."""
+    """Return the owner of the account, in words for a person."""
     kind = line.account.partition("-")[0]
     return {"tenant": f"tenant {tenant}", "user": f"user {user}"}.get(kind, "all runs together")
 
 
 def setting_of(line: AccountLine) -> str:
-    """The name of the account's limit under ``[accounts]``."""
+    """Return the name of the account's limit under ``[accounts]``."""
     kind = line.account.partition("-")[0]
     return {"tenant": "tenant_day_micros", "user": "user_day_micros"}.get(kind, "system_hour_micros")
 
 
 def budget_sentence(line: AccountLine, owner: str) -> str:
-    """What the account may spend, has spent and holds, and when it begins again; without a full stop."""
+    """Return the account's limit, spending, holds and reset time as a sentence without a full stop."""
     hourly = line.account == SYSTEM
     held = line.before_micros - line.spent_micros
     return (
@@ -57,6 +57,6 @@ def budget_sentence(line: AccountLine, owner: str) -> str:
 
 
 def dollars(micros: int) -> str:
-    """Micro-dollars as dollars: two digits at least, and no more than it takes."""
+    """Return micro-dollars as dollars: at least two decimals, and more only if necessary."""
     whole, _, rest = f"{micros / 1e6:.6f}".partition(".")
     return f"${whole}.{rest.rstrip('0').ljust(2, '0')}"

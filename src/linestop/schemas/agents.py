@@ -1,4 +1,4 @@
-"""What an agent is: its prompt, models, tools, limits and policy, as one value with one digest.
+"""An agent's version: its prompt, models, tools, limits and policy, as one value with one digest.
 
 A version is stored once under its digest and never changed; a run pins the digest when it opens.
 """
@@ -22,10 +22,10 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
 
     ``planner`` is ``model`` or ``python:<module>.<function>`` for a plain function. ``output_schema`` is the
     JSON Schema of the final answer; without one the answer is any non-empty text. ``scopes``
-    are what its tools may need, patterns included; None in a version from before they were asked for.
-    ``constants`` are the values, as JSON, that stand in the code of a planner function.
-    ``base_url``, ``tool_mode`` and ``params`` belong to ``model``: versions from before each model had its own
-    have them here (see ``settings``).
+    are those that its tools may need, patterns included; None in older versions.
+    ``constants`` are the values, as JSON, in the code of a planner function.
+    ``base_url``, ``tool_mode`` and ``params`` belong to ``model``: older versions, in which a model had none of its
+    own, have them here (see ``settings``).
     """
 
     name: str
@@ -48,7 +48,7 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
     constants: tuple[str, ...] = ()
 
     def settings(self, choice: ModelChoice) -> ModelChoice:
-        """``choice``, one of this version's models, with all that is configured for it and nothing else."""
+        """Return ``choice``, one of this version's models, with exactly its own configuration."""
         if choice != self.model:
             return choice
         return msgspec.structs.replace(
@@ -57,11 +57,11 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
         )  # fmt: skip
 
     def stored_bytes(self) -> bytes:
-        """The version as it is stored: canonical JSON of every field, so that no later default changes it."""
+        """Return the version in its stored form: canonical JSON of every field, so that no later default changes it."""
         return canonical(msgspec.convert(msgspec.to_builtins(self), type=AgentVersion))
 
     def digest(self) -> str:
-        """SHA-256 of what is stored."""
+        """Return the SHA-256 of the stored form."""
         return hashlib.sha256(self.stored_bytes()).hexdigest()
 
     def has_scopes_for(self, contract: Contract) -> bool:
@@ -70,7 +70,7 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
         return scopes is None or all(any(fnmatchcase(need, has) for has in scopes) for need in contract.scopes)
 
     def excessive_limit(self) -> str:
-        """Which limit or timeout is larger than any may be, in the middle of a sentence; empty if none is."""
+        """Return which limit or timeout is too large, as a part of a sentence; empty if none is."""
         if reason := excessive_limit(self.limits):
             return reason
         timeout_max_s = LIMITS_MAX["tool_timeout_s"]
@@ -82,5 +82,5 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def tool(self, name: str) -> Contract | None:
-        """The contract of the tool of that name, if this agent has it."""
+        """Return the contract of the tool of that name, or None if the agent does not have it."""
         return next((contract for contract in self.tools if contract.name == name), None)

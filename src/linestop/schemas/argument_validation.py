@@ -1,11 +1,11 @@
-"""Strict checking of the arguments a model wrote, before anybody acts on them.
+"""Strict checking of the arguments that a model wrote, before any role acts on them.
 
 A model's arguments are text from outside. They become *canonical* bytes (sorted keys, no spaces, integral
 floats as integers), so that equal calls have equal digests and effect keys; or they are refused with every
-error at once, so that the model can mend them in one turn. Refused besides what the schema refuses: invalid
-JSON, keys given twice (readers disagree about which one counts), NaN and infinities, integers over 64 bits,
+error at once, so that the model can correct them in one turn. Besides violations of the schema, these are refused:
+invalid JSON, keys given twice (readers disagree about which one counts), NaN and infinities, integers over 64 bits,
 lone surrogates, nesting deeper than ``JSON_DEPTH_MAX``, and more values than ``ARGUMENT_VALUES_MAX``: checking a
-value against a schema takes microseconds, so their number is what bounds the time.
+value against a schema takes microseconds, so the number of values bounds the time.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from linestop.schemas.defaults import ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX, 
 from linestop.schemas.tool_contracts import Contract, canonical
 
 ERRORS_MAX = 20
-"""Errors reported at once; a model that has more than this to mend should start again."""
+"""The most errors reported at once; a model that has more than this to correct should start again."""
 
 SENTENCE_CHARS_MAX = 240
 VALUE_CHARS_MAX = 60
-"""A value longer than this is not repeated in an error: it is named by its path."""
+"""A value longer than this is not repeated in an error, which names its path instead."""
 
 _SCHEMAS_CACHED_MAX = 512
 _MASK = "the value"
@@ -36,20 +36,20 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 
 
 class ArgumentCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """What a check gave: canonical ``args``, or ``errors`` and ``args`` is None."""
+    """The result of a check: canonical ``args``, or ``errors`` while ``args`` is None."""
 
     args: bytes | None = None
     errors: tuple[str, ...] = ()
 
 
 class _NotJsonError(ValueError):
-    """Raised while decoding for what JSON or our stricter reading of it forbids."""
+    """Raised while decoding for text that JSON, or the stricter rules of this module, forbid."""
 
 
 def check_arguments(raw: str | bytes, contract: Contract) -> ArgumentCheck:
     """Check ``raw`` JSON text against the parameters of ``contract``.
 
-    Pure apart from a bounded cache of compiled schemas. Never raises for anything ``raw`` may hold.
+    Pure apart from a bounded cache of compiled schemas. Never raises, whatever ``raw`` contains.
     """
     try:
         value = decode_strict(raw)
@@ -68,7 +68,7 @@ def check_arguments(raw: str | bytes, contract: Contract) -> ArgumentCheck:
 
 
 def schema_error(parameters: dict[str, Any]) -> str | None:
-    """Why a schema cannot be used for arguments (a remote ``$ref``, a pattern with look-around), or None."""
+    """Return why a schema cannot be used for arguments (a remote ``$ref``, a pattern with look-around), or None."""
     try:
         _validator(canonical(parameters))
     except ValueError as error:
@@ -77,7 +77,7 @@ def schema_error(parameters: dict[str, Any]) -> str | None:
 
 
 def decode_strict(raw: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
-    """Decode JSON text, refusing what two readers could understand differently.
+    """Decode JSON text; refuse text that two readers could understand differently.
 
     Raises:
         ValueError: one short sentence; also for input that is too long or nested too deeply.
@@ -109,7 +109,7 @@ def decode_strict(raw: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
 def _require_few_values(data: bytes) -> None:
     """Refuse JSON text of more than ``ARGUMENT_VALUES_MAX`` values: each has a comma or a bracket before it.
 
-    They are counted before anything is decoded, and no further than that.
+    They are counted before anything is decoded, and the count stops at the limit.
     """
     if _separators(data, 0, len(data)) < ARGUMENT_VALUES_MAX:
         return
@@ -144,12 +144,12 @@ def _parse_float(text: str) -> float | int:
     number = float(text)
     if not math.isfinite(number):
         raise _NotJsonError(f"the number {text[:VALUE_CHARS_MAX]} is too large")
-    # JSON Schema and RFC 8785 both hold 1.0 and 1 for the same number; so must the effect key.
+    # To JSON Schema and RFC 8785, 1.0 and 1 are the same number; so they must be to the effect key.
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
 def _parse_int(text: str) -> int:
-    # The length is looked at first: converting a long literal takes quadratic time.
+    # The length is checked first: converting a long literal takes quadratic time.
     if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
         raise _NotJsonError(f"the integer {text[:VALUE_CHARS_MAX]} has more than 64 bits; send it as a string")
     return int(text)
@@ -227,7 +227,7 @@ def _sentence(error: jsonschema_rs.ValidationError) -> str:
 
 
 def _message(error: jsonschema_rs.ValidationError) -> str:
-    """Name the alternatives of a failed ``anyOf``: the bare message tells a model nothing it can use."""
+    """Return the message, with the alternatives of a failed ``anyOf``: the bare one does not help a model."""
     kind = error.kind
     if not isinstance(kind, jsonschema_rs.ValidationErrorKind.AnyOf | jsonschema_rs.ValidationErrorKind.OneOfNotValid):
         return error.message

@@ -3,7 +3,7 @@
 A run's limits are resolved once, when it opens, and written into ``validator.opened``; from then on only
 the log counts, so changing a default never changes a run that is under way.
 
-Units are in the names: ``_s`` seconds, ``_micros`` millionths of a US dollar, ``_bytes`` bytes.
+Units are in the names: ``_s`` seconds, ``_micros`` micro-dollars, ``_bytes`` bytes.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ LIMITS_MAX: dict[str, int] = {
     "model_wait_max_s": RUN_DAYS_MAX * DAY_S,
     "events_max": 2_000,
 }
-"""How large each limit may be. A run ends within 30 days, since its log is kept for 90; no call lasts a day; what
-``budget.settled`` says of 2,000 events still fits into a message, so that every run can be sealed."""
+"""The largest value of each limit. A run ends within 30 days, since its log is stored for 90; no call lasts longer than
+a day; ``budget.settled`` of 2,000 events still fits into a message, so that every run can be sealed."""
 
 
 def excessive_limit(limits: Limits) -> str:
-    """What is wrong with the size of these limits, in the middle of a sentence; empty if nothing is."""
+    """Return which of these limits is too large or negative, as a part of a sentence; empty if none is."""
     for name, value_max in LIMITS_MAX.items():
         value = getattr(limits, name)
-        # Written so that a float that is no number fails too.
+        # Written so that NaN fails too.
         if not 0 <= value <= value_max:
             remedy = "lower it, or leave it out for the default"
             return f"limits.{name}: {value:g} is not between 0 and {value_max:,}; {remedy}"
@@ -76,13 +76,13 @@ def excessive_limit(limits: Limits) -> str:
 
 
 def clamp(limits: Limits) -> Limits:
-    """``limits`` with what is too large at its most: nothing that a log holds may break its readers."""
+    """Return ``limits`` with each value that is too large lowered to its maximum: no log may break its readers."""
     too_large = {name: value_max for name, value_max in LIMITS_MAX.items() if not getattr(limits, name) <= value_max}
     return msgspec.structs.replace(limits, **too_large) if too_large else limits
 
 
 class AccountLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all runs together may spend, in micro-dollars a period (UTC day or hour)."""
+    """The most that all runs together may spend, in micro-dollars a period (UTC day or hour)."""
 
     user_day_micros: int = 5_000_000
     tenant_day_micros: int = 100_000_000
@@ -92,21 +92,21 @@ class AccountLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 RUNS_PER_CORE = 64
 STARTS_PER_CORE = 64
 CORES_COUNTED_MAX = 4
-"""How many runs and starts a process works on at once for each core. One process uses one core for itself and others
-for threads, child processes and the broker, so more than a few cores do not let it do more."""
+"""The most runs and starts that a process works on at once for each core. A process uses one core for itself and others
+for threads, child processes and the broker, so more than a few cores do not increase its capacity."""
 
 PROCESS_TOOL_WEIGHT = 16
-"""How many places a tool takes that is performed in a process of its own: starting one costs that much more."""
+"""The number of places that a tool in its own process takes: starting one costs that much more."""
 
 
 class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one process works on at once: runs that do not wait, and model and tool calls. 0: by its cores."""
+    """The most that one process works on at once: runs that do not wait; model requests and tool calls. 0: by cores."""
 
     runs_max: int = 0
     starts_max: int = 0
 
     def resolved(self) -> WorkerLimits:
-        """The same with what counts where nothing is set."""
+        """Return the limits with the defaults in place of 0."""
         cores = min(os.cpu_count() or 1, CORES_COUNTED_MAX)
         return WorkerLimits(
             runs_max=self.runs_max or cores * RUNS_PER_CORE, starts_max=self.starts_max or cores * STARTS_PER_CORE
@@ -114,37 +114,37 @@ class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 RUNS_DAYS_MAX = 90
-"""For how many days RUNS keeps the log of a run: longer than the longest run (30 days), so none loses its beginning."""
+"""The days for which RUNS stores the log of a run: longer than the longest run (30 days), so none loses its start."""
 
 ARCHIVE_DAYS_MAX = 36_500
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """For how many days sealed runs stay: ``runs_days`` in the log, ``archive_days`` in the archive's database.
+    """The days for which sealed runs stay: ``runs_days`` in the log, ``archive_days`` in the archive's database.
 
-    After that they are in the archive only, and there in Parquet files. 0 days in the database mean for ever.
+    After that they are only in the archive, in Parquet files. ``archive_days`` 0 means without limit.
     """
 
     runs_days: int = RUNS_DAYS_MAX
     archive_days: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be; the decoder says where it stands."""
+        """Refuse impossible values; the decoder adds their place."""
         if not 1 <= self.runs_days <= RUNS_DAYS_MAX:
             raise ValueError(f"runs_days {self.runs_days} is not between 1 and {RUNS_DAYS_MAX}")
         if not 0 <= self.archive_days <= ARCHIVE_DAYS_MAX:
-            raise ValueError(f"archive_days {self.archive_days} is not between 0 (for ever) and {ARCHIVE_DAYS_MAX}")
+            raise ValueError(f"archive_days {self.archive_days} is not between 0 (no limit) and {ARCHIVE_DAYS_MAX}")
 
 
 MODEL_RETRY_DELAYS_S = (1.0, 2.0, 4.0)
-"""Waits before the second, third and fourth attempt of a model call; jitter of a quarter either way."""
+"""Waits before the second, third and fourth attempt of a model request; jitter of a quarter either way."""
 
 NOT_BEGUN_DELAY_S = 0.5
 NOT_BEGUN_DELAY_MAX_S = 30.0
 """Waits after an attempt that its busy worker did not begin: half a second, then twice as long each time."""
 
 NOT_BEGUN_MAX = 50
-"""Attempts of one model call or tool call that may fail to begin before the next ones count as tries."""
+"""Attempts of one model request or tool call that may fail to begin before the next ones count as tries."""
 
 RETRY_JITTER = 0.25
 RETRY_AFTER_MAX_S = 30 * 86_400.0
@@ -155,25 +155,25 @@ FALLBACK_FIRST_S = 60.0
 """For how long after its failure a model is not tried first in a new turn, if a fallback has answered."""
 
 EVENTS_RESERVED = 50
-"""The last events of a run, kept for stop, facts and seal: new work needs ``n < events_max - 50``."""
+"""The last events of a run, reserved for stop, results and seal: new work needs ``n < events_max - 50``."""
 
 CLOSING_EVENTS = 10
-"""Of these, how many a run's closing turn may use: its hold, its start."""
+"""How many of these a run's closing turn may use: its hold, its start."""
 
 MESSAGE_BYTES_MAX = 256 * 1024
 CONTROL_BYTES_MAX = 64 * 1024
 """The largest control message: an approval has 1 KB, edited arguments and reported events may be longer."""
 
 INLINE_BYTES_MAX = 32 * 1024
-"""A text longer than this is stored as a blob and named in the event by its digest."""
+"""A text longer than this is stored as a blob; the event names it by its digest."""
 
 BLOB_BYTES_MAX = 32 * 1024 * 1024
 BLOB_PART_BYTES = 192 * 1024
 RESULT_CONTAINERS_MAX = 1_000_000
-"""Lists and objects in one result: reading ten times as many is seconds in which nothing else in the process runs."""
+"""The most lists and objects in one result: reading ten times as many would block the process for seconds."""
 
 CLOCK_SLACK_S = 60.0
-"""How far a clock may jump between a decision and its stamp: what a deadline in an event may exceed its limit by."""
+"""How far a clock may jump between a decision and its append, so how far an event's deadline may exceed its limit."""
 
 START_WITHIN_S = 5.0
 """``start_by`` of a start: how long after it was decided the effect may still begin."""
@@ -185,64 +185,64 @@ HEAD_CHECK_S = 5.0
 """How often a performer reads the head again while it performs."""
 
 STOP_ACK_WAIT_S = 1.0
-"""How soon a stop comes to another process when the one that had it hangs."""
+"""How soon another process gets a stop if the one that had it hangs."""
 
 ACK_WAIT_S = 2.0
-"""How soon a task, a person's word or a timer comes to another process when the one that had it was killed."""
+"""How soon another process gets a task, control message or timer if the one that had it was killed."""
 
 TIMER_IN_PROCESS_MAX_S = 300.0
-"""Deadlines nearer than this are kept in the process; later ones are durable timers."""
+"""Nearer deadlines are timers in the process; later ones are durable timers of the broker."""
 
 SWEEP_EVERY_S = 5.0
 SWEEP_TRIES_MAX = 20
 APPEND_TRIES_MAX = 10
 FOLD_FAILURES_MAX = 3
-"""A run with more events that the fold breaks on gets no more: where a stop breaks it too, that would never end."""
+"""No more is appended to a run with more events on which the fold fails: if it fails on the stop too, it has no end."""
 
 BREAKER_FAILURES = 5
 BREAKER_WINDOW_S = 60.0
 BREAKER_OPEN_S = 60.0
 SPACE_FOR_NEW_WORK = 0.9
-"""Nothing is written to a run that does not exist yet when a stream it needs is this full: no task is let in, and no
+"""Nothing is written to a run that does not exist yet when a stream it needs is this full: no task is accepted, and no
 refusal or stop of an absent run takes the room that open runs need."""
 
 DISK_FULL_BYTES = 4 * 1024 * 1024
 """With less than this free on its disk a broker may be unable to store anything at all."""
 
 DISK_TO_WARN_BYTES = 512 * 1024 * 1024
-"""With less than this free, whoever looks after the disk should make room."""
+"""With less than this free, a person should make room on the disk."""
 
 SPACE_TO_WARN = 0.75
-"""A person is called when a stream, or the disk of the state folder, is this full, and once more at
+"""An alert is published when a stream, or the disk of the state folder, is this full, and once more at
 ``SPACE_FOR_NEW_WORK``."""
 
 SPACE_HYSTERESIS = 0.05
-"""A person is called again only after so much had become free below the mark."""
+"""The alert is repeated only after this much below the mark had become free."""
 
 SPACE_FOR_STARTS = 0.95
-"""Open runs are stopped when a stream they need is this full; the rest belongs to their results, stops and seals."""
+"""Open runs are stopped when a stream they need is this full; the rest is for their results, stops and seals."""
 
 SPACE_TO_WATCH = 0.5
-"""Below this much the space is looked at now and then; above it before each task is let in."""
+"""Below this share the space is checked at intervals; above it, before each task is accepted."""
 
 TOKEN_OVERHEAD = 1_024
 """Tokens a provider may add around a prompt (tool preamble, separators); part of every reservation."""
 
 JSON_DEPTH_MAX = 64
 OFF_LOOP_BYTES = 64 * 1024
-"""Work over more outside data than this, which takes milliseconds, is done beside the event loop."""
+"""Work on more outside data than this takes milliseconds, so it runs outside the event loop."""
 
 WIDENED_MAX = 5
-"""How often a person is asked about one call because its tool may do more than was agreed to."""
+"""The most times that people are asked about one call because its tool may do more than was agreed to."""
 
 REPORTED_EVENTS_MAX = 16
-"""Events that a run keeps which were reported before it waits for them: so many of clients, as many of others."""
+"""The most reported events that a run stores before it waits for them: this many of clients, as many of others."""
 
 MATERIAL_BYTES_MAX = 128 * 1024
-"""Bytes of a task's material: with text and tools it fits into the event that opens a run."""
+"""The most bytes of a task's material: with text and tools it fits into the event that opens a run."""
 
 ARGUMENTS_BYTES_MAX = 8 * 1024 * 1024
-"""Bytes of the arguments of one call, and of all calls of one answer together."""
+"""The most bytes of the arguments of one call, and of all calls of one answer together."""
 
 ARGUMENT_VALUES_MAX = 10_000
-"""Values (keys of objects among them) of the arguments of one call."""
+"""The most values (including keys of objects) in the arguments of one call."""

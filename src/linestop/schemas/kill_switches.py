@@ -1,4 +1,4 @@
-"""The kill switches: names that an operator closes, so that nothing of theirs starts any more."""
+"""The kill switches: an operator closes a name, and nothing that belongs to it starts any more."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from linestop.schemas.subjects import check_name
 Kind = Literal["all", "tenant", "agent", "user", "tool"]
 KINDS: Final[tuple[Kind, ...]] = ("all", "tenant", "agent", "user", "tool")
 KEY: Final = "closed"
-"""The key of the bucket `switches` that holds the closed ones, as a JSON list of names."""
+"""The key of the bucket `switches` that holds the closed switches, as a JSON list of names."""
 
 OLDER_KEY: Final = "door.closed"
-"""Where an older linestop kept them, in the bucket `shared`."""
+"""The key in the bucket `shared` where older versions stored them."""
 
 EVERYTHING: Final = "all"
 UNREADABLE: Final = "unreadable"
-"""What is closed where the key holds something else: nobody knows which were closed, so all are taken to be."""
+"""The closed switches if the key's value is unreadable: it is unknown which were closed, so all count as closed."""
 
 NAME_CHARS_MAX: Final = 200
 CLOSED_MAX: Final = 1_000
 
 
 def switch_name(text: str) -> str:
-    """The switch that a person names: ``all``, or ``tenant:NAME``, ``agent:NAME``, ``user:NAME``, ``tool:NAME``.
+    """Return the switch of that text: ``all``, or ``tenant:NAME``, ``agent:NAME``, ``user:NAME``, ``tool:NAME``.
 
     Raises:
-        InputError: it is none of them.
+        InputError: the text has none of these forms.
     """
     kind, colon, name = text.partition(":")
     if text == EVERYTHING:
@@ -46,9 +46,9 @@ def switch_name(text: str) -> str:
 
 
 def closed_switches(value: bytes) -> frozenset[str]:
-    """The closed switches that the key's value names.
+    """Return the closed switches that the key's value names.
 
     Raises:
-        msgspec.DecodeError: it is not a JSON list of texts; ``RecursionError`` and ``UnicodeDecodeError`` likewise.
+        msgspec.DecodeError: the value is not a JSON list of texts; also ``RecursionError`` and ``UnicodeDecodeError``.
     """
     return msgspec.json.decode(value, type=frozenset[str])

@@ -1,4 +1,4 @@
-"""What comes in from outside: tasks and control messages, as any NATS client may send them (JSON)."""
+"""Messages from outside: tasks and control messages, as any NATS client may send them (JSON)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Verb = Literal["stop", "pause", "resume", "approve", "deny", "edit", "answer", "
 VERBS: tuple[Verb, ...] = ("stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve")
 SIGNED_VERBS: frozenset[str] = frozenset({"approve", "deny", "edit", "resolve"})
 REPLY_HEADER = "Linestop-Reply"
-"""Header that names the inbox an answer goes to."""
+"""The header that names the inbox for the reply."""
 
 OFFSET_HEADER = "Linestop-Offset"
-"""Header of a model's words as they come: how many characters of the attempt's text came before these."""
+"""The header of streamed model text: how many characters of the attempt's text came before."""
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A task for an agent, published on ``tasks.<tenant>.<agent>``.
 
     ``key`` makes it idempotent: the same key with the same task is the same run, with another task it is refused, for
-    as long as the run's log is kept. A run that was refused, or ended before anything of it started, gives its key
-    back. ``run`` lets the client choose the run's id. ``limits`` may only lower the agent's.
-    ``scope`` names the tools this task may use at most. ``material`` is what the task is about and somebody else
-    wrote (a customer's letter, a document): it is shown to the model as data and is no trusted origin of anything.
+    as long as the run's log is stored. A run that was refused, or ended before its first start, releases its key.
+    ``run`` lets the client choose the run's id. ``limits`` may only lower the agent's.
+    ``scope`` names the only tools that this task may use. ``material`` is text by a third party that the task is about
+    (a customer's letter, a document): the model sees it as data, and it is not a trusted origin of values.
     """
 
     text: str
@@ -50,7 +50,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A person's or service's word about a run, published on ``control.<tenant>.<run>.<verb>``.
+    """A control message of a person or service about a run, published on ``control.<tenant>.<run>.<verb>``.
 
     ``approve``, ``deny`` and ``edit`` name ``call`` and the ``args_sha256`` and ``contract_digest`` that were
     shown; ``answer`` carries ``answer``, and instead of ``call`` the name of an ``event`` if it reports
@@ -77,7 +77,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to a task or control message, sent to the inbox named in ``Linestop-Reply``."""
+    """The reply to a task or control message, sent to the inbox named in ``Linestop-Reply``."""
 
     status: str
     run: str = ""
@@ -88,9 +88,9 @@ M = TypeVar("M", Task, Control)
 
 
 def unknown_field(fields: Iterable[str], kind: type[Task | Control]) -> str:
-    """Which of these fields a message of that kind does not have, and what may be meant; empty if it has them all.
+    """Return which of these fields a message of that kind does not have, with a suggestion; empty if it has them all.
 
-    A field that nobody reads is a wish that nobody fulfils: a limit, or the digest of what was approved.
+    Ignoring an unknown field would ignore the sender's intent: a limit, or the digest of the approved arguments.
     """
     known = kind.__struct_fields__
     name = next((name for name in fields if name not in known), None)
@@ -100,7 +100,7 @@ def unknown_field(fields: Iterable[str], kind: type[Task | Control]) -> str:
 
 
 def nearest_name(name: str, known: Sequence[str]) -> str:
-    """What may be meant by a name that is not one of ``known``, or which there are."""
+    """Return a suggestion for a name that is not one of ``known``, or the list of these."""
     matches = get_close_matches(name[:NAME_CHARS_SHOWN].lower(), known, n=1)
     return f"perhaps '{matches[0]}' is meant" if matches else f"there are: {', '.join(known)}"
 
@@ -109,7 +109,7 @@ _MALFORMED_AT = re.compile(r"\(byte (\d+)\)")
 
 
 def _is_not_finite(body: bytes, error: msgspec.DecodeError) -> bool:
-    """Whether a message cannot be read because of a NaN or an infinity, which some writers of JSON write."""
+    """Whether a message cannot be read because of NaN or an infinity, which some JSON encoders write."""
     found = _MALFORMED_AT.search(str(error))
     return found is not None and body.startswith((b"NaN", b"Infinity"), int(found[1]))
 
@@ -118,8 +118,8 @@ def read_message(body: bytes, kind: type[M]) -> M:
     """Read a message from outside.
 
     Raises:
-        InputError: it has a field that is not known, or a number that is not finite.
-        msgspec.DecodeError: it is not such a message.
+        InputError: the message has an unknown field, or a number that is not finite.
+        msgspec.DecodeError: the body is not a message of that kind.
     """
     try:
         message = msgspec.json.decode(body, type=kind)
@@ -137,14 +137,14 @@ def read_message(body: bytes, kind: type[M]) -> M:
 
 
 def readable(body: bytes) -> Task:
-    """What can be read of a task that is none, so that who sent it finds out whose it was."""
+    """Return the readable fields of an invalid task, so that its sender can find out which task it was."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return Task(text="")
     data: Any = fields.get("data")
     if "text" not in fields and isinstance(data, dict):
-        # An event in structured mode carries its task in there.
+        # A CloudEvent in structured mode carries its task there.
         fields = cast("dict[str, Any]", data)
     found: Task = Task(text="")
     for name in ("user", "submitter", "labels", "key"):
@@ -155,19 +155,19 @@ def readable(body: bytes) -> Task:
 
 
 def signed_bytes(tenant: str, run: str, verb: str, control: Control) -> bytes:
-    """What a decision's signature covers: everything that makes it this decision and no other."""
+    """Return the bytes that a decision's signature covers: all fields that identify this decision."""
     expires = control.expires_at.isoformat() if control.expires_at else ""
     bound = [tenant, run, control.call, control.args_sha256, control.contract_digest, verb, expires, control.nonce]
-    # An answer needs no signature, so it is covered only where there is one: the other verbs' bytes stay as they are.
+    # Answers need no signature, so the field is covered only if it is set: the bytes of the other verbs do not change.
     optional_reply = [] if control.answer is None else [control.answer]
     return canonical([*bound, control.by, control.args, control.action, control.result, *optional_reply])
 
 
 NAME_CHARS_SHOWN = 80
-"""How much of a name that somebody sent is repeated, and compared."""
+"""The most characters of a received name that are repeated and compared."""
 
 FIELD_CHARS_MAX = 2_000
-"""Characters of a name, a key or a reason in a message. Only the content of a message may be longer."""
+"""The most characters of a name, a key or a reason in a message. Only the content of a message may be longer."""
 
 UNREADABLE = "The stop came without a reason that can be read."
 
@@ -175,7 +175,7 @@ _CONTENT = frozenset({"text", "material", "run", "args", "answer", "result"})
 
 
 def oversized_field(message: Task | Control) -> str:
-    """Which of the message's short fields is too long for the event it is to become, in one sentence, or ''."""
+    """Return which short field of the message is too long for its event, in one sentence; empty if none is."""
     for name in message.__struct_fields__:
         value = getattr(message, name)
         if isinstance(value, str) and len(value) > FIELD_CHARS_MAX and name not in _CONTENT:
@@ -184,7 +184,7 @@ def oversized_field(message: Task | Control) -> str:
 
 
 def shorten(control: Control) -> Control:
-    """``control`` with its short fields cut and made text: for a stop, which is not refused over its words."""
+    """Return ``control`` with its short fields cut and made valid text: a stop is not refused because of them."""
     cut = {
         name: value[:FIELD_CHARS_MAX].encode(errors="replace").decode()
         for name in control.__struct_fields__
@@ -194,9 +194,9 @@ def shorten(control: Control) -> Control:
 
 
 def read_stop(payload: bytes) -> Control:
-    """What the body of a stop says, as far as it can be read: the subject alone is the stop.
+    """Return the readable fields of a stop's body: the subject alone is a stop.
 
-    Who sends ``enough!`` instead of JSON, or a field of the wrong type, wants the run to end all the same.
+    A sender of ``enough!`` instead of JSON, or of a field of the wrong type, wants the run to end all the same.
     """
     try:
         return shorten(msgspec.json.decode(payload or b"{}", type=Control))
@@ -211,7 +211,7 @@ def read_stop(payload: bytes) -> Control:
 
 
 def lower_limits(limits: Limits, requested: dict[str, float]) -> Limits | str:
-    """``limits`` with each wanted value that is lower; or one sentence naming what cannot be."""
+    """Return ``limits`` with each requested value that is lower; or one sentence that names an invalid request."""
     changes: dict[str, Any] = {}
     for name, value in requested.items():
         if name not in Limits.__struct_fields__:

@@ -1,7 +1,7 @@
-"""What linestop says to a model and what it accepts back, independent of any provider.
+"""Requests to a model and its replies, independent of any provider.
 
-The provider adapters in ``linestop.models`` translate to and from these. An answer that does not fit here
-is not an answer: adapters raise ``ModelFailed`` instead of passing half of one on.
+The provider adapters in ``linestop.models`` translate to and from these. A reply that does not fit these types is not
+accepted: adapters raise ``ModelFailed`` instead of passing a part of one on.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from linestop.schemas.run.call_outcome import CallOutcome, outcome_json
 FailureClass = Literal[
     "availability", "rate_limit", "refusal", "malformed", "truncated", "cancelled", "permanent", "unknown"
 ]
-"""Why a model call gave no usable answer. All but ``refusal`` and ``permanent`` are retried; only ``availability`` and
-``rate_limit`` fall back to another model or queue."""
+"""Why a model request gave no usable answer. All but ``refusal`` and ``permanent`` are retried; only ``availability``
+and ``rate_limit`` fall back to another model or queue."""
 
 StopReason = Literal["end", "calls", "stop_sequence"]
 """Why the model ended, normalised. Truncation, refusal, a pause and a full window are failures, not stop reasons."""
 
 TOKENS_MAX = 1_000_000_000
-"""No report of more tokens than this is believed; the call then counts at its reservation."""
+"""A report of more tokens than this is ignored; the request then counts at its reservation."""
 
 
 ToolMode = Literal["native", "json_schema", "auto"]
-"""How a model is offered tools: as tools, as one JSON object a turn, or as its server turns out to be able to."""
+"""How a model is offered tools: as tools, as one JSON object a turn, or automatically by what its server can do."""
 
 
 NO_KEY = "none"
-"""What is sent in the place of a key to a server for which no key was configured."""
+"""The placeholder that is sent instead of a key to a server for which no key was configured."""
 
 
 PROVIDER_HOSTS = {"anthropic": "api.anthropic.com", "openai": "api.openai.com"}
-"""Each provider's own host: the one that is asked without a ``base_url``, and the only one that its own key is for."""
+"""Each provider's own host: it is used without a ``base_url``, and the provider's key is only for it."""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Tokens of one model call. ``fresh_in`` excludes both cache counts; ``reasoning`` is part of ``out``."""
+    """Tokens of one model request. ``fresh_in`` excludes both cache counts; ``reasoning`` is part of ``out``."""
 
     fresh_in: int = 0
     cache_read: int = 0
@@ -63,7 +63,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_read: int = 0
     cache_write: int = 0
     table: str = ""
-    """Where the price comes from, e.g. ``genai-prices 0.2.3`` or ``agent file``."""
+    """The source of the price, e.g. ``genai-prices 0.2.3`` or ``agent file``."""
 
     def cost_micros(self, usage: Usage) -> int:
         """Cost of ``usage`` in micro-dollars, rounded up, so that a budget is never undercharged."""
@@ -76,24 +76,24 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return -(-pico // 1_000_000)
 
     def cost_max_micros(self, input_tokens_max: int, output_tokens_max: int) -> int:
-        """The most a call of these sizes can cost: all input at the dearest input rate."""
+        """Return the most that a request of these sizes can cost: all input at the dearest input rate."""
         dearest = max(self.input, self.cache_read, self.cache_write)
         return -(-(input_tokens_max * dearest + output_tokens_max * self.output) // 1_000_000)
 
     def input_affordable(self, money_micros: int, output_tokens: int) -> int:
-        """How many tokens may be read for that money, if so many are written."""
+        """Return how many input tokens that money pays for, beside that many output tokens."""
         dearest = max(self.input, self.cache_read, self.cache_write)
         left = money_micros * 1_000_000 - output_tokens * self.output
         return left // dearest if dearest else (COUNT_MAX if left >= 0 else 0)
 
     def output_affordable(self, money_micros: int, input_tokens: int) -> int:
-        """How many tokens may be written for that money, if so many are read."""
+        """Return how many output tokens that money pays for, beside that many input tokens."""
         left = money_micros * 1_000_000 - input_tokens * max(self.input, self.cache_read, self.cache_write)
         return left // self.output if self.output else (COUNT_MAX if left >= 0 else 0)
 
 
 class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One tool as the model sees it. ``parameters`` is a JSON Schema 2020-12 object."""
+    """One tool as it is shown to the model. ``parameters`` is a JSON Schema 2020-12 object."""
 
     name: str
     description: str
@@ -101,7 +101,7 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A call the model asks for. ``args`` is the JSON text exactly as the model wrote it, perhaps invalid."""
+    """A call that the model proposes. ``args`` is the JSON text exactly as the model wrote it, perhaps invalid."""
 
     id: str
     name: str
@@ -109,16 +109,16 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FUNCTION_MODEL_PREFIX = "function/"
-"""How the name of a model begins that is a planner function: it reads and writes no tokens."""
+"""The prefix of a model's name that is a planner function: it reads and writes no tokens."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message of a prompt.
 
     ``role``: ``user`` and ``assistant`` carry ``text`` (an assistant also ``calls``); ``tool`` carries the
-    result of ``call_id`` in ``text``, with ``is_error`` for a failed one and its ``outcome``, without which the text is
-    all that a model is told. ``blocks`` are the provider's own content blocks of an assistant message, re-sent
-    unmodified when ``blocks_of`` is the provider that is asked again, and ignored otherwise.
+    result of ``call_id`` in ``text``, with ``is_error`` for a failed one and its ``outcome``, without which the model
+    receives the text alone. ``blocks`` are the provider's own content blocks of an assistant message, re-sent
+    unmodified if ``blocks_of`` is the provider of the next request, and ignored otherwise.
     """
 
     role: Literal["user", "assistant", "tool"]
@@ -132,15 +132,15 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def result_text(self) -> str:
-        """What a model is sent as the result of the call, on every wire."""
+        """Return the text that a model receives as the result of the call, with every provider."""
         return self.text if self.outcome is None else outcome_json(self.outcome, self.text)
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One model call.
+    """One model request.
 
-    ``model`` is ``<provider>/<name>``; ``deadline_s`` bounds the whole call; after ``start_by`` its first byte
-    may not leave any more.
+    ``model`` is ``<provider>/<name>``; ``deadline_s`` bounds the whole request; after ``start_by`` its first byte
+    must not be sent any more.
     """
 
     model: str
@@ -155,7 +155,7 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class ModelReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A complete answer. ``blocks`` are to be re-sent unmodified to the same provider next time."""
+    """A complete answer. ``blocks`` must be re-sent unmodified to the same provider next time."""
 
     text: str
     calls: tuple[ToolCall, ...]
@@ -170,12 +170,12 @@ class ModelReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ModelFailed(Exception):  # noqa: N818 - an outcome, recorded as planner.failed
     """Raised by an adapter when there is no usable answer.
 
-    ``possibly_billed``: the provider may charge for the call although we have no usage figure, so the whole
-    reservation counts as spent. ``retry_after_s`` is what the provider asked for, not capped. ``begun`` is false if
-    nothing was asked because ``start_by`` had passed.
+    ``possibly_billed``: the provider may charge for the request although no usage figure came, so the whole
+    reservation counts as spent. ``retry_after_s`` is the wait that the provider asked for, not capped. ``begun`` is
+    false if no request was sent because ``start_by`` had passed.
     """
 
-    def __init__(  # noqa: PLR0913 - what is known of a failure
+    def __init__(  # noqa: PLR0913 - the known facts of a failure
         self,
         kind: FailureClass,
         message: str,
@@ -186,7 +186,7 @@ class ModelFailed(Exception):  # noqa: N818 - an outcome, recorded as planner.fa
         possibly_billed: bool = False,
         begun: bool = True,
     ) -> None:
-        # A provider may send halves of characters, which no event could hold.
+        # A provider may send unpaired surrogates, which cannot be stored in an event.
         super().__init__(message.encode(errors="replace").decode())
         self.kind: FailureClass = kind
         self.status = status
@@ -197,14 +197,14 @@ class ModelFailed(Exception):  # noqa: N818 - an outcome, recorded as planner.fa
 
 
 OnDelta = Callable[[str], Awaitable[None]]
-"""Called with each piece of text as it arrives; lossy, for watchers only."""
+"""Called with each piece of text on arrival; lossy, for watchers only."""
 
 
 class ModelClient(Protocol):
-    """What the planner is handed to call a model. One attempt a call: retries are events, not loops."""
+    """A client of one provider. It makes one attempt a request: retries are events, not loops."""
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Return the whole answer.
+        """Return the complete answer.
 
         Raises:
             ModelFailed: for every provider or transport fault, refusal, truncation or malformed answer.

@@ -1,4 +1,4 @@
-"""What performing needs, frozen at the start, and the ports through which planner and executor perform."""
+"""The data of one performance, frozen at its start, and the interfaces through which planner and executor perform."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from linestop.schemas.tool_contracts import Contract, Tier, ToolResult
 class CallWork(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at one call, frozen when its start was appended.
 
-    ``grant`` is what the run was given of the tool when it was opened. ``args`` is canonical JSON. ``key`` is the
-    effect key. ``dry_run`` describes instead of doing.
+    ``grant`` is the run's grant of the tool from its opening. ``args`` is canonical JSON. ``key`` is the effect key.
+    ``dry_run``: the call is described instead of performed.
     """
 
     tenant: str
@@ -41,7 +41,7 @@ class CallWork(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LongResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A result that was cut for the log, with the whole of it, which is stored before ``event`` is appended."""
+    """A result that was cut for the log, with the full result, which is stored before ``event`` is appended."""
 
     event: Finished
     full_text: str
@@ -49,20 +49,20 @@ class LongResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolRunner(Protocol):
-    """Performs calls. Cancelling the iteration cancels what can be cancelled and kills what can be killed."""
+    """Performs calls. Cancelling the iteration cancels coroutines and kills processes; threads cannot be cancelled."""
 
     def run(self, works: tuple[CallWork, ...]) -> AsyncIterator[tuple[CallWork, ToolResult, float]]:
-        """Perform all at once; yield each with its result and its duration in seconds as it comes."""
+        """Perform all at the same time; yield each with its result and its duration in seconds once it ends."""
         ...
 
 
 class ModelWork(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at one model call.
+    """One attempt at one model request.
 
-    ``used_ids`` are the call ids the run already knows. ``covers_to`` is what a summary replaces, and ``covered`` the
-    answers, with their events, whose exact values it must not lose. ``redactor`` takes known secrets out of what the
-    model says, and out of arguments that fit none of ``contracts``, the tools that the run may use. Of an answer with
-    more than ``calls_max`` calls the validator takes none.
+    ``used_ids`` are the call ids that the run already has. ``covers_to`` is the last event that a summary replaces, and
+    ``covered`` are the results, with their events, whose exact values it must not lose. ``redactor`` removes known
+    secrets from the model's text, and from arguments that fit none of ``contracts``, the tools that the run may use.
+    The validator rejects an answer with more than ``calls_max`` calls.
     """
 
     tenant: str
@@ -87,12 +87,12 @@ class ModelWork(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelRequester(Protocol):
-    """Reaches a model (or a planner function). One attempt a call: retries are events, not loops."""
+    """Sends requests to a model (or a planner function). One attempt a request: retries are events, not loops."""
 
     async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
         """Return the complete answer and its duration in seconds.
 
         Raises:
-            ModelFailed: there is none.
+            ModelFailed: no usable answer came.
         """
         ...

@@ -1,8 +1,8 @@
-"""Take secrets out of text before it is stored or shown.
+"""Remove secrets from text before it is stored or shown.
 
-Two kinds are known: the values the process itself holds (given when a ``Redactor`` is made, found in their
-plain, JSON-escaped, URL-quoted and base64 forms), and the shapes of well-known credentials. Finding a shape
-is a safety net, not a proof: what must not leak must not be handed to a tool.
+Two kinds are known: the values that the process itself holds (given to a ``Redactor``, and found in their plain,
+JSON-escaped, URL-quoted and base64 forms), and the shapes of well-known credentials. Finding a shape is a safety net,
+not a proof: a secret that must not leak must not be given to a tool.
 
 All patterns run in linear time on any input: each is anchored at a literal, and a quantifier whose match can
 still fail afterwards is either bounded or cannot start twice in the same run of characters.
@@ -21,14 +21,14 @@ SECRET_CHARS_MIN = 8
 """A known secret shorter than this is ignored: removing it would also remove ordinary words."""
 
 PENDING_CHARS_MAX = 8192
-"""Of a text in pieces, no more than this waits for what follows, beyond the longest known secret.
+"""The most characters of a streamed text that wait for the next piece, beyond the longest known secret.
 
-No token in use is as long. Where one seems to be, nothing more of the text is shown: see ``Pieces``.
+No token in use is as long. If one seems to be, the rest of the text is not shown: see ``StreamRedactor``.
 """
 
 _SCALAR_TYPES = frozenset({int, float, bool, type(None)})
 DEPTH_MAX = 200
-"""How deep a value may be nested."""
+"""The deepest nesting of a value."""
 
 _KEY_HEAD = r"-----BEGIN (?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
 _SHAPES = {
@@ -38,7 +38,7 @@ _SHAPES = {
     "github_token": r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,})",
     "slack_token": r"(?<![A-Za-z0-9])(?:xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[0-9]-[A-Za-z0-9-]{10,})",
     "slack_hook": r"(?<=hooks\.slack\.com/services/)[A-Za-z0-9/_-]{16,}",
-    # The first two parts are bounded, so that how far a shape must be looked at to be known has a bound.
+    # The first two parts are bounded, so that the number of characters that identify the shape is bounded.
     "jwt": r"(?<![A-Za-z0-9_.-])eyJ[A-Za-z0-9_-]{8,8192}\.eyJ[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]*",
     # The end line is optional: a key that was cut off is still a key.
     "private_key": _KEY_HEAD + r"(?:[^-]|-(?!----))*(?:-----END [A-Z0-9 ]{0,60}-----)?",
@@ -52,7 +52,7 @@ _ANY_SHAPE = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in _
 
 
 def _prefix_pattern(literal: str, rest: str = "") -> str:
-    """Pattern of a text that ends within ``literal``, a row of characters or classes, or within ``rest`` after it."""
+    """Return the pattern of a text that ends within ``literal`` (characters or classes), or in ``rest`` after it."""
     pattern = rest + r"\Z"
     for atom in reversed(re.findall(r"\[[^]]*\]|.", literal)):
         pattern = rf"{atom}(?:\Z|{pattern})"
@@ -60,10 +60,10 @@ def _prefix_pattern(literal: str, rest: str = "") -> str:
 
 
 _KEY_TAIL_CHARS = 80
-"""More than an unfinished end line of a key has."""
+"""Longer than an unfinished end line of a key."""
 
 _OPEN = (
-    # What each shape above would look at the end of the text to decide; to wait for more than that is right too.
+    # The possible beginnings of each shape above at the end of a text; waiting for more than these is right too.
     *(_prefix_pattern(f"sk-{kind}-", "[A-Za-z0-9_-]*") for kind in ("ant", "proj", "svcacct", "admin")),
     "(?<![A-Za-z0-9])(?:"
     + "|".join(
@@ -97,24 +97,24 @@ _OPEN = (
 _OPEN_OR_SHAPE = re.compile(f"(?P<open>{'|'.join(_OPEN)})|{_ANY_SHAPE.pattern}")
 _OPEN_KEY = re.compile(_KEY_HEAD)
 _LOOKBEHIND_CHARS = 32
-"""More than any shape looks back."""
+"""More characters than any shape looks back."""
 
 _ANY_ANCHOR = re.compile(
     r"sk-|AKIA|ASIA|gh[pousr]_|github_pat_|xox[abeoprs]-|xapp-|hooks\.slack|eyJ|-----BEGIN|://"
     r"|(?i:bearer|authorization|aws_secret)"
 )
-"""Cheap look for the literals the shapes are anchored at: most texts hold none and are returned untouched."""
+"""A cheap search for the literals at which shapes are anchored: most texts have none and are returned unchanged."""
 
 _ANCHORS = ("sk-", "AKIA", "ASIA", "gh", "github_pat_", "xox", "xapp-", "hooks.slack", "eyJ", "-----BEGIN", "://")
 _ANCHORS_OF_ANY_CASE = ("bearer", "authorization", "aws_secret")
-"""The same one by one (or what they begin with): in a long text each of them is found many times faster so."""
+"""The same literals (or their beginnings) one by one: in a long text each is found many times faster this way."""
 
 _SHORT_CHARS = 512
 _WINDOW_CHARS = 64 * 1024
-"""A long text is searched in windows: one search of all of it would keep every other thread waiting."""
+"""A long text is searched in windows: one search of the whole text would block every other thread."""
 
 _LOOKAHEAD_CHARS = 2 * 8192 + 64
-"""More than any shape needs, from its first character on, to be known as one."""
+"""More characters than identify any shape, from its first one on."""
 
 _DASHES = "-----"
 _KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,60}-----")
@@ -128,7 +128,7 @@ class Redactor:
         for secret in secrets:
             if len(secret) >= SECRET_CHARS_MIN:
                 forms |= _forms(secret)
-        # Longest first, so that a form that contains another one is replaced whole.
+        # Longest first, so that a form that contains another one is replaced as a whole.
         self._forms = tuple(sorted(forms, key=len, reverse=True))
 
     def __repr__(self) -> str:
@@ -158,7 +158,7 @@ class Redactor:
         return text
 
     def settled_chars(self, text: str) -> int:
-        """Return how much of ``text`` holds no part of a known secret that what follows could complete or change."""
+        """Return the length of the part of ``text`` whose redaction no later text can change (known secrets only)."""
         end = len(text)
         for form in self._forms:
             at = text.find(form[0], max(len(text) - len(form) + 1, 0), end)
@@ -168,11 +168,11 @@ class Redactor:
         return self._end_outside_secrets(text, end)
 
     def _end_outside_secrets(self, text: str, end: int) -> int:
-        """The last place up to ``end`` that lies within no known secret: two may overlap."""
+        """Return the last place up to ``end`` that is not within a known secret: two may overlap."""
         while end < len(text):
             before = end
             for form in self._forms:
-                # Whatever is found between these bounds begins before ``end`` and ends after it.
+                # A match between these bounds begins before ``end`` and ends after it.
                 at = text.find(form, max(end - len(form) + 1, 0), end + len(form) - 1)
                 end = at if at >= 0 else end
             if end == before:
@@ -183,7 +183,7 @@ class Redactor:
         """Return a JSON value with every string in it, keys included, redacted.
 
         Raises:
-            ValueError: if it is nested deeper than any result may be.
+            ValueError: the value is nested deeper than any result may be.
         """
         if depth > DEPTH_MAX:
             raise ValueError(f"a value nested deeper than {DEPTH_MAX} levels cannot be redacted; flatten it")
@@ -199,25 +199,25 @@ class Redactor:
 
 
 class StreamRedactor:
-    """Redacts a text that comes in pieces: what may be the beginning of a secret waits for what follows.
+    """Redacts a text that comes in pieces: a possible beginning of a secret waits for the next piece.
 
-    All that is shown, put together, is what ``Redactor.text`` makes of the whole. The one exception is bounded
-    memory: where more than ``HELD_CHARS_MAX`` characters would wait, ``[redacted:long]`` stands for them and for
-    all that follows, since nobody can say where that secret ends. A private key may be of any length.
+    All shown pieces together equal ``Redactor.text`` of the whole text. The one exception keeps memory bounded: if more
+    than ``HELD_CHARS_MAX`` characters would wait, ``[redacted:long]`` replaces them and the rest of the text, since the
+    end of that secret is unknown. A private key may be of any length.
     """
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._raw = ""
-        """What may be the beginning of a known secret."""
+        """The end of the text, a possible beginning of a known secret."""
         self._before: str = ""
-        """The end of what was shown, without known secrets: shapes look back."""
+        """The end of the shown text, without known secrets: shapes look back."""
         self._open = ""
-        """What may be the beginning of a shape, without known secrets."""
+        """A possible beginning of a shape, without known secrets."""
         self._is_given_up = False
 
     def add(self, piece: str) -> str:
-        """Take the next piece; return what can be shown by now."""
+        """Add the next piece; return the text that can be shown by now."""
         if self._is_given_up:
             return ""
         raw = self._raw + piece
@@ -230,12 +230,12 @@ class StreamRedactor:
         return shown
 
     def finish(self) -> str:
-        """Return what is left when the text is at its end."""
+        """Return the rest at the end of the text."""
         raw, self._raw = self._raw, ""
         return self._redact_shapes(self._redactor.without_known_secrets(raw), _ANY_SHAPE)
 
     def _redact_shapes(self, text: str, pattern: re.Pattern[str]) -> str:
-        """Add to what is open; return what of it is settled, redacted."""
+        """Add to the waiting text; return the part of it that is settled, redacted."""
         at = len(self._before)
         text = f"{self._before}{self._open}{text}"
         shown: list[str] = []
@@ -252,7 +252,7 @@ class StreamRedactor:
 
 
 def _is_anchored(text: str) -> bool:
-    """Whether ``text`` holds a literal at which a shape is anchored."""
+    """Whether ``text`` contains a literal at which a shape is anchored."""
     if len(text) <= _SHORT_CHARS:
         return _ANY_ANCHOR.search(text) is not None
     if any(anchor in text for anchor in _ANCHORS):
@@ -262,19 +262,19 @@ def _is_anchored(text: str) -> bool:
 
 
 def _in_windows(text: str) -> Iterator[str]:
-    """The pieces of ``_ANY_SHAPE.sub(_marker, text)``, found with one bounded search after the other."""
+    """Yield the pieces of ``_ANY_SHAPE.sub(_marker, text)``, found with one bounded search after the other."""
     at = 0
     while at < len(text):
         end = min(at + _WINDOW_CHARS, len(text))
         search_end = min(end + _LOOKAHEAD_CHARS, len(text))
-        # What a shape is anchored at may stand before the window: shapes look back.
+        # The anchor of a shape may be before the window: shapes look back.
         if _is_anchored(text[max(at - _LOOKBEHIND_CHARS, 0) : min(end + _LOOKBEHIND_CHARS, len(text))]):
             for match in _ANY_SHAPE.finditer(text, at, search_end):
                 start, stop, kind = match.start(), match.end(), match.lastgroup
                 if start >= end:
                     break
                 if stop >= search_end and search_end < len(text):
-                    # It was cut off: it may be longer, or, with what follows it, no shape at all.
+                    # The window cut it off: it may be longer, or not a shape at all with the next characters.
                     stop, kind = _match_whole(text, match)
                     end = max(stop, start + 1)
                 yield text[at:start]
@@ -285,7 +285,7 @@ def _in_windows(text: str) -> Iterator[str]:
 
 
 def _match_whole(text: str, partial_match: re.Match[str]) -> tuple[int, str | None]:
-    """Where the shape ends that begins at ``found``, and its kind; 0 if, seen whole, it is none."""
+    """Return the end and kind of the shape that begins at ``partial_match``; 0 if it is not one as a whole."""
     if partial_match.lastgroup == "private_key":
         head = _OPEN_KEY.match(text, partial_match.start())
         assert head is not None
@@ -303,7 +303,7 @@ def _marker(match: re.Match[str]) -> str:
 
 
 def _without_key_middle(pending: str) -> str:
-    """Leave the middle out of a private key that has begun: it will not be shown, however long it gets."""
+    """Return ``pending`` without the middle of an unfinished private key, which is never shown, whatever its length."""
     head = _OPEN_KEY.match(pending)
     if head is None or len(pending) - head.end() <= _KEY_TAIL_CHARS:
         return pending

@@ -1,8 +1,8 @@
-"""The last look before a call begins: whether it still may, asked right before its first byte leaves.
+"""The last check before a call or request begins: whether it still may, right before its first byte is sent.
 
-A start is stored, and then a connection is made, a prompt is written, a thread begins: meanwhile a stop may be heard.
-The process that performs says how to find out, in a context variable, since between the two lie an SDK and its HTTP
-client. Nothing waits here: what the process knows is what counts.
+A start is stored, and then a connection is made, a prompt is written, a thread begins: meanwhile a stop may arrive.
+The performing process sets the check in a context variable, since an SDK and its HTTP client lie in between. Nothing
+waits here: only the present knowledge of the process counts.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from datetime import datetime
 from linestop import clock
 
 IS_STOPPED: ContextVar[Callable[[], bool]] = ContextVar("is_stopped", default=bool)
-"""Whether the run of the call that is being performed was stopped, as far as this process has heard."""
+"""Whether the run of the present call or request was stopped, as far as this process knows."""
 
 TOO_LATE = "the call was not begun by its start_by and may no longer begin; it can be started again"
 STOPPED_FIRST = "the run was stopped before the call began, so it was not begun"
 
 
 def reason_not_to_begin(start_by: datetime | None) -> str:
-    """Why the call that is being performed may not begin any more, in the middle of a sentence; empty if it may."""
+    """Return why the present call or request may not begin any more, as a part of a sentence; empty if it may."""
     if IS_STOPPED.get()():
         return STOPPED_FIRST
     return TOO_LATE if start_by is not None and clock.now() >= start_by else ""

@@ -1,4 +1,4 @@
-"""Filters that watchers listen with, beside those that the roles need (``subjects``)."""
+"""Subject filters for watchers, in addition to those for the roles (``subjects``)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ ANY = "*"
 
 
 def delta_filter(tenant: TenantId, run: RunId) -> str:
-    """The words of a run's model, of every turn and attempt."""
+    """Build the filter of the model's text in a run, of every turn and attempt."""
     return f"deltas.{check_name('tenant', tenant)}.{check_name('run', run)}.{ANY}.{ANY}"
 
 
 def outcome_filter(tenant: str, agent: str) -> str:
-    """The outcomes of a tenant's and an agent's runs; an empty name stands for any."""
+    """Build the filter of the outcomes of a tenant's and an agent's runs; an empty name stands for any."""
     return f"outcomes.{_name('tenant', tenant)}.{_name('agent', agent)}.{ANY}"
 
 
 def alert_filter(tenant: str) -> str:
-    """The alerts about a tenant's runs, or about any."""
+    """Build the filter of the alerts about a tenant's runs; an empty name stands for any."""
     return f"alerts.{_name('tenant', tenant)}.{ANY}"
 
 

@@ -3,17 +3,17 @@
 ::
 
     tasks.<tenant>.<agent>                     a task from any service
-    control.<tenant>.<run>.<verb>              what people and services want of a run (stored as clients.… from clients)
+    control.<tenant>.<run>.<verb>              a control message about a run (stored as clients.… from clients)
     runs.<tenant>.<run>.<role>.<event>.<n>     the run log
     forks.<tenant>.<run>.<role>.<event>.<n>    the log of a fork
     outcomes.<tenant>.<agent>.<run>            one message a run, when it is sealed
-    live.<subject>                             what a stream stored, republished by the server
-    deltas.<tenant>.<run>.<turn>.<attempt>     model tokens as they come
-    alerts.<tenant>.<kind>                     something a person should look at
+    live.<subject>                             a stored message, republished by the server
+    deltas.<tenant>.<run>.<turn>.<attempt>     model tokens while they arrive
+    alerts.<tenant>.<kind>                     a matter that needs a person
     timers.set.<tenant>.<run>.<name>           a schedule: set it, move it, cancel it
-    timers.fire.<tenant>.<run>.<name>          what the server publishes when the schedule is due
-    wake.<role>.<tenant>.<run>                 a hint to look at a run
-    dead.<role>.<tenant>.<run>                 what could not be handled
+    timers.fire.<tenant>.<run>.<name>          published by the server when the schedule is due
+    wake.<role>.<tenant>.<run>                 a hint to advance a run
+    dead.<role>.<tenant>.<run>                 a message that could not be handled
     blobs.<tenant>.<sha256>.<part>             payloads too long for an event
 
 The broker's permissions are about subjects, so tenant, run, role, event and n are read from the subject
@@ -45,7 +45,7 @@ Verb = Literal["stop", "pause", "resume", "approve", "deny", "edit", "answer", "
 VERBS: Final[tuple[Verb, ...]] = get_args(Verb)
 
 NAME_PATTERN: Final = "[a-z0-9][a-z0-9-]{0,62}"
-"""What a tenant, run, agent, event, alert kind or timer name may look like."""
+"""The form of the name of a tenant, run, agent, event, alert kind or timer."""
 
 NO_AGENT: Final = AgentName("none")
 """The agent of an outcome whose run was stopped before it was ever opened."""
@@ -80,7 +80,7 @@ _BLOB = _grammar("blobs", _TENANT, "sha256=[0-9a-f]{64}", f"part=0|{_N}")
 
 
 class RunSubject(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an event stands: its run, who says it, what it is, and its place in the run (1, 2, 3 …)."""
+    """The parts of an event's subject: its run, its role, its name, and its number in the run (1, 2, 3 …)."""
 
     tenant: TenantId
     run: RunId
@@ -90,14 +90,14 @@ class RunSubject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskSubject(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks, and which agent."""
+    """The parts of a task's subject: its tenant and its agent."""
 
     tenant: TenantId
     agent: AgentName
 
 
 class ControlSubject(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wanted of which run. ``by_client``: the broker knows it from the credential ``client``."""
+    """The parts of a control message's subject. ``by_client``: the broker saw the credential ``client``."""
 
     tenant: TenantId
     run: RunId
@@ -106,7 +106,7 @@ class ControlSubject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutcomeSubject(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose outcome it is."""
+    """The parts of an outcome's subject: its tenant, agent and run."""
 
     tenant: TenantId
     agent: AgentName
@@ -114,7 +114,7 @@ class OutcomeSubject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeltaSubject(msgspec.Struct, frozen=True, kw_only=True):
-    """Which model attempt the tokens belong to."""
+    """The model attempt that the tokens belong to."""
 
     tenant: TenantId
     run: RunId
@@ -123,7 +123,7 @@ class DeltaSubject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlertSubject(msgspec.Struct, frozen=True, kw_only=True):
-    """Which kind of alert, for which tenant."""
+    """The parts of an alert's subject: its tenant and its kind."""
 
     tenant: TenantId
     kind: str
@@ -139,7 +139,7 @@ class TimerSubject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoleRunSubject(msgspec.Struct, frozen=True, kw_only=True):
-    """A role and a run: of a wake-up or of a dead letter."""
+    """A role and a run: of a hint or of a dead letter."""
 
     role: RoleName
     tenant: TenantId
@@ -155,7 +155,7 @@ class BlobSubject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_name(kind: str, value: str) -> str:
-    """Return ``value`` if it may be a token of a subject; ``kind`` says in the error what it is.
+    """Return ``value`` if it may be a token of a subject; the error names its ``kind``.
 
     Raises:
         InputError: for anything but 1 to 63 small letters, digits and hyphens, not starting with a hyphen.
@@ -202,12 +202,12 @@ def run_filter(tenant: TenantId, run: RunId) -> str:
 
 
 def role_filter(role: RoleName) -> str:
-    """Build the filter of everything a role says in any run: all that its credential may publish there."""
+    """Build the filter of every event of a role in any run: its credential may publish only these there."""
     return f"runs.*.*.{check_role(role)}.>"
 
 
 def event_filter(role: RoleName, event: str) -> str:
-    """Build the filter of one kind of event in any run: what a role's consumer is woken by."""
+    """Build the filter of one kind of event in any run: a role's consumer is woken by it."""
     return f"runs.*.*.{check_role(role)}.{check_name('event', event)}.>"
 
 
@@ -247,7 +247,7 @@ def live_subject(subject: str) -> str:
 
 
 def stored_subject(subject: str) -> str:
-    """Return the stored subject of a republished one, the inverse of ``live``, or raise ``InputError``."""
+    """Return the stored subject of a republished one, the inverse of ``live_subject``, or raise ``InputError``."""
     if not subject.startswith("live."):
         raise InputError(f"subject {subject!r} is not a republished one: it must begin with 'live.'.")
     return subject[len("live.") :]
@@ -275,7 +275,7 @@ def timer_fire(tenant: TenantId, run: RunId, *, name: str) -> str:
 
 
 def wake(tenant: TenantId, run: RunId, *, role: RoleName) -> str:
-    """Build the subject of a hint to ``role`` to look at a run."""
+    """Build the subject of a hint to ``role`` to advance a run."""
     return f"wake.{check_role(role)}.{check_name('tenant', tenant)}.{check_name('run', run)}"
 
 
@@ -285,7 +285,7 @@ def wake_filter(role: RoleName) -> str:
 
 
 def dead_letter(tenant: TenantId, run: RunId, *, role: RoleName) -> str:
-    """Build the subject of what ``role`` could not handle."""
+    """Build the subject of a message that ``role`` could not handle."""
     return f"dead.{check_role(role)}.{check_name('tenant', tenant)}.{check_name('run', run)}"
 
 
@@ -300,61 +300,61 @@ def blob_filter(tenant: TenantId, sha256: str) -> str:
 
 
 def parse_run_event(subject: str) -> RunSubject:
-    """Read where an event stands, or raise ``InputError``."""
+    """Parse the subject of an event, or raise ``InputError``."""
     return _log_subject(_RUN_EVENT, subject, "runs.<tenant>.<run>.<role>.<event>.<n>")
 
 
 def parse_fork_event(subject: str) -> RunSubject:
-    """Read where an event of a fork stands, or raise ``InputError``."""
+    """Parse the subject of an event of a fork, or raise ``InputError``."""
     return _log_subject(_FORK_EVENT, subject, "forks.<tenant>.<run>.<role>.<event>.<n>")
 
 
 def parse_task(subject: str) -> TaskSubject:
-    """Read whom a task is for, or raise ``InputError``."""
+    """Parse the subject of a task, or raise ``InputError``."""
     return msgspec.convert(_parse(_TASK, subject, "tasks.<tenant>.<agent>"), TaskSubject)
 
 
 def parse_control(subject: str) -> ControlSubject:
-    """Read what is wanted of which run, or raise ``InputError``."""
+    """Parse the subject of a control message, or raise ``InputError``."""
     tokens = _parse(_CONTROL, subject, "control.<tenant>.<run>.<verb>")
     fields = {**tokens, "verb": _verb(tokens["verb"]), "by_client": tokens["from"] == "clients"}
     return msgspec.convert(fields, ControlSubject)
 
 
 def parse_outcome(subject: str) -> OutcomeSubject:
-    """Read whose outcome it is, or raise ``InputError``."""
+    """Parse the subject of an outcome, or raise ``InputError``."""
     return msgspec.convert(_parse(_OUTCOME, subject, "outcomes.<tenant>.<agent>.<run>"), OutcomeSubject)
 
 
 def parse_delta(subject: str) -> DeltaSubject:
-    """Read which model attempt it belongs to, or raise ``InputError``."""
+    """Parse the subject of a model attempt's tokens, or raise ``InputError``."""
     return msgspec.convert(
         _parse(_DELTA, subject, "deltas.<tenant>.<run>.<turn>.<attempt>"), DeltaSubject, strict=False
     )
 
 
 def parse_alert(subject: str) -> AlertSubject:
-    """Read the kind of an alert, or raise ``InputError``."""
+    """Parse the subject of an alert, or raise ``InputError``."""
     return msgspec.convert(_parse(_ALERT, subject, "alerts.<tenant>.<kind>"), AlertSubject)
 
 
 def parse_timer(subject: str) -> TimerSubject:
-    """Read which timer it is, set or fired, or raise ``InputError``."""
+    """Parse the subject of a timer, set or fired, or raise ``InputError``."""
     return msgspec.convert(_parse(_TIMER, subject, "timers.set|fire.<tenant>.<run>.<name>"), TimerSubject)
 
 
 def parse_wake(subject: str) -> RoleRunSubject:
-    """Read whom a hint is for, or raise ``InputError``."""
+    """Parse the subject of a hint, or raise ``InputError``."""
     return msgspec.convert(_parse(_WAKE, subject, "wake.<role>.<tenant>.<run>"), RoleRunSubject)
 
 
 def parse_dead_letter(subject: str) -> RoleRunSubject:
-    """Read whose dead letter it is, or raise ``InputError``."""
+    """Parse the subject of a dead letter, or raise ``InputError``."""
     return msgspec.convert(_parse(_DEAD, subject, "dead.<role>.<tenant>.<run>"), RoleRunSubject)
 
 
 def parse_blob(subject: str) -> BlobSubject:
-    """Read which part of which blob it is, or raise ``InputError``."""
+    """Parse the subject of a part of a blob, or raise ``InputError``."""
     return msgspec.convert(_parse(_BLOB, subject, "blobs.<tenant>.<sha256>.<part>"), BlobSubject, strict=False)
 
 

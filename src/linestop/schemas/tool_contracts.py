@@ -1,7 +1,7 @@
-"""Tool contracts: what a tool may do, agreed before a run begins and pinned by digest when it opens.
+"""Tool contracts: the rights of a tool, agreed before a run begins and pinned by digest when it opens.
 
-The contract, not the prompt, is what is enforced. A tool that declares nothing is treated as the worst
-case: ``destructive`` and not safe to repeat.
+The contract is enforced, not the prompt. A tool that declares nothing is treated as the worst case: ``destructive``
+and not safe to repeat.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from typing import Any, Literal, NewType
 import msgspec
 
 Tier = Literal["read", "reversible", "irreversible", "destructive"]
-"""How bad a mistake is. ``read`` is free, ``reversible`` is keyed and logged, ``irreversible`` needs an
+"""How bad a mistake would be. ``read`` is free, ``reversible`` is keyed and logged, ``irreversible`` needs an
 approval unless policy clears it, ``destructive`` always needs a person."""
 
 TIERS: tuple[Tier, ...] = ("read", "reversible", "irreversible", "destructive")
 
 TRACED_TIERS: frozenset[Tier] = frozenset({"irreversible", "destructive"})
-"""Tiers of calls of which every value is traced to where it comes from."""
+"""Tiers of calls of which every value is traced to its origin."""
 
 ToolKind = Literal["async", "thread", "process", "wait"]
 """How a tool is performed. ``thread`` cannot be cancelled; ``process`` can be killed; ``wait`` never runs:
-it is an act of waiting (a timer, an event or a person) that the log itself carries out."""
+it is a wait (for a date, an event or a person) that the log itself carries out."""
 
 ErrorType = Literal["transient", "permanent", "rate_limit", "invalid"]
 Digest = NewType("Digest", str)
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one tool promises and what it may do.
+    """The promises and the rights of one tool.
 
-    ``idempotent``: the tool hands its effect key on, so the same key twice is one effect: repeating an
-    interrupted attempt is safe. ``repeatable``: the same call may be wanted twice in one run (a read, a
-    search), so the model may ask again. ``probe``: the tool can be asked whether a key took effect.
+    ``idempotent``: the tool passes its effect key on, so the same key twice is one effect: repeating an
+    interrupted attempt is safe. ``repeatable``: the same call may make sense twice in one run (a read, a
+    search), so the model may make it again. ``probe``: the tool can be asked whether a key took effect.
     ``egress``: names of arguments whose value leaves the system. ``trusted``: dotted paths of the result
-    (``order.mail``, ``contacts[].email``) whose values count as trusted sources. ``content``: arguments that are read
-    by people (``body``), in which only links, addresses and identifiers need an origin. ``price_micros``: what one
-    call costs at most.
-    ``raises_before_effect``: whatever the tool raises, it raises before it acts, so a call that raised did nothing.
+    (``order.mail``, ``contacts[].email``) whose values count as trusted sources. ``content``: arguments that people
+    read (``body``), in which only links, addresses and identifiers need an origin. ``price_micros``: the most that one
+    call costs.
+    ``raises_before_effect``: the tool raises only before it acts, so a call that raised had no effect.
     """
 
     name: str
@@ -67,21 +67,21 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def safe_to_repeat(self) -> bool:
-        """Whether an interrupted attempt may be made again without asking anybody."""
+        """Whether an interrupted attempt may be repeated without asking a person."""
         return self.tier == "read" or self.idempotent
 
     def digest(self) -> Digest:
-        """SHA-256 of the whole contract in canonical JSON: what ``opened`` and every grant pin."""
+        """Return the SHA-256 of the whole contract in canonical JSON; ``opened`` and every grant pin it."""
         return Digest(digest_of(self))
 
 
 class ToolError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a call failed. ``retry_safe``: trying again cannot repeat an effect.
 
-    ``known_by`` says how it is known that the call failed, once its tool is not safe to repeat: the ``tool`` said so
-    itself, its function was ``not_begun``, or its ``contract`` says that it raises before it acts. Empty in logs of
-    versions before 0.2, and where repeating is safe. ``widened``: the tool was not called, for its contract here
-    allows more than the one that the run was opened with; a person is told.
+    ``known_by`` says how it is known that the call failed, if its tool is not safe to repeat: the ``tool`` reported it,
+    its function was ``not_begun``, or its ``contract`` says that it raises before it acts. Empty in logs of versions
+    before 0.2, and if repeating is safe. ``widened``: the tool was not called, since its present contract allows more
+    than the one that the run was opened with; a person is told.
     """
 
     type: ErrorType
@@ -98,13 +98,13 @@ _OLD_FAILURE_MESSAGE = re.compile(r"tool \S+(?: raised \S+: |: its result |: it 
 def may_have_taken_effect(error: ToolError | None) -> bool:
     """Whether this "failure" of a call that is not safe to repeat may have taken effect after all.
 
-    Versions without ``known_by`` recorded whatever a function raised or returned as ``failed``, in these words.
+    Versions without ``known_by`` recorded everything that a function raised or returned as ``failed``, in these words.
     """
     return error is not None and not error.known_by and _OLD_FAILURE_MESSAGE.match(error.message) is not None
 
 
 class Egress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One outgoing request of a tool: what a reader of the log must know to trace it."""
+    """One outgoing request of a tool, with the facts that a reader of the log needs to trace it."""
 
     host: str
     method: str
@@ -113,12 +113,12 @@ class Egress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What performing a call gave: ``value`` (any JSON) or ``error``; ``unknown`` if nobody can say.
+    """The result of performing a call: ``value`` (any JSON) or ``error``; ``unknown`` if the effect is unknown.
 
-    ``never_started`` is a probe's answer that the key took no effect, and the outcome of a call that was not ``begun``.
-    ``findings``: what is wrong with a value that came back from a call that took effect. ``bytes`` is how long
-    ``value`` is as JSON, if it is so long (``LONG_BYTES``) that it is not worked over on the event loop.
-    ``ended``: the function came to its end, though it cannot tell what took effect; one cut off may still do so.
+    ``never_started`` is a probe's result that the key took no effect, and the outcome of a call that was not ``begun``.
+    ``findings``: the defects of a value that was returned by a call that took effect. ``bytes`` is the length of
+    ``value`` as JSON, if it is so long (``LONG_BYTES``) that it is not processed on the event loop.
+    ``ended``: the function has ended although its effect is unknown; a function that was cut off may still act.
     """
 
     outcome: Literal["succeeded", "failed", "unknown", "never_started"]
@@ -138,16 +138,16 @@ def canonical(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
 
 
 def digest_of(value: msgspec.Struct) -> str:
-    """SHA-256 of a struct's meaning: equal structs have equal digests, however they came about.
+    """Return the SHA-256 of a struct's meaning: equal structs have equal digests, however they were made.
 
-    ``5`` given for a float counts as ``5.0``, and a default that is spelled out as the default.
+    ``5`` given for a float counts as ``5.0``, and an explicit default value as the default.
     """
     read_back = msgspec.convert(msgspec.to_builtins(value), type=type(value))
     return hashlib.sha256(canonical(_without_defaults(read_back))).hexdigest()
 
 
 def _without_defaults(value: Any) -> Any:  # noqa: ANN401 - any field
-    """Structs as objects of the fields that differ from their defaults (msgspec itself compares by identity)."""
+    """Return structs as objects of the fields that differ from their defaults (msgspec itself compares by identity)."""
     if isinstance(value, msgspec.Struct):
         return {
             field.encode_name: _without_defaults(present)
@@ -172,8 +172,8 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:  # noqa: ANN401 - any fie
 
 
 def effect_key(run: str, tool: str, args: bytes) -> str:
-    """The key under which an effect is done at most once: SHA-256 of run, tool and canonical arguments.
+    """Return the key under which an effect is made at most once: SHA-256 of run, tool and canonical arguments.
 
-    ``run`` is ``<tenant>/<run>``: two tenants may name their runs alike.
+    ``run`` is ``<tenant>/<run>``: two tenants may use the same run id.
     """
     return hashlib.sha256(b"\0".join((run.encode(), tool.encode(), args))).hexdigest()

@@ -1,7 +1,7 @@
-"""The W3C trace context of a run: which trace its events and spans belong to, and under which ids.
+"""The W3C trace context of a run: the trace of its events and spans, and their ids.
 
-Everything is derived from the log, so every process continues the same trace without asking another one. A task
-that brings a ``traceparent`` lends the run its trace: the run's root span is then a child of the sender's span.
+Everything is derived from the log, so every process continues the same trace without asking another one. If a task
+has a ``traceparent``, its run continues that trace: the run's root span is then a child of the sender's span.
 Without one the trace id is the digest of tenant and run.
 
 There is a span for the run, for each attempt of a model request and for each attempt of a tool call, and each event
@@ -34,19 +34,19 @@ _INVALID_VERSION = "ff"
 
 
 class TraceContext(msgspec.Struct, frozen=True):
-    """A trace, the span in it that is the parent of what follows (0 for none), and whether it is recorded."""
+    """A trace, its parent span for new spans (0 for none), and whether it is recorded."""
 
     trace_id: int
     span_id: int
     sampled: bool = True
 
     def traceparent(self, span_id: int = 0) -> str:
-        """The header for ``span_id`` of this trace, or for its own span."""
+        """Return the header for ``span_id`` of this trace, or for its own span."""
         return f"00-{self.trace_id:032x}-{span_id or self.span_id:016x}-{int(self.sampled):02x}"
 
 
 def parse_traceparent(text: str) -> TraceContext | None:
-    """Read a ``traceparent`` header; None if it is not one, as the standard wants it to be ignored then."""
+    """Read a ``traceparent`` header; None if it is invalid, since the standard says to ignore it then."""
     match = _TRACEPARENT.fullmatch(text.strip())
     if match is None or match[1] == _INVALID_VERSION or (match[1] == "00" and match[5]):
         return None
@@ -56,37 +56,38 @@ def parse_traceparent(text: str) -> TraceContext | None:
 
 @lru_cache(maxsize=4_096)
 def own_trace(tenant: str, run: str) -> TraceContext:
-    """The context of a run whose task brought none: a trace of its own, and the id of its root span."""
+    """Return the context of a run whose task has none: its own trace, and the id of its root span."""
     digest = hashlib.sha256(f"{tenant}/{run}".encode()).digest()
     return TraceContext(int.from_bytes(digest[:16], "big") or 1, int.from_bytes(digest[16:24], "big") or 1)
 
 
 def task_trace(run: Run, event: AnyEvent | None = None) -> TraceContext | None:
-    """The context that the run's task brought along, if any.
+    """Return the context of the run's task, if it has one.
 
-    ``event`` is the run's next event, where that is asked about: the one that opens a run brings its task's context.
+    ``event`` is the run's next event, if the question is about that: the event that opens a run contains the task's
+    context.
     """
     opened = event if isinstance(event, Opened) else run.opened
     return parse_traceparent(opened.task.trace) if opened and opened.task.trace else None
 
 
 def run_trace(run: Run, event: AnyEvent | None = None) -> TraceContext:
-    """The trace of a run and the id of its root span; ``event`` as in ``task_trace``."""
+    """Return the trace of a run and the id of its root span; ``event`` as in ``task_trace``."""
     own, theirs = own_trace(run.tenant, run.run), task_trace(run, event)
     return own if theirs is None else TraceContext(theirs.trace_id, own.span_id, theirs.sampled)
 
 
 def attempt_span(run: str, attempt: Attempt) -> int:
-    """The id of the span of one attempt, of a model request or of a tool call."""
+    """Return the id of the span of one attempt, of a model request or of a tool call."""
     if attempt.call:
         return _span(f"{run}:tool:{attempt.call}:{attempt.attempt}")
     return _span(f"{run}:model:{attempt.turn}:{attempt.attempt}")
 
 
 def event_traceparent(run: Run, event: AnyEvent, *, sampled: bool | None = None) -> str:
-    """The ``traceparent`` of the run's next event: that of the attempt it is about, else of the run's root span.
+    """Return the ``traceparent`` of the run's next event: that of its attempt, else that of the run's root span.
 
-    ``sampled`` says whether the spans of the run are recorded; None leaves that to the task's sender.
+    ``sampled``: whether the spans of the run are recorded; None leaves that to the task's sender.
     """
     trace = run_trace(run, event)
     if sampled is not None:

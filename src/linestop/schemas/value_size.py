@@ -1,9 +1,9 @@
-"""How large a Python value is as JSON, found without writing it: what a user's function returned may have no end.
+"""The size of a Python value as JSON, computed without writing it: a user's function may return an endless value.
 
 A value can share its parts: forty lists that each hold the one before twice are 2^40 values as JSON (YAML aliases
-make that of 300 bytes), and a list can hold itself. Each container is therefore looked at once, however often it is
-used, and what it adds up to is remembered: the time is linear in the memory that the value takes. Nothing here
-recurses, and the walk ends as soon as a bound is passed.
+make that of 300 bytes), and a list can hold itself. Each container is therefore visited once, however often it is
+used, and its sum is remembered: the time is linear in the memory of the value. Nothing here recurses, and the walk
+ends as soon as a bound is passed.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ _SHORT: Final = (
     PurePath, range, type, FunctionType, BuiltinFunctionType, ModuleType,
 )  # fmt: skip
 _CYCLE: Final = '"…"'
-"""Written where a value contains itself."""
+"""The text in the place where a value contains itself."""
 
 SHOWN_BYTES_MAX: Final = 1024 * 1024
-"""An object whose parts add up to more than this is not asked how it looks."""
+"""If the parts of an object add up to more than this, its ``repr`` is not called."""
 
 
 class OversizedError(ValueError):
-    """Raised for a value that is not to be written as JSON; the message is the reason, for the end of a sentence."""
+    """Raised for a value that must not be written as JSON; the message is the reason, for the end of a sentence."""
 
 
 class _Open:
-    """A container that is being looked at."""
+    """A container during the walk."""
 
     __slots__ = ("containers", "depth", "parts", "size", "value")
 
     def __init__(self, value: object, parts: Iterable[object]) -> None:
-        # Held, so that no other value gets its id before the walk ends.
+        # The reference keeps other values from getting its id before the walk ends.
         self.value, self.parts = value, iter(parts)
         self.size, self.containers, self.depth = 2, 1, 1
 
     def add(self, part: _Open) -> None:
-        """Count a container that this one holds."""
+        """Add a container that this one holds."""
         self.size += part.size + 1
         self.containers += part.containers
         self.depth = max(self.depth, part.depth + 1)
@@ -67,11 +67,11 @@ def json_size(
 ) -> int:
     """Return a lower bound of the bytes of ``value`` as JSON; the true figure is at most six times as large.
 
-    ``inside``: what an object of an unknown class holds is counted too, for a caller that wants its ``repr``.
+    ``inside``: the contents of an object of an unknown class are counted too, for a caller that wants its ``repr``.
 
     Raises:
-        OversizedError: it has more bytes or lists and objects than the bounds, is nested deeper than ``DEPTH_MAX``,
-            or contains itself.
+        OversizedError: the value has more bytes or lists and objects than the bounds, is nested deeper than
+            ``DEPTH_MAX``, or contains itself.
     """
     top = _Open(None, (value,))
     top.containers = 0
@@ -100,7 +100,7 @@ def json_size(
 
 
 def _step(current: _Open, known: dict[int, _Open], *, bytes_max: int, inside: bool) -> _Open | None:
-    """Add parts to ``current`` up to the next container that is not known yet, and return that."""
+    """Add parts to ``current`` up to the next unknown container, and return that container."""
     for part in current.parts:
         kind = type(part)
         if kind in _PLAIN:
@@ -123,8 +123,8 @@ def _step(current: _Open, known: dict[int, _Open], *, bytes_max: int, inside: bo
 
 
 def parts_of(value: object, *, inside: bool = False) -> Iterable[object] | None:
-    """What a value that is written as a list or an object holds, keys included; None for every other."""
-    # Through the built-in class: what is written is what it holds, not what a subclass says of itself.
+    """Return the parts of a value that is written as a list or an object, keys included; None for every other value."""
+    # Through the built-in class: JSON gets the real contents, not those that a subclass reports.
     if isinstance(value, dict):
         fields = cast("dict[object, object]", value)
         return [part for pair in list(_ITEMS(fields)) for part in pair]
@@ -147,7 +147,7 @@ def _field_names(value: object) -> Iterable[str] | None:
 
 
 def _insides(value: object) -> list[object] | None:
-    """What an object of an unknown class may show when asked how it looks; not classes, functions or modules."""
+    """Return the parts that the ``repr`` of an unknown class may show; not classes, functions or modules."""
     if isinstance(value, deque):
         return list(cast("deque[object]", value))
     if isinstance(value, type) or callable(value) or not (isinstance(value, BaseException) or _has_own_code(value)):
@@ -162,35 +162,35 @@ def _insides(value: object) -> list[object] | None:
 
 
 def _has_own_code(value: object) -> bool:
-    """Whether code in Python says how the value looks, from the attributes that it has."""
+    """Whether the ``repr`` of the value is Python code, which reads its attributes."""
     return isinstance(type(value).__repr__, FunctionType) or isinstance(value, SimpleNamespace)
 
 
 def _is_short(value: object) -> bool:
-    """Whether the value says little of itself, whatever it holds: a built-in class may show all, shared parts too."""
+    """Whether the ``repr`` of the value is short, whatever it holds; that of a built-in class may show all parts."""
     return isinstance(value, _SHORT) or type(value).__repr__ is object.__repr__
 
 
 def shown(value: object, chars_max: int, *, show: Callable[[object], str] = repr, otherwise: str = "") -> str:
-    """Return what ``show`` says of a value, cut; ``otherwise`` (or its class) if it is too large to be shown.
+    """Return ``show`` of a value, cut; ``otherwise`` (or its class) if it is too large to be shown.
 
-    Never raises: the value may have code of its own.
+    Never raises: the value may have its own code.
     """
     try:
         if not (isinstance(value, BaseException) and _is_one_text(value)):
             json_size(value, bytes_max=SHOWN_BYTES_MAX, containers_max=SHOWN_BYTES_MAX // 8, inside=True)
         return show(value)[:chars_max]
-    except BaseException:  # noqa: BLE001 - a broken __repr__ must not hide that something came back
+    except BaseException:  # noqa: BLE001 - a broken __repr__ must not hide that a value was returned
         return otherwise or f"a {type(value).__name__}"
 
 
 def _is_one_text(error: BaseException) -> bool:
-    """Whether an error says one text, of whatever length, which is shown without being built."""
+    """Whether the message of an error is one existing text, of any length, which can be shown without being built."""
     return len(error.args) == 1 and type(error.args[0]) is str
 
 
 def beginning(value: object, bytes_max: int) -> str:
-    """Return about the first ``bytes_max`` bytes of ``value`` as JSON, whatever its size: the rest is not looked at."""
+    """Return about the first ``bytes_max`` bytes of ``value`` as JSON, whatever its size: the rest is not visited."""
     pieces, length = list[str](), 0
     stack: list[tuple[object, Iterator[str | tuple[object]]]] = [(None, iter(((value,),)))]
     within = set[int]()
@@ -217,7 +217,7 @@ def beginning(value: object, bytes_max: int) -> str:
 
 
 def _written_parts(value: object, chars_max: int) -> Iterator[str | tuple[object]] | None:
-    """The pieces of a list or an object in their order: text as it is, and values that are still to be written."""
+    """Yield the pieces of a list or an object in order: finished text, and values that must still be written."""
     if isinstance(value, dict):
         pairs: Iterable[tuple[object, object]] = list(_ITEMS(cast("dict[object, object]", value)))
     elif (names := _field_names(value)) is not None:
@@ -253,5 +253,5 @@ def _leaf(value: object, chars_max: int) -> str:
         value = value.encode("utf-8", "replace").decode()
     try:
         return msgspec.json.encode(value).decode()
-    except Exception:  # noqa: BLE001 - a value may have code of its own, which raises anything
+    except Exception:  # noqa: BLE001 - a value may have its own code, which may raise anything
         return msgspec.json.encode(shown(value, chars_max).encode("utf-8", "replace").decode()).decode()
