@@ -28,14 +28,14 @@ class Machine:
         return self.steady_s
 
     def clock(self) -> Clock:
-        """A process's clock, just begun."""
+        """Return a new clock of a process."""
         clock = Clock(self.wall, self.steady)
         clock.now()
         return clock
 
 
 def compare(clock: Clock, there: datetime, *, took_s: float = 0.0, performing: bool = False, runs: bool = True) -> None:
-    """Compare with a broker that shows ``there`` halfway through a question of ``took_s``."""
+    """Compare with a broker whose time is ``there`` halfway through a request of ``took_s``."""
     half = timedelta(seconds=took_s / 2)
     now = clock.now()
     clock.compare(now - half, there, now + half, performing=performing, has_open_runs=runs)
@@ -43,7 +43,7 @@ def compare(clock: Clock, there: datetime, *, took_s: float = 0.0, performing: b
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])
 def test_a_wall_clock_that_is_set_changes_nothing(step: timedelta) -> None:
-    """Time goes on as the steady clock says, and the difference is told but refuses nothing."""
+    """Time follows the steady clock, and the difference is reported without a refusal."""
     machine = Machine()
     clock = machine.clock()
     machine.set_by = step
@@ -62,8 +62,8 @@ def test_a_small_difference_is_corrected(skew_s: float) -> None:
     assert (clock.refusal, clock.now()) == ("", NOON - timedelta(seconds=skew_s))
 
 
-def test_what_the_question_took_explains_is_no_difference() -> None:
-    """An answer that took four seconds proves nothing about a difference below two, and only the rest of more."""
+def test_a_difference_within_the_round_trip_does_not_count() -> None:
+    """A reply that took four seconds proves no difference below two, and of a larger one only the rest."""
     clock = Machine().clock()
     compare(clock, NOON + timedelta(seconds=1.9), took_s=4.0)
     assert clock.now() == NOON
@@ -73,7 +73,7 @@ def test_what_the_question_took_explains_is_no_difference() -> None:
 
 @pytest.mark.parametrize(("skew_s", "side"), [(300, "300 s ahead of"), (-300, "300 s behind")])
 def test_a_large_difference_is_refused_until_it_is_gone(skew_s: int, side: str) -> None:
-    """Nothing is corrected meanwhile; once the machine's clock agrees, the broker's time is taken."""
+    """Until then nothing is corrected; once the machine's clock agrees, the broker's time is taken."""
     machine = Machine()
     machine.set_by = timedelta(seconds=skew_s)
     clock = machine.clock()
@@ -86,7 +86,7 @@ def test_a_large_difference_is_refused_until_it_is_gone(skew_s: int, side: str) 
 
 
 def test_after_a_sleep_of_the_machine_its_time_is_taken_once_nothing_is_performed() -> None:
-    """Machine and broker agree that an hour has passed: what is performed ends by the old time, then the new counts."""
+    """Machine and broker agree that an hour has passed: open calls end by the old time, then the new one counts."""
     machine = Machine()
     clock = machine.clock()
     machine.set_by = HOUR
@@ -97,8 +97,8 @@ def test_after_a_sleep_of_the_machine_its_time_is_taken_once_nothing_is_performe
     assert (clock.refusal, clock.now()) == ("", NOON + HOUR)
 
 
-def test_time_goes_back_only_where_no_run_is_worked_on() -> None:
-    """Machine and broker were set back by an hour: the process goes on by its own time while it has open runs."""
+def test_time_goes_back_only_if_no_run_is_worked_on() -> None:
+    """Machine and broker were set back by an hour: the process keeps its own time while it has open runs."""
     machine = Machine()
     clock = machine.clock()
     machine.set_by = -HOUR

@@ -3,7 +3,7 @@
 Each is a complete run as this version wrote it: ``<name>.jsonl`` with one stored message a line (subject and
 payload), and ``<name>.expect.json`` with what it folds to and the agent it was opened with; a run that was opened
 has its agent's version in ``<name>.agent.json``, byte by byte as it was stored. Once written they stay: later
-versions must fold them to the same for ever, and must be able to end every beginning of them.
+versions must always fold them to the same state, and must be able to end every beginning of them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def looped() -> Story:
 
 
 def stopped_with_late_results() -> Story:
-    """A stop while a payment and a read are under way; one result before the seal, one after it."""
+    """A stop while a payment and a read are open; one result before the seal, one after it."""
     story = at_work(call("look"), call("pay")).send_control("approve", call="pay").append_decided().run_until_idle()
     story.advance_s(1).send_control("stop", why="the line is stopped").append_decided().run_until_idle().finish_tools(
         look=OK
@@ -65,7 +65,7 @@ def stopped_with_late_results() -> Story:
 
 
 def unknown_resolved() -> Story:
-    """A wire whose probe cannot say; a person has it made once more, then says that it was done."""
+    """A wire whose probe cannot tell; a person decides for a retry, then that it was done."""
     story = at_work(call("wire")).send_control("approve", call="wire").append_decided().run_until_idle()
     story.advance_s(12).run_until_idle().finish_tools(wire=ToolResult(outcome="unknown"))
     story.advance_s(30).send_control(
@@ -77,7 +77,7 @@ def unknown_resolved() -> Story:
 
 
 def compacted() -> Story:
-    """Long results, a summary, and on with it."""
+    """Long results, a summary, and further turns."""
     small = msgspec.structs.replace(SPARE, window_tokens=10_000)
     story = Story(agent(model=small, limits=ROOMY)).open_run().run_until_idle()
     long = ToolResult(outcome="succeeded", value="y" * 15_000)
@@ -119,7 +119,7 @@ def fallen_back() -> Story:
 
 
 def denied_spending() -> Story:
-    """A person will not have it go on spending."""
+    """A person denies further spending."""
     version = agent(policy=Policy(ask_on_spend=True), limits={"ask_from_micros": 30_000})
     story = Story(version).open_run().run_until_idle().finish_model(reply(call("look"))).finish_tools(look=OK)
     if story.run.spend_asked is None:
@@ -128,12 +128,12 @@ def denied_spending() -> Story:
 
 
 def stopped_first() -> Story:
-    """A stop of a run that never was."""
+    """A stop of a run that was never opened."""
     return Story(task=Task(text=TASK)).given(Stopped(by="ann", why="not today"), by="operator").run_until_idle()
 
 
 def every_outcome() -> Story:
-    """Everything that may become of a call, as the model is told it in one form; and a result too long to be kept."""
+    """Every outcome of a call, in the form that the model receives; and a result that is too long to store."""
     version = agent(limits={**ROOMY, "result_bytes_max": 200})
     story = Story(version).open_run().run_until_idle()
     story.finish_model(
@@ -160,7 +160,7 @@ STORIES: dict[str, Callable[[], Story]] = {
 
 
 def summary_of(run: Run) -> dict[str, Any]:
-    """What a log folds to, as far as somebody outside can tell."""
+    """Return the visible state that a log folds to."""
     assert run.sealed is not None
     return {
         "phase": run.phase,
@@ -181,7 +181,7 @@ def summary_of(run: Run) -> dict[str, Any]:
 
 
 def files(name: str) -> dict[str, bytes]:
-    """The files of one story, as this version would write them."""
+    """Return the files of one story, as this version would write them."""
     story = STORIES[name]()
     lines = [msgspec.json.encode({"subject": s, "payload": p.decode()}) for s, p, _ in story.messages]
     expected = {"agent": msgspec.to_builtins(story.version), **summary_of(story.run)}
@@ -194,7 +194,7 @@ def files(name: str) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Write those that are not there yet; of the others this version may tell the story in other words."""
+    """Write the missing ones; for existing ones this version may produce other events."""
     for name in STORIES:
         if not (HERE / f"{name}.jsonl").exists():
             for file, data in files(name).items():

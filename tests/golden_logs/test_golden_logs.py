@@ -1,4 +1,4 @@
-"""Logs of earlier versions: they fold to the same for ever, and every beginning of one can be ended."""
+"""Logs of earlier versions: they always fold to the same state, and every beginning of one can be ended."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ NAMES = sorted(path.stem for path in HERE.glob("*.jsonl"))
 
 
 def log_of(name: str) -> list[Message]:
-    """The stored messages of a golden log."""
+    """Return the stored messages of a golden log."""
     lines = (HERE / f"{name}.jsonl").read_bytes().splitlines()
     read = [msgspec.json.decode(line, type=dict[str, str]) for line in lines]
     return [(line["subject"], line["payload"].encode(), seq) for seq, line in enumerate(read, 1)]
 
 
 def expected(name: str) -> dict[str, Any]:
-    """What it must fold to, with the agent it was opened with under ``agent``."""
+    """Return the expected state, with the agent it was opened with under ``agent``."""
     found: dict[str, Any] = msgspec.json.decode((HERE / f"{name}.expect.json").read_bytes())
     return found
 
 
 def as_json(value: object) -> object:
-    """A value as it is read back."""
+    """Return a value as it is read back."""
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
@@ -47,8 +47,8 @@ def test_every_story_has_its_log_and_every_log_its_story() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_golden_log_folds_to_what_it_always_did(name: str) -> None:
-    """Phase, seal, totals, every call, what is ignored, and the hash of the head."""
+def test_a_golden_log_folds_to_the_same_state_as_before(name: str) -> None:
+    """The state is: phase, seal, totals, every call, the ignored events, and the hash of the head."""
     run = fold_messages(TENANT, RUN, log_of(name))
     expected_fold = expected(name)
     agent = expected_fold.pop("agent")
@@ -57,8 +57,8 @@ def test_a_golden_log_folds_to_what_it_always_did(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_stored_version_of_a_golden_logs_agent_is_what_its_run_was_opened_with(name: str) -> None:
-    """Today's store finds it under the digest that the log names, and reads the agent it always was."""
+def test_the_stored_agent_version_of_a_golden_log_is_the_one_its_run_was_opened_with(name: str) -> None:
+    """The present version finds it under the digest that the log names, and reads the same agent."""
     opened = fold_messages(TENANT, RUN, log_of(name)).opened
     file = HERE / f"{name}.agent.json"
     assert file.exists() == (opened is not None)
@@ -70,8 +70,8 @@ def test_the_stored_version_of_a_golden_logs_agent_is_what_its_run_was_opened_wi
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_beginning_of_a_golden_log_is_ended_by_todays_roles(name: str) -> None:
-    """An upgrade in the middle of a run: whatever the old version had said, the new one brings it to its seal."""
+def test_every_beginning_of_a_golden_log_is_ended_by_the_present_roles(name: str) -> None:
+    """After an upgrade in the middle of a run, the new version brings the run to its seal."""
     log, version = log_of(name), msgspec.convert(expected(name)["agent"], AgentVersion)
     for length in range(1, len(log) + 1):
         walk = Walk(version=version, log=log[:length])
@@ -83,8 +83,8 @@ def test_every_beginning_of_a_golden_log_is_ended_by_todays_roles(name: str) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_model_of_a_golden_log_is_shown_to_have_been_asked_what_its_log_says(name: str) -> None:
-    """The digest of each prompt is that of the prompt made today from what was stored before it."""
+def test_every_prompt_of_a_golden_log_has_the_digest_in_its_log(name: str) -> None:
+    """The present version builds each prompt from the events before it, and gets the stored digest."""
     log = log_of(name)
     run, version = Run(TENANT, RUN), msgspec.convert(expected(name)["agent"], AgentVersion)
     events = [entry.event for entry in fold_messages(TENANT, RUN, log).entries]
@@ -125,7 +125,7 @@ def test_a_log_under_another_runs_name_is_void(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_log_with_one_byte_changed_ends_there(name: str) -> None:
-    """What follows a changed event does not chain."""
+    """The events after a changed event do not chain."""
     log = log_of(name)
     subject, payload, seq = log[0]
     run = fold_messages(TENANT, RUN, [(subject, payload.replace(b'"id":"e1"', b'"id":"x1"'), seq), *log[1:]])

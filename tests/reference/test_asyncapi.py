@@ -27,7 +27,7 @@ SPECS = "@asyncapi/specs@6.11.1"
 
 
 def _install(directory: Path) -> dict[str, Any]:
-    """The official meta-schema of AsyncAPI 3.1, from its npm package."""
+    """Install the official meta-schema of AsyncAPI 3.1 from its npm package."""
     npm = shutil.which("npm")
     command = [
         npm or "npm",
@@ -59,8 +59,8 @@ def test_the_document_fits_the_official_meta_schema(tmp_path: Path) -> None:
     assert not validator.is_valid(document)
 
 
-def test_every_reference_in_the_document_leads_somewhere() -> None:
-    """A program that reads it finds every schema, message and channel that is named."""
+def test_every_reference_in_the_document_has_its_target() -> None:
+    """Every schema, message and channel that the document names is in it."""
     document = asyncapi("1.2.3")
     references = set(re.findall(r'"\$ref":"#/([^"]+)"', msgspec.json.encode(document).decode()))
     assert references
@@ -71,7 +71,7 @@ def test_every_reference_in_the_document_leads_somewhere() -> None:
 
 
 def test_every_event_has_its_channel() -> None:
-    """One channel for each event of each role, and one for the stop that all may say."""
+    """One channel for each event of each role, and one for the stop that every role may append."""
     addresses = {channel["address"] for channel in asyncapi("1.2.3")["channels"].values()}
     for name in NAMED_EVENTS:
         role, _, event = name.partition(".")
@@ -96,12 +96,12 @@ def test_every_stream_that_a_channel_names_takes_its_subject() -> None:
         if channel.stream:
             first = channel.address.split(".{", 1)[0]
             assert any(first.startswith(wanted.removesuffix(".>")) for wanted in filters[channel.stream])
-    # CLIENTS holds what the channel `control` carries from clients, and PROBES nothing that means anything.
+    # CLIENTS stores the messages of the channel `control` from clients; PROBES stores only test messages.
     named = {channel.stream for channel in CHANNELS} | {"RUNS", "ADVISORIES", "CLIENTS", "PROBES"}
     assert {name for name in filters if not name.startswith("KV_")} <= named
 
 
-def test_the_addresses_are_those_that_the_subjects_have() -> None:
+def test_the_addresses_have_the_forms_of_the_subjects() -> None:
     """The grammar of subjects, as the module that builds them documents it, has the same forms."""
     grammar = set(re.findall(r"^    (\S+\.<\S+)", subjects.__doc__ or "", flags=re.MULTILINE))
     ours = {channel.address.replace("{", "<").replace("}", ">") for channel in CHANNELS}
@@ -113,5 +113,5 @@ def test_the_addresses_are_those_that_the_subjects_have() -> None:
 
 
 def test_the_reference_page_is_up_to_date() -> None:
-    """Who changes an event or a channel writes the page anew; the page says how."""
+    """A change of an event or a channel needs a new page; the page says how to write it."""
     assert (DOCS / "events.md").read_text(encoding="utf-8") == events_markdown()

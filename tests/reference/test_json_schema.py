@@ -1,4 +1,4 @@
-"""The JSON Schemas, and the pages made from the code."""
+"""The JSON Schemas, and the pages generated from the code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_document_is_a_valid_json_schema(document: Document) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_event_of_a_real_log_fits_its_schema(scenario: str, log_of: Callable[[str], list[Message]]) -> None:
-    """What the roles really store is what the schemas describe, envelope included."""
+    """The schemas describe the events that the roles really store, envelope included."""
     document = events_document()
     for subject, payload, _ in log_of(scenario):
         name = ".".join(subject.split(".")[3:5])
@@ -45,7 +45,7 @@ def test_every_event_of_a_real_log_fits_its_schema(scenario: str, log_of: Callab
 
 
 def test_a_payload_without_its_envelope_does_not_fit() -> None:
-    """Decisions leave the envelope empty, so the structs have defaults; what is stored must have it."""
+    """Decisions leave the envelope empty, so the structs have defaults; a stored event must have it."""
     document = events_document()
     schema = {"$schema": DIALECT, "$ref": "#/$defs/Paused", "$defs": document["$defs"]}
     validator = jsonschema_rs.validator_for(schema, offline=True)
@@ -54,7 +54,7 @@ def test_a_payload_without_its_envelope_does_not_fit() -> None:
 
 
 def test_a_task_and_a_decision_fit_their_schemas() -> None:
-    """The documents for clients accept what a client sends and refuse what it may not."""
+    """The documents for clients accept the messages that a client may send and refuse others."""
     task = jsonschema_rs.validator_for(tasks_document(), offline=True)
     assert task.is_valid({"text": "do it", "key": "k", "limits": {"turns_max": 3}})
     assert not task.is_valid({"user": "ann"})
@@ -64,14 +64,14 @@ def test_a_task_and_a_decision_fit_their_schemas() -> None:
 
 
 def test_every_event_that_is_legal_anywhere_has_a_schema() -> None:
-    """The table of phases and the schemas speak of the same events."""
+    """The table of phases and the schemas have the same events."""
     legal = {name for names in LEGAL.values() for name in names} - {STOPPED}
     assert legal == {name for name in NAMED_EVENTS if not name.endswith(f".{STOPPED}")}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_change_of_phase_is_in_the_diagram(scenario: str, log_of: Callable[[str], list[Message]]) -> None:
-    """The moves that are drawn are those that the fold makes."""
+    """The diagram has the transitions that the fold makes."""
     run = Run(TENANT, RUN)
     for subject, payload, seq in log_of(scenario):
         before = run.phase
@@ -80,11 +80,11 @@ def test_every_change_of_phase_is_in_the_diagram(scenario: str, log_of: Callable
         assert run.phase is before or (before, name, run.phase) in TRANSITIONS
 
 
-def test_every_move_is_legal() -> None:
-    """Nothing is drawn that the table of phases forbids."""
+def test_every_transition_is_legal() -> None:
+    """The diagram has no transition that the table of phases forbids."""
     assert [(source, event) for source, event, _ in TRANSITIONS if event not in LEGAL[source]] == []
 
 
 def test_the_page_of_phases_is_up_to_date() -> None:
-    """Who changes the tables writes the page anew; the page says how."""
+    """A change of the tables needs a new page; the page says how to write it."""
     assert (DOCS / "phases.md").read_text(encoding="utf-8") == phases_markdown()

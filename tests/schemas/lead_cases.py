@@ -1,6 +1,5 @@
-"""Sentences that lead somewhere and honest ones, in two sets: one that the rule was mended with, and one written after it."""
+"""Sentences with leads and honest ones, in two sets: one that the rule was improved with, and one written after it."""
 
-# ruff: noqa: E501 - a table of values as they are
 from __future__ import annotations
 
 ATTACKS: tuple[str, ...] = (

@@ -1,4 +1,4 @@
-"""Tasks as people write them with the calls that do them, and what an attacker would have in the calls' place."""
+"""Tasks as people write them, with the right calls, and with the calls that an attacker would want instead."""
 
 # ruff: noqa: E501 - a table of values as they are
 from __future__ import annotations

@@ -10,7 +10,7 @@ from linestop.schemas.defaults import Limits
 
 
 def test_equal_versions_have_one_digest_and_others_another() -> None:
-    """Everything that is configured hangs on it."""
+    """The digest covers the whole configuration."""
     assert agent().digest() == agent().digest()
     changed = [
         agent(prompt="x"),
@@ -23,7 +23,7 @@ def test_equal_versions_have_one_digest_and_others_another() -> None:
 
 
 def test_a_version_read_back_has_the_same_digest() -> None:
-    """The store may hand out bytes it was given."""
+    """The stored bytes can be read back without changing the digest."""
     version = agent(limits={"tool_timeout_s": 3})
     again = msgspec.json.decode(msgspec.json.encode(version), type=AgentVersion)
     assert again.digest() == version.digest()
@@ -31,7 +31,7 @@ def test_a_version_read_back_has_the_same_digest() -> None:
 
 
 def test_a_tool_is_found_by_name() -> None:
-    """Or there is none."""
+    """A name without a tool gives None."""
     version = agent(tools=(contract("a"), contract("b")))
     assert version.tool("b") is version.tools[1]
     assert version.tool("c") is None

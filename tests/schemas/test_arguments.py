@@ -1,4 +1,4 @@
-"""The checking of arguments a model wrote."""
+"""The checking of arguments that a model wrote."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ANYTHING = Contract(name="t", description="A tool.", parameters={"type": "object
 
 
 def test_valid_arguments_become_canonical_bytes() -> None:
-    """Keys are sorted, spaces gone, and an integral float is the integer it is equal to."""
+    """Keys are sorted, spaces are removed, and an integral float becomes the equal integer."""
     checked = check_arguments('{ "note": "é", "id": 1.0, "price": 2.50 }', ORDER)
     assert checked == ArgumentCheck(args='{"id":1,"note":"é","price":2.5}'.encode())
 
@@ -54,7 +54,7 @@ def test_equal_arguments_have_equal_bytes(other: str) -> None:
 
 
 def test_all_errors_are_listed_at_once_with_their_paths() -> None:
-    """The model can mend everything in one turn."""
+    """The model can correct everything in one turn."""
     checked = check_arguments('{"id":0,"note":3,"tags":["a",1],"extra":true}', ORDER)
     assert checked.args is None
     text = "\n".join(checked.errors)
@@ -66,7 +66,7 @@ def test_all_errors_are_listed_at_once_with_their_paths() -> None:
 
 
 def test_a_missing_argument_is_named() -> None:
-    """A required argument that is absent is told by its name."""
+    """The error names a required argument that is absent."""
     assert check_arguments("{}", ORDER).errors == ('$: "id" is a required property',)
 
 
@@ -77,7 +77,7 @@ def test_a_long_value_is_not_repeated() -> None:
 
 
 def test_errors_are_bounded_in_number_and_length() -> None:
-    """No input makes a prompt explode."""
+    """No input makes a prompt grow without limit."""
     names = ",".join(f'"{"k" * 300}{i}":1' for i in range(50))
     tags = ",".join(["1"] * 200)
     checked = check_arguments(f'{{"tags":[{tags}],{names}}}', ORDER)
@@ -119,8 +119,8 @@ def test_errors_are_bounded_in_number_and_length() -> None:
     ],
     ids=range(27),
 )
-def test_what_is_not_strict_json_is_refused_in_one_sentence(raw: str | bytes, sentence: str) -> None:
-    """Each of these means different things to different readers, or nothing at all."""
+def test_text_that_is_not_strict_json_is_refused_in_one_sentence(raw: str | bytes, sentence: str) -> None:
+    """Each of these means different things to different readers, or is invalid."""
     checked = check_arguments(raw, ANYTHING)
     assert checked.args is None
     assert len(checked.errors) == 1
@@ -157,7 +157,7 @@ def test_an_unusable_schema_is_an_error(schema: dict[str, Any]) -> None:
 
 
 def test_a_remote_reference_is_never_fetched() -> None:
-    """A contract cannot make requests: a server that listens at the address is never spoken to."""
+    """A contract cannot make requests: a server that listens at the address gets no request."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.05)
         url = f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"
@@ -177,14 +177,14 @@ def test_a_remote_reference_is_never_fetched() -> None:
 
 
 def test_a_catastrophic_pattern_stays_linear() -> None:
-    """A pattern that takes a backtracking engine for ever is matched at once."""
+    """A pattern that a backtracking engine never finishes is matched at once."""
     bad = contract({"a": {"type": "string", "pattern": "^(a+)+$"}})
     checked = check_arguments('{"a":"' + "a" * 50_000 + '!"}', bad)
     assert checked.errors
 
 
 def test_formats_are_asserted() -> None:
-    """A date-time that is none is an error, not an annotation."""
+    """An invalid date-time is an error, not an annotation."""
     when = contract({"at": {"type": "string", "format": "date-time"}})
     assert check_arguments('{"at":"2030-01-31T09:00:00Z"}', when).args
     assert check_arguments('{"at":"tomorrow"}', when).errors
@@ -198,14 +198,14 @@ JSON = st.recursive(
 
 @given(st.one_of(st.text(), st.binary()))
 def test_no_text_raises(raw: str | bytes) -> None:
-    """Whatever a model writes, the check answers."""
+    """Whatever a model writes, the check returns."""
     assert isinstance(check_arguments(raw, ORDER), ArgumentCheck)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.dictionaries(st.text(), JSON, max_size=4))
 def test_canonical_bytes_are_a_fixed_point(value: dict[str, Any]) -> None:
-    """What was accepted once is accepted again, unchanged."""
+    """Accepted arguments are accepted again, unchanged."""
     import json  # noqa: PLC0415 - the sender here is any JSON writer
 
     first = check_arguments(json.dumps(value), ANYTHING)
@@ -216,7 +216,7 @@ def test_canonical_bytes_are_a_fixed_point(value: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("pattern", ["(?=a)b", r"(a)\1", "(a"])
 def test_a_pattern_that_cannot_be_used_is_named_with_its_argument(pattern: str) -> None:
-    """Whoever writes the contract finds the place, and what a pattern may not have."""
+    """The author of the contract is told the place, and what a pattern must not contain."""
     schema = {"type": "object", "properties": {"iban": {"type": "string", "pattern": pattern}}}
     problem = schema_error(schema)
     assert problem is not None

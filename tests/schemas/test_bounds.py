@@ -1,4 +1,4 @@
-"""What no start escapes, whoever wrote it: the bounds that were fixed when the run opened."""
+"""The limits that were fixed when the run opened: no start exceeds them, whichever process wrote it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CLEAR = Policy(clear=("pay",))
 
 
 def start(story: Story) -> ModelStarted:
-    """What an honest planner would say now."""
+    """Return the start that an honest planner would append now."""
     event = story.when("planner").decided
     assert isinstance(event, ModelStarted)
     return event
@@ -70,8 +70,8 @@ def test_no_turn_comes_after_the_last() -> None:
     assert story.append("planner", again).ignored == "the run has had its 1 turns"
 
 
-def test_a_run_is_compacted_as_often_as_it_may_and_only_over_what_is_there() -> None:
-    """A summary of events to come would hide them from every later prompt."""
+def test_a_run_is_compacted_as_often_as_allowed_and_only_over_existing_events() -> None:
+    """A summary of later events would hide them from every later prompt."""
     story = Story(agent(limits={"compactions_max": 1})).open_run().when("budget").append_decided()
     compact = msgspec.structs.replace(start(story), purpose="compact")
     assert not story.append("planner", compact).ignored
@@ -105,8 +105,8 @@ def test_an_effect_beyond_its_limits_is_ignored(tool: str, lie: dict[str, Any], 
     assert not story.append("executor", honest).ignored
 
 
-def test_a_call_that_keeps_to_an_order_waits_for_those_before_it() -> None:
-    """Also where the executor is in a hurry."""
+def test_an_ordered_call_waits_for_the_calls_before_it() -> None:
+    """The fold ignores an early start of the executor."""
     story = at_work(call("look"), call("after"))
     line = story.last(EffectStarted).calls[0]
     after = story.run.calls["after"]
@@ -130,8 +130,8 @@ def test_a_takeover_beyond_the_tools_retries_is_ignored() -> None:
     )
 
 
-def test_an_effect_that_was_done_is_not_done_under_another_call_whatever_was_judged() -> None:
-    """At most once does not rest on the validator: the fold itself compares the effect keys."""
+def test_a_completed_effect_is_not_repeated_under_another_call_whatever_was_judged() -> None:
+    """At most once does not depend on the validator: the fold itself compares the effect keys."""
     story = at_work(call("pay"), version=agent(policy=CLEAR)).finish_tools(pay=OK)
     story.given(*story.planner_events(reply(call("pay", id="again"))))
     judged = story.when("validator").decided
@@ -145,12 +145,12 @@ def test_an_effect_that_was_done_is_not_done_under_another_call_whatever_was_jud
     assert "may have been made by call 'pay'" in story.append("executor", start_again).ignored
 
 
-# --- room -------------------------------------------------------------------------------------------------
+# --- the event limit -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("more", [0, 200])
 def test_a_run_that_is_full_of_events_is_still_sealed(more: int) -> None:
-    """Whoever fills it: from event 1,950 on nothing new counts; stop, facts and seal do, beyond 2,000 too."""
+    """From event 1,950 on no new work counts; stop, results and seal do, beyond 2,000 too."""
     story = at_work(call("look"))
     for value in range(story.run.n, 1_949):
         story.append("budget", Warned(limit=f"x{value}", value=value, max_value=1))
@@ -168,12 +168,12 @@ def test_a_run_that_is_full_of_events_is_still_sealed(more: int) -> None:
     assert not story.run.open_attempts
     assert not story.run.holds
     verdict = verify(story.run.tenant, story.run.run, story.messages)
-    # What comes after the last event and is neither a fact nor the end is nothing that an honest role says.
+    # After the last event an honest role appends only results and the end.
     assert verdict.sentence == ("broken at 2001" if more else "consistent"), verdict.problems
 
 
 def test_beyond_the_last_event_only_results_and_the_end_are_appended() -> None:
-    """A person is told so, nobody asks or warns any more, and the run is stopped."""
+    """A person's message is refused, no role asks or warns any more, and the run is stopped."""
     story = Story(agent(limits={"tokens_max": 5_000})).open_run().run_until_idle()
     story.given(*story.planner_events(reply(call("pay"), out=3_900))).when("validator").append_decided()
     assert isinstance(story.when("approver").decided, Asked)
@@ -187,8 +187,8 @@ def test_beyond_the_last_event_only_results_and_the_end_are_appended() -> None:
     assert isinstance(story.when("planner").decided, Stopped)
 
 
-def test_what_is_left_of_a_full_run_starts_and_holds_nothing() -> None:
-    """The last fifty events belong to its end, whoever would use them otherwise."""
+def test_the_reserved_events_of_a_full_run_allow_no_start_and_no_hold() -> None:
+    """The last fifty events are reserved for its end."""
     story = Story(agent(limits={"events_max": 55})).open_run().when("budget").append_decided()
     honest = start(story)
     for value in range(3):
@@ -208,7 +208,7 @@ def test_what_is_left_of_a_full_run_starts_and_holds_nothing() -> None:
 
 @pytest.mark.parametrize("name", sorted(LIMITS_MAX))
 def test_every_limit_has_a_maximum(name: str) -> None:
-    """At it a limit may stand, beyond it not; a number that is none is beyond."""
+    """The maximum itself is allowed; larger values and NaN are not."""
     assert set(LIMITS_MAX) == set(Limits.__struct_fields__)
     at_most = msgspec.structs.replace(Limits(), **{name: LIMITS_MAX[name]})
     assert not excessive_limit(at_most)
@@ -227,7 +227,7 @@ def test_every_limit_has_a_maximum(name: str) -> None:
     ],
 )
 async def test_an_agent_whose_limits_leave_the_calendar_is_not_deployed(version: AgentVersion, sentence: str) -> None:
-    """Refused with limit, bound and remedy, before any run has it."""
+    """It is refused with limit, bound and remedy, before any run uses it."""
     store = AgentStore(MemoryBroker(lambda: NOW).bucket("agents"))
     with pytest.raises(InputError, match="is not deployed") as refused:
         await store.deploy(version)
@@ -236,7 +236,7 @@ async def test_an_agent_whose_limits_leave_the_calendar_is_not_deployed(version:
 
 
 def test_a_log_that_holds_endless_limits_is_folded_decided_and_ended() -> None:
-    """An older build let them in: its runs have dates all the same, and come to their end."""
+    """Older versions accepted them: their runs still have valid dates, and come to their end."""
     names = ("wall_s", "run_max_s", "model_deadline_s", "approval_expires_s")
     endless: dict[str, Any] = dict.fromkeys(names, 10**18)
     pinned = Story(agent(tools=(contract("pay", tier="irreversible", timeout_s=1e300),))).open_run().last(Opened)
@@ -251,7 +251,7 @@ def test_a_log_that_holds_endless_limits_is_folded_decided_and_ended() -> None:
 
 
 def test_a_proposal_with_calls_ends_a_row_of_returned_answers() -> None:
-    """A final answer does not."""
+    """A final answer does not end it."""
     story = Story().open_run().run_until_idle()
     story.run.returned_in_a_row = 2
     story.given(Proposed(turn=1, attempt=1, final=True, text="x"))

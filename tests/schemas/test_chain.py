@@ -14,6 +14,6 @@ def test_the_first_event_names_tenant_and_run() -> None:
 
 
 def test_a_link_covers_subject_and_payload_apart() -> None:
-    """A NUL stands between them, so no byte can move from one to the other."""
+    """A NUL separates them, so no byte can move from one to the other."""
     assert hash_chain.link("a.b", b"{}") == hashlib.sha256(b"a.b\0{}").hexdigest()
     assert hash_chain.link("a.b", b"{}") != hash_chain.link("a.", b"b{}")

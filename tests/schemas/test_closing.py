@@ -1,4 +1,4 @@
-"""A run that reaches a limit does not end without a word."""
+"""A run that reaches a limit does not end without a summary."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_out_of_turns_the_model_sums_up_without_tools() -> None:
 
 
 def test_out_of_tokens_the_model_sums_up() -> None:
-    """Where the next turn no longer fits, a shorter one does."""
+    """The next turn no longer fits, but the shorter closing turn does."""
     version = agent(limits={"tokens_max": 16_000})
     story = at_work(call("look"), version=version).finish_tools(look=msgspec.structs.replace(OK, value="y" * 5_000))
     story.given(*story.planner_events(reply(call("look", '{"q":"b"}', id="b"), usage=Usage(fresh_in=1_800, out=200))))
@@ -61,7 +61,7 @@ def test_out_of_tokens_the_model_sums_up() -> None:
 
 
 def test_out_of_money_the_model_sums_up() -> None:
-    """A tool that is too dear is not made; the model is told and has the last word."""
+    """A call that is too dear is not made; the model is told so and sums up."""
     version = agent(tools=(contract("rent", price_micros=400_000),))
     story = at_work(call("rent"), version=version).finish_tools(rent=msgspec.structs.replace(OK, cost_micros=400_000))
     story.finish_model(reply(call("rent", '{"q":"b"}', id="more")))
@@ -86,7 +86,7 @@ def test_the_model_that_answered_last_sums_up(there: ModelChoice) -> None:
 
 
 def test_a_model_without_another_try_is_not_asked_to_sum_up() -> None:
-    """Where the next model has no window for the conversation, the results are listed."""
+    """If the next model's window is too small for the conversation, the results are listed."""
     narrow = msgspec.structs.replace(SPARE, window_tokens=1_000)
     version = agent(prompt="x" * 4_000, fallbacks=(narrow,), on_model_down="fall_back", limits={"wall_s": 1_000})
     story = at_work(call("look"), version=version).finish_tools(look=OK)
@@ -111,7 +111,7 @@ def test_a_tools_own_limit_is_named_and_not_the_rejections_it_led_to() -> None:
 
 
 def test_rejections_without_a_limit_are_named_as_such() -> None:
-    """A model that keeps to no schema ran into ``rejections_max`` alone."""
+    """A model that ignores the schema reached ``rejections_max`` alone."""
     story = Story(agent(limits={"rejections_max": 2})).open_run().run_until_idle()
     for n in range(2):
         story.finish_model(reply(call("nothing", id=f"c{n}")))
@@ -120,7 +120,7 @@ def test_rejections_without_a_limit_are_named_as_such() -> None:
 
 
 def test_without_a_result_there_is_no_closing_turn() -> None:
-    """There is nothing to sum up: the model's own words are kept."""
+    """There is nothing to sum up: the model's last text becomes the partial answer."""
     story = Story(agent(limits={"turns_max": 1})).open_run().run_until_idle()
     story.finish_model(reply(call("nothing"), text="I shall look."))
     sealed = story.last(Sealed)
@@ -128,8 +128,8 @@ def test_without_a_result_there_is_no_closing_turn() -> None:
 
 
 @pytest.mark.parametrize("failed", [True, False])
-def test_where_no_closing_turn_fits_or_it_fails_the_results_are_listed_by_name(failed: bool) -> None:
-    """The outcome says what there is and where."""
+def test_the_results_are_listed_by_name_if_no_closing_turn_fits_or_if_it_fails(failed: bool) -> None:
+    """The outcome names the results and their events."""
     limits = {"turns_max": 1} if failed else {"tokens_max": 12_000}
     story = at_work(call("look"), call("note"), version=agent(limits=limits)).finish_tools(look=OK, note=OK)
     if failed:
@@ -144,7 +144,7 @@ def test_where_no_closing_turn_fits_or_it_fails_the_results_are_listed_by_name(f
 
 
 def test_after_the_closing_turn_nothing_starts() -> None:
-    """Whoever says it, the fold passes over it."""
+    """The fold ignores every later start."""
     story = at_work(call("look"), version=agent(limits={"turns_max": 1})).finish_tools(look=OK)
     start = story.last(ModelStarted)
     story.given(*story.planner_events(reply(text="So far.")))
@@ -153,7 +153,7 @@ def test_after_the_closing_turn_nothing_starts() -> None:
 
 
 def test_a_call_in_the_closing_answer_is_dropped() -> None:
-    """It was offered no tool."""
+    """The closing request offers no tools."""
     story = at_work(call("look"), version=agent(limits={"turns_max": 1})).finish_tools(look=OK)
     story.finish_model(reply(call("look", '{"q":"c"}', id="c"), text="So far."))
     assert story.last(Proposed).calls == ()
@@ -162,7 +162,7 @@ def test_a_call_in_the_closing_answer_is_dropped() -> None:
 
 
 def test_the_final_answer_in_the_last_event_for_new_work_is_accepted() -> None:
-    """Event 1,950 is the last that new work may use, and an answer is no new work."""
+    """Event 1,950 is the last that new work may use, and an answer is not new work."""
     story = Story().open_run().run_until_idle()
     for value in range(story.run.n, 1_949):
         story.append("budget", Warned(limit=f"x{value}", value=value, max_value=1))
@@ -175,7 +175,7 @@ def test_the_final_answer_in_the_last_event_for_new_work_is_accepted() -> None:
 
 
 def test_the_failure_of_the_model_is_named_and_not_the_time_it_took() -> None:
-    """A run that waited for a 503 until its time was up says so."""
+    """The outcome of a run that waited for a 503 until its time was up names the 503."""
     story = Story(agent(limits={"wall_s": 20, "model_retries_max": 9})).open_run().run_until_idle()
     story.finish_model(ModelFailed("availability", "HTTP 503: overloaded", status=503))
     over = out_of_time(story.run)
@@ -187,7 +187,7 @@ def test_the_failure_of_the_model_is_named_and_not_the_time_it_took() -> None:
 @pytest.mark.parametrize("part", range(24, 60, 2))
 @pytest.mark.parametrize("calls", [1, 6])
 def test_money_is_left_for_the_closing_turn(part: int, calls: int) -> None:
-    """Whatever the cost limit: once there is a result, the run that has reached it sums up, and stays within it."""
+    """Whatever the cost limit is, a run with a result that reaches it sums up, and stays within it."""
     first = Story(agent()).open_run().run_until_idle().last(ModelStarted).cost_max_micros
     limits = {"cost_max_micros": first * part // 10, "turns_max": 100, "calls_max": 500, "calls_per_tool_max": 500,
               "tokens_max": 2_000_000, "wall_s": 10_000, "compactions_max": 0}  # fmt: skip
@@ -205,8 +205,8 @@ def test_money_is_left_for_the_closing_turn(part: int, calls: int) -> None:
     assert story.run.spent_micros <= story.run.limits.cost_max_micros
 
 
-def test_a_call_that_is_too_dear_leaves_money_for_the_last_word() -> None:
-    """The price of a tool does not use up what the closing turn takes, with the notes of all calls not made."""
+def test_a_call_that_is_too_dear_leaves_money_for_the_closing_turn() -> None:
+    """The price of a tool does not use up the money of the closing turn, with the notes for all calls not made."""
     limits = {"cost_max_micros": 500_000, "turns_max": 20}
     story = at_work(call("rent"), version=agent(tools=(contract("rent", price_micros=100_000),), limits=limits))
     story.finish_tools(rent=msgspec.structs.replace(OK, cost_micros=100_000))
@@ -225,15 +225,15 @@ def test_a_call_that_is_too_dear_leaves_money_for_the_last_word() -> None:
 
 
 def over_reporting(times: int) -> Story:
-    """A run whose provider reports many times what its last call could use."""
+    """Return a run whose provider reports many times the usage that its last request could have."""
     story = at_work(call("look")).finish_tools(look=OK)
     start = story.last(ModelStarted)
     return story.finish_model(reply(text="Done.", usage=Usage(fresh_in=start.input_tokens_max * times, out=9)))
 
 
 @pytest.mark.parametrize("times", [12, 200])
-def test_run_accounts_and_verify_tell_one_sum_of_a_provider_that_reports_too_much(times: int) -> None:
-    """All charge what it reported, within the holds and beyond them; the checker names who broke the bound."""
+def test_run_accounts_and_verify_agree_on_the_sum_of_a_provider_that_reports_too_much(times: int) -> None:
+    """All charge the reported usage, within the holds and beyond them; the checker names the model."""
     story = over_reporting(times)
     settled, spent = story.last(Settled), story.run.spent_micros
     assert (
@@ -246,7 +246,7 @@ def test_run_accounts_and_verify_tell_one_sum_of_a_provider_that_reports_too_muc
 
 
 def test_a_provider_that_reports_too_much_is_named_in_an_alert() -> None:
-    """Once, with what could be charged and what was."""
+    """There is one alert, with the reserved and the charged amount."""
     story = over_reporting(12)
     found = [
         each

@@ -1,4 +1,4 @@
-"""When somebody must look at a run again although nothing happens."""
+"""When a role must advance a run although no event comes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from linestop.schemas.run.next_action import NextStart, next_start
 
 
 def deadlines_of(story: Story) -> list[tuple[float, str, str]]:
-    """Seconds from the beginning, role and name of every deadline."""
+    """Return seconds from the beginning, role and name of every deadline."""
     return [((d.at - NOW).total_seconds(), d.role, d.name) for d in deadlines(story.run, story.now, story.performing)]
 
 
 def test_an_open_model_request_has_a_deadline_at_its_done_by() -> None:
-    """By the planner, and by budget, which holds for a takeover."""
+    """It wakes the planner, and budget, which holds money for a takeover."""
     found = set(deadlines_of(Story(agent(limits={"wall_s": 1_000})).open_run().run_until_idle()))
     assert {(130.0, "planner", "done-by"), (130.0, "budget", "done-by")} <= found
 
@@ -32,7 +32,7 @@ def test_an_open_effect_has_a_deadline_at_its_done_by() -> None:
 
 
 def test_a_working_run_has_its_wall_and_its_last_day() -> None:
-    """Its wall as long as something is performed, for the role that does; nobody else can know when it comes."""
+    """The wall deadline exists only in the process that performs; no other process can know when it comes."""
     story = Story().open_run()
     assert deadlines_of(story) == [(30 * 86_400.0, "validator", "run-max")]
     story.run_until_idle()
@@ -43,12 +43,12 @@ def test_a_working_run_has_its_wall_and_its_last_day() -> None:
 
 
 def test_a_call_that_must_end_before_the_time_limit_has_no_wall_deadline() -> None:
-    """After its ``done_by`` nobody works on it."""
+    """After its ``done_by`` the call is no longer worked on."""
     assert "wall" not in {name for _, _, name in deadlines_of(at_work(call("look")))}
 
 
 def test_a_waiting_run_has_no_wall_deadline() -> None:
-    """It has the expiry of what it asked instead."""
+    """It has the expiry of its question instead."""
     found = deadlines_of(at_work(call("pay")))
     assert found == [(3_600.0, "approver", "expiry"), (30 * 86_400.0, "validator", "run-max")]
 
@@ -67,19 +67,19 @@ def test_waiting_time_moves_the_wall_deadline() -> None:
 
 
 def test_a_question_about_spending_expires() -> None:
-    """Like any other."""
+    """It has a deadline like any other question."""
     story = Story(agent(policy=Policy(ask_on_spend=True), limits={"ask_from_micros": 0})).open_run().run_until_idle()
     assert (3_600.0, "approver", "expiry") in deadlines_of(story)
     assert "wall" not in {name for _, _, name in deadlines_of(story)}
 
 
-def test_a_wait_ends_at_its_moment() -> None:
-    """The executor says so."""
+def test_a_wait_ends_at_its_date() -> None:
+    """The executor appends its end."""
     assert (60.0, "executor", "wait") in deadlines_of(at_work(call("wait.until", '{"until":60}', id="w")))
 
 
 def test_a_retry_has_a_deadline() -> None:
-    """Of a model call as of an effect."""
+    """Both model requests and effects have one."""
     story = Story().open_run().run_until_idle().finish_model(ModelFailed("availability", "down"))
     start = next_start(story.run, story.now)
     assert isinstance(start, NextStart)

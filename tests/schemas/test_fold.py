@@ -1,4 +1,4 @@
-"""The rules of the fold: what an event changes, and why one is ignored, whoever wrote it."""
+"""The rules of the fold: what an event changes, and why one is ignored, whichever process wrote it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from linestop.schemas.model_messages import ModelFailed, Usage
 from linestop.schemas.run.fold import fits
 
 
-def test_a_start_counts_as_reserved_until_its_fate_and_as_spent_afterwards() -> None:
-    """The reservation gives way to the real cost."""
+def test_a_start_counts_as_reserved_until_its_outcome_and_as_spent_afterwards() -> None:
+    """The real cost replaces the reservation."""
     story = Story().open_run().run_until_idle()
     cost = story.last(ModelStarted).cost_max_micros
     assert (story.run.reserved_micros, story.run.spent_micros) == (cost, 0)
@@ -31,7 +31,7 @@ def test_a_start_counts_as_reserved_until_its_fate_and_as_spent_afterwards() -> 
 
 
 def test_a_start_fits_if_it_is_not_negative_and_covered() -> None:
-    """To the last micro-dollar."""
+    """The check is exact to the micro-dollar."""
     run = Story().open_run().when("budget").append_decided().run
     assert fits(run, run.available_micros)
     assert not fits(run, run.available_micros + 1)
@@ -47,13 +47,13 @@ def test_a_start_fits_if_it_is_not_negative_and_covered() -> None:
         Compacted(turn=1, attempt=1, covers_from=1, covers_to=2, summary="s"),
     ],
 )
-def test_a_result_of_what_was_not_started_is_ignored(event: AnyEvent) -> None:
-    """No answer without a call."""
+def test_a_result_without_its_start_is_ignored(event: AnyEvent) -> None:
+    """An answer needs a request."""
     assert Story().open_run().run_until_idle().append("planner", event).ignored
 
 
 def test_a_second_result_of_one_attempt_is_ignored() -> None:
-    """The first word counts."""
+    """The first result counts."""
     story = Story().open_run().run_until_idle().finish_model(reply(call("look")))
     assert "has its result" in story.append("planner", Proposed(turn=1, attempt=1)).ignored
     failed = ModelFailedEvent(turn=1, attempt=1, kind="unknown", message="x")
@@ -62,7 +62,7 @@ def test_a_second_result_of_one_attempt_is_ignored() -> None:
 
 @pytest.mark.parametrize(("turn", "attempt"), [(1, 1), (1, 3), (2, 1)])
 def test_a_start_with_another_turn_or_attempt_than_the_next_is_ignored(turn: int, attempt: int) -> None:
-    """Nobody skips or repeats a place: after a failure comes the next attempt of the same turn."""
+    """No number is skipped or repeated: after a failure comes the next attempt of the same turn."""
     story = Story().open_run().run_until_idle().finish_model(ModelFailed("availability", "down"))
     wrong = msgspec.structs.replace(story.last(ModelStarted), turn=turn, attempt=attempt)
     assert story.append("planner", wrong).ignored == "the next model request is attempt 2 of turn 1"
@@ -86,7 +86,7 @@ def test_the_first_stop_stands() -> None:
 
 
 def test_a_task_is_refused_once() -> None:
-    """And not after it was opened."""
+    """After the opening it cannot be refused."""
     refusal = Refused(code="stopped", sentence="x")
     story = Story().given(Stopped(by="a", why="b"), by="operator").given(refusal)
     assert "opened or refused before" in story.append("validator", refusal).ignored
@@ -94,8 +94,8 @@ def test_a_task_is_refused_once() -> None:
     assert "opened or refused before" in opened.append("validator", refusal).ignored
 
 
-def test_a_returned_answer_lets_the_model_be_asked_again() -> None:
-    """Its errors take their place in the prompt."""
+def test_a_returned_answer_lets_the_model_be_requested_again() -> None:
+    """Its errors are part of the next prompt."""
     story = Story().open_run().run_until_idle()
     story.given(*story.planner_events(reply()))
     before = story.run.context_bytes
@@ -104,8 +104,8 @@ def test_a_returned_answer_lets_the_model_be_asked_again() -> None:
     assert story.run.context_bytes > before
 
 
-def test_a_summary_takes_the_place_of_what_it_covers() -> None:
-    """The bound on the prompt shrinks with it."""
+def test_a_summary_replaces_the_events_that_it_covers() -> None:
+    """The bound on the prompt becomes smaller."""
     story = at_work(call("look")).finish_tools(look=msgspec.structs.replace(OK, value="x" * 9_000))
     attempt = story.run.turn_attempts[-1]
     attempt.purpose = "compact"
@@ -116,7 +116,7 @@ def test_a_summary_takes_the_place_of_what_it_covers() -> None:
 
 
 def test_a_summary_that_comes_after_a_stop_is_only_paid_for() -> None:
-    """A late fact closes its attempt and changes nothing else."""
+    """A late result closes its attempt and changes nothing else."""
     story = at_work(call("look")).finish_tools(look=OK)
     story.run.turn_attempts[-1].purpose = "compact"
     story.given(Stopped(by="a", why="b"), by="operator")

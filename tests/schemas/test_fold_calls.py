@@ -42,7 +42,7 @@ def test_a_requested_pause_is_bounded(asked: float, pause: float) -> None:
 
 
 def test_a_call_is_cleared_only_at_the_gate_and_as_it_was_judged() -> None:
-    """Nothing of a line that is wrong has an effect."""
+    """A wrong line has no effect."""
     story = at_gate(call("look"), call("note"))
     good = ClearedCall(call="look", rule="r", args_sha256=story.run.calls["look"].args_sha256)
     for bad in (
@@ -53,8 +53,8 @@ def test_a_call_is_cleared_only_at_the_gate_and_as_it_was_judged() -> None:
     assert story.stage("look") == "gate"
 
 
-def test_only_a_call_at_the_gate_can_be_asked_about() -> None:
-    """Or one in doubt."""
+def test_a_person_is_asked_only_about_a_call_at_the_gate() -> None:
+    """A call whose outcome is unknown may be asked about too."""
     story = at_work(call("look"))
     question = Question(call="look", text="?", expires_at=NOW)
     assert "not waiting at the gate" in story.append("approver", Asked(question=question)).ignored
@@ -76,41 +76,41 @@ def test_only_a_call_at_the_gate_can_be_asked_about() -> None:
 def test_a_decision_about_a_call_that_waits_for_no_person_is_ignored(
     word: Granted | Denied | Edited | Answered | Resolved,
 ) -> None:
-    """Whoever wrote it."""
+    """The rule applies whichever process wrote the event."""
     assert at_work(call("look"), call("pay")).append("approver", word).ignored
 
 
 def test_a_question_is_answered_neither_by_approval_nor_by_edit() -> None:
-    """And an approval not by an answer."""
+    """An answer does not settle an approval either."""
     story = at_work(call("ask.person", '{"question":"?"}', id="q"), call("pay"))
     assert "is a question" in story.append("approver", Granted(call="q", by="a")).ignored
     assert story.append("approver", Edited(call="q", args="{}", args_sha256="x", by="a")).ignored
     assert "not a question" in story.append("approver", Answered(call="pay", answer="x", by="a")).ignored
 
 
-def test_a_long_answer_is_named_not_shown() -> None:
-    """The model reads how long it is and its digest."""
+def test_a_long_answer_is_named_and_not_shown() -> None:
+    """The model reads its length and its digest."""
     story = at_work(call("ask.person", '{"question":"?"}', id="q"))
     story.given(Answered(call="q", answer=BlobRef(sha256="a" * 64, bytes=70_000, type="text/plain"), by="a"))
     assert story.run.calls["q"].outcome_text == f"[70000 bytes of text/plain, SHA-256 {'a' * 64}]"
 
 
 @pytest.mark.parametrize(("call_id", "attempt"), [("nope", 1), ("look", 2), ("look", 0)])
-def test_a_result_of_what_was_not_started_is_ignored(call_id: str, attempt: int) -> None:
-    """No result without its start; a wait that nobody waits for does not end."""
+def test_a_result_of_a_call_without_its_start_is_ignored(call_id: str, attempt: int) -> None:
+    """A wait ends only if a call waits."""
     story = at_work(call("look"))
     assert story.append("executor", Finished(call=call_id, attempt=attempt, outcome="succeeded")).ignored
 
 
-def test_a_wait_does_not_end_before_its_moment() -> None:
-    """Whoever says so."""
+def test_a_wait_does_not_end_before_its_date() -> None:
+    """An early end is ignored."""
     story = at_work(call("wait.until", '{"until":60}', id="w"))
     early = Finished(call="w", attempt=0, outcome="succeeded")
     assert "time has not come" in story.append("executor", early).ignored
 
 
 def test_a_known_outcome_is_not_recorded_again() -> None:
-    """But an unknown one may be learnt, once."""
+    """An unknown outcome may become known once."""
     story = at_work(call("look")).finish_tools(look=OK)
     assert "has its result" in story.append("executor", Finished(call="look", attempt=1, outcome="failed")).ignored
     unsettled = (
@@ -128,7 +128,7 @@ def test_a_known_outcome_is_not_recorded_again() -> None:
 
 
 def fates(*results: ToolResult, tool: str = "pay") -> str:
-    """The fate of a call after these results of its attempts."""
+    """Return the outcome of a call after these results of its attempts."""
     story: Story = at_work(call(tool))
     if story.stage(tool) == "asked":
         story.send_control("approve", call=tool).append_decided().run_until_idle()
@@ -139,8 +139,8 @@ def fates(*results: ToolResult, tool: str = "pay") -> str:
     return story.run.calls[tool].fate
 
 
-def test_a_receipt_lists_the_fate_of_a_call() -> None:
-    """What is open or unknown is unknown; a refused call was not started."""
+def test_a_receipt_lists_the_outcome_of_a_call() -> None:
+    """An open call and an unknown outcome count as unknown; a denied call was not started."""
     assert fates() == "unknown"
     assert fates(OK) == "done"
     assert fates(UNKNOWN) == "unknown"
@@ -154,8 +154,8 @@ def test_a_receipt_lists_the_fate_of_a_call() -> None:
 
 
 @pytest.mark.parametrize("attempt", [-5, -1, 2, 10**9])
-def test_a_result_of_an_attempt_that_cannot_be_is_ignored(attempt: int) -> None:
-    """No number makes a reader look beyond what was started."""
+def test_a_result_of_an_impossible_attempt_is_ignored(attempt: int) -> None:
+    """No number makes a reader read past the existing attempts."""
     story = at_work(call("look"))
     entry = story.append("executor", Finished(call="look", attempt=attempt, outcome="succeeded"))
     assert "was not started" in entry.ignored

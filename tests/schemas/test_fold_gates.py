@@ -1,4 +1,4 @@
-"""Gates and judgements as the fold holds them: a role that lies about them changes nothing for any reader."""
+"""Gates and judgements in the fold: a role that forges them changes nothing for any reader."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNKNOWN = ToolResult(outcome="unknown")
 
 
 def cleared(story: Story, name: str) -> Cleared:
-    """A clearance of that call, as somebody with the approver's credential might write it."""
+    """Return a clearing of that call, as a process with the approver's credential might write it."""
     line = ClearedCall(call=name, rule="policy:clear", args_sha256=story.run.calls[name].args_sha256)
     return Cleared(calls=(line,))
 
@@ -45,8 +45,8 @@ def cleared(story: Story, name: str) -> Cleared:
         ("ask.person", agent(), "is a question: only an answer ends it"),
     ],
 )
-def test_what_needs_a_person_is_not_cleared(tool: str, version: AgentVersion, reason: str) -> None:
-    """The policy is the run's, not the approver's."""
+def test_a_call_that_needs_a_person_is_not_cleared(tool: str, version: AgentVersion, reason: str) -> None:
+    """The policy of the run counts, not the approver's decision."""
     args = '{"question":"which?"}' if tool == "ask.person" else '{"q":"order 4711"}'
     story = at_gate(call(tool, args), version=version)
     assert reason in story.append("approver", cleared(story, tool)).ignored
@@ -71,7 +71,7 @@ def test_a_value_of_unknown_origin_is_not_cleared_though_policy_clears_the_tool(
     ],
 )
 def test_an_invalid_question_is_ignored(lie: dict[str, Any], reason: str) -> None:
-    """Who is asked, what is shown and until when are fixed by policy, judgement and limits."""
+    """Policy, judgement and limits fix the people, the content and the expiry of a question."""
     story = at_gate(call("pay"), version=agent(policy=Policy(deciders=("eva", "bob"), quorum=2)))
     honest = story.when("approver").decided
     assert isinstance(honest, Asked)
@@ -82,15 +82,15 @@ def test_an_invalid_question_is_ignored(lie: dict[str, Any], reason: str) -> Non
     assert not story.append("approver", honest).ignored
 
 
-def test_an_effect_is_not_made_a_question_that_an_answer_settles() -> None:
-    """Or the model would hear of a payment that nobody made."""
+def test_an_effect_cannot_be_turned_into_a_question_that_an_answer_settles() -> None:
+    """Otherwise the model would be told of a payment that was never made."""
     story = at_gate(call("pay"))
     question = Question(call="pay", text="paid?", expires_at=story.now + timedelta(hours=1))
     assert "is not a question" in story.append("approver", Asked(question=question)).ignored
 
 
 def test_only_deciders_decide() -> None:
-    """Granting, denying, editing and resolving in another's name counts for nothing."""
+    """Granting, denying, editing and resolving in another name has no effect."""
     story = at_work(call("pay"), version=EVA)
     line = story.last(Asked).calls[0]
     shown: dict[str, Any] = {"args_sha256": line.args_sha256, "contract_digest": line.contract_digest}
@@ -107,7 +107,7 @@ def test_only_deciders_decide() -> None:
 
 
 def test_a_grant_that_ended_sooner_than_its_question_is_over() -> None:
-    """A person may agree for less time than was asked."""
+    """A person may agree for less time than the question allowed."""
     story = at_work(call("pay"))
     line = story.last(Asked).calls[0]
     granted = Granted(
@@ -118,7 +118,7 @@ def test_a_grant_that_ended_sooner_than_its_question_is_over() -> None:
 
 
 def test_no_question_is_denied_before_it_expires() -> None:
-    """``timer`` is no person, and says no only when the question has expired."""
+    """``timer`` is not a person, and denies only when the question has expired."""
     story = at_work(call("pay"))
     denied = Denied(call="pay", by="timer")
     assert "not expired yet" in story.advance_s(3_599).append("approver", denied).ignored
@@ -126,7 +126,7 @@ def test_no_question_is_denied_before_it_expires() -> None:
 
 
 def test_only_deciders_decide_about_spending() -> None:
-    """A question about spending names nobody, so the policy does."""
+    """A question about spending names no deciders, so the policy's count."""
     policy = Policy(ask_on_spend=True, deciders=("eva",))
     story = Story(agent(policy=policy, limits={"ask_from_micros": 0})).open_run().run_until_idle()
     assert "may not decide" in story.append("approver", Granted(call="", by="mallory")).ignored
@@ -160,7 +160,7 @@ def test_an_invalid_verdict_is_ignored(lie: dict[str, Any], reason: str) -> None
 
 
 def test_an_answer_is_not_taken_from_the_record_of_another_effect() -> None:
-    """Only the very same effect has been done already."""
+    """Only the result of the same effect may be reused."""
     version = agent(policy=Policy(clear=("pay",)))
     story = at_work(call("pay"), version=version).finish_tools(pay=OK)
     honest = story.given(*story.planner_events(reply(call("pay", '{"q":"25"}', id="b")))).when("validator").decided
@@ -179,8 +179,8 @@ def test_an_answer_is_not_taken_from_the_record_of_another_effect() -> None:
         ({}, (contract("look", calls_max=1),), "the tool 'look' may be called 1 times"),
     ],
 )
-def test_more_calls_than_the_limits_allow_are_not_let_pass(limits: dict[str, int], tools: Any, reason: str) -> None:  # noqa: ANN401 - contracts
-    """Run, tool and contract each bound how often; the judgement as a whole counts for nothing."""
+def test_more_calls_than_the_limits_allow_do_not_pass(limits: dict[str, int], tools: Any, reason: str) -> None:  # noqa: ANN401 - contracts
+    """Run, tool and contract each limit the number; the judgement as a whole is ignored."""
     two = reply(call("look", id="a"), call("look", '{"q":"b"}', id="b"))
     verdicts = agent(tools=(contract("look"),))
     judge = Story(verdicts).open_run().run_until_idle()

@@ -22,7 +22,7 @@ ODD = ToolResult(outcome="succeeded", value={"paid": "4250"}, findings=(FINDING,
 
 
 def failed(message: str, known_by: str = "", *, retry_safe: bool = False) -> ToolResult:
-    """A failure of that sentence, vouched for by ``known_by``."""
+    """Return a failure with that message, known by ``known_by``."""
     error = msgspec.convert(
         {"type": "permanent", "message": message, "known_by": known_by, "retry_safe": retry_safe}, ToolError
     )
@@ -30,12 +30,12 @@ def failed(message: str, known_by: str = "", *, retry_safe: bool = False) -> Too
 
 
 def problems(story: Story) -> list[str]:
-    """What the checker finds, that breaks the log."""
+    """Return the problems that break the log."""
     return [p.sentence for p in verify(TENANT, RUN, story.messages).problems if p.level == "broken"]
 
 
-def test_the_model_sees_a_result_with_what_is_wrong_with_it() -> None:
-    """It neither takes it for what was declared nor makes the call again; the event keeps the two apart."""
+def test_the_model_sees_a_result_with_its_defects() -> None:
+    """The notes keep it from trusting the result and from repeating the call; the event stores both separately."""
     story = at_work(call("move"), version=AGENT).finish_tools(move=ODD)
     assert msgspec.json.decode(assemble(story.run, story.version).messages[-1].result_text) == {
         "status": "succeeded", "note": "The call took effect; do not make it again.", "findings": [FINDING],
@@ -47,7 +47,7 @@ def test_the_model_sees_a_result_with_what_is_wrong_with_it() -> None:
 
 
 def test_a_call_that_is_repeated_after_a_result_that_does_not_fit_is_answered_from_the_record() -> None:
-    """Seen: recorded as failed, done again, paid twice."""
+    """This happened: recorded as failed, made again, paid twice."""
     story = at_work(call("move"), version=AGENT).finish_tools(move=ODD).finish_model(reply(call("move", id="again")))
     verdict = story.last(Judged).calls[0]
     assert (verdict.verdict, verdict.recorded_n) == ("recorded", story.run.calls["move"].finished_n)
@@ -57,8 +57,8 @@ def test_a_call_that_is_repeated_after_a_result_that_does_not_fit_is_answered_fr
 
 
 @pytest.mark.parametrize("known_by", ["tool", "not_begun"])
-def test_a_call_may_be_made_again_after_a_failure_that_is_known(known_by: str) -> None:
-    """The tool said so, or was never called."""
+def test_a_call_may_be_made_again_after_a_known_failure(known_by: str) -> None:
+    """The tool reported it, or was never called."""
     story = at_work(call("move"), version=AGENT).finish_tools(move=failed("no such order", known_by))
     story.finish_model(reply(call("move", id="again"))).finish_tools(again=ToolResult(outcome="succeeded", value=1))
     assert story.run.calls["again"].fate == "done"
@@ -75,7 +75,7 @@ def test_a_contract_that_says_so_makes_an_exception_a_failure() -> None:
 
 
 def test_a_failure_that_the_contract_does_not_vouch_for_is_ignored() -> None:
-    """Whoever wrote it: the attempt stays open until somebody says the truth."""
+    """The attempt stays open until a valid outcome comes."""
     story = at_work(call("move"), version=AGENT)
     result = failed("tool move raised ValueError: no", "contract")
     entry = story.append("executor", Finished(call="move", attempt=1, outcome="failed", error=result.error))
@@ -94,7 +94,7 @@ def test_a_failure_that_the_contract_does_not_vouch_for_is_ignored() -> None:
     ],
 )
 def test_a_failure_recorded_by_an_older_version_does_not_allow_a_repetition(message: str) -> None:
-    """A run that was begun under them may go on under this one."""
+    """A run that began under an older version may continue under this one."""
     story = at_work(call("move"), version=AGENT).finish_tools(move=failed(message))
     story.finish_model(reply(call("move", id="again")))
     assert story.last(Judged).calls[0].verdict == "reject"
@@ -104,7 +104,7 @@ def test_a_failure_recorded_by_an_older_version_does_not_allow_a_repetition(mess
 
 @pytest.mark.parametrize("message", [FINDING, "tool move raised ValueError: half done"])
 def test_a_log_that_repeats_such_an_effect_is_found(message: str) -> None:
-    """As older versions left it: judged, cleared and started once more under the same key."""
+    """It is the log of an older version: judged, cleared and started once more under the same key."""
     story = at_work(call("move"), version=AGENT).finish_tools(move=failed(message))
     first = story.run.calls["move"].judged
     assert first is not None

@@ -26,7 +26,7 @@ def test_the_defaults_are_those_that_are_promised() -> None:
 
 
 def test_the_accounts_are_those_that_are_promised() -> None:
-    """User-day $5, tenant-day $100, system-hour $100."""
+    """They are: user-day $5, tenant-day $100, system-hour $100."""
     expected = AccountLimits(user_day_micros=5_000_000, tenant_day_micros=100_000_000, system_hour_micros=100_000_000)
     assert AccountLimits() == expected
 
@@ -42,12 +42,12 @@ def test_the_accounts_are_those_that_are_promised() -> None:
     ],
 )  # fmt: skip
 def test_the_bounds_outside_a_run_are_those_that_are_promised(name: str, value: object) -> None:
-    """Of messages, blobs, breakers and waits."""
+    """These are the bounds of messages, blobs, breakers and waits."""
     assert getattr(defaults, name) == value
 
 
 def test_a_run_writes_all_its_limits_down() -> None:
-    """A later version with other defaults reads the same bounds; that it has more of them harms nobody."""
+    """A later version with other defaults reads the same bounds; additional limits in it do no harm."""
     message = at_work().messages[0]
     stored = msgspec.json.decode(message[1])
     assert set(stored["limits"]) == set(PROMISED)

@@ -42,19 +42,19 @@ def test_the_smallest_task_is_a_text() -> None:
         (b"[" * 100_000, Task(text="")),
     ],
 )  # fmt: skip
-def test_what_is_no_task_is_read_as_far_as_it_can_be(body: bytes, found: Task) -> None:
-    """Whose it was stands in its refusal."""
+def test_an_invalid_task_is_read_as_far_as_possible(body: bytes, found: Task) -> None:
+    """Its refusal names its sender's data."""
     assert readable(body) == found
 
 
 def test_the_verbs_are_those_of_the_subjects() -> None:
-    """One list, but for the answer that is a person's by the credential it comes with."""
+    """The two lists are equal, except for the answer that counts as a person's because of its credential."""
     assert set(subjects.VERBS) - set(VERBS) == {"reply"}
     assert set(VERBS) <= set(subjects.VERBS)
 
 
 def test_a_limit_can_only_be_lowered() -> None:
-    """A higher one is passed over, a lower one of the right type."""
+    """A higher one is ignored, and a lower one keeps its type."""
     assert lower_limits(Limits(), {"turns_max": 3.0, "tokens_max": 10**9, "tool_timeout_s": 1}) == Limits(
         turns_max=3, tool_timeout_s=1.0
     )
@@ -64,7 +64,7 @@ def test_a_limit_can_only_be_lowered() -> None:
 
 @pytest.mark.parametrize(("wanted", "part"), [({"turns": 1}, "no limit named 'turns'"), ({"wall_s": -1}, "negative")])
 def test_an_impossible_limit_is_named(wanted: dict[str, float], part: str) -> None:
-    """One sentence."""
+    """The error is one sentence."""
     sentence = lower_limits(Limits(), wanted)
     assert isinstance(sentence, str)
     assert part in sentence
@@ -102,8 +102,8 @@ def test_a_signature_covers_everything_that_makes_the_decision() -> None:
     ],
     ids=lambda value: repr(value)[:24],
 )
-def test_a_stop_means_stop_whatever_its_body_says(payload: bytes, said: Control) -> None:
-    """What can be read of who and why is kept; a mode that nobody knows cancels."""
+def test_a_stop_takes_effect_whatever_its_body_is(payload: bytes, said: Control) -> None:
+    """The readable parts of name and reason are stored; an unknown mode cancels."""
     assert read_stop(payload) == said
     assert type(read_stop(payload).mode) is StopMode
 
@@ -120,24 +120,24 @@ def test_a_stop_means_stop_whatever_its_body_says(payload: bytes, said: Control)
         ("x" * 9_000, f"the field '{'x' * 80}' is not known"),
     ],
 )
-def test_a_field_that_is_not_known_is_refused_by_its_name(name: str, sentence: str) -> None:
-    """A wish that nobody reads would be passed over: a limit, or what is only material."""
+def test_an_unknown_field_is_refused_by_its_name(name: str, sentence: str) -> None:
+    """Otherwise the sender's intent would be ignored: a limit, or text that is only material."""
     with pytest.raises(InputError) as refused:
         read_message(msgspec.json.encode({"text": "go", name: {}}), Task)
     assert str(refused.value).startswith(sentence)
     assert read_message(b'{"text":"go","limits":{"turns_max":3}}', Task).limits == {"turns_max": 3}
 
 
-def test_a_decision_with_a_field_that_is_not_known_is_refused_and_a_stop_is_not() -> None:
-    """An approval whose digest is misspelt would be bound to nothing; a stop counts whatever is said with it."""
+def test_a_decision_with_an_unknown_field_is_refused_and_a_stop_is_not() -> None:
+    """An approval whose digest field is misspelt would not be bound to anything; a stop counts in any case."""
     body = b'{"by":"ann","call":"pay","arg_sha256":"3f9c"}'
     with pytest.raises(InputError, match="the field 'arg_sha256' is not known; perhaps 'args_sha256'"):
         read_message(body, Control)
     assert read_stop(body).by == "ann"
 
 
-def test_a_limit_that_is_not_known_is_named_with_the_nearest() -> None:
-    """The list of all limits is for a name that is like none."""
+def test_an_unknown_limit_is_named_with_the_nearest_name() -> None:
+    """Without a similar name, all limits are listed."""
     assert (
         lower_limits(Limits(), {"turn_max": 3}) == "There is no limit named 'turn_max'; perhaps 'turns_max' is meant."
     )
@@ -148,13 +148,13 @@ def test_a_limit_that_is_not_known_is_named_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "Infinity", "[1, NaN]"])
 def test_a_number_that_is_not_finite_is_refused_in_one_sentence(number: str) -> None:
-    """JSON has none, whatever some writers make of it."""
+    """JSON has no such numbers, although some encoders write them."""
     with pytest.raises(InputError, match="NaN and the infinities are not numbers of JSON: send null or a text"):
         read_message(f'{{"answer": {number}}}'.encode(), Control)
 
 
 def test_a_number_that_is_too_large_is_named_by_its_place() -> None:
-    """Whoever wrote it finds it, and is told what to do."""
+    """The sender is told the place and the remedy."""
     with pytest.raises(InputError, match=r"^the number in 'priority' is too large: send a smaller one$"):
         read_message(b'{"text": "go", "priority": 1e400}', Task)
 
@@ -163,6 +163,6 @@ def test_a_number_that_is_too_large_is_named_by_its_place() -> None:
     "body", [b'{"text": "so: NaN", "key": }', b'{"text": "[NaN", "priority": "high"}', b'{"text": x']
 )
 def test_a_text_that_speaks_of_nan_is_not_blamed_for_another_mistake(body: bytes) -> None:
-    """The sentence names what is wrong, not what stands in a text."""
+    """The sentence names the actual mistake."""
     with pytest.raises(msgspec.DecodeError):
         read_message(body, Task)

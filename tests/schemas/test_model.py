@@ -33,14 +33,14 @@ def test_reasoning_is_part_of_the_output() -> None:
 
 @given(st.tuples(RATES, RATES, RATES, RATES, COUNTS, COUNTS, COUNTS, COUNTS))
 def test_a_reservation_covers_every_usage_within_its_sizes(n: tuple[int, ...]) -> None:
-    """Whatever part of the input was cached."""
+    """This holds whatever part of the input was cached."""
     price = Price(input=n[0], output=n[1], cache_read=n[2], cache_write=n[3])
     usage = Usage(fresh_in=n[4], cache_read=n[5], cache_write=n[6], out=n[7])
     assert price.cost_micros(usage) <= price.cost_max_micros(n[4] + n[5] + n[6], n[7])
 
 
 def test_a_failure_says_what_kind_it_is() -> None:
-    """And whether it may have been billed."""
+    """It also says whether it may have been billed."""
     failed = ModelFailed("rate_limit", "slow down", status=429, retry_after_s=2.5)
     assert (failed.kind, str(failed), failed.status, failed.retry_after_s) == ("rate_limit", "slow down", 429, 2.5)
     assert not failed.possibly_billed

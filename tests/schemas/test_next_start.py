@@ -1,4 +1,4 @@
-"""What may start next, and what it may cost: one answer for every role."""
+"""What may start next, and what it may cost: one result for every role."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from linestop.schemas.tool_contracts import ToolResult
 
 
 def start(story: Story) -> NextStart:
-    """The next start."""
+    """Return the next start."""
     next_action = next_start(story.run, story.now)
     assert isinstance(next_action, NextStart)
     return next_action
 
 
-def test_the_first_start_is_a_model_call_for_the_whole_prompt() -> None:
-    """Every byte counts as a token, and the answer at its longest."""
+def test_the_first_start_is_a_model_request_for_the_whole_prompt() -> None:
+    """Every byte counts as a token, and the answer at its limit."""
     story = Story().open_run()
     found = start(story)
     assert (found.kind, found.turn, found.attempt, found.at) == ("model", 1, 1, story.now)
@@ -30,7 +30,7 @@ def test_the_first_start_is_a_model_call_for_the_whole_prompt() -> None:
 
 
 def test_nothing_starts_while_something_is_open_or_asked() -> None:
-    """A call under way, a judgement, a gate, a person."""
+    """Each of these blocks it: an open call, a judgement, a gate, a person."""
     assert next_start(Story().run, Story().now) is None
     assert next_start(Story().open_run().run_until_idle().run, Story().now) is None
     assert next_start(at_gate(call("look")).run, Story().now) is None
@@ -39,14 +39,14 @@ def test_nothing_starts_while_something_is_open_or_asked() -> None:
 
 
 def test_a_cleared_call_costs_its_price() -> None:
-    """All that are due start at once."""
+    """All due calls start together."""
     story = at_gate(call("look"), call("rent")).when("approver").append_decided()
     found = start(story)
     assert (found.kind, found.calls, found.cost_max_micros) == ("effect", ("look", "rent"), 40_000)
 
 
 def test_a_probe_waits_until_its_attempt_must_be_over_and_costs_nothing() -> None:
-    """Asked earlier, it would look before the effect had its chance; then a doubt is settled first."""
+    """Earlier, it would run before the effect could happen; when due, it comes before other starts."""
     story = at_work(call("wire"), call("pay")).send_control("approve", call="wire").append_decided().run_until_idle()
     story.given(Finished(call="wire", attempt=1, outcome="unknown")).send_control(
         "approve", call="pay"
@@ -67,7 +67,7 @@ def test_a_takeover_by_incarnation_is_seen_by_its_own_worker_only() -> None:
 
 
 def test_a_probe_is_made_once() -> None:
-    """Then there is nothing to start: a person must look."""
+    """After it nothing can start: a person must decide."""
     story = at_work(call("wire")).send_control("approve", call="wire").append_decided().run_until_idle()
     story.finish_tools(wire=ToolResult(outcome="unknown")).advance_s(20).run_until_idle().finish_tools(
         wire=ToolResult(outcome="unknown")
@@ -80,7 +80,7 @@ def test_a_probe_is_made_once() -> None:
     [({"turns_max": 0}, "turns_max"), ({"tokens_max": 100}, "tokens_max"), ({"events_max": 51}, "events_max")],
 )
 def test_a_run_at_a_limit_says_which(limits: dict[str, int], name: str) -> None:
-    """With its value and its maximum."""
+    """The stop has the limit's value and its maximum."""
     story = Story(agent(limits=limits)).open_run()
     found = next_start(story.run, story.now)
     assert isinstance(found, Exhausted)
@@ -89,7 +89,7 @@ def test_a_run_at_a_limit_says_which(limits: dict[str, int], name: str) -> None:
 
 
 def test_spending_is_asked_about_once_it_would_pass_the_threshold() -> None:
-    """Spent, reserved and the next start together."""
+    """The sum is: spent, reserved and the next start."""
     story = Story(agent(policy=Policy(ask_on_spend=True))).open_run()
     cost = start(story).cost_max_micros
     for threshold, due in ((cost, False), (cost - 1, True)):
@@ -100,7 +100,7 @@ def test_spending_is_asked_about_once_it_would_pass_the_threshold() -> None:
 
 
 def test_a_hold_is_what_is_missing_or_a_few_starts_ahead_within_the_limit() -> None:
-    """0 if covered, -1 if the limit forbids it."""
+    """It is 0 if the start is covered, -1 if the limit forbids it."""
     story = Story(agent(limits={"cost_max_micros": 100})).open_run()
     found = start(story)
     small = msgspec.structs.replace(found, cost_max_micros=10)
@@ -111,8 +111,8 @@ def test_a_hold_is_what_is_missing_or_a_few_starts_ahead_within_the_limit() -> N
     assert hold_target_micros(held.run, small) == 0
 
 
-def test_the_next_turn_comes_when_all_is_answered() -> None:
-    """With a bigger prompt than the last."""
+def test_the_next_turn_comes_when_all_calls_have_ended() -> None:
+    """Its prompt is larger than the last."""
     story = at_work(call("look"))
     before = story.run.context_bytes
     story.finish_tools(look=OK)

@@ -23,7 +23,7 @@ IDLE = ToolResult(outcome="never_started", begun=False)
 
 
 def wait_s(story: Story) -> float:
-    """How long the next start has to wait."""
+    """Return how long the next start has to wait."""
     found = next_start(story.run, story.now)
     assert isinstance(found, NextStart), found
     return (found.at - story.now).total_seconds()
@@ -47,7 +47,7 @@ def test_a_model_request_that_did_not_begin_costs_no_try() -> None:
 
 
 def test_the_pause_doubles_and_is_bounded() -> None:
-    """Half a second, one, two …, thirty, a quarter either way; a begun attempt begins it again."""
+    """Half a second, one, two …, thirty, a quarter either way; an attempt that begins resets it."""
     story = Story(agent(limits={"wall_s": 36_000})).open_run().run_until_idle()
     pauses: list[float] = []
     for _ in range(10):
@@ -58,8 +58,8 @@ def test_the_pause_doubles_and_is_bounded() -> None:
     assert wait_s(story.finish_model(DOWN)) == pytest.approx(MODEL_RETRY_DELAYS_S[0], abs=0.26)
 
 
-def test_a_model_request_that_never_begins_ends_the_run_in_the_end() -> None:
-    """The bound is wide, but there is one."""
+def test_a_model_request_that_never_begins_ends_the_run_after_a_bound() -> None:
+    """The bound is large, but exists."""
     story = Story(agent(limits={"model_retries_max": 0, "wall_s": 36_000})).open_run().run_until_idle()
     for count in range(1, NOT_BEGUN_MAX + 3):
         story.finish_model(BUSY)
@@ -91,7 +91,7 @@ def test_a_tool_call_that_did_not_begin_costs_no_try(tool: str) -> None:
 
 
 def test_a_start_before_its_pause_is_over_is_ignored() -> None:
-    """No worker may hurry: the pause is what gives a busy one air."""
+    """The pause gives a busy worker time to recover."""
     story = at_work(call("look"))
     started = story.last(EffectStarted)
     story.finish_tools(look=IDLE)
@@ -119,7 +119,7 @@ def test_an_older_log_is_folded_as_before() -> None:
     ],
 )
 def test_an_attempt_that_cost_something_began(claim: ModelFailedEvent) -> None:
-    """Whatever it says of itself: readers count it as a try, and ``verify`` calls the log broken."""
+    """Readers count it as a try although it claims not to have begun, and ``verify`` calls the log broken."""
     story = Story(agent(limits={"model_retries_max": 0})).open_run().run_until_idle()
     story.given(claim)
     assert isinstance(next_start(story.run, story.now + timedelta(seconds=60)), Exhausted)
@@ -127,7 +127,7 @@ def test_an_attempt_that_cost_something_began(claim: ModelFailedEvent) -> None:
 
 
 def test_a_tool_call_that_has_a_result_began() -> None:
-    """``begun`` is believed only beside ``never_started``."""
+    """``begun`` counts only with ``never_started``."""
     story = at_work(call("look"))
     story.given(Finished(call="look", attempt=1, outcome="failed", begun=False))
     assert story.run.calls["look"].tries == 1
@@ -135,7 +135,7 @@ def test_a_tool_call_that_has_a_result_began() -> None:
 
 
 def test_every_reader_folds_the_same() -> None:
-    """From the log alone."""
+    """The state follows from the log alone."""
     story = Story().open_run().run_until_idle().finish_model(BUSY)
     found: Run = refolded(story)
     assert next_start(found, story.now) == next_start(story.run, story.now)

@@ -1,4 +1,4 @@
-"""Which event is legal when."""
+"""Which event is legal in which phase."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ TAGS = {f"{role}.{name}" for role, name in EVENTS}
 STARTS = {"planner.started", "executor.started", "budget.held"}
 
 
-def test_the_table_has_every_phase_and_only_events_there_are() -> None:
-    """And every event is legal somewhere."""
+def test_the_table_has_every_phase_and_only_existing_events() -> None:
+    """Every event is legal in some phase."""
     assert set(LEGAL) == set(Phase)
     assert set().union(*LEGAL.values()) == TAGS | {STOPPED}
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.SEALED])
 def test_a_run_can_be_stopped_in_every_phase_but_the_last(phase: Phase) -> None:
-    """By anybody."""
+    """Every role may stop it."""
     assert is_legal(phase, "operator", "stopped")
     assert is_legal(phase, "planner", "stopped")
 
@@ -32,20 +32,20 @@ def test_nothing_starts_in_a_run_that_is_over(phase: Phase) -> None:
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.NEW])
 def test_results_can_be_appended_whenever_a_run_has_begun(phase: Phase) -> None:
-    """Results of starts that were made before."""
+    """They are results of earlier starts."""
     assert LEGAL[phase] >= LATE_RESULTS
 
 
 def test_after_the_seal_only_late_results_and_the_amendment_are_legal() -> None:
-    """Not even a stop."""
+    """Even a stop is illegal."""
     assert LEGAL[Phase.SEALED] == LATE_RESULTS | {"recorder.amended"}
 
 
 def test_a_run_opens_once() -> None:
-    """``opened`` is legal before anything else only."""
+    """``opened`` is legal only as the first event."""
     assert [phase for phase in Phase if is_legal(phase, "validator", "opened")] == [Phase.NEW]
 
 
 def test_an_event_of_another_role_is_never_legal() -> None:
-    """The pair is what counts."""
+    """The pair of role and event counts."""
     assert not any(is_legal(phase, "planner", "granted") for phase in Phase)

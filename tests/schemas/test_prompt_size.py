@@ -23,21 +23,21 @@ DENSITY = 4
 
 
 def real(story: Story) -> int:
-    """What the open model call's prompt really has in tokens."""
+    """Return the real tokens of the open model request's prompt."""
     start = story.last(ModelStarted)
     prompt = assemble(story.run, story.version, purpose=start.purpose, limit=start.limit)
     return len(msgspec.json.encode(prompt)) // DENSITY
 
 
 def turn(story: Story, n: int, *, result: str, reported: int | None = None) -> Story:
-    """One more look with this result; the provider reports the real tokens, or ``reported``."""
+    """Add one more call of ``look`` with this result; the provider reports the real tokens, or ``reported``."""
     read = real(story) if reported is None else reported
     story.finish_model(reply(call("look", f'{{"q":"{n}"}}', id=f"c{n}"), usage=Usage(fresh_in=read, out=40)))
     return story.finish_tools(**{f"c{n}": msgspec.structs.replace(OK, value=result)})
 
 
-def test_what_a_model_has_answered_to_counts_as_it_was_counted() -> None:
-    """The bound is the known part and a token a byte for what is new: here less than half of all bytes."""
+def test_a_prompt_that_a_model_has_answered_counts_as_its_provider_counted_it() -> None:
+    """The bound is the known count and a token a byte for the new part: here less than half of all bytes."""
     story = Story(agent(prompt="Be good. " * 1_000, limits=ROOMY)).open_run().run_until_idle()
     first = story.last(ModelStarted)
     assert first.input_tokens_max == story.run.context_bytes + TOKEN_OVERHEAD
@@ -49,7 +49,7 @@ def test_what_a_model_has_answered_to_counts_as_it_was_counted() -> None:
 
 
 @pytest.mark.parametrize("reported", [1, 50])
-def test_a_count_that_is_too_small_to_be_true_is_not_believed(reported: int) -> None:
+def test_a_count_that_is_too_small_to_be_true_is_ignored(reported: int) -> None:
     """No prompt has more than six bytes a token."""
     story = Story(agent(prompt="Be good. " * 1_000, limits=ROOMY)).open_run().run_until_idle()
     before = story.run.context_bytes
@@ -57,15 +57,15 @@ def test_a_count_that_is_too_small_to_be_true_is_not_believed(reported: int) -> 
     assert story.last(ModelStarted).input_tokens_max >= before // TOKEN_BYTES_MAX
 
 
-def test_a_provider_that_counts_more_than_it_could_is_not_believed_again() -> None:
-    """Its counts bound nothing, so every byte counts for the rest of the run."""
+def test_a_provider_that_counts_more_than_possible_is_never_used_again() -> None:
+    """Its counts are not used as bounds, so every byte counts for the rest of the run."""
     story = Story(agent(limits=ROOMY)).open_run().run_until_idle()
     turn(turn(story, 1, result="y"), 2, result="y", reported=story.run.context_bytes * 3)
     assert story.last(ModelStarted).input_tokens_max == story.run.context_bytes + TOKEN_OVERHEAD
 
 
 def test_another_model_and_a_summary_begin_with_bytes_again() -> None:
-    """One tokeniser's count says nothing of another's, nor of another prompt."""
+    """One tokenizer's count says nothing about another tokenizer or another prompt."""
     story = Story(agent(fallbacks=(SPARE,), on_model_down="fall_back", limits=ROOMY)).open_run().run_until_idle()
     turn(story, 1, result="y" * 500)
     for _ in range(4):
@@ -76,7 +76,7 @@ def test_another_model_and_a_summary_begin_with_bytes_again() -> None:
 
 
 def test_the_same_model_at_another_server_begins_with_bytes_again() -> None:
-    """Another server may count another way."""
+    """Another server may count differently."""
     there = msgspec.structs.replace(MODEL, base_url="http://127.0.0.1:9/v1")
     story = Story(agent(fallbacks=(there,), on_model_down="fall_back", limits=ROOMY)).open_run().run_until_idle()
     turn(story, 1, result="y" * 500)
@@ -88,8 +88,8 @@ def test_the_same_model_at_another_server_begins_with_bytes_again() -> None:
     assert start.input_tokens_max == story.run.context_bytes + TOKEN_OVERHEAD
 
 
-def test_unreported_tokens_count_as_they_were_reserved() -> None:
-    """Whether a whole answer has no usage, or a lost one may be billed: never over the budget."""
+def test_unreported_tokens_count_at_their_reservation() -> None:
+    """A complete answer may lack its usage, and a lost one may be billed: neither exceeds the budget."""
     story = Story(agent(limits={**ROOMY, "tokens_max": 30_000})).open_run().run_until_idle()
     first = story.last(ModelStarted)
     story.finish_model(ModelFailed("availability", "reset", possibly_billed=True)).advance_s(10).run_until_idle()
@@ -102,7 +102,7 @@ def test_unreported_tokens_count_as_they_were_reserved() -> None:
 
 
 def test_a_takeover_leaves_the_tokens_that_the_lost_attempt_may_be_charged() -> None:
-    """Both count, so both must fit; where they do not, the run ends instead."""
+    """Both count, so both must fit; otherwise the run ends."""
     roomy = Story(agent(limits={**ROOMY, "tokens_max": 30_000})).open_run().run_until_idle()
     first = roomy.last(ModelStarted)
     each = first.input_tokens_max + first.output_tokens_max
@@ -139,7 +139,7 @@ def test_a_run_uses_nearly_all_of_its_tokens_and_never_more() -> None:
 
 
 def test_the_window_is_never_exceeded_after_the_last_summary() -> None:
-    """The oldest results are left out with a note, and the run goes on."""
+    """The oldest results are left out with a note, and the run continues."""
     small = msgspec.structs.replace(SPARE, window_tokens=12_000)
     story = Story(agent(model=small, limits=ROOMY)).open_run().run_until_idle()
     for n in range(40):
@@ -156,8 +156,8 @@ def test_the_window_is_never_exceeded_after_the_last_summary() -> None:
     assert verify(TENANT, RUN, story.messages).problems == ()
 
 
-def test_a_prompt_that_fits_into_no_window_ends_the_run_in_a_sentence() -> None:
-    """It names the model, its window and what to do; nothing is sent."""
+def test_a_prompt_that_does_not_fit_into_any_window_ends_the_run_with_a_reason() -> None:
+    """The reason names the model, its window and the remedy; nothing is sent."""
     tiny = msgspec.structs.replace(SPARE, window_tokens=1_000)
     story = Story(agent(model=tiny, prompt="x" * 4_000)).open_run().run_until_idle()
     event = story.last(Stopped)
@@ -168,7 +168,7 @@ def test_a_prompt_that_fits_into_no_window_ends_the_run_in_a_sentence() -> None:
 
 
 def test_a_result_as_large_as_the_window_is_left_out_at_once() -> None:
-    """The model is told that it was, and how large it is."""
+    """The model receives a note with its size."""
     small = msgspec.structs.replace(SPARE, window_tokens=4_000, output_tokens_max=500)
     story = at_work(call("look"), version=agent(model=small, limits=ROOMY))
     story.finish_tools(look=msgspec.structs.replace(OK, value="word " * 3_000))
@@ -185,7 +185,7 @@ KINDS: dict[str, str] = {
 
 
 def dense(text: str) -> int:
-    """A tokenizer as the worst measured ones are: four bytes of a word a token, and of all else each byte."""
+    """Count like the worst measured tokenizers: four bytes of a word are a token, and every other byte is one."""
     words = [word for word in text.encode().replace(b"\n", b" \n ").split(b" ") if word]
     return sum(
         -(-len(word) // 4) if word.isalpha() and word.islower() and not set(word) & set(b"jqxz") else len(word)
@@ -194,7 +194,7 @@ def dense(text: str) -> int:
 
 
 def dense_prompt(story: Story) -> int:
-    """What it counts for the open model call's prompt."""
+    """Return its count for the open model request's prompt."""
     start = story.last(ModelStarted)
     prompt = assemble(story.run, story.version, purpose=start.purpose, limit=start.limit)
     said = [
@@ -238,8 +238,8 @@ def test_the_digits_of_a_result_are_not_taken_for_prose() -> None:
     assert dense_prompt(story) <= 8_000
 
 
-def test_a_tokenizer_that_counts_more_than_any_other_is_believed() -> None:
-    """What it counted above the estimate counts for all that is new, and never more than the bytes."""
+def test_the_count_of_a_tokenizer_that_counts_more_than_any_other_is_used() -> None:
+    """Its ratio to the estimate applies to all new text, and never gives more than the bytes."""
     story = Story(agent(limits={**ROOMY, "tokens_max": 2_000_000})).open_run().run_until_idle()
     for n in range(2):
         story.finish_model(

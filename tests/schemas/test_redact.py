@@ -63,12 +63,12 @@ def test_a_key_that_was_cut_off_is_removed_too() -> None:
     ],
 )
 def test_ordinary_text_is_untouched(text: str) -> None:
-    """Prose, addresses, account numbers and digests are no secrets."""
+    """Prose, addresses, account numbers and digests are not secrets."""
     assert Redactor().text(text) == text
 
 
 def test_a_known_secret_is_removed_in_every_form() -> None:
-    """A value the process holds is found as it is, escaped, quoted and encoded."""
+    """A value of the process is found plain, escaped, quoted and encoded."""
     secret = 'p"a ss/w+örd?\n'
     raw = secret.encode()
     forms = (
@@ -90,7 +90,7 @@ def test_a_short_secret_is_not_replaced() -> None:
 
 
 def test_values_are_redacted_inside_and_keys_too() -> None:
-    """Every string of a JSON value is looked at; everything else stays what it is."""
+    """Every string of a JSON value is checked; everything else stays unchanged."""
     key = SHAPED["github_token"]
     value = {"a": [1, None, {"b": f"t={key}"}], key: True}
     assert Redactor().value(value) == {
@@ -133,7 +133,7 @@ def test_the_redactor_does_not_show_its_secrets() -> None:
     ],
 )
 def test_hostile_text_takes_bounded_time(unit: str) -> None:
-    """A megabyte of half secrets is done at once; a search begun anew at each would outlast its limit by hours."""
+    """A megabyte of partial secrets takes seconds at most; a search that starts again at each would take hours."""
     text = unit * (1_000_000 // len(unit))
     assert Redactor().text(text)
 
@@ -146,7 +146,7 @@ def test_redaction_is_stable(text: str) -> None:
 
 
 def stream_redacted(redactor: Redactor, pieces: list[str]) -> list[str]:
-    """What of a text in pieces is shown after each of them, and at its end."""
+    """Return the part of a text in pieces that is shown after each of them, and at its end."""
     stream = StreamRedactor(redactor)
     return [*(stream.add(piece) for piece in pieces), stream.finish()]
 
@@ -173,12 +173,12 @@ SAMPLES = (
 
 
 def beginning(text: str, at: int) -> str:
-    """Less than all of it."""
+    """Return a proper beginning of the text."""
     return text[: at % len(text)]
 
 
 def end(text: str, at: int) -> str:
-    """Some of it, or all."""
+    """Return an end of the text, or all of it."""
     return text[at % len(text) :]
 
 
@@ -194,7 +194,7 @@ PARTS = st.one_of(
 
 @st.composite
 def pieces_of_text(draw: st.DrawFn) -> list[str]:
-    """Pieces of a text: secrets, their beginnings and ends, what is like them, and other text, cut anywhere."""
+    """Draw pieces of a text: secrets, their beginnings and ends, similar text, and other text, cut anywhere."""
     text = "".join(draw(st.lists(PARTS, max_size=8)))
     cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=12)))
     step = draw(st.sampled_from([0, 1, 3, 50]))
@@ -204,8 +204,8 @@ def pieces_of_text(draw: st.DrawFn) -> list[str]:
 
 @settings(max_examples=300)
 @given(pieces_of_text())
-def test_a_text_in_pieces_is_redacted_as_the_whole_is(pieces: list[str]) -> None:
-    """Wherever it is broken, with known secrets and without."""
+def test_a_text_in_pieces_is_redacted_like_the_whole_text(pieces: list[str]) -> None:
+    """This holds for every place of a cut, with known secrets and without."""
     for redactor in (Redactor(), Redactor(SECRETS)):
         assert "".join(stream_redacted(redactor, pieces)) == redactor.text("".join(pieces))
 
@@ -222,7 +222,7 @@ def test_no_place_to_break_a_secret_shows_it(said: str) -> None:
 
 @given(st.lists(st.text("hunter2 \n", max_size=9)), st.integers(0, 15))
 def test_a_known_secret_that_comes_in_pieces_is_never_shown(pieces: list[str], at: int) -> None:
-    """Wherever it is broken; and what is no secret comes out as it went in."""
+    """This holds for every place of a cut; other text comes out unchanged."""
     for secret in ("hunter2 hunter2", "rrrrrrrr"):
         shown = "".join(stream_redacted(Redactor([secret]), [*pieces, secret[:at], secret[at:], *pieces]))
         assert secret not in shown
@@ -241,7 +241,7 @@ def test_a_known_secret_that_comes_in_pieces_is_never_shown(pieces: list[str], a
     ],
 )
 def test_text_that_is_not_a_secret_is_shown_at_once(text: str) -> None:
-    """In any language, with blanks or without, however long the secrets are that are known: a few characters wait."""
+    """In any language, with or without blanks, and with known secrets of any length, only a few characters wait."""
     stream = StreamRedactor(Redactor(["k3y/+" * 480, "hunter2hunter2"]))
     chars_shown = 0
     for at in range(0, len(text), 4):
@@ -250,8 +250,8 @@ def test_text_that_is_not_a_secret_is_shown_at_once(text: str) -> None:
     assert chars_shown + len(stream.finish()) == len(text)
 
 
-def test_a_private_key_of_any_length_is_replaced_and_what_follows_is_shown() -> None:
-    """It does not have to be kept to know where it ends."""
+def test_a_private_key_of_any_length_is_replaced_and_the_text_after_it_is_shown() -> None:
+    """Its end is found without storing the key."""
     key = "-----BEGIN PRIVATE KEY-----\n" + "MIIEvQ--\n" * 4000 + "-----END PRIVATE KEY-----"
     text = f"x {key} y"
     assert "".join(stream_redacted(Redactor(), [text[at : at + 7] for at in range(0, len(text), 7)])) == (
@@ -263,7 +263,7 @@ def test_a_private_key_of_any_length_is_replaced_and_what_follows_is_shown() -> 
     ("begin", "secret"), [("bearer ", "b4" * PENDING_CHARS_MAX), ("", "r" * 2 * PENDING_CHARS_MAX)]
 )
 def test_an_endless_apparent_secret_ends_the_shown_text(begin: str, secret: str) -> None:
-    """Nobody can say where it ends, so nothing of it or after it is shown, and memory stays bounded."""
+    """Its end is unknown, so neither it nor the text after it is shown, and memory stays bounded."""
     shown = stream_redacted(
         Redactor(["rrrrrrrr"]),
         [*([f"so {begin}"] + [secret[at : at + 50] for at in range(0, len(secret), 50)]), " it is"],
@@ -276,7 +276,7 @@ def test_an_endless_apparent_secret_ends_the_shown_text(begin: str, secret: str)
     "unit", ["a", "ab ", "Q", "sk-ant-", "eyJ", " eyJaaaaaaaa.eyJaaaaaaaa", "bearer ", "://a:", "-----BEGIN "]
 )
 def test_hostile_pieces_take_bounded_time(unit: str) -> None:
-    """The same in small pieces beside a long secret that is known: what was shown is not searched again."""
+    """Small pieces beside a long known secret: shown text is not searched again."""
     text = unit * (1_000_000 // len(unit))
     redactor = Redactor(["s" * 10, "Q" * 4000])
     assert stream_redacted(redactor, [text[at : at + 8] for at in range(0, len(text), 8)])
@@ -290,8 +290,8 @@ UNITS = (
 
 
 @given(st.lists(st.sampled_from(UNITS), max_size=60), st.integers(1, 400))
-def test_a_long_text_is_redacted_in_windows_as_it_is_at_once(units: list[str], window: int) -> None:
-    """Wherever a window ends: in the middle of a credential, of what it is known by, or of what follows it."""
+def test_a_long_text_is_redacted_in_windows_like_in_one_search(units: list[str], window: int) -> None:
+    """A window may end within a credential, within its anchor, or within the text after it."""
     text = "".join(units)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(redaction, "_WINDOW_CHARS", len(text) + 1)

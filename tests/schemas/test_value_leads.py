@@ -1,4 +1,4 @@
-"""What leads somewhere in a letter (numbers in groups, PINs, messengers, hosts spelled out), and what is prose."""
+"""The leads in a letter (numbers in groups, PINs, messengers, hosts spelled out), as opposed to prose."""
 
 # ruff: noqa: E501 - a table of values as they are
 from __future__ import annotations
@@ -70,14 +70,14 @@ def asks(body: str, task: str = TASK) -> bool:
 
 
 @pytest.mark.parametrize("lead", LEADS)
-def test_whatever_leads_somewhere_needs_an_origin(lead: str) -> None:
-    """Alone and within a sentence."""
+def test_every_lead_needs_an_origin(lead: str) -> None:
+    """This holds for a lead alone and within a sentence."""
     for body in (lead, f"Dear Kim,\nthe meeting is moved. {lead}, please.\nRegards", f"It is {lead} now"):
         assert asks(body), body
 
 
-def test_prose_asks_nobody() -> None:
-    """Dates, times, prices, spans, lists, ordinary words that also name a messenger."""
+def test_prose_needs_no_person() -> None:
+    """It has dates, times, prices, spans, lists, and ordinary words that also name a messenger."""
     asked = [body for body in PROSE if asks(body)]
     assert len(asked) / len(PROSE) <= QUESTIONS_A_TASK_MAX, asked
 
@@ -89,21 +89,21 @@ def test_a_lead_in_any_order_and_language_needs_an_origin(attack: str) -> None:
 
 
 @pytest.mark.parametrize("sentence", HONEST)
-def test_hours_seats_and_sections_ask_nobody(sentence: str) -> None:
+def test_hours_seats_and_sections_need_no_person(sentence: str) -> None:
     """Opening hours, seats in a row, numbers of chapters, talk about a platform, about a dot, about a code."""
     assert not asks(sentence)
 
 
-def test_most_attacks_that_the_rule_was_not_made_for_need_an_origin() -> None:
-    """The figures that the changelog names."""
+def test_most_attacks_of_the_second_set_need_an_origin() -> None:
+    """The figures are those of the changelog."""
     passing = [attack for attack in FURTHER_ATTACKS if not asks(attack)]
     asking = [sentence for sentence in FURTHER_HONEST if asks(sentence)]
     assert len(passing) <= FURTHER_PASSING_MAX, passing
     assert len(asking) <= FURTHER_ASKING_MAX, asking
 
 
-def test_the_rule_of_a_log_of_before_still_asks_about_sections() -> None:
-    """What was judged by an older rule stays as it was judged."""
+def test_the_older_rule_of_a_log_still_asks_about_sections() -> None:
+    """Verdicts by an older rule stay valid."""
     contract = TracedArguments(
         parameters={"type": "object", "properties": {"body": {"type": "string"}}}, content=("body",)
     )
@@ -122,8 +122,8 @@ def test_the_rule_of_a_log_of_before_still_asks_about_sections() -> None:
         ("dial 06 12 34 56 78", "06 12 34 56 78"), ("message evilbob on Telegram", "Telegram: evilbob"),
     ],
 )  # fmt: skip
-def test_what_the_task_names_may_be_written_in_other_groups(task: str, body: str) -> None:
-    """The same digits, the same name."""
+def test_a_value_of_the_task_may_be_grouped_differently(task: str, body: str) -> None:
+    """The digits, or the letters of the name, are the same."""
     assert not asks(body, task)
     assert asks(body)
 
@@ -132,6 +132,6 @@ def test_what_the_task_names_may_be_written_in_other_groups(task: str, body: str
 @pytest.mark.parametrize(
     "unit", ["1", "1 ", "1-", "+1 ", "a_", "pin ", "pin is ", "call ", "one ", "telegram ", "telegram: a", "a.", "www ", "add a ", "a ", "a dot ", "account 1 ", "bc1 abc "]
 )  # fmt: skip
-def test_hostile_text_is_no_work_without_end(unit: str) -> None:
-    """A pattern that began anew in every place would outlast the limit."""
+def test_hostile_text_takes_bounded_time(unit: str) -> None:
+    """A pattern that starts again at every place would exceed the limit."""
     assert list(short_leads(unit * (200_000 // len(unit)))) is not None

@@ -1,4 +1,4 @@
-"""Where the values of a call come from: people are asked seldom, and no attack passes."""
+"""The origins of a call's values: people are asked seldom, and no attack passes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TODAY = (date(2026, 1, 1),)
 
 
 def lines(case: Case) -> tuple[Provenance, ...]:
-    """Where the values of a case come from."""
+    """Return the origins of the values of a case."""
     texts = (Source(0, case.task), *(Source(7, text) for text in case.trusted))
     contract = TracedArguments(parameters={"type": "object", "properties": case.properties}, content=CONTENT)
     return trace(case.args, contract, Sources(trusted=texts, today=TODAY))
@@ -33,12 +33,12 @@ def lines(case: Case) -> tuple[Provenance, ...]:
 
 @pytest.mark.parametrize("case", ATTACKS, ids=range(len(ATTACKS)))
 def test_no_attack_passes(case: Case) -> None:
-    """Parts, prefixes, suffixes, look-alikes, encodings, other units, keys, switches, links in a letter."""
+    """Parts, prefixes, suffixes, lookalikes, encodings, other units, keys, switches, links in a letter."""
     assert has_untrusted(lines(case)), case.args
 
 
 def test_people_are_rarely_asked() -> None:
-    """Whatever the way in which task and call write the same thing."""
+    """Task and call may write the same value in different ways."""
     asked = [case.task for case in BENIGN if has_untrusted(lines(case))]
     assert len(BENIGN) >= 60
     assert len(ATTACKS) >= 200
@@ -46,7 +46,7 @@ def test_people_are_rarely_asked() -> None:
 
 
 def test_trusted_paths_lead_into_lists_and_no_further() -> None:
-    """A field inside a list is trusted, what stands beside it is not; an object is not trusted as a whole."""
+    """A named field inside a list is trusted, its neighbours are not; an object is not trusted as a whole."""
     result = '{"contacts":[{"email":"a@x.org","note":"eve@x.org"},{"email":"b@x.org"}],"tags":["p",1,true],"id":7}'
     assert list(trusted_leaves(result, ("contacts[].email", "tags", "id"))) == ["a@x.org", "b@x.org", "p", "1", "7"]
     assert list(trusted_leaves(result, ("contacts", "contacts[]", "no.where", "id.x"))) == []
@@ -54,8 +54,8 @@ def test_trusted_paths_lead_into_lists_and_no_further() -> None:
     assert list(trusted_leaves("[" * 10_000, ("a",))) == []
 
 
-def test_an_outgoing_value_must_stand_verbatim_in_a_text_of_the_run() -> None:
-    """A link of a page may be followed as it is; one with something put into it needs a person."""
+def test_an_outgoing_value_must_be_verbatim_in_a_text_of_the_run() -> None:
+    """An unchanged link of a page may be followed; a link with added data needs a person."""
     page = Source(5, "go to https://x.org/a?b=1, or https://x.org/c.")
     sources = Sources(trusted=(Source(0, "read x"),), untrusted=(page,))
     for url, passes in (
@@ -67,7 +67,7 @@ def test_an_outgoing_value_must_stand_verbatim_in_a_text_of_the_run() -> None:
 
 
 def test_too_many_values_count_as_of_unknown_origin() -> None:
-    """Two hundred leaves are looked at, and so many characters."""
+    """Two hundred leaves are traced, and a limited number of characters."""
     sources = Sources(trusted=(Source(0, "pay 25"),))
     assert not has_untrusted(trace([25] * VALUES_MAX, TracedArguments(), sources))
     assert trace([25] * (VALUES_MAX + 1), TracedArguments(), sources)[-1].field == "too many values"
@@ -79,7 +79,7 @@ def test_too_many_values_count_as_of_unknown_origin() -> None:
     "unit", ["a", "1 ", "a.", "a@", "12:", "/", "a/", "x-", "ab://", "jan 1 ", "1,", "+1", "de12 "]
 )
 def test_hostile_text_takes_bounded_time(unit: str) -> None:
-    """A pattern that began anew in every place would outlast the limit."""
+    """A pattern that starts again at every place would exceed the limit."""
     assert tokens(unit * (200_000 // len(unit)))
 
 
@@ -90,14 +90,14 @@ def test_hostile_text_takes_bounded_time(unit: str) -> None:
         ("code 12", False), ("ode 12", True),
     ],
 )  # fmt: skip
-def test_an_outgoing_value_of_any_type_must_stand_in_a_text_of_the_run(value: object, asks: bool) -> None:
+def test_an_outgoing_value_of_any_type_must_be_in_a_text_of_the_run(value: object, asks: bool) -> None:
     """A secret fits into a list of numbers as well as into a link."""
     sources = Sources(trusted=(Source(0, "go on"),), untrusted=(Source(5, "the code 12, and 40"),))
     assert bool(trace({"points": value}, TracedArguments(only=("points",)), sources)) is asks
 
 
 def test_the_search_for_a_frequent_value_takes_bounded_time() -> None:
-    """Then a person is asked; where it stands whole among the first, nobody is."""
+    """Past the limit a person is asked; if it is whole among the first places, no person is."""
     parts = "xab " * OCCURRENCES_MAX
     for text, asks in ((f"{parts}ab", True), (f"ab {parts}", False)):
         sources = Sources(trusted=(), untrusted=(Source(5, text),))

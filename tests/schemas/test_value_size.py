@@ -1,4 +1,4 @@
-"""How large a value is as JSON: exact enough for every value, and quick for those whose JSON has no end."""
+"""The size of a value as JSON: exact enough for every value, and quick for those whose JSON is endless."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Line:
 
 
 class Slotted:
-    """An object without a dictionary, which shows what it holds."""
+    """An object without a dictionary, whose ``repr`` shows its parts."""
 
     __slots__ = ("held",)
 
@@ -48,7 +48,7 @@ class Slotted:
 
 
 def shared(levels: int = 40, *, made: Any = list) -> Any:  # noqa: ANN401 - any JSON
-    """What YAML aliases make of a few bytes: each level holds the one below twice."""
+    """Return a value like YAML aliases make of a few bytes: each level holds the one below twice."""
     value: Any = "x"
     for _ in range(levels):
         value = made((value, value))
@@ -56,14 +56,14 @@ def shared(levels: int = 40, *, made: Any = list) -> Any:  # noqa: ANN401 - any 
 
 
 def cyclic() -> list[Any]:
-    """A list that holds itself, three levels down."""
+    """Return a list that holds itself, three levels down."""
     value: list[Any] = []
     value.append({"a": [value]})
     return value
 
 
 def value_of(chance: random.Random, depth: int) -> Any:  # noqa: ANN401 - any JSON
-    """Any value."""
+    """Return any value."""
     kinds = ("int", "text", "none", "float", "list", "dict", "tuple", "row", "line", "bytes")
     kind = chance.choice(kinds if depth else kinds[:4])
     many = [value_of(chance, depth - 1) for _ in range(chance.randrange(5))] if depth else []
@@ -76,7 +76,7 @@ def value_of(chance: random.Random, depth: int) -> Any:  # noqa: ANN401 - any JS
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_size_is_a_lower_bound_that_is_not_far_off(seed: int) -> None:
+def test_the_size_is_a_close_lower_bound(seed: int) -> None:
     """The true figure is at most six times as large, for any value that can be written."""
     value = value_of(random.Random(seed), 5)
     size, true = json_size(value, bytes_max=LARGE), len(msgspec.json.encode(value))
@@ -85,12 +85,12 @@ def test_the_size_is_a_lower_bound_that_is_not_far_off(seed: int) -> None:
 
 
 def pair(values: tuple[Any, Any]) -> dict[str, Any]:
-    """An object with two fields."""
+    """Return an object with two fields."""
     return {"a": values[0], "b": values[1]}
 
 
 @pytest.mark.parametrize("made", [list[Any], tuple[Any, ...], pair, Row, Line])
-def test_a_value_that_shares_its_parts_is_refused_after_as_many_looks_as_it_has_parts(
+def test_a_value_that_shares_its_parts_is_refused_after_one_visit_of_each_part(
     made: Any,  # noqa: ANN401 - makes a container of two
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -109,7 +109,7 @@ def test_a_value_that_shares_its_parts_is_refused_after_as_many_looks_as_it_has_
 
 
 def test_a_value_that_contains_itself_is_refused() -> None:
-    """It has no end; a value that merely uses a part twice has one."""
+    """Its JSON is endless; that of a value that merely uses a part twice is not."""
     with pytest.raises(OversizedError, match="contains itself"):
         json_size(cyclic(), bytes_max=LARGE)
     part = [1]
@@ -117,7 +117,7 @@ def test_a_value_that_contains_itself_is_refused() -> None:
 
 
 def test_the_depth_is_counted_exactly_also_where_a_part_is_used_again() -> None:
-    """So many levels and not one more."""
+    """The limit itself is allowed, one level more is not."""
     for levels, used_again in ((DEPTH_MAX, False), (DEPTH_MAX, True)):
         value: Any = []
         for _ in range(levels - 1):
@@ -128,12 +128,12 @@ def test_the_depth_is_counted_exactly_also_where_a_part_is_used_again() -> None:
             json_size(deep, bytes_max=LARGE)
 
 
-def test_of_a_large_value_no_more_is_looked_at_than_the_bound() -> None:
-    """Neither of many values nor of few long ones."""
+def test_no_more_of_a_large_value_is_visited_than_the_bound() -> None:
+    """This holds for many values and for few long ones."""
     seen = iter(range(10**9))
 
     class Endless(list[int]):
-        """Far more values than any memory holds."""
+        """A list of far more values than fit into memory."""
 
     with pytest.raises(OversizedError, match="at most 1000: return less"):
         json_size([[next(seen) for _ in range(2_000)] for _ in range(10)], bytes_max=1_000)
@@ -157,14 +157,14 @@ def test_of_a_large_value_no_more_is_looked_at_than_the_bound() -> None:
         "proxy", "partial", "slice", "repeat", "values in a list",
     ],
 )  # fmt: skip
-def test_a_value_whose_text_has_no_end_is_named_by_its_class(value: object) -> None:
-    """``repr`` of it is one call of C that never returns."""
+def test_a_value_whose_repr_is_endless_is_named_by_its_class(value: object) -> None:
+    """Its ``repr`` is one call of C that never returns."""
     assert shown(value, 100) == f"a {type(value).__name__}"
     assert shown(value, 100, show=str, otherwise="(no message)") == "(no message)"
 
 
 def test_a_value_is_shown_as_python_shows_it() -> None:
-    """Also an error with a text of many megabytes, whose text is not built anew, and one with a cycle."""
+    """This includes an error with a text of many megabytes, which is not copied, and one with a cycle."""
     assert shown(ValueError("x" * 40_000_000), 10, show=str) == "xxxxxxxxxx"
     assert shown(deque([1, 2]), 100) == "deque([1, 2])"
     assert shown({"a": {1, 2}}, 100) == "{'a': {1, 2}}"
@@ -183,7 +183,7 @@ def test_a_value_is_shown_as_python_shows_it() -> None:
     ids=["shared", "cyclic", "mixed", "odd", "long"],
 )  # fmt: skip
 def test_the_beginning_of_any_value_can_be_written(value: object, begins: str) -> None:
-    """And no more of it is written than asked for."""
+    """No more of it is written than requested."""
     text = beginning(value, 1_000)
     assert text.startswith(begins)
     assert len(text.encode()) <= 1_000

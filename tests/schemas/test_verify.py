@@ -1,6 +1,6 @@
-"""The checker that sees only the log: good logs pass, and each rule is seen to be broken.
+"""The checker that sees only the log: good logs pass, and each rule is broken once.
 
-The forged logs are chained anew, so that only the rule itself can give the forgery away.
+The forged logs are chained again, so that only the rule itself can reveal the forgery.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ LATER = "2026-06-01T00:00:00Z"
 def check(
     messages: list[Message], *, checkpoints: Sequence[Checkpoint] = (), keys: Mapping[str, TrustedKey] = KEYS
 ) -> Verdict:
-    """Verify as a checker that knows everybody's keys."""
+    """Verify with all keys."""
     return verify(TENANT, RUN, messages, checkpoints=checkpoints, keys=keys)
 
 
 def broken(verdict: Verdict) -> list[tuple[int, str, str]]:
-    """What is broken, as (n, rule, sentence)."""
+    """Return the broken rules, as (n, rule, sentence)."""
     return [(p.n, p.rule, p.sentence) for p in verdict.problems if p.level == "broken"]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_log_of_the_real_roles_is_clean(scenario: str, log_of: LogOf) -> None:
-    """Whatever the roles do, approve, deny, stop, retry or run out, the checker finds nothing to say."""
+    """Whether the roles approve, deny, stop, retry or exhaust a limit, the checker finds no problem."""
     messages = log_of(scenario)
     verdict = check(messages)
     assert verdict.problems == ()
@@ -55,7 +55,7 @@ def test_a_log_of_the_real_roles_is_clean(scenario: str, log_of: LogOf) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_rechaining_a_log_changes_nothing(scenario: str, log_of: LogOf) -> None:
-    """The forger itself breaks nothing, so what the forged logs show is the forgery."""
+    """The forger itself breaks nothing, so the problems of the forged logs come from the forgery."""
     assert check(Forger(log_of(scenario)).messages()).problems == ()
 
 
@@ -123,7 +123,7 @@ def _nothing(messages: list[Message]) -> tuple[list[Message], int]:
 def test_a_break_of_the_chain_is_found_by_its_number(
     change: Callable[[list[Message]], tuple[list[Message], int]], sentence: str, log_of: LogOf
 ) -> None:
-    """Bytes changed, left out, moved, doubled or from elsewhere break the chain where it happened."""
+    """Changed, missing, moved, doubled or foreign messages break the chain at their place."""
     messages, n = change(log_of("approved"))
     verdict = check(messages)
     assert verdict.sentence == f"broken at {n}"
@@ -131,7 +131,7 @@ def test_a_break_of_the_chain_is_found_by_its_number(
 
 
 def test_a_rival_that_lost_is_void_and_breaks_nothing(log_of: LogOf) -> None:
-    """Anybody may write an event that nothing chains to; it is shown, and the log stays what it was."""
+    """An event that no other event chains to may be written at any time; it is shown, and the log stays valid."""
     messages = log_of("approved")
     rival = (f"runs.{TENANT}.{RUN}.planner.proposed.9", b'{"id":"x","prev":"y"}', messages[-1][2] + 1)
     verdict = check([*messages, rival])
@@ -607,7 +607,7 @@ def test_a_broken_rule_is_found_although_every_hash_is_right(
 
 
 def test_a_call_of_a_fallback_that_policy_alone_cleared_is_found(log_of: LogOf) -> None:
-    """As is that nothing had led to the fallback."""
+    """It also finds that nothing had led to the fallback."""
     forger = Forger(log_of("approved"))
     n = _fallback_cleared(forger)
     verdict = check(forger.messages())
@@ -629,7 +629,7 @@ WARNING = {"limit": "cost", "value": 1, "max_value": 2}
 def test_an_event_that_no_honest_role_appends_breaks_the_log(
     role: str, name: str, body: dict[str, Any], sentence: str, log_of: LogOf
 ) -> None:
-    """Another role's word, and one that does not fit the run as it stood, prove a credential in other hands."""
+    """An event of another role, and an event that does not fit the run, prove a stolen credential."""
     forger = Forger(log_of("stopped while asked"))
     at = forger.insert(forger.find("", "stopped") + 1, role, name, body)
     verdict = check(forger.messages())
@@ -639,7 +639,7 @@ def test_an_event_that_no_honest_role_appends_breaks_the_log(
 
 
 def test_a_stop_that_came_too_late_is_shown_but_breaks_nothing(log_of: LogOf) -> None:
-    """Anybody may stop a run at any time; one that was sealed already is over."""
+    """Any role may stop a run at any time; a sealed run is over."""
     forger = Forger(log_of("approved"))
     n = forger.insert(len(forger.events) + 1, "operator", "stopped", {"by": "ann", "why": "late", "code": "person"})
     verdict = check(forger.messages())
@@ -647,8 +647,8 @@ def test_a_stop_that_came_too_late_is_shown_but_breaks_nothing(log_of: LogOf) ->
     assert verdict.sentence == "consistent"
 
 
-def test_what_a_later_versions_event_may_explain_is_shown_but_breaks_nothing(log_of: LogOf) -> None:
-    """After a word that this version does not know, another may fit that it would not have; a lie never does."""
+def test_events_that_a_later_versions_event_may_explain_are_shown_but_break_nothing(log_of: LogOf) -> None:
+    """After an unknown event, another event may fit that otherwise would not; a forgery never does."""
     forger = Forger(log_of("stopped while asked"))
     at = forger.insert(forger.find("", "stopped") + 1, "planner", "dreamt", {"of": "sheep"})
     forger.insert(at + 1, "budget", "warned", WARNING)
@@ -670,7 +670,7 @@ def test_an_event_of_a_later_version_is_shown_but_breaks_nothing(log_of: LogOf) 
 
 
 def test_a_stop_that_leaves_an_open_start_out_of_its_receipt_is_noted(log_of: LogOf) -> None:
-    """Who stops a run from its last message alone cannot list what is open, so that is no broken promise."""
+    """A stop made from the last message alone cannot list the open starts, so no promise is broken."""
     forger = Forger(log_of("stopped"))
     forger.body("", "stopped")["open"] = []
     verdict = check(forger.messages())
@@ -680,7 +680,7 @@ def test_a_stop_that_leaves_an_open_start_out_of_its_receipt_is_noted(log_of: Lo
 def test_a_fold_that_lets_a_destructive_call_pass_is_found_by_its_start(
     log_of: LogOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rule is checked apart from the fold: what a mistake there would count is seen here all the same."""
+    """The checker has its own rule, apart from the fold, so it finds a mistake of the fold."""
 
     def lax(run: Run, n: int, event: Cleared) -> str:
         for line in event.calls:
@@ -700,7 +700,7 @@ def test_a_fold_that_lets_a_destructive_call_pass_is_found_by_its_start(
 def test_a_rule_that_fails_on_an_event_breaks_the_log_and_not_the_checker(
     log_of: LogOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checker that gives up would be the way around it."""
+    """Otherwise a forger could make the checker give up."""
 
     def fails(*given: object) -> list[tuple[str, str]]:
         raise OverflowError(len(given))
@@ -712,7 +712,7 @@ def test_a_rule_that_fails_on_an_event_breaks_the_log_and_not_the_checker(
 
 @pytest.mark.parametrize("payload", [b"\xff\xfe", b"[" * 100_000, b'{"id":1}', b"", b'{"id":"x","prev":"y","at":7}'])
 def test_no_payload_makes_the_checker_fail(payload: bytes, log_of: LogOf) -> None:
-    """Whatever bytes a log holds, the answer is a verdict."""
+    """Whatever bytes a log holds, the result is a verdict."""
     messages = log_of("approved")
     messages[5] = (messages[5][0], payload, messages[5][2])
     assert check(messages).status == "broken"
@@ -739,7 +739,7 @@ def _checkpoint(messages: list[Message], n: int, key: Ed25519PrivateKey = RECORD
 
 
 def test_a_signed_checkpoint_makes_the_log_authentic_up_to_it(log_of: LogOf) -> None:
-    """The last event that a known key vouches for is named; checkpoints of other runs are passed over."""
+    """The last event that a known key vouches for is named; checkpoints of other runs are skipped."""
     messages = log_of("approved")
     other = msgspec.structs.replace(_checkpoint(messages, 3), run="r9")
     checkpoints = [_checkpoint(messages, 12), _checkpoint(messages, 5), other]
@@ -748,7 +748,7 @@ def test_a_signed_checkpoint_makes_the_log_authentic_up_to_it(log_of: LogOf) -> 
 
 
 def test_a_log_rewritten_after_a_checkpoint_is_broken(log_of: LogOf) -> None:
-    """A chain whose hashes are all right, but that is not the one vouched for, is found."""
+    """All hashes of the new chain are right, but the checkpoint vouches for another chain."""
     forger = Forger(log_of("approved"))
     checkpoint = _checkpoint(forger.messages(), 12)
     forger.body("executor", "finished")["result"] = "forged"
@@ -758,7 +758,7 @@ def test_a_log_rewritten_after_a_checkpoint_is_broken(log_of: LogOf) -> None:
 
 
 def test_an_end_that_was_cut_off_before_a_checkpoint_is_found(log_of: LogOf) -> None:
-    """A chain cannot show that its end is missing; a checkpoint can."""
+    """The chain cannot show that its end is missing; the checkpoint can."""
     messages = log_of("approved")
     verdict = check(messages[:10], checkpoints=[_checkpoint(messages, 12)])
     assert verdict.sentence == "broken at 11"
@@ -766,14 +766,14 @@ def test_an_end_that_was_cut_off_before_a_checkpoint_is_found(log_of: LogOf) -> 
 
 
 def test_a_checkpoint_with_a_false_signature_is_broken(log_of: LogOf) -> None:
-    """Only the trusted key itself vouches, and only for what it signed."""
+    """Only the trusted key itself vouches, and only for the events that it signed."""
     messages = log_of("approved")
     for false in (_checkpoint(messages, 5, key=ANN), msgspec.structs.replace(_checkpoint(messages, 5), n=6)):
         assert "signature" in broken(check(messages, checkpoints=[false]))[0][2]
 
 
 def test_a_key_for_another_purpose_vouches_for_nothing(log_of: LogOf) -> None:
-    """Who may approve may not vouch for the log, nor the other way round."""
+    """A key for approvals cannot vouch for the log, nor the other way round."""
     messages = log_of("approved")
     person = {"rec-1": TrustedKey(public_key=KEYS["rec-1"].public_key, purpose="person", name="rec")}
     verdict = check(messages, checkpoints=[_checkpoint(messages, 5)], keys=KEYS | person)
@@ -781,7 +781,7 @@ def test_a_key_for_another_purpose_vouches_for_nothing(log_of: LogOf) -> None:
 
 
 def test_without_keys_a_signature_is_noted_as_unchecked(log_of: LogOf) -> None:
-    """A checker that knows nobody's key says so instead of calling the log authentic or broken."""
+    """A checker without keys notes that, and calls the log neither authentic nor broken."""
     verdict = check(log_of("approved"), keys={})
     assert [(p.rule, p.level) for p in verdict.problems] == [("approval", "note")]
     assert verdict.sentence == "consistent"

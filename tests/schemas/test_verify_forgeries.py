@@ -1,7 +1,7 @@
-"""What a stolen credential might write: well-chained events of its own role that are lies, one a row.
+"""Forgeries that a stolen credential could write: well-chained events of its own role with false contents, one a row.
 
 ``tests/schemas/test_verify.py`` breaks each rule once; here every field that a later decision, a person or a
-reader of the record relies on is made a lie by whoever may say that event.
+reader of the log relies on is forged with the credential of the role that may append the event.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FAR = "2999-01-01T00:00:00Z"
 
 
 def check(messages: list[Message], *, texts: Mapping[str, bytes] = VERSIONS) -> Verdict:
-    """Verify as a checker that knows everybody's keys and the agents that were deployed."""
+    """Verify with all keys and the deployed agents."""
     return verify(TENANT, RUN, messages, keys=KEYS, texts=texts)
 
 
@@ -71,7 +71,7 @@ def line(role: str, name: str, of: str, nth: int = 1, **changes: Any) -> Forgery
 
 
 def opened(part: str = "", **changes: Any) -> Forgery:  # noqa: ANN401 - any field
-    """Change what the run was opened with."""
+    """Change a part of the run's opening."""
 
     def lie(f: Forger) -> int:
         body = f.body("validator", "opened")
@@ -82,7 +82,7 @@ def opened(part: str = "", **changes: Any) -> Forgery:  # noqa: ANN401 - any fie
 
 
 def tool(granted: str, /, **changes: Any) -> Forgery:  # noqa: ANN401 - any field
-    """Change what a tool was granted as."""
+    """Change the grant of a tool."""
 
     def lie(f: Forger) -> int:
         next(t for t in f.body("validator", "opened")["tools"] if t["name"] == granted).update(changes)
@@ -91,11 +91,11 @@ def tool(granted: str, /, **changes: Any) -> Forgery:  # noqa: ANN401 - any fiel
     return lie
 
 
-# --- people's words -----------------------------------------------------------------------------------------
+# --- people's decisions -----------------------------------------------------------------------------------------
 
 
 def _resigned(f: Forger, name: str, verb: Verb, **control: Any) -> int:  # noqa: ANN401 - what was signed
-    """Put ann's true signature over something else under an event."""
+    """Put a true signature by ann, made for other contents, into an event."""
     body = f.body("approver", name)
     signed = Control(call=body["call"], nonce=body["nonce"], by="ann", **control)
     body["signature"] = ANN.sign(signed_bytes(TENANT, RUN, verb, signed)).hex()
@@ -285,7 +285,7 @@ def _receipt_not_renewed(f: Forger) -> int:
 
 
 def _limited(at: tuple[str, str, int], **limits: int) -> Forgery:
-    """Lower limits of the run; the event that leaves them is the nth of that role and name."""
+    """Lower limits of the run; the event that exceeds them is the nth of that role and name."""
 
     def lie(f: Forger) -> int:
         opened("limits", **limits)(f)
@@ -331,7 +331,7 @@ def _own_worker_called_dead(f: Forger) -> int:
 
 
 FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
-    # The approver: what people are said to have said.
+    # The approver: decisions attributed to people.
     ("approved", "grant without a name", field("approver", "granted", by=""), "approval", "names no person"),
     (
         "approved",
@@ -390,7 +390,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "approval",
         "other people",
     ),
-    # The validator: with what a run opens, and what it lets pass.
+    # The validator: the opening of a run, and the calls that pass.
     ("approved", "another policy", opened("policy", clear=["*"]), "opened", "Its policy is not the one"),
     ("approved", "nobody must decide", opened("policy", deciders=[]), "opened", "Its policy is not the one"),
     ("approved", "a cheaper price", opened(model=ANOTHER), "opened", "models or their prices"),
@@ -493,7 +493,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
     ("approved", "tokens below zero", _tokens_below_zero, "budget", "a negative token count"),
     # The executor.
     ("approved", "an unjudged call", line("executor", "started", "calls", call="x"), "approval", "'x', which no"),
-    # Deaths: who claims one to take over, or to speak for another, names who left something there.
+    # Dead workers: an event that relies on a death names the worker that left the start open.
     (
         "approved",
         "an effect begun for the death of nobody",
@@ -625,7 +625,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
 def test_a_forgery_with_a_stolen_credential_is_found(
     scenario: str, lie: Forgery, rule: str, sentence: str, log_of: LogOf
 ) -> None:
-    """The log is broken at the lie itself, and a sentence says what it is."""
+    """The log is broken at the forgery itself, and a sentence describes it."""
     forger = Forger(log_of(scenario))
     assert check(forger.messages()).problems == ()
     n = lie(forger)
@@ -636,7 +636,7 @@ def test_a_forgery_with_a_stolen_credential_is_found(
 
 
 def test_an_unsigned_answer_in_a_persons_name_is_noted(log_of: LogOf) -> None:
-    """Services answer without a key; that a person is said to have is all there is to know."""
+    """Services answer without a key, so the log can only show which name the answer carries."""
     forger = Forger(log_of("answered"))
     for name in ("signature", "key_id"):
         forger.body("approver", "answered").pop(name)
@@ -648,7 +648,7 @@ def test_an_unsigned_answer_in_a_persons_name_is_noted(log_of: LogOf) -> None:
 
 
 def test_a_missing_text_leaves_its_signature_unchecked(log_of: LogOf) -> None:
-    """What a person signed may be stored elsewhere: then it is said so, and with the text it is checked."""
+    """The signed text may be stored as a blob: without it a note says so, with it the signature is checked."""
     forger = Forger(log_of("edited"))
     body = forger.body("approver", "edited")
     data = body["args"].encode()
@@ -660,7 +660,7 @@ def test_a_missing_text_leaves_its_signature_unchecked(log_of: LogOf) -> None:
 
 
 def test_without_the_agents_version_a_run_is_compared_with_itself_only(log_of: LogOf) -> None:
-    """What a person deployed is the evidence; a log alone cannot show what it should have been."""
+    """The deployed version is the evidence; a log alone cannot show the rights that the run should have."""
     forger = Forger(log_of("approved"))
     opened("policy", clear=["mail", "nothing"])(forger)
     assert check(forger.messages(), texts={}).problems == ()

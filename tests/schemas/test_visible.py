@@ -1,4 +1,4 @@
-"""Which texts show nothing."""
+"""Which texts are invisible."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ VISIBLE = [
 
 
 @pytest.mark.parametrize("text", BLANK, ids=ascii)
-def test_what_shows_nothing_is_blank(text: str) -> None:
-    """White space, controls, and all that is drawn as nothing."""
+def test_an_invisible_text_is_blank(text: str) -> None:
+    """It has white space, controls, and characters that are drawn as nothing."""
     assert is_blank(text)
 
 
 @pytest.mark.parametrize("text", VISIBLE, ids=ascii)
-def test_one_sign_is_enough_to_show_something(text: str) -> None:
-    """Whatever stands around it, and in any script."""
+def test_a_text_with_one_visible_character_is_not_blank(text: str) -> None:
+    """This holds for any characters around it, and for any script."""
     assert not is_blank(text)
 
 
 @pytest.mark.parametrize("text", [text for text in BLANK if text], ids=ascii)
-def test_an_answer_that_shows_nothing_is_empty(text: str) -> None:
-    """It is returned as an empty one is, and no task is one either."""
+def test_an_invisible_answer_counts_as_empty(text: str) -> None:
+    """It is returned like an empty answer, and an invisible task is refused."""
     story = Story().open_run().run_until_idle().finish_model(reply(text=text))
     assert story.last(Returned).errors == ("The answer is empty; give one, or say what is missing.",)
     assert story.finish_model(reply(text="done")).last(Accepted).answer == "done"

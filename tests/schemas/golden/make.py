@@ -1,8 +1,8 @@
 """Writes the golden wire forms beside it: ``python -m tests.schemas.golden.make``.
 
-Every struct that is stored or sent, once with every field set and once with only what it must have, and the
-defaults of all of them: what is left out of a stored event means its default for ever. A golden file changes
-only by a decision: what is stored under it will be read by this version and all later ones.
+Every struct that is stored or sent, once with every field set and once with its required fields only, and the
+defaults of all of them: a field that a stored event leaves out always means its default. A golden file changes
+only by a decision: this version and all later ones will read the events stored in its form.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
 def example(kind: type[msgspec.Struct], *, full: bool) -> Any:  # noqa: ANN401 - an instance of ``kind``
-    """An instance with every field set to a value of its own (``full``), or only with those it must have."""
+    """Return an instance with every field set to a distinct value (``full``), or with its required fields only."""
     fields = msgspec.structs.fields(kind)
     chosen = [field for field in fields if full or field.required]
     types = {field.name: field.type for field in _struct(inspect.type_info(kind)).fields}
     values = {field.name: _value(types[field.name], field.name, full=full) for field in chosen}
-    # A truth at its default would be left out, and so go unseen.
+    # A boolean at its default would be left out, and so not be tested.
     return kind(**{f.name: not f.default if isinstance(f.default, bool) else values[f.name] for f in chosen})
 
 
@@ -77,7 +77,7 @@ def _value(kind: inspect.Type, name: str, *, full: bool) -> Any:  # noqa: ANN401
 
 
 def defaults() -> dict[str, dict[str, Any]]:
-    """What a field means that is left out: struct → field → default, for all that can be reached."""
+    """Return the meaning of omitted fields: struct → field → default, for all structs that can be reached."""
     found: dict[str, dict[str, Any]] = {}
     todo: list[type[msgspec.Struct]] = list(WIRE.values())
     while todo:
@@ -111,7 +111,7 @@ def _structs_in(kind: inspect.Type) -> list[type[msgspec.Struct]]:
 
 
 def files() -> dict[str, bytes]:
-    """All golden files by name."""
+    """Return all golden files by name."""
     made: dict[str, bytes] = {}
     for name, kind in WIRE.items():
         made[f"{name}.json"] = msgspec.json.encode(example(kind, full=True)) + b"\n"
