@@ -34,11 +34,13 @@ class Machine:
         return clock
 
 
-def compare(clock: Clock, there: datetime, *, took_s: float = 0.0, performing: bool = False, runs: bool = True) -> None:
-    """Compare with a broker whose time is ``there`` halfway through a request of ``took_s``."""
+def compare(
+    clock: Clock, broker_time: datetime, *, took_s: float = 0.0, performing: bool = False, runs: bool = True
+) -> None:
+    """Compare with a broker whose time is ``broker_time`` halfway through a request of ``took_s``."""
     half = timedelta(seconds=took_s / 2)
     now = clock.now()
-    clock.compare(now - half, there, now + half, performing=performing, has_open_runs=runs)
+    clock.compare(now - half, broker_time, now + half, performing=performing, has_open_runs=runs)
 
 
 @pytest.mark.parametrize("step", [HOUR, -HOUR])

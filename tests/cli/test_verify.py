@@ -66,7 +66,7 @@ PROJECT = "[people]\n" + "\n".join(f'{k} = "{v.public_key}"' for k, v in KEYS.it
 NO_TEXTS: dict[str, bytes] = {}
 BROKEN = [
     *((scenario, forge, rule, sentence, NO_TEXTS) for scenario, forge, rule, sentence in RULES),
-    *((scenario, lie, rule, sentence, VERSIONS) for scenario, _, lie, rule, sentence in FORGERIES),
+    *((scenario, forge, rule, sentence, VERSIONS) for scenario, _, forge, rule, sentence in FORGERIES),
 ]
 
 

@@ -75,8 +75,8 @@ def test_every_event_has_its_channel() -> None:
     addresses = {channel["address"] for channel in asyncapi("1.2.3")["channels"].values()}
     for name in NAMED_EVENTS:
         role, _, event = name.partition(".")
-        who = "{role}" if event == "stopped" else role
-        assert f"runs.{{tenant}}.{{run}}.{who}.{event}.{{n}}" in addresses
+        speaking_role = "{role}" if event == "stopped" else role
+        assert f"runs.{{tenant}}.{{run}}.{speaking_role}.{event}.{{n}}" in addresses
 
 
 def test_every_stored_outgoing_message_has_a_trace_and_the_attributes_of_a_cloud_event() -> None:
@@ -95,7 +95,7 @@ def test_every_stream_that_a_channel_names_takes_its_subject() -> None:
     for channel in CHANNELS:
         if channel.stream:
             first = channel.address.split(".{", 1)[0]
-            assert any(first.startswith(wanted.removesuffix(".>")) for wanted in filters[channel.stream])
+            assert any(first.startswith(pattern.removesuffix(".>")) for pattern in filters[channel.stream])
     # CLIENTS stores the messages of the channel `control` from clients; PROBES stores only test messages.
     named = {channel.stream for channel in CHANNELS} | {"RUNS", "ADVISORIES", "CLIENTS", "PROBES"}
     assert {name for name in filters if not name.startswith("KV_")} <= named
@@ -104,8 +104,8 @@ def test_every_stream_that_a_channel_names_takes_its_subject() -> None:
 def test_the_addresses_have_the_forms_of_the_subjects() -> None:
     """The grammar of subjects, as the module that builds them documents it, has the same forms."""
     grammar = set(re.findall(r"^    (\S+\.<\S+)", subjects.__doc__ or "", flags=re.MULTILINE))
-    ours = {channel.address.replace("{", "<").replace("}", ">") for channel in CHANNELS}
-    missing = {form for form in grammar if form not in ours} - {
+    addresses = {channel.address.replace("{", "<").replace("}", ">") for channel in CHANNELS}
+    missing = {form for form in grammar if form not in addresses} - {
         "runs.<tenant>.<run>.<role>.<event>.<n>",
         "live.<subject>",
     }

@@ -62,10 +62,12 @@ def test_a_limit_can_only_be_lowered() -> None:
     assert lower_limits(Limits(), {"turns_max": 0}) == Limits(turns_max=0)
 
 
-@pytest.mark.parametrize(("wanted", "part"), [({"turns": 1}, "no limit named 'turns'"), ({"wall_s": -1}, "negative")])
-def test_an_impossible_limit_is_named(wanted: dict[str, float], part: str) -> None:
+@pytest.mark.parametrize(
+    ("requested", "part"), [({"turns": 1}, "no limit named 'turns'"), ({"wall_s": -1}, "negative")]
+)
+def test_an_impossible_limit_is_named(requested: dict[str, float], part: str) -> None:
     """The error is one sentence."""
-    sentence = lower_limits(Limits(), wanted)
+    sentence = lower_limits(Limits(), requested)
     assert isinstance(sentence, str)
     assert part in sentence
 
@@ -85,7 +87,7 @@ def test_a_signature_covers_everything_that_makes_the_decision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("payload", "said"),
+    ("payload", "expected"),
     [
         (b"", Control()),
         (b'{"by":"ann","why":"enough","mode":"drain"}', Control(by="ann", why="enough", mode=StopMode.DRAIN)),
@@ -102,9 +104,9 @@ def test_a_signature_covers_everything_that_makes_the_decision() -> None:
     ],
     ids=lambda value: repr(value)[:24],
 )
-def test_a_stop_takes_effect_whatever_its_body_is(payload: bytes, said: Control) -> None:
+def test_a_stop_takes_effect_whatever_its_body_is(payload: bytes, expected: Control) -> None:
     """The readable parts of name and reason are stored; an unknown mode cancels."""
-    assert read_stop(payload) == said
+    assert read_stop(payload) == expected
     assert type(read_stop(payload).mode) is StopMode
 
 

@@ -67,7 +67,7 @@ def test_a_model_request_that_never_begins_ends_the_run_after_a_bound() -> None:
             assert count == NOT_BEGUN_MAX + 1
             return
         until_next(story)
-    raise AssertionError("it goes on for ever")
+    raise AssertionError("the run does not end")
 
 
 @pytest.mark.parametrize("tool", ["look", "pay"])

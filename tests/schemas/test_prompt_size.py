@@ -77,14 +77,14 @@ def test_another_model_and_a_summary_begin_with_bytes_again() -> None:
 
 def test_the_same_model_at_another_server_begins_with_bytes_again() -> None:
     """Another server may count differently."""
-    there = msgspec.structs.replace(MODEL, base_url="http://127.0.0.1:9/v1")
-    story = Story(agent(fallbacks=(there,), on_model_down="fall_back", limits=ROOMY)).open_run().run_until_idle()
+    other_server = msgspec.structs.replace(MODEL, base_url="http://127.0.0.1:9/v1")
+    story = Story(agent(fallbacks=(other_server,), on_model_down="fall_back", limits=ROOMY)).open_run().run_until_idle()
     turn(story, 1, result="y" * 500)
     assert story.last(ModelStarted).input_tokens_max < story.run.context_bytes + TOKEN_OVERHEAD
     for _ in range(4):
         story.finish_model(ModelFailed("availability", "down")).advance_s(10).run_until_idle()
     start = story.last(ModelStarted)
-    assert (start.model, start.base_url) == (there.model, there.base_url)
+    assert (start.model, start.base_url) == (other_server.model, other_server.base_url)
     assert start.input_tokens_max == story.run.context_bytes + TOKEN_OVERHEAD
 
 
@@ -197,12 +197,12 @@ def dense_prompt(story: Story) -> int:
     """Return its count for the open model request's prompt."""
     start = story.last(ModelStarted)
     prompt = assemble(story.run, story.version, purpose=start.purpose, limit=start.limit)
-    said = [
+    texts = [
         prompt.system,
         *(m.result_text for m in prompt.messages),
         *(c.args for m in prompt.messages for c in m.calls),
     ]
-    return sum(dense(text) + 8 for text in said) + sum(dense(str(spec)) for spec in prompt.tools)
+    return sum(dense(text) + 8 for text in texts) + sum(dense(str(spec)) for spec in prompt.tools)
 
 
 @pytest.mark.parametrize("window", [8_000, 20_000])
@@ -212,11 +212,11 @@ def test_no_mixture_of_texts_exceeds_the_window(seed: int, window: int) -> None:
     chance = Random(seed)
     small = msgspec.structs.replace(SPARE, window_tokens=window, output_tokens_max=500)
     story = Story(agent(model=small, limits={**ROOMY, "turns_max": 30})).open_run().run_until_idle()
-    n = most = 0
+    n = read_max = 0
     while story.run.stopped is None and n < 60:
         start, read, n = story.last(ModelStarted), dense_prompt(story), n + 1
         assert read + start.output_tokens_max <= window
-        most = max(most, read)
+        read_max = max(read_max, read)
         if start.purpose != "turn":
             story.finish_model(reply(text="summed up", usage=Usage(fresh_in=read, out=40)))
             continue
@@ -224,7 +224,7 @@ def test_no_mixture_of_texts_exceeds_the_window(seed: int, window: int) -> None:
         size = chance.choice([200, 2_000, 9_000, 16_000, 30_000])
         story.finish_model(reply(call("look", f'{{"q":"{n}"}}', id=f"c{n}"), usage=Usage(fresh_in=read, out=40)))
         story.finish_tools(**{f"c{n}": msgspec.structs.replace(OK, value=(KINDS[kind] * size)[: size // 2])})
-    assert most > window // 3
+    assert read_max > window // 3
     assert verify(TENANT, RUN, story.messages).problems == ()
 
 

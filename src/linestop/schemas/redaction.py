@@ -214,18 +214,18 @@ class StreamRedactor:
         """The end of the shown text, without known secrets: shapes look back."""
         self._open = ""
         """A possible beginning of a shape, without known secrets."""
-        self._is_given_up = False
+        self._is_cut_off = False
 
     def add(self, piece: str) -> str:
         """Add the next piece; return the text that can be shown by now."""
-        if self._is_given_up:
+        if self._is_cut_off:
             return ""
         raw = self._raw + piece
         end = self._redactor.settled_chars(raw)
         self._raw = raw[end:]
         shown = self._redact_shapes(self._redactor.without_known_secrets(raw[:end]), _OPEN_OR_SHAPE)
         if len(self._raw) > self._redactor.longest + PENDING_CHARS_MAX or len(self._open) > PENDING_CHARS_MAX:
-            self._is_given_up, self._raw, self._open = True, "", ""
+            self._is_cut_off, self._raw, self._open = True, "", ""
             shown += "[redacted:long]"
         return shown
 

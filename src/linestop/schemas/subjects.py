@@ -73,7 +73,7 @@ _CONTROL = _grammar("from=control|clients", _TENANT, _RUN, f"verb={NAME_PATTERN}
 _OUTCOME = _grammar("outcomes", _TENANT, _AGENT, _RUN)
 _DELTA = _grammar("deltas", _TENANT, _RUN, f"turn={_N}", f"attempt={_N}")
 _ALERT = _grammar("alerts", _TENANT, f"kind={NAME_PATTERN}")
-_TIMER = _grammar("timers", "act=set|fire", _TENANT, _RUN, f"name={NAME_PATTERN}")
+_TIMER = _grammar("timers", "action=set|fire", _TENANT, _RUN, f"name={NAME_PATTERN}")
 _WAKE = _grammar("wake", f"role={_ROLE}", _TENANT, _RUN)
 _DEAD = _grammar("dead", f"role={_ROLE}", _TENANT, _RUN)
 _BLOB = _grammar("blobs", _TENANT, "sha256=[0-9a-f]{64}", f"part=0|{_N}")
@@ -132,7 +132,7 @@ class AlertSubject(msgspec.Struct, frozen=True, kw_only=True):
 class TimerSubject(msgspec.Struct, frozen=True, kw_only=True):
     """A timer of a run: its schedule (``set``) or its firing (``fire``)."""
 
-    act: Literal["set", "fire"]
+    action: Literal["set", "fire"]
     tenant: TenantId
     run: RunId
     name: str
@@ -185,8 +185,8 @@ def agent_name(value: str) -> AgentName:
 
 def run_event(tenant: TenantId, run: RunId, *, role: RoleName, event: str, n: int) -> str:
     """Build the subject of event ``n`` of a run; ``n`` counts from 1."""
-    who = f"{check_name('tenant', tenant)}.{check_name('run', run)}.{check_role(role)}"
-    return f"runs.{who}.{check_name('event', event)}.{_number('n', n)}"
+    prefix = f"{check_name('tenant', tenant)}.{check_name('run', run)}.{check_role(role)}"
+    return f"runs.{prefix}.{check_name('event', event)}.{_number('n', n)}"
 
 
 def fork(subject: str) -> str:
@@ -255,8 +255,8 @@ def stored_subject(subject: str) -> str:
 
 def delta(tenant: TenantId, run: RunId, *, turn: int, attempt: int) -> str:
     """Build the subject of the tokens of one model attempt."""
-    who = f"{check_name('tenant', tenant)}.{check_name('run', run)}"
-    return f"deltas.{who}.{_number('turn', turn)}.{_number('attempt', attempt)}"
+    prefix = f"{check_name('tenant', tenant)}.{check_name('run', run)}"
+    return f"deltas.{prefix}.{_number('turn', turn)}.{_number('attempt', attempt)}"
 
 
 def alert(tenant: TenantId, kind: str) -> str:

@@ -25,7 +25,7 @@ from linestop.schemas.common_words import COMMON_WORDS
 HUNDREDTHS: Final = 100
 """Weights are whole hundredths of a token, so that every reader of a log computes the same sum."""
 
-TOKEN_BYTES_MOST: Final = 3
+BYTES_A_TOKEN_MAX: Final = 3
 """A text counts at least a token for this many bytes: easy English has 0.21 to 0.23 tokens a byte with the present
 vocabularies, but a tokenizer that was not measured may have fewer."""
 
@@ -115,7 +115,7 @@ def tokens_of(text: str) -> int:
         else:
             others += [run] * times
     merged += _merged_in_words(unknown) + _merged_in_others(others)
-    return max(len(data) - merged // HUNDREDTHS, -(-len(data) // TOKEN_BYTES_MOST))
+    return max(len(data) - merged // HUNDREDTHS, -(-len(data) // BYTES_A_TOKEN_MAX))
 
 
 def _merged_in_words(words: list[bytes]) -> int:

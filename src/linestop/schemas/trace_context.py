@@ -73,8 +73,8 @@ def task_trace(run: Run, event: AnyEvent | None = None) -> TraceContext | None:
 
 def run_trace(run: Run, event: AnyEvent | None = None) -> TraceContext:
     """Return the trace of a run and the id of its root span; ``event`` as in ``task_trace``."""
-    own, theirs = own_trace(run.tenant, run.run), task_trace(run, event)
-    return own if theirs is None else TraceContext(theirs.trace_id, own.span_id, theirs.sampled)
+    own, sender = own_trace(run.tenant, run.run), task_trace(run, event)
+    return own if sender is None else TraceContext(sender.trace_id, own.span_id, sender.sampled)
 
 
 def attempt_span(run: str, attempt: Attempt) -> int:

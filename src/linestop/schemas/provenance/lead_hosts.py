@@ -19,9 +19,9 @@ _WORDS = frozenset({
 })  # fmt: skip
 """Endings that are also words of a language: they make a host only at the end of a clause."""
 
-_SAID = r"(?:d[o0]t|p[uo]n[ck]t|p[uo]nto|ponto|point|kropka|tečka|nokta|\u0442\u043e\u0447\u043a\u0430)"
+_DOT_WORDS = r"(?:d[o0]t|p[uo]n[ck]t|p[uo]nto|ponto|point|kropka|tečka|nokta|\u0442\u043e\u0447\u043a\u0430)"
 _DOTTED = re.compile(
-    rf"(?<!\w)(?P<host>\w[\w-]{{0,62}})(?:[\s\-_*<>(\[{{\"'|~]{{1,3}}(?P<said>{_SAID})[\s\-_*<>)\]}}\"'|~]{{1,3}}"
+    rf"(?<!\w)(?P<host>\w[\w-]{{0,62}})(?:[\s\-_*<>(\[{{\"'|~]{{1,3}}(?P<dot>{_DOT_WORDS})[\s\-_*<>)\]}}\"'|~]{{1,3}}"
     r"|\s{1,3}\.\s{0,3})(?P<ending>[a-z]{2,18})(?!\w)(?P<end>(?=\s*(?:[/.,;:!?)\"']|$|slash\b|dot\b|punkt\b)))?",
     re.IGNORECASE,
 )
@@ -31,13 +31,13 @@ _BEFORE_WORDS = frozenset({
     "my", "your", "his", "her", "our", "their", "some", "any", "which", "what",
 })  # fmt: skip
 _SPACED = re.compile(
-    rf"(?<!\w)(?:[^\W_][\s_-]{{1,2}}){{1,30}}[^\W_][\s_-]{{0,2}}(?:\.|{_SAID})[\s_-]{{0,2}}"
+    rf"(?<!\w)(?:[^\W_][\s_-]{{1,2}}){{1,30}}[^\W_][\s_-]{{0,2}}(?:\.|{_DOT_WORDS})[\s_-]{{0,2}}"
     r"(?:[^\W\d_][\s_-]{1,2}){1,17}[^\W\d_](?!\w)",
     re.IGNORECASE,
 )
 """Single letters on both sides of a dot that is not the end of a sentence."""
 _HALF_SPACED = re.compile(
-    rf"(?<!\w)(?:[^\W_][\s_-]{{1,2}}){{2,30}}[^\W_][\s_-]{{0,2}}(?:\.|{_SAID})[\s_-]{{0,2}}([a-z]{{2,18}})(?!\w)",
+    rf"(?<!\w)(?:[^\W_][\s_-]{{1,2}}){{2,30}}[^\W_][\s_-]{{0,2}}(?:\.|{_DOT_WORDS})[\s_-]{{0,2}}([a-z]{{2,18}})(?!\w)",
     re.IGNORECASE,
 )
 
@@ -122,14 +122,14 @@ _ENDINGS = frozenset(
 )
 
 
-def spelled_hosts(plain: str) -> Iterator[str]:
+def spelled_hosts(text: str) -> Iterator[str]:
     """Yield the hosts that a text spells out, as written in it."""
-    for found in _DOTTED.finditer(plain):
+    for found in _DOTTED.finditer(text):
         if _is_host(found):
             yield found[0]
-    for found in _SPACED.finditer(plain):
+    for found in _SPACED.finditer(text):
         yield found[0]
-    for found in _HALF_SPACED.finditer(plain):
+    for found in _HALF_SPACED.finditer(text):
         if found[1].casefold() in _ENDINGS and found[1].casefold() not in _WORDS:
             yield found[0]
 
@@ -139,6 +139,6 @@ def _is_host(found: re.Match[str]) -> bool:
     ending = found["ending"].casefold()
     if ending not in _ENDINGS:
         return False
-    said = (found["said"] or "").casefold()
-    is_word = ending in _WORDS or (len(ending) > 3 and said not in {"dot", "d0t"})
+    dot_word = (found["dot"] or "").casefold()
+    is_word = ending in _WORDS or (len(ending) > 3 and dot_word not in {"dot", "d0t"})
     return not is_word or (found["end"] is not None and found["host"].casefold() not in _BEFORE_WORDS)

@@ -87,9 +87,9 @@ _NO_NAMES = frozenset(
 )
 
 
-def names_on_platforms(plain: str) -> Iterator[str]:
+def names_on_platforms(text: str) -> Iterator[str]:
     """Yield the words in a place where only the name of a person or an account can be."""
     for pattern in _PATTERNS:
-        for found in pattern.finditer(plain):
+        for found in pattern.finditer(text):
             if found[1].casefold() not in _NO_NAMES and any(char.isalpha() for char in found[1]):
                 yield found[1]

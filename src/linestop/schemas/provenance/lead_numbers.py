@@ -20,7 +20,7 @@ _TIMES = r"(?:(?:double|triple|doppel)\s{1,3})?"
 _RUN = re.compile(
     rf"(?<!\w){_TIMES}(?:(?:{_DIGIT_NAMES})[\s,.-]{{1,3}}{_TIMES}){{3,40}}(?:{_DIGIT_NAMES})(?!\w)", re.IGNORECASE
 )
-_KEPT = (
+_NUMBER_LABELS = (
     r"(?:pin|puk|c?vv|cvc|m?tan|otp|pass ?codes?|pass ?words?|passwort|kennwort|passphrase|pwd|codewort|geheimzahl|"
     r"c[oó]digo|codice|codes?|token|konto(?:nummer)?|accounts?|acct|compte|cuenta|conto|conta|rekening(?:nummer)?|iban|"
     r"blz|bic|swift|sort ?code|routing(?: number)?|wallet|kundennummer|extension|durchwahl|zugangscode|clave|"
@@ -32,8 +32,8 @@ _LINK = (
     r"(?:\s{0,3}[:#=\"'(\u2013-]|\s{1,3}(?:is|are|ist|lautet|est|es|[eéè]|no\.?|nr\.?|number|nummer|num[ée]ro|n[uú]mero|"
     r"to|on|at|code|card|me|us|under|unter|the|your|new|with|mit|now)(?!\w)){0,4}"
 )
-_SAID_SECRET = re.compile(
-    rf"(?<!\w){_KEPT}{_LINK}\s{{0,3}}({_TIMES}(?:(?:{_DIGIT_NAMES})[\s,.-]{{1,3}}{_TIMES}){{1,40}}(?:{_DIGIT_NAMES}))(?!\w)",
+_SPELLED_SECRET = re.compile(
+    rf"(?<!\w){_NUMBER_LABELS}{_LINK}\s{{0,3}}({_TIMES}(?:(?:{_DIGIT_NAMES})[\s,.-]{{1,3}}{_TIMES}){{1,40}}(?:{_DIGIT_NAMES}))(?!\w)",
     re.IGNORECASE,
 )
 _WORD_AND_DIGIT = re.compile(
@@ -42,7 +42,7 @@ _WORD_AND_DIGIT = re.compile(
     re.IGNORECASE,
 )
 _GROUPED_SECRET = re.compile(
-    rf"(?<!\w){_KEPT}{_LINK}[\s(\"']{{0,3}}"
+    rf"(?<!\w){_NUMBER_LABELS}{_LINK}[\s(\"']{{0,3}}"
     rf"((?:[a-z]{{2}})?\d{{1,8}}(?:[ .\u00a0/-]{{1,2}}\d{{1,8}}){{1,12}})(?![\w%€$£])"
     r"(?!\s?(?:eur|euro|usd|dollar|chf|gbp|pounds?|people|users|units)\b)",
     re.IGNORECASE,
@@ -61,19 +61,19 @@ _MONEY_NEAR = re.compile(
 _DAY = 24
 
 
-def said_numbers(plain: str) -> Iterator[str]:
+def spelled_numbers(text: str) -> Iterator[str]:
     """Yield digits in words: four of them anywhere, two beside a word like PIN."""
-    yield from (found[0] for found in _RUN.finditer(plain))
-    for pattern in (_SAID_SECRET, _WORD_AND_DIGIT):
-        yield from (found[1] for found in pattern.finditer(plain))
+    yield from (found[0] for found in _RUN.finditer(text))
+    for pattern in (_SPELLED_SECRET, _WORD_AND_DIGIT):
+        yield from (found[1] for found in pattern.finditer(text))
 
 
-def grouped_secrets(plain: str) -> Iterator[str]:
+def grouped_secrets(text: str) -> Iterator[str]:
     """Yield digits in groups beside a word like account, and the addresses of wallets in groups."""
-    for found in _GROUPED_SECRET.finditer(plain):
+    for found in _GROUPED_SECRET.finditer(text):
         if sum(map(str.isdigit, found[1])) >= 4 and not _DATES.fullmatch(found[1]):
             yield found[1]
-    yield from (found[0] for found in _COIN.finditer(plain))
+    yield from (found[0] for found in _COIN.finditer(text))
 
 
 def is_number_of_one(found: re.Match[str], text: str) -> bool:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from linestop.schemas.provenance.lead_hosts import spelled_hosts
 from linestop.schemas.provenance.lead_names import PLATFORMS as _MESSENGERS
 from linestop.schemas.provenance.lead_names import names_on_platforms
-from linestop.schemas.provenance.lead_numbers import grouped_secrets, is_number_of_one, said_numbers
+from linestop.schemas.provenance.lead_numbers import grouped_secrets, is_number_of_one, spelled_numbers
 from linestop.schemas.provenance.tokens import Token, tokens
 
 _FILES = frozenset({
@@ -146,7 +146,7 @@ def short_leads(value: str) -> Iterator[str]:
     plain = folded(value)
     yield from (found[0] for found in _SPELLED.finditer(plain))
     yield from spelled_hosts(plain)
-    yield from said_numbers(plain)
+    yield from spelled_numbers(plain)
     yield from grouped_secrets(plain)
     numbers = _PLAIN_TIME.sub(" t ", _PLAIN_DATE.sub(" d ", plain))
     yield from (found[0] for found in _DIGITS.finditer(numbers) if is_number_of_one(found, numbers))

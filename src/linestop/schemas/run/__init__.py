@@ -1,1 +1,1 @@
-"""A run as its log says it is: the fold, its rules, and what follows from its state."""
+"""The state of a run from its log: the fold, its rules, and the results of its state."""

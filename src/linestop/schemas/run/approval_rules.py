@@ -209,7 +209,7 @@ def apply_person_input(run: Run, n: int, event: Edited | Answered | Resolved) ->
 def _apply_answered(run: Run, n: int, call: CallState | None, event: Answered) -> str:
     """A person answered a question, or an event was reported, for a call that waits for it or for a later one."""
     if event.event and not event.call:
-        if reports_kept(run, untrusted=event.untrusted) >= REPORTED_EVENTS_MAX:
+        if stored_reports_n(run, untrusted=event.untrusted) >= REPORTED_EVENTS_MAX:
             return f"{REPORTED_EVENTS_MAX} reported events are stored already"
         run.reported_events[n] = event
         return ""
@@ -228,12 +228,12 @@ def _apply_answered(run: Run, n: int, call: CallState | None, event: Answered) -
     return ""
 
 
-def reports_kept(run: Run, *, untrusted: bool) -> int:
+def stored_reports_n(run: Run, *, untrusted: bool) -> int:
     """Return how many reported events are stored for a later wait: those of clients, or those of people and services.
 
     Each kind has its own limit, so that clients cannot use up the places of people and services.
     """
-    return sum(kept.untrusted == untrusted for kept in run.reported_events.values())
+    return sum(report.untrusted == untrusted for report in run.reported_events.values())
 
 
 def _invalid_report(run: Run, call: CallState, event: Answered) -> str:

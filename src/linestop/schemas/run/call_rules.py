@@ -223,8 +223,8 @@ def apply_finished(run: Run, n: int, event: Finished) -> str:
     if reason := _invalid_failure(call, event):
         return reason
     was_open = attempt.open and call.stage is Stage.OPEN
-    learnt = attempt.outcome == "unknown" and event.outcome != "unknown"
-    if attempt.closed_n and not learnt:
+    becomes_known = attempt.outcome == "unknown" and event.outcome != "unknown"
+    if attempt.closed_n and not becomes_known:
         return f"attempt {event.attempt} of call '{event.call}' has its result"
     unknown = event.outcome == "unknown"
     count_start(run, attempt, event)
@@ -236,7 +236,7 @@ def apply_finished(run: Run, n: int, event: Finished) -> str:
     # An earlier attempt without effect proves nothing about a later one; a successful one settles the call.
     attempt.ended = event.ended
     last_effect = all(later.purpose == "probe" for later in call.attempts[event.attempt :])
-    if was_open or (is_outcome_unknown and learnt and (last_effect or event.outcome == "succeeded")):
+    if was_open or (is_outcome_unknown and becomes_known and (last_effect or event.outcome == "succeeded")):
         _after_attempt(run, n, call, attempt, event)
     elif event.outcome == "succeeded" and call.stage in TO_BE_MADE and not run.done:
         _take_result(run, n, call, event)

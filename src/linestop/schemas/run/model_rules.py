@@ -12,7 +12,7 @@ from linestop.schemas.run.active_time import count_start
 from linestop.schemas.run.call_states import ITEM, Attempt, CallState, ProposalState, text_size
 from linestop.schemas.run.clamped_limits import limit_violation
 from linestop.schemas.run.model_order import down_until
-from linestop.schemas.run.prompt_size import base_size, dropped_size, learn, proposal_size, said_size
+from linestop.schemas.run.prompt_size import answer_size, base_size, dropped_size, learn, proposal_size
 from linestop.schemas.text_size import Size, total
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def apply_proposed(run: Run, n: int, event: Proposed) -> str:
         run.returned_in_a_row = 0
     run.proposals.append(ProposalState(n=n, event=event, calls=calls, model=attempt.model, base_url=attempt.base_url))
     run.calls.update((call.call, call) for call in calls)
-    run.context += said_size(event) + ITEM
+    run.context += answer_size(event) + ITEM
     return ""
 
 

@@ -104,8 +104,8 @@ def _next_start_if_granted(run: Run, now: datetime, worker: str, dead: Collectio
     if run.phase in {Phase.JUDGING, Phase.ANSWERING}:
         # The present answer is judged first: a final answer is accepted whatever limits the run has used up for it.
         return None
-    asked_before_model = run.phase is Phase.WAITING and (run.proposal is None or run.proposal.is_complete)
-    if run.prompt.closing_limit is not None or run.phase in {Phase.QUEUED, Phase.THINKING} or asked_before_model:
+    waits_before_request = run.phase is Phase.WAITING and (run.proposal is None or run.proposal.is_complete)
+    if run.prompt.closing_limit is not None or run.phase in {Phase.QUEUED, Phase.THINKING} or waits_before_request:
         return _next_model(run, now, worker, dead)
     if run.events_left <= 0:
         return None if run.open_attempts else _limit_exhausted("events_max", run.n, run.limits.events_max)
@@ -119,7 +119,7 @@ def _next_start_if_granted(run: Run, now: datetime, worker: str, dead: Collectio
 def _next_calls(run: Run, now: datetime, worker: str, dead: Collection[str]) -> NextStart | None:
     if run.proposal is None:
         return None
-    starts = [_probe_start(call, now) for call in run.proposal.calls if _wants_probe(call)]
+    starts = [_probe_start(call, now) for call in run.proposal.calls if _needs_probe(call)]
     able = [call for call in run.proposal.calls if _startable(run, call, now, worker=worker, dead=dead)]
     due = [call for call in able if call.ready_at is None or call.ready_at <= now]
     if due:
@@ -130,7 +130,7 @@ def _next_calls(run: Run, now: datetime, worker: str, dead: Collection[str]) -> 
     return min(starts, key=lambda start: start.at, default=None)
 
 
-def _wants_probe(call: CallState) -> bool:
+def _needs_probe(call: CallState) -> bool:
     return call.stage is Stage.UNKNOWN_OUTCOME and call.grant is not None and call.grant.probe and not call.probed
 
 
@@ -212,12 +212,12 @@ def _within_money(run: Run, start: NextStart, now: datetime) -> NextStart:
     """Return the start, or the closing turn if the start would leave no money for it within the run's own limit."""
     left = cost_left_micros(run)
     # After a summary the conversation is shorter, and with it the closing turn.
-    kept = closing_turn.cost_reserved_micros(run) if start.cost_max_micros and start.purpose == "turn" else 0
-    if start.cost_max_micros + kept <= left:
+    closing_micros = closing_turn.cost_reserved_micros(run) if start.cost_max_micros and start.purpose == "turn" else 0
+    if start.cost_max_micros + closing_micros <= left:
         return start
     needed = run.limits.cost_max_micros - left + start.cost_max_micros
     if start.cost_max_micros <= left:
-        needed += kept
+        needed += closing_micros
     hit = LimitHit(name="cost_max_micros", value=needed, max_value=run.limits.cost_max_micros)
     return _closing_start(run, hit, now) or start
 

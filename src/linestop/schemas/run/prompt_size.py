@@ -191,22 +191,22 @@ def base_size(opened: Opened) -> Size:
     """Return the size of the beginning of every prompt: instructions, tools and the task."""
     task, material = opened.task, opened.task.material
     framing = max(task.text_bytes - text_size(task.text).bytes - text_size(material).bytes, 0)
-    said = text_size(task.text).tokens + text_size(material).tokens + framing
+    task_tokens = text_size(task.text).tokens + text_size(material).tokens + framing
     base = min(opened.base_tokens or int(opened.base_bytes * BASE_DENSITY), opened.base_bytes)
-    return Size(opened.base_bytes + task.text_bytes, base + min(said, task.text_bytes))
+    return Size(opened.base_bytes + task.text_bytes, base + min(task_tokens, task.text_bytes))
 
 
 def summarised_size(run: Run) -> Size:
     """Return the size of the prompt of a summary made now: only the part that the summary replaces."""
     covers_to = last_covered_n(run)
-    kept = (p for p in run.proposals if p.n > covers_to)
-    return run.context - total(proposal_size(p, run.prompt.dropped_to) - ITEM for p in kept)
+    later = (p for p in run.proposals if p.n > covers_to)
+    return run.context - total(proposal_size(p, run.prompt.dropped_to) - ITEM for p in later)
 
 
-def said_size(event: Proposed) -> Size:
+def answer_size(event: Proposed) -> Size:
     """Return the size of an answer in later prompts: its text and calls, or the provider's blocks of it."""
-    said = text_size(event.text) + total(text_size(c.args) + text_size(c.tool) + ITEM for c in event.calls)
-    return said.or_larger(text_size(event.blocks))
+    own_size = text_size(event.text) + total(text_size(c.args) + text_size(c.tool) + ITEM for c in event.calls)
+    return own_size.or_larger(text_size(event.blocks))
 
 
 def proposal_size(proposal: ProposalState, dropped_to: int) -> Size:
@@ -214,7 +214,7 @@ def proposal_size(proposal: ProposalState, dropped_to: int) -> Size:
     answers = total(call.shown_size(dropped_to) + ITEM for call in proposal.calls)
     returned = total(map(text_size, proposal.returned.errors)) if proposal.returned else Size()
     edits = total(text_size(c.edit.args) for c in proposal.calls if c.edit and c.edit.approves is not None)
-    return total((said_size(proposal.event), answers, returned, edits, ITEM, ITEM))
+    return total((answer_size(proposal.event), answers, returned, edits, ITEM, ITEM))
 
 
 def droppable(run: Run) -> Iterator[CallState]:

@@ -45,8 +45,8 @@ def widened(run: Run, event: Widened) -> str:
         call.agreed, call.grant, call.widenings = agreed, line.grant, call.widenings + 1
         call.gate_n, call.asked, call.ready_at = 0, None, None
         call.votes = set()
-        in_doubt = not line.grant.safe_to_repeat and any(_may_have_acted(a, agreed) for a in call.effects)
-        call.stage = Stage.UNKNOWN_OUTCOME if in_doubt else Stage.GATE
+        is_outcome_unknown = not line.grant.safe_to_repeat and any(_may_have_acted(a, agreed) for a in call.effects)
+        call.stage = Stage.UNKNOWN_OUTCOME if is_outcome_unknown else Stage.GATE
     return ""
 
 

@@ -152,11 +152,11 @@ def check_denied(ledger: Ledger, event: Denied) -> Violations:
         yield "approval", f"It denies call '{event.call}' as unanswered before the question had expired."
 
 
-def check_decider(ledger: Ledger, event: Granted | Denied | Edited | Resolved, what: str) -> Violations:
+def check_decider(ledger: Ledger, event: Granted | Denied | Edited | Resolved, subject: str) -> Violations:
     """Whether the policy lets this person decide."""
     deciders = ledger.opened.policy.deciders if ledger.opened else ()
     if deciders and event.by not in deciders:
-        yield "approval", f"'{event.by}' decides about {what}, but only {', '.join(deciders)} may."
+        yield "approval", f"'{event.by}' decides about {subject}, but only {', '.join(deciders)} may."
 
 
 def _check_grant(event: Granted, asked: AskedCall) -> Violations:

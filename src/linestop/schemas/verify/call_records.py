@@ -44,8 +44,8 @@ class Start:
     @property
     def label(self) -> str:
         """The name of the start in a sentence."""
-        what = f"call '{self.call}'" if self.call else f"turn {self.turn}"
-        return f"attempt {self.attempt} of {what} (event {self.n})"
+        subject = f"call '{self.call}'" if self.call else f"turn {self.turn}"
+        return f"attempt {self.attempt} of {subject} (event {self.n})"
 
     def may_be_taken_over(self, at: datetime, worker: str, dead: tuple[str, ...]) -> bool:
         """Whether another attempt may take over: ``done_by`` has passed, or its worker is dead or has restarted."""

@@ -52,9 +52,9 @@ def _check_call_limits(ledger: Ledger, event: Judged) -> Violations:
         yield "approval", f"It lets call {len(before) + len(passing)} of at most {limits.calls_max} pass."
     for call in passing:
         calls_max = (call.grant.calls_max if call.grant else 0) or limits.calls_per_tool_max
-        made = sum(1 for other in (*before, *passing) if other.tool == call.tool)
-        if made > calls_max:
-            yield "approval", f"It lets call {made} of '{call.tool}' pass, of at most {calls_max}."
+        passed_n = sum(1 for other in (*before, *passing) if other.tool == call.tool)
+        if passed_n > calls_max:
+            yield "approval", f"It lets call {passed_n} of '{call.tool}' pass, of at most {calls_max}."
 
 
 def _check_recorded(ledger: Ledger, verdict: JudgedCall) -> Violations:

@@ -95,8 +95,8 @@ def read_chain(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]
 
 def _other_run_sentence(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]) -> str:
     """Return a sentence if every message belongs to one other run, so that the wrong run was named; else nothing."""
-    whose = {found.group(1, 2) if (found := _SUBJECT.fullmatch(subject)) else None for subject, _, _ in messages}
-    only = whose.pop() if len(whose) == 1 else None
+    runs = {found.group(1, 2) if (found := _SUBJECT.fullmatch(subject)) else None for subject, _, _ in messages}
+    only = runs.pop() if len(runs) == 1 else None
     if only is None or only == (tenant, run):
         return ""
     return f"The log holds run '{only[1]}' of tenant '{only[0]}', not run '{run}' of tenant '{tenant}'."
@@ -115,13 +115,13 @@ def _stray_sentence(n: int, due: int, prev: str | None) -> str:
         return f"A message with number {n} stands where event {due} is due."
     if prev is None:
         return f"Event {n} has no readable envelope."
-    return f"Event {n} does not name the hash of what comes before it: one of the two was changed."
+    return f"Event {n} does not name the hash of the message before it: one of the two was changed."
 
 
 def _stray_problems(strays: list[tuple[int, str]], length: int) -> list[Problem]:
     """Return the problems of messages outside the chain.
 
-    A message whose number the chain has as well lost a race, and is void. A message beyond the chain's end means that
+    A message runs number the chain has as well lost a race, and is void. A message beyond the chain's end means that
     events are missing or changed, or that a process wrote where no event was due: either way the log is broken.
     """
     problems = [

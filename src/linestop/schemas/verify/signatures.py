@@ -27,30 +27,34 @@ def check_signature(ledger: Ledger, event: Decision, keys: Mapping[str, TrustedK
     """
     if isinstance(event, Denied) and event.by == "timer":
         return
-    what = f"call '{event.call}'" if event.call else "spending"
+    subject = f"call '{event.call}'" if event.call else "spending"
     if event.signature and event.signature in ledger.signatures:
         first = ledger.signatures[event.signature]
-        yield "broken", "approval", f"The signature about {what} is that of event {first}: a decision counts once."
+        yield "broken", "approval", f"The signature about {subject} is that of event {first}: a decision counts once."
     key = keys.get(event.key_id)
     if key is None or key.purpose != "person":
-        yield from _check_unsigned(event, what, keys)
+        yield from _check_unsigned(event, subject, keys)
         return
     controls = _possible_controls(ledger, event)
     if not controls:
-        yield "note", "approval", f"The signed text about {what} was not supplied, so its signature was not checked."
+        yield "note", "approval", f"The signed text about {subject} was not supplied, so its signature was not checked."
     elif not any(_is_signed(ledger, event, key, control) for control in controls):
-        yield "broken", "approval", f"The signature under the decision about {what} is false."
+        yield "broken", "approval", f"The signature under the decision about {subject} is false."
     elif key.name != event.by:
         yield "broken", "approval", f"'{key.name}' signed a decision that the log attributes to '{event.by}'."
 
 
-def _check_unsigned(event: Decision, what: str, keys: Mapping[str, TrustedKey]) -> Violations:
+def _check_unsigned(event: Decision, subject: str, keys: Mapping[str, TrustedKey]) -> Violations:
     people = {key.name for key in keys.values() if key.purpose == "person"}
     if isinstance(event, Answered) and not event.signature:
         if event.by in people:
-            yield "note", "approval", f"'{event.by}' did not sign the answer to {what}: any service may have sent it."
+            yield (
+                "note",
+                "approval",
+                f"'{event.by}' did not sign the answer to {subject}: any service may have sent it.",
+            )
     elif people:
-        yield "broken", "approval", f"No known key signed the decision about {what}."
+        yield "broken", "approval", f"No known key signed the decision about {subject}."
     elif event.signature:
         yield "note", "approval", f"The key '{event.key_id}' is not known, so its signature was not checked."
 

@@ -89,7 +89,7 @@ def check_queued(ledger: Ledger, event: Queued) -> Violations:
     if not 0 <= line.spent_micros <= line.before_micros or line.spent_micros + event.need_micros > line.limit_micros:
         yield "budget", f"It waits for the account '{line.account}', which can never have room for the next start."
     if event.resets_at != period_end(line.period):
-        yield "budget", f"The period {line.period} of the account '{line.account}' ends at another time than it says."
+        yield "budget", f"Its reset time is not the end of the period {line.period} of the account '{line.account}'."
 
 
 def check_warned(ledger: Ledger, event: Warned) -> Violations:

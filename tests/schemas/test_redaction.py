@@ -210,11 +210,11 @@ def test_a_text_in_pieces_is_redacted_like_the_whole_text(pieces: list[str]) -> 
         assert "".join(stream_redacted(redactor, pieces)) == redactor.text("".join(pieces))
 
 
-@pytest.mark.parametrize("said", SAMPLES)
-def test_no_place_to_break_a_secret_shows_it(said: str) -> None:
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_no_place_to_break_a_secret_shows_it(sample: str) -> None:
     """Character by character, and in two pieces at every place."""
     redactor = Redactor(SECRETS)
-    text = f"so {said}, it is"
+    text = f"so {sample}, it is"
     whole = redactor.text(text)
     assert "".join(stream_redacted(redactor, list(text))) == whole
     assert {"".join(stream_redacted(redactor, [text[:at], text[at:]])) for at in range(len(text))} == {whole}

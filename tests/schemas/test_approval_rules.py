@@ -60,7 +60,7 @@ def test_a_value_of_unknown_origin_is_not_cleared_though_policy_clears_the_tool(
 
 
 @pytest.mark.parametrize(
-    ("lie", "reason"),
+    ("forgery", "reason"),
     [
         ({"quorum": 1}, "asks other people"),
         ({"deciders": ("mallory",)}, "asks other people"),
@@ -70,13 +70,13 @@ def test_a_value_of_unknown_origin_is_not_cleared_though_policy_clears_the_tool(
         ({"years": 5}, "for longer than the run's limit"),
     ],
 )
-def test_an_invalid_question_is_ignored(lie: dict[str, Any], reason: str) -> None:
+def test_an_invalid_question_is_ignored(forgery: dict[str, Any], reason: str) -> None:
     """Policy, judgement and limits fix the people, the content and the expiry of a question."""
     story = at_gate(call("pay"), version=agent(policy=Policy(deciders=("eva", "bob"), quorum=2)))
     honest = story.when("approver").decided
     assert isinstance(honest, Asked)
-    years = lie.pop("years", 0)
-    line: AskedCall = msgspec.structs.replace(honest.calls[0], **lie)
+    years = forgery.pop("years", 0)
+    line: AskedCall = msgspec.structs.replace(honest.calls[0], **forgery)
     line = msgspec.structs.replace(line, expires_at=line.expires_at.replace(year=line.expires_at.year + years))
     assert reason in story.append("approver", Asked(calls=(line,))).ignored
     assert not story.append("approver", honest).ignored
@@ -140,7 +140,7 @@ def test_only_deciders_decide_about_spending() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lie", "reason"),
+    ("forgery", "reason"),
     [
         ({"tier": "read"}, "lowers call 'pay' from irreversible to read"),
         ({"args": '{"q":"eve"}'}, "digest of the arguments"),
@@ -149,12 +149,12 @@ def test_only_deciders_decide_about_spending() -> None:
         ({"verdict": "recorded", "recorded_n": 3}, "event 3 is not a result of the effect"),
     ],
 )
-def test_an_invalid_verdict_is_ignored(lie: dict[str, Any], reason: str) -> None:
+def test_an_invalid_verdict_is_ignored(forgery: dict[str, Any], reason: str) -> None:
     """Tier, digest, key and record are recomputed by every reader."""
     story = Story().open_run().run_until_idle()
     honest = story.given(*story.planner_events(reply(call("pay")))).when("validator").decided
     assert isinstance(honest, Judged)
-    verdict = msgspec.structs.replace(honest.calls[0], **lie)
+    verdict = msgspec.structs.replace(honest.calls[0], **forgery)
     assert reason in story.append("validator", msgspec.structs.replace(honest, calls=(verdict,))).ignored
     assert story.stage("pay") == "pending"
 

@@ -43,7 +43,7 @@ def start(story: Story) -> ModelStarted:
 
 
 @pytest.mark.parametrize(
-    ("lie", "reason"),
+    ("forgery", "reason"),
     [
         ({"model": "dear/one"}, "not opened with the model 'dear/one'"),
         ({"cost_max_micros": 24_000}, "less than a request of this size may cost"),
@@ -52,11 +52,11 @@ def start(story: Story) -> ModelStarted:
         ({"done_by": NOW.replace(year=8999)}, "'model_deadline_s'"),
     ],
 )
-def test_a_model_request_beyond_its_limits_is_ignored(lie: dict[str, Any], reason: str) -> None:
+def test_a_model_request_beyond_its_limits_is_ignored(forgery: dict[str, Any], reason: str) -> None:
     """Another model, another price or another end than the run was opened with."""
     story = Story().open_run().when("budget").append_decided()
     honest = start(story)
-    assert reason in story.append("planner", msgspec.structs.replace(honest, **lie)).ignored
+    assert reason in story.append("planner", msgspec.structs.replace(honest, **forgery)).ignored
     assert story.run.model_attempt is None
     assert not story.append("planner", honest).ignored
 
@@ -83,13 +83,13 @@ def test_a_run_is_compacted_as_often_as_allowed_and_only_over_existing_events() 
 
 
 @pytest.mark.parametrize(
-    ("tool", "lie", "reason"),
+    ("tool", "forgery", "reason"),
     [
         ("rent", {"cost_max_micros": 0}, "reserves less for call 'rent'"),
         ("rent", {"done_by": NOW + timedelta(hours=1)}, "longer than its tool's timeout"),
     ],
 )
-def test_an_effect_beyond_its_limits_is_ignored(tool: str, lie: dict[str, Any], reason: str) -> None:
+def test_an_effect_beyond_its_limits_is_ignored(tool: str, forgery: dict[str, Any], reason: str) -> None:
     """A price below the contract's, an end beyond its timeout."""
     story = Story().open_run().run_until_idle()
     story.given(*story.planner_events(reply(call(tool)))).when("validator").append_decided().when(
@@ -100,7 +100,7 @@ def test_an_effect_beyond_its_limits_is_ignored(tool: str, lie: dict[str, Any], 
         story.append_decided()
     honest = story.when("executor").decided
     assert isinstance(honest, EffectStarted)
-    lines = tuple(msgspec.structs.replace(line, **lie) for line in honest.calls)
+    lines = tuple(msgspec.structs.replace(line, **forgery) for line in honest.calls)
     assert reason in story.append("executor", msgspec.structs.replace(honest, calls=lines)).ignored
     assert not story.append("executor", honest).ignored
 
@@ -210,11 +210,11 @@ def test_the_reserved_events_of_a_full_run_allow_no_start_and_no_hold() -> None:
 def test_every_limit_has_a_maximum(name: str) -> None:
     """The maximum itself is allowed; larger values and NaN are not."""
     assert set(LIMITS_MAX) == set(Limits.__struct_fields__)
-    at_most = msgspec.structs.replace(Limits(), **{name: LIMITS_MAX[name]})
-    assert not excessive_limit(at_most)
+    maximum = msgspec.structs.replace(Limits(), **{name: LIMITS_MAX[name]})
+    assert not excessive_limit(maximum)
     for beyond in (LIMITS_MAX[name] + 1, float("nan"), float("inf"), -1):
         assert f"limits.{name}: " in excessive_limit(msgspec.structs.replace(Limits(), **{name: beyond}))
-    assert clamp(msgspec.structs.replace(Limits(), **{name: 10**30})) == at_most
+    assert clamp(msgspec.structs.replace(Limits(), **{name: 10**30})) == maximum
     assert clamp(Limits()) == Limits()
 
 

@@ -74,10 +74,10 @@ def test_a_person_is_asked_only_about_a_call_at_the_gate() -> None:
     ],
 )
 def test_a_decision_about_a_call_that_waits_for_no_person_is_ignored(
-    word: Granted | Denied | Edited | Answered | Resolved,
+    decision: Granted | Denied | Edited | Answered | Resolved,
 ) -> None:
     """The rule applies whichever process wrote the event."""
-    assert at_work(call("look"), call("pay")).append("approver", word).ignored
+    assert at_work(call("look"), call("pay")).append("approver", decision).ignored
 
 
 def test_a_question_is_answered_neither_by_approval_nor_by_edit() -> None:

@@ -61,7 +61,7 @@ def test_out_of_tokens_the_model_sums_up() -> None:
 
 
 def test_out_of_money_the_model_sums_up() -> None:
-    """A call that is too dear is not made; the model is told so and sums up."""
+    """A call that is too dear is not made; the model is alert so and sums up."""
     version = agent(tools=(contract("rent", price_micros=400_000),))
     story = at_work(call("rent"), version=version).finish_tools(rent=msgspec.structs.replace(OK, cost_micros=400_000))
     story.finish_model(reply(call("rent", '{"q":"b"}', id="more")))
@@ -70,10 +70,10 @@ def test_out_of_money_the_model_sums_up() -> None:
     assert seal_after_closing_turn(story).status == "over_budget"
 
 
-@pytest.mark.parametrize("there", [SPARE, msgspec.structs.replace(MODEL, base_url="http://127.0.0.1:9/v1")])
-def test_the_model_that_answered_last_sums_up(there: ModelChoice) -> None:
+@pytest.mark.parametrize("spare", [SPARE, msgspec.structs.replace(MODEL, base_url="http://127.0.0.1:9/v1")])
+def test_the_model_that_answered_last_sums_up(spare: ModelChoice) -> None:
     """A fallback too, however long after the first model was down: its count of the prompt is known."""
-    story = Story(agent(fallbacks=(there,), on_model_down="fall_back", limits={"turns_max": 1, "wall_s": 1_000}))
+    story = Story(agent(fallbacks=(spare,), on_model_down="fall_back", limits={"turns_max": 1, "wall_s": 1_000}))
     story.open_run().run_until_idle()
     for _ in range(4):
         story.finish_model(ModelFailed("availability", "down")).advance_s(10).run_until_idle()
@@ -81,7 +81,7 @@ def test_the_model_that_answered_last_sums_up(there: ModelChoice) -> None:
         2 * FALLBACK_FIRST_S
     ).finish_tools(look=OK)
     start = story.last(ModelStarted)
-    assert (start.model, start.base_url) == (there.model, there.base_url)
+    assert (start.model, start.base_url) == (spare.model, spare.base_url)
     seal_after_closing_turn(story)
 
 
@@ -184,12 +184,12 @@ def test_the_failure_of_the_model_is_named_and_not_the_time_it_took() -> None:
     assert "HTTP 503: overloaded" in over.why
 
 
-@pytest.mark.parametrize("part", range(24, 60, 2))
+@pytest.mark.parametrize("tenths", range(24, 60, 2))
 @pytest.mark.parametrize("calls", [1, 6])
-def test_money_is_left_for_the_closing_turn(part: int, calls: int) -> None:
+def test_money_is_left_for_the_closing_turn(tenths: int, calls: int) -> None:
     """Whatever the cost limit is, a run with a result that reaches it sums up, and stays within it."""
     first = Story(agent()).open_run().run_until_idle().last(ModelStarted).cost_max_micros
-    limits = {"cost_max_micros": first * part // 10, "turns_max": 100, "calls_max": 500, "calls_per_tool_max": 500,
+    limits = {"cost_max_micros": first * tenths // 10, "turns_max": 100, "calls_max": 500, "calls_per_tool_max": 500,
               "tokens_max": 2_000_000, "wall_s": 10_000, "compactions_max": 0}  # fmt: skip
     story = Story(agent(limits=limits)).open_run().run_until_idle()
     n = 0
@@ -197,8 +197,8 @@ def test_money_is_left_for_the_closing_turn(part: int, calls: int) -> None:
         n += 1
         start = story.last(ModelStarted)
         usage = Usage(fresh_in=story.run.context_bytes // 3, out=start.output_tokens_max)
-        looks = [call("look", f'{{"q":"{n}-{i}"}}', id=f"c{n}x{i}") for i in range(calls)]
-        story.finish_model(reply(*looks, usage=usage))
+        calls_of_turn = [call("look", f'{{"q":"{n}-{i}"}}', id=f"c{n}x{i}") for i in range(calls)]
+        story.finish_model(reply(*calls_of_turn, usage=usage))
         story.finish_tools(**{f"c{n}x{i}": msgspec.structs.replace(OK, value="y" * 40) for i in range(calls)})
         assert n < 60
     assert seal_after_closing_turn(story).status == "over_budget"
@@ -254,9 +254,9 @@ def test_a_provider_that_reports_too_much_is_named_in_an_alert() -> None:
         if (each := alert_for_event(story.run, entry)) and each.kind == "over-reservation"
     ]
     assert len(found) == 1
-    told = msgspec.json.decode(found[0].payload)
-    assert told["model"] == MODEL.model
-    assert told["why"].startswith(f"'{MODEL.model}' reported usage of $")
-    assert told["event"]["usage"]["out"] == 9
+    alert = msgspec.json.decode(found[0].payload)
+    assert alert["model"] == MODEL.model
+    assert alert["why"].startswith(f"'{MODEL.model}' reported usage of $")
+    assert alert["event"]["usage"]["out"] == 9
     quiet = at_work(call("look")).finish_tools(look=OK).finish_model(reply(text="Done."))
     assert not [e for e in quiet.run.entries if (a := alert_for_event(quiet.run, e)) and a.kind == "over-reservation"]
