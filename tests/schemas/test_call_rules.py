@@ -61,7 +61,7 @@ def test_a_person_is_asked_only_about_a_call_at_the_gate() -> None:
 
 
 @pytest.mark.parametrize(
-    "word",
+    "decision",
     [
         Granted(call="look", by="a"),
         Denied(call="look", by="a"),
