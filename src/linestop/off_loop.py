@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 async def off_loop(size: int, work: Callable[[], T], *, give_up: bool = False) -> T:
-    """Return the result of ``work``, which runs in a thread if ``size`` is more than ``LONG_BYTES`` bytes.
+    """Return the result of ``work``, which runs in a thread if ``size`` is more than ``OFF_LOOP_BYTES`` bytes.
 
     The work is waited for even if the caller is cancelled meanwhile: its input has happened already. With ``give_up``
     a cancelled caller continues at once, and nothing that ``work`` reads may be changed until it ends.

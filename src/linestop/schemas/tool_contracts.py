@@ -117,7 +117,7 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``never_started`` is a probe's result that the key took no effect, and the outcome of a call that was not ``begun``.
     ``findings``: the defects of a value that was returned by a call that took effect. ``bytes`` is the length of
-    ``value`` as JSON, if it is so long (``LONG_BYTES``) that it is not processed on the event loop.
+    ``value`` as JSON, if it is so long (``OFF_LOOP_BYTES``) that it is not processed on the event loop.
     ``ended``: the function has ended although its effect is unknown; a function that was cut off may still act.
     """
 
