@@ -123,7 +123,7 @@ def test_an_attempt_that_cost_something_began(claim: ModelFailedEvent) -> None:
     story = Story(agent(limits={"model_retries_max": 0})).open_run().run_until_idle()
     story.given(claim)
     assert isinstance(next_start(story.run, story.now + timedelta(seconds=60)), Exhausted)
-    assert any("not begun" in finding.sentence for finding in verify(TENANT, RUN, story.messages).problems)
+    assert any("did not begin" in finding.sentence for finding in verify(TENANT, RUN, story.messages).problems)
 
 
 def test_a_tool_call_that_has_a_result_began() -> None:
@@ -131,7 +131,7 @@ def test_a_tool_call_that_has_a_result_began() -> None:
     story = at_work(call("look"))
     story.given(Finished(call="look", attempt=1, outcome="failed", begun=False))
     assert story.run.calls["look"].tries == 1
-    assert any("not begun" in finding.sentence for finding in verify(TENANT, RUN, story.messages).problems)
+    assert any("did not begin" in finding.sentence for finding in verify(TENANT, RUN, story.messages).problems)
 
 
 def test_every_reader_folds_the_same() -> None:

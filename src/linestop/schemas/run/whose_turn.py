@@ -75,7 +75,8 @@ def whose_deadline(run: Run, now: datetime) -> RoleName | None:
 def role_to_wake(run: Run, cue: Cue, now: datetime, *, local_roles: Collection[RoleName]) -> RoleName | None:
     """Return the role in another process that needs a hint to advance the run; None if no hint is needed.
 
-    ``cue`` is the reason for this pass. When an alarm rings, the roles that the last event woke were here long before.
+    ``cue`` is the reason for this pass. When an alarm rings, the roles that the last event woke have long advanced the
+    run.
     """
     turn, last = whose_turn(run, now), run.entries[-1] if run.entries else None
     if last is None:
