@@ -174,7 +174,7 @@ async def test_a_schedule_fires_into_the_timers_stream(connections: Connections)
     pull = jetstream_api.consumer_next(stream_names.TIMERS, stream_names.TIMERS_CONSUMER)
     await approver.publish(pull, b'{"batch":1,"expires":5000000000}', reply_to=inbox)
     fired = await asyncio.wait_for(got.get(), 6)
-    assert subjects.parse_timer(fired.subject).act == "fire"
+    assert subjects.parse_timer(fired.subject).action == "fire"
     assert fired.data == b"late"
     await approver.request(fired.reply, b"+ACK")
     await subscription.unsubscribe()
