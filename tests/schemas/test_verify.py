@@ -109,7 +109,7 @@ def _nothing(messages: list[Message]) -> tuple[list[Message], int]:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (_changed, "does not name the hash of what comes before it"),
+        (_changed, "does not name the hash of the message before it"),
         (_missing, "Event 7 is missing"),
         (_foreign, "holds run 'r2' of tenant 't', not run 'r1'"),
         (_partly_foreign, "is not an event of run 'r1'"),
