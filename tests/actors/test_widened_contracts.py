@@ -105,7 +105,7 @@ def test_the_question_is_printed_with_the_wider_part_of_the_contract() -> None:
     (question,) = open_questions(story.run, {})
     assert f"  wider   {sentence}" in question_text(question).splitlines()
     assert f"may pay be done? {sentence} (contract:wider)" in time_line(story.run.entries[-1], story.run)
-    assert "pay may do more by now than was agreed to; a person must agree" in time_line(story.run.entries[-2])
+    assert "pay may do more now than was approved; a person must approve" in time_line(story.run.entries[-2])
 
 
 def test_only_a_decision_about_the_shown_contract_counts() -> None:
