@@ -62,7 +62,7 @@ def test_sizes_are_chosen_once_for_a_state_folder(tmp_path: Path) -> None:
     assert embedded_sizes(tmp_path / "older") == (DEFAULT_SIZES, False)
     assert space.total >= TOTAL_MIN_BYTES
     (tmp_path / SIZES_FILE).write_text("{")
-    with pytest.raises(ConfigError, match="does not hold the sizes of streams"):
+    with pytest.raises(ConfigError, match="does not contain the sizes of streams"):
         stored_sizes(tmp_path)
 
 

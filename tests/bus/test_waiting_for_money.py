@@ -278,7 +278,7 @@ def test_a_run_whose_accounts_cannot_be_changed_names_the_cause_and_continues_la
         run = await world.run("one")
         assert run.queued is not None
         assert "the accounts cannot be changed now" in run.queued.why
-        assert "no room" in run.queued.why
+        assert "no space" in run.queued.why
         assert run.n == 2
         stream.bytes_max = 0
         began = virtual_now()

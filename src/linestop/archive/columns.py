@@ -1,6 +1,6 @@
 """The archive's tables, and their rows made from a folded run.
 
-``events`` has one row for every message of the run log, in stream order, readable or not. ``runs`` and ``calls`` hold
+``events`` has one row for every message of the run log, in stream order, readable or not. ``runs`` and ``calls`` have
 the state of each run and each call; they are derived from ``events``. Times are UTC without a zone, money is in
 micro-dollars. A payload that is not an event, or not JSON, is stored unchanged in ``raw``.
 """
@@ -89,7 +89,7 @@ def clamp_integers(row: Row) -> Row:
 def as_json_text(payload: bytes) -> str | None:
     """Return the payload as JSON text, exactly as stored, or None if it is not JSON.
 
-    The database accepts all JSON that msgspec accepts; the reverse does not hold.
+    The database accepts all JSON that msgspec accepts; the reverse is not true.
     """
     try:
         msgspec.json.decode(payload)

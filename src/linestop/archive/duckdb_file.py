@@ -230,7 +230,7 @@ class ArchiveFile:
             run = Run(*key)
             if not begins or self._execute("SELECT 1 FROM runs WHERE tenant = ? AND run = ?", list(key)):
                 for subject, payload, seq in self.log_of(key):
-                    # An event that failed to fold the first time fails again; its row holds the reason.
+                    # An event that failed to fold the first time fails again; its row contains the reason.
                     with contextlib.suppress(Exception):
                         run.apply(subject, payload, seq)
             self._folds[key] = run
@@ -295,7 +295,7 @@ class ArchiveFile:
         return int(count) - int(remaining)
 
     def _delete_moved(self, batches: list[Path]) -> None:
-        """Delete the rows that these batches hold, all or nothing."""
+        """Delete the rows that these batches contain, all or nothing."""
         if not batches:
             return
         self._connection.begin()

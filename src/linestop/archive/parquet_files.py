@@ -1,11 +1,11 @@
 """Old runs outside the database: one folder of Parquet files for each moved batch, which never changes again.
 
-``<archive>-old/<day>-<last sequence>/`` holds ``events``, ``runs`` and ``calls`` of runs that were sealed on one day,
-with the columns of the database's tables; any program that reads Parquet may read them. A batch is written under a
-temporary name, synced and renamed. Then the rows that the files hold are deleted from the database, and no others.
-If a process dies in between, the batch either does not exist yet, or its rows are also in the database. Then the next
-attempt first deletes the rows that files already hold, and moves the rest as another batch. So a reader of both counts
-each event once, by its sequence.
+``<archive>-old/<day>-<last sequence>/`` contains ``events``, ``runs`` and ``calls`` of runs that were sealed on one
+day, with the columns of the database's tables; any program that reads Parquet may read them. A batch is written under
+a temporary name, synced and renamed. Then the rows in the files are deleted from the database, and no others. If a
+process dies in between, the batch either does not exist yet, or its rows are also in the database. Then the next
+attempt first deletes the rows that are already in files, and moves the rest as another batch. So a reader of both
+counts each event once, by its sequence.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class OldRuns:
         return path
 
     def events(self, *, where: str, values: list[Any]) -> list[tuple[Any, ...]]:
-        """Return events as (subject, payload, raw, seq), in order; each once, also if several batches hold it."""
+        """Return events as (subject, payload, raw, seq), in order; each once, also if it is in several batches."""
         if not self._has_batches():
             return []
         files = _quoted(self.folder / "*-*" / "events.parquet")

@@ -96,7 +96,7 @@ async def ask_recorder(path: Path, request: QueryRequest) -> ArchiveStatus | Non
     """Send a request to the recorder that has the archive ``path`` open; None if no recorder has.
 
     Raises:
-        RetryableError: the recorder refused; the message holds its reason.
+        RetryableError: the recorder refused; the message contains its reason.
     """
     reply = await _exchange(path, request)
     return None if reply is None else _require_reply(path, reply, reply.status)
@@ -106,7 +106,7 @@ async def ask_reach(path: Path) -> Reach | None:
     """Ask the same recorder for its watermark and its oldest open run; None if no recorder has the archive open.
 
     Raises:
-        RetryableError: the recorder refused; the message holds its reason.
+        RetryableError: the recorder refused; the message contains its reason.
     """
     reply = await _exchange(path, QueryRequest(want="reach"))
     return None if reply is None else _require_reply(path, reply, reply.reach)

@@ -53,7 +53,7 @@ Hook = Callable[[], None]
 
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
-    """A refusal by the broker. ``subject`` is in small letters, as the client library reports it."""
+    """A refusal by the broker. ``subject`` is in lower case, as the client library reports it."""
 
     action: str
     subject: str
@@ -242,7 +242,7 @@ class Connection:
             refused.cancel()
 
     def denied(self, action: str, subject: str) -> PermissionDenied:
-        """Make the error for a refused subject."""
+        """Build the error for a refused subject."""
         return PermissionDenied(
             f"credential {self.credential.user!r} may not {action} {subject!r}: "
             "use the credential that docs/permissions.md lists for it."

@@ -149,10 +149,10 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def ensure_credentials(directory: Path, url: str, *, keep_passwords: bool = False) -> dict[CredentialName, Credential]:
-    """Return every credential of a bus, making what is missing and keeping every seed that exists.
+    """Return every credential of a bus; create the missing ones and keep every existing seed.
 
     A credential of an older linestop, which has a password only, gets a seed. With ``keep_passwords`` it keeps the
-    password until ``forget_passwords``: the server does not know the new key yet.
+    password until ``remove_passwords``: the server does not know the new key yet.
 
     Raises:
         ConfigError: if a file that exists is damaged or may be read by others.

@@ -72,7 +72,7 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemovedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts that an outcome holds about a run whose log, or its beginning, was removed from RUNS.
+    """The fields of a stored outcome about a run whose log, or its beginning, was removed from RUNS.
 
     An outcome of an older linestop says nothing about the key.
     """

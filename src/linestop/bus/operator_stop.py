@@ -2,7 +2,7 @@
 
 A stop retries at once at the head that the server's refusal names. It reads that one message, and the other missing
 ones only if that message does not continue the chain. So a stop among many results that arrive at the same time
-succeeds within a few attempts. A stop that still fails asks the process that works on the run, which holds the run's
+succeeds within a few attempts. A stop that still fails asks the process that works on the run, which has the run's
 lock and therefore appends the stop next.
 """
 

@@ -184,7 +184,7 @@ def _over_reservation(run: Run, entry: Entry) -> dict[str, Any]:
     where = f" at {attempt.base_url}" if attempt.base_url else ""
     why = (
         f"'{attempt.model}'{where} reported usage of {dollars(attempt.charged_micros)} for a call that could cost "
-        f"{dollars(attempt.cost_max_micros)} by its limits: run and accounts are charged what it reported, so the "
+        f"{dollars(attempt.cost_max_micros)} by its limits: run and accounts are charged the reported usage, so the "
         "budget does not bound this model; check that it keeps to the output limit, and its price."
     )
     return {"model": attempt.model, "base_url": attempt.base_url, "why": why}

@@ -8,7 +8,7 @@ The reasons for the settings:
 - RUNS, FORKS, OUTCOMES and BLOBS are write-once per subject, so that a role cannot overwrite its own old event. No
   credential can delete or purge in them, ``bootstrap`` included.
 - A full RUNS refuses new messages (``discard: new``) instead of dropping the oldest, so that history is never lost.
-- TIMERS holds schedules, which require purging and exclude ``discard: new``; so timers have their own stream.
+- TIMERS contains schedules, which require purging and exclude ``discard: new``; so timers have their own stream.
 - TASKS and RUNS's ``feed`` are delivered without a limit: a task or the archive must not be dropped because a process
   was killed five times. A wake of a role is only a hint. After five deliveries it is dropped and recorded in
   ADVISORIES, and the sweep advances the run instead.

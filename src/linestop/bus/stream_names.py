@@ -50,7 +50,7 @@ def role_consumer(role: str) -> str:
 
 
 STOPS_CONSUMERS: Final = ((CONTROL, "control_stops"), (CLIENTS, "client_stops"))
-"""The stops of people, roles and clients. Every process pulls them, so that any one of them carries a stop out."""
+"""The stops of people, roles and clients. Every process pulls them, so that any one of them appends the stop."""
 
 REQUESTS_CONSUMERS: Final = ((CONTROL, "control_approver"), (CLIENTS, "client_requests"))
 """All other control messages: the approver's, as (stream, consumer)."""

@@ -120,7 +120,7 @@ def sizes_for(free: int, *, memory: int = 0) -> StreamSizes:
     """Choose the sizes of new streams.
 
     Args:
-        free: Free bytes on the disk that will hold them.
+        free: Free bytes on the disk of the streams.
         memory: Bytes of memory of the broker's machine, 0 if unknown. A broker has an index in memory, so with little
             memory a large disk is of no use.
     """
@@ -145,7 +145,9 @@ def stored_sizes(directory: Path) -> StreamSizes | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"{path} does not hold the sizes of streams ({error}): restore it from a backup.") from None
+        raise ConfigError(
+            f"{path} does not contain the sizes of streams ({error}): restore it from a backup."
+        ) from None
 
 
 def store_sizes(directory: Path, sizes: StreamSizes) -> None:

@@ -57,7 +57,7 @@ class JetStreamDelivery:
         self._msg = msg
         self._pull = pull
         # $JS.ACK.<stream>.<consumer>.<attempt>.<seq>.<delivery>.<time>.<pending>; with a domain, three more
-        # tokens stand in it: domain and account after $JS.ACK, a random one at the end.
+        # tokens are in it: domain and account after $JS.ACK, a random one at the end.
         tokens = msg.reply.split(".")
         at = 4 if len(tokens) == _ACK_V1_TOKENS else 6
         self.attempt = int(tokens[at])

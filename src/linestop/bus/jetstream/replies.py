@@ -22,7 +22,7 @@ try again later."""
 _REFUSALS: Final[dict[int, ReplyMeaning]] = {
     10071: "superseded",  # wrong last sequence: another head
     10158: "in_flight",  # the same message id is being stored
-    10164: "in_flight",  # another append of the same run is being stored; only replicas say so
+    10164: "in_flight",  # another append of the same run is being stored; only replicas report this
     10054: "too_large",  # over the stream's max_msg_size
     10077: "full",  # the store refused: over max_bytes
     10023: "full",  # insufficient resources

@@ -1,6 +1,6 @@
 """The embedded server of ``linestop dev``: one nats-server on loopback, started again when it crashes.
 
-``<dir>`` holds all its files and belongs to one process at a time::
+``<dir>`` contains all its files and belongs to one process at a time::
 
     lock           locked by that process and by its server
     port           the port of the first start, reused so that credential files stay valid
@@ -327,7 +327,7 @@ async def _wait_until_refused(user: Credential) -> None:
 
 
 async def _take_lock(directory: Path) -> int:
-    """Lock the directory for this process and return the descriptor that holds the lock."""
+    """Lock the directory for this process and return the locked descriptor."""
     path = directory / "lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + LOCK_WAIT_S

@@ -112,7 +112,7 @@ class NatsProcess:
         The wait has no limit while the server makes progress; ``on_progress`` gets a sentence every 10 s.
 
         Raises:
-            ConfigError: if the server ends before that; the message holds its own reason.
+            ConfigError: if the server ends before that; the message contains its own reason.
             Unreachable: if the server makes no progress for ``no_progress_max_s``; it is killed then.
         """
         assert not self.pid, "a server must be stopped before it is started again"
