@@ -166,26 +166,26 @@ async def test_a_run_that_was_removed_still_gives_its_key_back(tmp_path: Path) -
     ):
         turns = Rotation(system.server.administrator, archive, days=1, report=lambda _: None)
         turns._days = SECONDS / 2  # type: ignore[assignment]
-        squatted = run_of_key("default", "stopped")
-        await client.stop(squatted, why="not today")
+        stopped_run = run_of_key("default", "stopped")
+        await client.stop(stopped_run, why="not today")
         await system.deploy(limits=Limits(cost_max_micros=1))
         poor = RunId((await client.submit("desk", "say hello", key="poor", run="mine")).run)
-        ended = [await client.outcome(run, timeout_s=WITHIN_S) for run in (squatted, poor)]
+        ended = [await client.outcome(run, timeout_s=WITHIN_S) for run in (stopped_run, poor)]
         assert [(each.status, each.gave_key_back) for each in ended] == [("stopped", True), ("over_budget", True)]
         await system.deploy()
         done = await _done(client, "say hello", key="done")
         assert not (await client.outcome(done, timeout_s=WITHIN_S)).gave_key_back
-        await _left(turns, bus, squatted, poor, done)
+        await _left(turns, bus, stopped_run, poor, done)
 
         refused = await client.submit("desk", "say hello", key="stopped")
-        assert (refused.status, refused.run) == ("refused", squatted)
+        assert (refused.status, refused.run) == ("refused", stopped_run)
         assert refused.sentence == (
             "The run was stopped before it began: not today. "
             "The key 'stopped' is free: sent again, the task is a run of another name."
         )
         refusal = next(m for m in await bus.log().page(after_seq=0) if ".r-" in m.subject)
         await _left(turns, bus, RunId(refusal.subject.split(".")[2]))
-        for key, named, left in (("stopped", "", squatted), ("poor", "mine", poor)):
+        for key, named, left in (("stopped", "", stopped_run), ("poor", "mine", poor)):
             opened = [await client.submit("desk", "say hello", key=key, run=named) for _ in range(3)]
             assert [each.status for each in opened] == ["opened"] * 3
             assert len({each.run for each in opened} - {left}) == 1

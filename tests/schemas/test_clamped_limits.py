@@ -75,9 +75,9 @@ def test_a_run_is_compacted_as_often_as_allowed_and_only_over_existing_events() 
     story = Story(agent(limits={"compactions_max": 1})).open_run().when("budget").append_decided()
     compact = msgspec.structs.replace(start(story), purpose="compact")
     assert not story.append("planner", compact).ignored
-    ahead = Compacted(turn=1, attempt=1, covers_from=1, covers_to=story.run.n + 1, summary="s")
-    assert "do not exist yet" in story.append("planner", ahead).ignored
-    story.given(msgspec.structs.replace(ahead, covers_to=1))
+    premature = Compacted(turn=1, attempt=1, covers_from=1, covers_to=story.run.n + 1, summary="s")
+    assert "do not exist yet" in story.append("planner", premature).ignored
+    story.given(msgspec.structs.replace(premature, covers_to=1))
     twice = msgspec.structs.replace(compact, attempt=2)
     assert "as often as its limits allow" in story.append("planner", twice).ignored
 

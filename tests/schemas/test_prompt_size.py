@@ -250,7 +250,7 @@ def test_the_count_of_a_tokenizer_that_counts_more_than_any_other_is_used() -> N
         story.finish_tools(**{f"c{n}": msgspec.structs.replace(OK, value="word " * 600)})
     run = story.run
     more = Size.of("word " * 600)
-    ahead = tokens_estimate(run, story.version.model, run.context + more) - tokens_estimate(
+    estimate = tokens_estimate(run, story.version.model, run.context + more) - tokens_estimate(
         run, story.version.model, run.context
     )
-    assert more.tokens * 2 < ahead <= more.bytes + 1
+    assert more.tokens * 2 < estimate <= more.bytes + 1
