@@ -102,7 +102,7 @@ async def test_dev_works_in_an_empty_folder(tmp_path: Path) -> None:
         assert outcome.status == "completed"
         assert "I am a script" in str(outcome.answer)
         assert await dev.end_with(signal.SIGINT) == 0
-        assert "Ending" in dev.error_text
+        assert "Shutting down" in dev.error_text
         assert "Traceback" not in dev.error_text, dev.error_text
 
 

@@ -40,7 +40,7 @@ async def test_an_archive_is_rebuilt_shown_and_copied(
             await client.outcome(submitted.run, timeout_s=20)
         assert await command("rebuild", *where) == 0
         rebuilt = capfd.readouterr().out
-        assert "of 1 runs with 1 calls" in rebuilt
+        assert "of 1 run with 1 call" in rebuilt
         assert await command("snapshot", str(copy), "--json", *where) == 0
         status = msgspec.json.decode(capfd.readouterr().out)
         assert (status["path"], status["bytes"]) == (str(copy), copy.stat().st_size)

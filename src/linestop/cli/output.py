@@ -314,7 +314,7 @@ def json_argument(text: str, what: str) -> Any:  # noqa: ANN401 - any JSON value
     try:
         return decode_strict(source)
     except ValueError as error:
-        raise InputError(f"{what} is not valid JSON: {error}.") from None
+        raise InputError(f"{what} cannot be read as JSON: {error}.") from None
 
 
 def commands_for(question: OpenQuestion) -> list[str]:
