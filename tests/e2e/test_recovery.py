@@ -123,9 +123,13 @@ async def test_work_continues_after_a_kill_without_waiting_for_the_deadline(tmp_
         await running_system.scene.task(run)
         state = await running_system.sealed(run)
         running_system.check(state)
-        second = [e.event for e in state.entries if isinstance(e.event, ModelStarted) and e.event.turn == 2]
-        assert [(start.attempt, start.worker) for start in second] == [(1, "all#1"), (2, "all#2")]
-        assert second[1].at < second[0].done_by
+        # On a busy machine a request that was not begun in time is started again, so the attempts are not counted here.
+        starts = [e.event for e in state.entries if isinstance(e.event, ModelStarted)]
+        place = next(i for i, start in enumerate(starts) if start.worker == "all#2")
+        killed, takeover = starts[place - 1], starts[place]
+        assert killed.worker == "all#1"
+        assert (takeover.turn, takeover.attempt) == (killed.turn, killed.attempt + 1)
+        assert takeover.at < killed.done_by
 
 
 async def test_work_of_a_dead_process_is_taken_over_long_before_its_deadline(tmp_path: Path) -> None:
