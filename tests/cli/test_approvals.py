@@ -80,7 +80,7 @@ def test_approve_with_edit_approves_other_arguments(system: Stack, tmp_path: Pat
     file.write_text('{"amount": 2}')
     (tmp_path / "huge.json").write_text("[" * 300_000)
     for wrong, sentence in (
-        ("[1]", "JSON object"), ("{", "read as JSON"), ('{"amount": 1, "amount": 9}', 'the key "amount" is given twice'),
+        ("[1]", "JSON object"), ("{", "read as JSON"), ('{"amount": 1, "amount": 9}', '"amount" is given twice'),
         ("@/nowhere", "cannot be read"), ("[" * 90_000, "cannot be read as JSON"),
         (f"@{tmp_path / 'huge.json'}", "has over 262144 bytes"),
     ):  # fmt: skip

@@ -65,7 +65,7 @@ def test_worker_limits_are_set_by_file_and_environment(tmp_path: Path) -> None:
     assert project(tmp_path, "[keep]\nruns_days = 14\narchive_days = 30\n").config.keep.runs_days == 14
     with pytest.raises(ConfigError, match="runs_days 0 is not between 1 and 90"):
         project(tmp_path, "[keep]\nruns_days = 0\n")
-    with pytest.raises(ConfigError, match=r"archive_days -1 is not between 0 \(for ever\)"):
+    with pytest.raises(ConfigError, match=r"archive_days -1 is not between 0 \(no limit\)"):
         project(tmp_path, "[keep]\narchive_days = -1\n")
     with pytest.raises(ConfigError, match=r"worker\.runs_max: -1 is not between 0"):
         project(tmp_path, "[worker]\nruns_max = -1\n")
