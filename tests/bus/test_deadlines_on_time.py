@@ -1,7 +1,7 @@
 """Retries, fallbacks, expiries, waits and takeovers happen on time, to the millisecond, with the sweep switched off.
 
 Each row names two events and the time between them. It holds in one process and with one role a process, and also if
-the process of the role dies in between and is started again. Far deadlines are beyond ``TIMER_NEAR_S``.
+the process of the role dies in between and is started again. Far deadlines are beyond ``TIMER_IN_PROCESS_MAX_S``.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ WRITERS: Final = 2
 BETWEEN: Final = 100
 """Messages of each stream that are acknowledged before and after each kill."""
 
-AHEAD: Final = 6
+LEAD_MAX: Final = 6
 """Limits the load, so that comparing is quick; the load still runs when a node is killed."""
 
 FILTERS: Final = {stream_names.RUNS: "runs.>", stream_names.FORKS: "forks.>", stream_names.BLOBS: "blobs.>"}
@@ -54,9 +54,9 @@ class Load:
         self._go_on = anyio.Event()
 
     async def more(self, count: int) -> None:
-        """Wait for ``count`` more acknowledged messages of each stream; writers may be ``AHEAD`` times further."""
+        """Wait for ``count`` more acknowledged messages of each stream; writers may be ``LEAD_MAX`` times further."""
         counts = {stream: len(acked) for stream, acked in self.acked.items()}
-        self._counts_max = {stream: before + AHEAD * count for stream, before in counts.items()}
+        self._counts_max = {stream: before + LEAD_MAX * count for stream, before in counts.items()}
         self._go_on.set()
         self._go_on = anyio.Event()
         with anyio.fail_after(WITHIN_S):

@@ -69,11 +69,11 @@ class StubCapacity:
         self.watchers: list[Callable[[], None]] = []
 
     def free(self) -> int:
-        """See ``Room``."""
+        """See ``PullCapacity``."""
         return self._free_count
 
     def watch(self, on_freed: Callable[[], None]) -> Callable[[], None]:
-        """See ``Room``."""
+        """See ``PullCapacity``."""
         self.watchers.append(on_freed)
         return lambda: self.watchers.remove(on_freed)
 
