@@ -25,8 +25,9 @@ import anyio.abc
 import msgspec
 import stage
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.jetstream import JetStream
+from linestop.bus.streams import stream_names
 from linestop.schemas.subjects import parse_run_event
 
 STARTS_A_RESULT_MAX: Final = 1.05

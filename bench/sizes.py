@@ -1,6 +1,7 @@
 """The bytes that a run leaves in each stream and in the archive, by the number of its turns.
 
-The figures of ``linestop bus plan`` (``linestop.bus.stream_sizes``) come from here. Prints one JSON line a length.
+The figures of ``linestop bus plan`` (``linestop.bus.streams.stream_sizes``) come from here. It prints one JSON line
+a length.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import stage
 
 from linestop.archive.writer import Archive
 from linestop.bus import jetstream_api
-from linestop.bus.stream_definitions import streams
+from linestop.bus.streams.stream_definitions import streams
 from linestop.schemas.subjects import ACTORS
 
 

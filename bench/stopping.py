@@ -18,7 +18,8 @@ import anyio
 import msgspec
 import stage
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
+from linestop.bus.streams import stream_names
 from linestop.schemas.subjects import ACTORS
 
 SCOPES = (["--all"], ["--agent", "bench"], ["--tenant", stage.TENANT], ["--user", "user-0"], ["--tool", "look"])

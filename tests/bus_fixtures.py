@@ -16,9 +16,8 @@ from typing import Final, Protocol, TypeVar
 import anyio
 import msgspec
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
-from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
@@ -26,7 +25,9 @@ from linestop.bus.jetstream.retry import publish
 from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.bus.stream_definitions import ConsumerSpec, streams
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.create_streams import BusLayout, set_up
+from linestop.bus.streams.stream_definitions import ConsumerSpec, streams
 from linestop.errors import Unreachable
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.cluster import Cluster

@@ -15,11 +15,11 @@ import pytest
 
 from linestop import Client, SyncClient, TimedOut, Unreachable
 from linestop.bus.connection import Connection, connect
-from linestop.bus.create_streams import set_up
 from linestop.bus.credentials import Credential
 from linestop.bus.jetstream import retry
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.process import NatsProcess
+from linestop.bus.streams.create_streams import set_up
 from linestop.errors import LinestopError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]

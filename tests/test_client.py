@@ -31,7 +31,7 @@ from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.jetstream import JetStream
 from linestop.bus.run_outcomes_and_alerts import Outcome
-from linestop.bus.stream_definitions import consumers
+from linestop.bus.streams.stream_definitions import consumers
 from linestop.client import DeadLetter, sender, waiting
 from linestop.client.credentials import load_key, write_key
 from linestop.client.result_types import Receipt

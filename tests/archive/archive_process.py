@@ -12,12 +12,12 @@ from pathlib import Path
 import anyio
 
 from linestop.archive.writer import Archive
-from linestop.bus import stream_names
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential
 from linestop.bus.interfaces import Delivery, PullCapacity, Queue
 from linestop.bus.jetstream import JetStream
-from linestop.bus.stream_definitions import consumers
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import consumers
 
 
 class NeverAcknowledged:

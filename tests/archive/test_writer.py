@@ -21,14 +21,15 @@ from linestop.actors.recorder import Recorder
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse
 from linestop.archive.query_socket import QueryRequest, ask_recorder
 from linestop.archive.writer import Archive
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.create_streams import set_up
 from linestop.bus.interfaces import Delivery, PullCapacity, Queue, StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.bus.stream_definitions import SECOND_NS, consumers
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.create_streams import set_up
+from linestop.bus.streams.stream_definitions import SECOND_NS, consumers
 from linestop.errors import ConfigError, InputError, RetryableError
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings

@@ -16,7 +16,7 @@ from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.nats_accounts import STREAMS_ACCOUNT, accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.process import NatsProcess, free_port
-from linestop.bus.stream_definitions import DEFAULT_SIZES
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES
 
 ADMIN = cast("CredentialName", "admin")
 

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from tests.bus.administered import administered
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
-from linestop.bus.create_streams import BusLayout, compare, set_up
 from linestop.bus.credentials import ensure_credentials
 from linestop.bus.jetstream_api import ApiError
 from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.outside_broker import bus_init, server_config_text
-from linestop.bus.stream_definitions import DEFAULT_SIZES, SECOND_NS, StreamSizes, consumers, streams
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.create_streams import BusLayout, compare, set_up
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, SECOND_NS, StreamSizes, consumers, streams
 from linestop.errors import ConfigError, PermissionDenied
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]

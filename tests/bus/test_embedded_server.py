@@ -19,14 +19,15 @@ from typing import TypeVar, cast
 import psutil  # type: ignore[import-untyped] # its stubs are a separate package
 import pytest
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
-from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.credentials import load_credential
 from linestop.bus.server import embedded as server_module
 from linestop.bus.server import process
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions
-from linestop.bus.stream_definitions import StreamSizes
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.create_streams import BusLayout, set_up
+from linestop.bus.streams.stream_definitions import StreamSizes
 from linestop.errors import ConfigError, Unreachable
 from linestop.testing.cluster import Cluster
 

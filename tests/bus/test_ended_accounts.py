@@ -7,7 +7,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from linestop.bus import stream_names
+from linestop.bus.streams import stream_names
 from linestop.runtime.money import orphaned_holds
 from linestop.runtime.money.account_value import Account
 from linestop.runtime.money.ledger import ACCOUNT_RETENTION

@@ -10,7 +10,7 @@ import pytest
 from tests.bus.test_deadlines_on_time import virtually
 from tests.virtual_processes import EACH, Processes, ScriptedModel, agent, calls, processes
 
-from linestop.bus import stream_names
+from linestop.bus.streams import stream_names
 from linestop.runtime.money.account_value import Account
 
 WITHIN_S = 9.0

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 from tests.stack import stack
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
 from linestop.bus.idempotency_keys import run_of_key
-from linestop.bus.stream_definitions import MIB, StreamSizes
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import MIB, StreamSizes
 from linestop.client import Client
 from linestop.schemas.defaults import Limits
 

@@ -11,12 +11,13 @@ import msgspec
 import pytest
 from nats.aio.msg import Msg
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream_api import ApiError
 from linestop.bus.permission_table import CREDENTIALS, CredentialName
-from linestop.bus.stream_definitions import DEFAULT_SIZES, SECOND_NS, consumers, streams
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, SECOND_NS, consumers, streams
 from linestop.errors import PermissionDenied
 from linestop.schemas import subjects
 from linestop.schemas.subjects import ACTORS, ROLES, AgentName, RoleName, RunId, TenantId

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from linestop.bus import stream_names
 from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE
-from linestop.bus.stream_definitions import DEFAULT_SIZES, MIB, StreamSizes, streams
-from linestop.bus.stream_sizes import (
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, MIB, StreamSizes, streams
+from linestop.bus.streams.stream_sizes import (
     DISK_SHARE,
     SIZES_FILE,
     TOTAL_MIN_BYTES,

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 from tests.builders import Story, agent
 
-from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.connection import connect
-from linestop.bus.create_streams import set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.create_streams import set_up
 from linestop.cli.agents_tools import AgentLine, open_runs_with_changed_contracts
 from linestop.cli.main import run
 from linestop.cli.wiring import deploy_at_start, load_project_agents, load_tools

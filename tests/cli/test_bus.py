@@ -13,12 +13,12 @@ import pytest
 from anyio.to_thread import run_sync
 from tests.cli.test_processes import READY_WITHIN_S, started
 
-from linestop.bus import stream_sizes
 from linestop.bus.disk_space import GIB
 from linestop.bus.nkeys import new_seed, public_key
 from linestop.bus.server.process import free_port, server_program
-from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes
-from linestop.bus.stream_sizes import sizes_for, store_sizes
+from linestop.bus.streams import stream_sizes
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes
+from linestop.bus.streams.stream_sizes import sizes_for, store_sizes
 from linestop.cli import bus as cli_bus
 from linestop.cli.main import run
 from linestop.client import Client

@@ -12,10 +12,10 @@ import pytest
 from anyio.to_thread import run_sync
 
 from linestop.bus.connection import Connection, connect
-from linestop.bus.create_streams import set_up
 from linestop.bus.credentials import credential_path, ensure_credentials
 from linestop.bus.permission_table import CREDENTIALS
 from linestop.bus.server.embedded import EmbeddedServer
+from linestop.bus.streams.create_streams import set_up
 from linestop.cli.doctor import LOCK_UNTOUCHED_MAX_S, check_worker
 from linestop.cli.doctor_streams import check_replicas
 from linestop.cli.main import run

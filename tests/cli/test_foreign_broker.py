@@ -34,7 +34,7 @@ from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.outside_broker import bus_init
 from linestop.bus.server.process import NatsProcess, free_port
 from linestop.bus.server.store_health import new_supervisor
-from linestop.bus.stream_definitions import DEFAULT_SIZES
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES
 from linestop.cli.main import run
 from linestop.client import Client
 from linestop.errors import LinestopError, PermissionDenied

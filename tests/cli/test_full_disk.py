@@ -17,9 +17,8 @@ import pytest
 from anyio.to_thread import run_sync
 from nats.aio.msg import Msg
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
-from linestop.bus.create_streams import set_up
 from linestop.bus.jetstream import JetStream, retry
 from linestop.bus.jetstream.log_probe import probe_log
 from linestop.bus.jetstream.retry import NotStored
@@ -27,6 +26,8 @@ from linestop.bus.jetstream.wire import Wire
 from linestop.bus.server import store_health
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent
 from linestop.bus.server.store_health import StoreWatch, StuckStream, read_stuck_stream
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.create_streams import set_up
 from linestop.cli import stop
 from linestop.cli.main import run
 from linestop.errors import Unreachable

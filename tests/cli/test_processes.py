@@ -23,7 +23,7 @@ from linestop.bus import jetstream_api
 from linestop.bus.connection import connect
 from linestop.bus.credentials import credential_path, ensure_credentials, load_credential
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.bus.stream_sizes import stored_sizes
+from linestop.bus.streams.stream_sizes import stored_sizes
 from linestop.cli import processes
 from linestop.client import Client
 from linestop.errors import Unreachable

@@ -17,7 +17,7 @@ from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.outside_broker import bus_init
 from linestop.bus.server.process import NatsProcess, free_port
-from linestop.bus.stream_definitions import DEFAULT_SIZES
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES
 from linestop.cli.main import run
 from linestop.cli.wiring import prepare
 from linestop.client import Client

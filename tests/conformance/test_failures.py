@@ -15,10 +15,10 @@ import msgspec
 import pytest
 from tests.bus_fixtures import ServerBusFixture, until
 
-from linestop.bus import stream_names
 from linestop.bus.interfaces import Append, Log
 from linestop.bus.jetstream.pull_queue import HEARTBEAT_S, HEARTBEATS_MISSED_MAX
-from linestop.bus.stream_definitions import consumers
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import consumers
 from linestop.errors import Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.subjects import AgentName, RunId, TenantId, parse_run_event

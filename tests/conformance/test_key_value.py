@@ -6,8 +6,8 @@ import anyio
 import pytest
 from tests.bus_fixtures import BusFixture, until
 
-from linestop.bus import stream_names
 from linestop.bus.interfaces import BucketValue
+from linestop.bus.streams import stream_names
 from linestop.errors import Conflict
 from linestop.schemas.subjects import TenantId
 

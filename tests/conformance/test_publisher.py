@@ -10,10 +10,10 @@ import anyio
 import pytest
 from tests.bus_fixtures import BusFixture, ServerBusFixture, until
 
-from linestop.bus import stream_names
 from linestop.bus.interfaces import Delivery
 from linestop.bus.jetstream.pull_queue import EXPIRES_S
-from linestop.bus.stream_definitions import consumers
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import consumers
 from linestop.errors import NotFound, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.defaults import BLOB_BYTES_MAX, BLOB_PART_BYTES

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from tests.bus_fixtures import BusFixture, ServerBusFixture
 
-from linestop.bus import stream_names
 from linestop.bus.interfaces import Append, Delivery, PullCapacity, Queue
-from linestop.bus.stream_definitions import ConsumerSpec, consumers, role_wake_consumer
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import ConsumerSpec, consumers, role_wake_consumer
 from linestop.schemas import subjects
 from linestop.schemas.defaults import ACK_WAIT_S
 from linestop.schemas.subjects import AgentName, RunId, TenantId

@@ -14,13 +14,14 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.connection import connect
-from linestop.bus.create_streams import BusLayout, compare, set_up
 from linestop.bus.interfaces import Append, HeadMoved, StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.key_value import JetStreamBucket
-from linestop.bus.stream_definitions import MIB, StreamSizes, streams
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.create_streams import BusLayout, compare, set_up
+from linestop.bus.streams.stream_definitions import MIB, StreamSizes, streams
 from linestop.schemas.kill_switches import KEY
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.cluster import NODES, Cluster

@@ -12,12 +12,12 @@ import msgspec
 from nats.aio.msg import Msg
 from tests.e2e.scene import OperatorView, operator_view
 
-from linestop.bus import stream_names
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.create_streams import set_up
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.server.embedded import EmbeddedServer
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.create_streams import set_up
 from linestop.models.caller import Requester
 from linestop.models.playbook import PlaybookServer
 from linestop.models.playbook.script import parse_playbook

@@ -21,13 +21,13 @@ from tests.e2e import forks
 from tests.e2e.role_process import Setup
 
 from linestop.bus.connection import Connection, connect
-from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.credentials import Credential, ensure_credentials, logins_by_credential, write_private
 from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.process import NatsProcess, free_port
-from linestop.bus.stream_definitions import DEFAULT_SIZES
+from linestop.bus.streams.create_streams import BusLayout, set_up
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES
 from linestop.runtime.role_factory import make_role, role_filters
 from linestop.schemas.subjects import ACTORS, RoleName
 

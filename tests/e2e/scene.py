@@ -12,7 +12,6 @@ import anyio
 import msgspec
 from tests.e2e.role_process import registry
 
-from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.connection import connect
 from linestop.bus.credentials import Credential
@@ -20,6 +19,7 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.retry import publish
 from linestop.bus.jetstream.wire import header_block
+from linestop.bus.streams import stream_names
 from linestop.errors import InputError
 from linestop.schemas import subjects
 from linestop.schemas.agents import AgentVersion

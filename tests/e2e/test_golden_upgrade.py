@@ -23,14 +23,14 @@ from tests.golden_logs.make import HERE
 from tests.golden_logs.test_golden_logs import Message, log_of
 
 from linestop import clock
-from linestop.bus import stream_names
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.create_streams import set_up
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.wire import header_block
 from linestop.bus.server.embedded import EmbeddedServer
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.create_streams import set_up
 from linestop.models.caller import Requester
 from linestop.models.playbook import PlaybookServer
 from linestop.models.playbook.script import parse_playbook

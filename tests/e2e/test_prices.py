@@ -9,9 +9,9 @@ import pytest
 from tests.e2e.one_process import OneProcess, one_process
 from tests.e2e.scene import TENANT, agent, log_lines
 
-from linestop.bus import stream_names
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
+from linestop.bus.streams import stream_names
 from linestop.runtime.money.account_value import Account
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from tests.stack import Stack, stack
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
-from linestop.bus.create_streams import compare
-from linestop.bus.stream_definitions import SECOND_NS, Config, ConsumerSpec, consumers
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.create_streams import compare
+from linestop.bus.streams.stream_definitions import SECOND_NS, Config, ConsumerSpec, consumers
 from linestop.cli.wiring import prepare
 from linestop.client import Client
 from linestop.schemas import subjects

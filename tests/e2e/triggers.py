@@ -21,7 +21,7 @@ import msgspec
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.interfaces import Append, Delivery, Log, OnSent, PullCapacity, Queue
 from linestop.bus.jetstream.pull_queue import IN_FLIGHT_MAX
-from linestop.bus.stream_definitions import ConsumerSpec
+from linestop.bus.streams.stream_definitions import ConsumerSpec
 from linestop.schemas.messages import Task
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event, parse_timer
 

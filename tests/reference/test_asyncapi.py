@@ -15,7 +15,7 @@ import pytest
 from tests.builders import NOW
 
 from linestop.bus.cloud_events import HEADER_NAMES, event_headers
-from linestop.bus.stream_definitions import streams
+from linestop.bus.streams.stream_definitions import streams
 from linestop.reference.asyncapi import asyncapi
 from linestop.reference.asyncapi_channels import CHANNELS
 from linestop.reference.events_page import events_markdown

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator
 import anyio
 import pytest
 
-from linestop.bus import stream_names
-from linestop.bus.stream_definitions import consumers
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import consumers
 from linestop.runtime.ack_extender import HANDLING_MAX_S, AckExtender
 from linestop.schemas import subjects
 from linestop.schemas.defaults import ACK_WAIT_S

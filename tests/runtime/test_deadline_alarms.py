@@ -9,9 +9,9 @@ import anyio
 import msgspec
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns, Tools
 
-from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.interfaces import Timers
+from linestop.bus.streams import stream_names
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from tests.run_logs import InMemory
 
-from linestop.bus import stream_names
 from linestop.bus.interfaces import Fill, Log, Publisher
+from linestop.bus.streams import stream_names
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.housekeeping import space_alerts
 from linestop.runtime.housekeeping.space_alerts import CHECK_EVERY_S, SpaceWatch

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from tests.bus.administered import administered
 
-from linestop.bus import stream_names
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.create_streams import set_up
 from linestop.bus.credentials import Credential, write_credential
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.create_streams import set_up
 from linestop.errors import ConfigError, InputError
 from linestop.runtime.workers.worker_names import host_name, is_locked, lock_free_name, lock_name, next_incarnation
 from linestop.schemas.subjects import ACTORS

@@ -14,7 +14,7 @@ from tests.sim.outside import OutsideWorld
 from tests.sim.people import Acknowledged, FoldedRuns
 from tests.sim.watched import WireRecord
 
-from linestop.bus import stream_names
+from linestop.bus.streams import stream_names
 from linestop.runtime.money.account_value import Account
 from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.run.state import Run

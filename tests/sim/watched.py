@@ -13,8 +13,8 @@ from tests.sim.faults import SeedFaults, seconds
 from tests.sim.hardships import Hardship
 from tests.sim.loop import Process, SimLoop
 
-from linestop.bus import stream_names
 from linestop.bus.interfaces import Append, Fill, OnSent, RemovedRun, StoredMessage
+from linestop.bus.streams import stream_names
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import virtual_now

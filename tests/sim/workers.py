@@ -17,7 +17,7 @@ from tests.sim.script import CHECKED_TOOL, check_result
 from tests.sim.watched import WatchedLog, WireRecord
 
 from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
-from linestop.bus.stream_definitions import ConsumerSpec
+from linestop.bus.streams.stream_definitions import ConsumerSpec
 from linestop.errors import Unreachable
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings

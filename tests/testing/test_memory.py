@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 import anyio
 import pytest
 
-from linestop.bus import stream_names
 from linestop.bus.interfaces import Append, HeadMoved
-from linestop.bus.stream_definitions import consumers
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import consumers
 from linestop.errors import NotFound, Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.subjects import AgentName, RunId, TenantId, parse_run_event

@@ -10,7 +10,7 @@ from tests.run_logs import AGENT, ASKING, SCENARIOS, STRICT, Forger
 from tests.stack import stack
 
 import linestop.testing
-from linestop.bus import stream_names
+from linestop.bus.streams import stream_names
 from linestop.client import Client
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import Opened, decode

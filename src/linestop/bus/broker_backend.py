@@ -11,7 +11,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential
 from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
 from linestop.bus.jetstream import JetStream
-from linestop.bus.stream_definitions import ConsumerSpec
+from linestop.bus.streams.stream_definitions import ConsumerSpec
 from linestop.schemas.subjects import RoleName
 
 HINTS_MAX = 4_096

@@ -26,8 +26,8 @@ from linestop.bus import close_connection
 from linestop.bus.credentials import Credential
 from linestop.bus.jetstream_api import read_reply
 from linestop.bus.nkeys import public_key, sign
-from linestop.bus.stream_definitions import HEADER_BYTES_MAX
-from linestop.bus.stream_names import inbox_prefix
+from linestop.bus.streams.stream_definitions import HEADER_BYTES_MAX
+from linestop.bus.streams.stream_names import inbox_prefix
 from linestop.errors import ConfigError, LinestopError, PermissionDenied, TooLarge, Unreachable
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 

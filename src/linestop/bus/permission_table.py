@@ -9,8 +9,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from linestop.bus import jetstream_api, stream_names
-from linestop.bus.stream_definitions import consumers, streams
+from linestop.bus import jetstream_api
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import consumers, streams
 from linestop.schemas import subjects
 from linestop.schemas.kill_switches import KEY
 from linestop.schemas.subjects import ACTORS, ROLES, RoleName, Verb

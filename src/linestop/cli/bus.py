@@ -10,8 +10,6 @@ from urllib.parse import urlsplit
 import anyio
 import click
 
-from linestop.bus import stream_names, stream_sizes
-from linestop.bus.create_streams import BusLayout
 from linestop.bus.credentials import (
     Credential,
     credential_path,
@@ -26,8 +24,10 @@ from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.outside_broker import PORT_DEFAULT, InitResult, bus_init, is_loopback
 from linestop.bus.signed_checkpoints import copy_checkpoint_key, ensure_checkpoint_key
-from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes
-from linestop.bus.stream_sizes import ExpectedLoad, local_sizes, sizes_for, store_sizes, stored_sizes
+from linestop.bus.streams import stream_names, stream_sizes
+from linestop.bus.streams.create_streams import BusLayout
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes
+from linestop.bus.streams.stream_sizes import ExpectedLoad, local_sizes, sizes_for, store_sizes, stored_sizes
 from linestop.cli import output
 from linestop.cli.wiring import wakes_of
 from linestop.config.project_file import load_project

@@ -25,7 +25,7 @@ from linestop.bus.interfaces import Fill
 from linestop.bus.jetstream.log_probe import probe_log
 from linestop.bus.jetstream.retry import NotStored
 from linestop.bus.jetstream.wire import Wire
-from linestop.bus.stream_definitions import streams
+from linestop.bus.streams.stream_definitions import streams
 from linestop.errors import LinestopError, PermissionDenied, Unreachable
 from linestop.schemas.defaults import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
 

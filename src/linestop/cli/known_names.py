@@ -8,8 +8,8 @@ from typing import Final
 
 import anyio
 
-from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
+from linestop.bus.streams import stream_names
 from linestop.cli import output
 from linestop.cli.options import TENANT_DEFAULT
 from linestop.client import Client

@@ -25,8 +25,8 @@ from linestop.bus.credentials import credential_path
 from linestop.bus.jetstream import JetStream
 from linestop.bus.permission_table import CREDENTIALS
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions
-from linestop.bus.stream_definitions import DEFAULT_SIZES
-from linestop.bus.stream_sizes import embedded_sizes, store_sizes, stored_sizes
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES
+from linestop.bus.streams.stream_sizes import embedded_sizes, store_sizes, stored_sizes
 from linestop.cli import output
 from linestop.cli.closed_pipes import STDERR, until_reader_is_gone
 from linestop.cli.dev_output import RunLines, report_changed_files

@@ -11,8 +11,8 @@ from linestop.archive.duckdb_file import ArchiveFile
 from linestop.archive.query_socket import ask_reach
 from linestop.archive.requests import Reach
 from linestop.archive.writer import ARCHIVE_FILE
-from linestop.bus import stream_names
 from linestop.bus.disk_space import is_broker_directory
+from linestop.bus.streams import stream_names
 from linestop.cli import output
 from linestop.client import Client
 from linestop.config.project_file import load_project

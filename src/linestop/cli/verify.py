@@ -8,11 +8,11 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from linestop.bus import stream_names
 from linestop.bus.credentials import write_private
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.bus.signed_checkpoints import trusted_checkpoint_key
+from linestop.bus.streams import stream_names
 from linestop.cli import output
 from linestop.cli.options import SHORT_RUN
 from linestop.client import Client

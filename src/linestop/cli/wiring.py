@@ -19,18 +19,18 @@ import anyio.to_thread
 import msgspec
 import structlog
 
-from linestop.bus import stream_names
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.create_streams import BusLayout, set_up
 from linestop.bus.credentials import Credential, credential_path, load_credential
 from linestop.bus.interfaces import Publisher
 from linestop.bus.jetstream import JetStream
-from linestop.bus.migrate_streams import Administrator
 from linestop.bus.permission_table import CredentialName
 from linestop.bus.signed_checkpoints import load_checkpoint_signer
-from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.create_streams import BusLayout, set_up
+from linestop.bus.streams.migrate_streams import Administrator
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes
 from linestop.config.agent_files import AgentTooLargeError, load_agents
 from linestop.config.project_file import CONFIG_FILE, Project
 from linestop.config.toml_files import read_toml

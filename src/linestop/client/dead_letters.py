@@ -6,10 +6,11 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.jetstream.reads import Reader, StreamMessage
 from linestop.bus.jetstream.retry import publish, with_retries
 from linestop.bus.jetstream.wire import Wire, header_block
+from linestop.bus.streams import stream_names
 from linestop.client.result_types import DeadLetter
 from linestop.errors import InputError, NotFound
 from linestop.schemas.subjects import parse_dead_letter, wake

@@ -9,8 +9,8 @@ from typing import Any, TypeVar, overload
 
 import anyio
 
-from linestop.bus import stream_names
 from linestop.bus.jetstream.reads import Reader, StreamMessage
+from linestop.bus.streams import stream_names
 from linestop.client.credentials import Identity
 from linestop.client.listening import Alert, HasPosition, Listener, ListenerOptions, read_alert
 from linestop.client.outcome import Outcome, outcome_as, with_text

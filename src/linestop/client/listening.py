@@ -14,11 +14,11 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
-from linestop.bus import stream_names
 from linestop.bus.interfaces import Bucket
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader, StreamMessage
 from linestop.bus.jetstream.wire import NoResponders
+from linestop.bus.streams import stream_names
 from linestop.client.waiting import watch_hints
 from linestop.errors import Conflict, Defect, InputError, Unreachable
 from linestop.schemas import subjects

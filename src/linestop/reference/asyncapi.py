@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from linestop.bus import stream_names
 from linestop.bus.cloud_events import HEADER_NAMES
-from linestop.bus.stream_definitions import consumers, streams
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import consumers, streams
 from linestop.reference.asyncapi_channels import CHANNELS, PARAMETERS, Channel
 from linestop.reference.json_schema import NAMED_EVENTS, Document, components, docstring_markdown
 from linestop.schemas.messages import REPLY_HEADER, Reply

@@ -9,8 +9,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from linestop.bus import stream_names
 from linestop.bus.run_outcomes_and_alerts import Outcome
+from linestop.bus.streams import stream_names
 from linestop.schemas.messages import Control, Task
 
 Direction = Literal["in", "out", "inside"]

@@ -9,8 +9,8 @@ from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
 from linestop.actors.role_protocol import Role
 from linestop.actors.validator import Validator
-from linestop.bus import stream_names
-from linestop.bus.stream_definitions import ConsumerSpec, consumers
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import ConsumerSpec, consumers
 from linestop.errors import InputError
 from linestop.schemas.performer_interfaces import ModelRequester, ToolRunner
 from linestop.schemas.run.whose_turn import NEXT_ROLES

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import msgspec
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
 from linestop.bus.credentials import Credential, ensure_credentials, logins_by_credential, write_private
 from linestop.bus.jetstream_api import ApiError
@@ -20,7 +20,8 @@ from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, SyncInterval, server_config
 from linestop.bus.server.process import NatsProcess, free_port
-from linestop.bus.stream_definitions import DEFAULT_SIZES, StreamSizes, streams
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes, streams
 from linestop.errors import Unreachable
 
 NODES: Final = 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Self
 
-from linestop.bus import stream_names
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream.blobs import JetStreamBlobs
 from linestop.bus.jetstream.key_value import JetStreamBucket
@@ -14,7 +13,8 @@ from linestop.bus.jetstream.pull_queue import JetStreamQueue
 from linestop.bus.jetstream.timers import JetStreamTimers
 from linestop.bus.jetstream.wire import Wire
 from linestop.bus.kill_switch_store import KillSwitchStore
-from linestop.bus.stream_definitions import ConsumerSpec
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import ConsumerSpec
 
 
 class JetStream:
@@ -33,7 +33,7 @@ class JetStream:
         return JetStreamLog(self.wire, forks=forks)
 
     def queue(self, spec: ConsumerSpec) -> JetStreamQueue:
-        """An existing durable consumer (see ``bus.stream_definitions``)."""
+        """An existing durable consumer (see ``bus.streams.stream_definitions``)."""
         return JetStreamQueue(self.wire, spec)
 
     def blobs(self) -> JetStreamBlobs:

@@ -19,12 +19,12 @@ import anyio
 import msgspec
 import structlog
 
-from linestop.bus import stream_names
 from linestop.bus.interfaces import BucketValue
 from linestop.bus.jetstream.reads import Reader, StreamMessage
 from linestop.bus.jetstream.replies import PubAck, head_in_refusal, meaning
 from linestop.bus.jetstream.retry import publish
 from linestop.bus.jetstream.wire import Wire, header_block
+from linestop.bus.streams import stream_names
 from linestop.errors import Conflict, PermissionDenied
 
 LOG = structlog.get_logger("linestop.shared")

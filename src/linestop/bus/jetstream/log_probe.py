@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import os
 
-from linestop.bus import stream_names
 from linestop.bus.credentials import Credential
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.replies import PubAck, meaning, read_ack
 from linestop.bus.jetstream.retry import NotStored
 from linestop.bus.jetstream.wire import NO_HEADERS, NoReply, NoResponders, Wire, header_block
-from linestop.bus.stream_definitions import PROBE_BYTES
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import PROBE_BYTES
 from linestop.errors import Unreachable
 from linestop.schemas.subjects import ROLES
 

@@ -29,7 +29,7 @@ from nats.aio.subscription import Subscription
 from linestop.bus import jetstream_api
 from linestop.bus.interfaces import PullCapacity
 from linestop.bus.jetstream.wire import Wire
-from linestop.bus.stream_definitions import ConsumerSpec
+from linestop.bus.streams.stream_definitions import ConsumerSpec
 from linestop.errors import PermissionDenied
 
 EXPIRES_S: Final = 5.0

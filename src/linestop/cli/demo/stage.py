@@ -23,8 +23,8 @@ import anyio.to_thread
 from linestop.bus.permission_table import CREDENTIALS
 from linestop.bus.server import die_with_parent
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
-from linestop.bus.stream_definitions import MIB, StreamSizes
-from linestop.bus.stream_sizes import store_sizes
+from linestop.bus.streams.stream_definitions import MIB, StreamSizes
+from linestop.bus.streams.stream_sizes import store_sizes
 from linestop.cli.demo.shop import Shop
 from linestop.cli.wiring import Credentials, deploy_at_start, load_project_agents, load_tools, prepare, serve
 from linestop.client import Client

@@ -10,8 +10,8 @@ import contextlib
 
 import msgspec
 
-from linestop.bus import stream_names
 from linestop.bus.interfaces import Delivery, Log, Publisher
+from linestop.bus.streams import stream_names
 from linestop.errors import InputError
 from linestop.schemas.subjects import ROLES, RoleName, parse_run_event
 from linestop.schemas.tool_contracts import canonical

@@ -24,12 +24,13 @@ import msgspec
 import structlog
 
 from linestop.archive.requests import Reach
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader, StreamMessage
-from linestop.bus.migrate_streams import Administrator
-from linestop.bus.stream_definitions import DUPLICATE_WINDOW_NS, RUNS_RETENTION_NS, SECOND_NS
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.migrate_streams import Administrator
+from linestop.bus.streams.stream_definitions import DUPLICATE_WINDOW_NS, RUNS_RETENTION_NS, SECOND_NS
 from linestop.errors import LinestopError
 from linestop.schemas import subjects
 from linestop.schemas.defaults import SPACE_FOR_NEW_WORK

@@ -18,7 +18,7 @@ from linestop.bus import run_outcomes_and_alerts
 from linestop.bus.disk_space import used_share
 from linestop.bus.interfaces import Log, Publisher
 from linestop.bus.jetstream.log import ESSENTIAL_STREAMS
-from linestop.bus.stream_definitions import streams
+from linestop.bus.streams.stream_definitions import streams
 from linestop.errors import LinestopError
 from linestop.runtime.workers.worker_names import host_name
 from linestop.schemas.defaults import SPACE_FOR_NEW_WORK, SPACE_HYSTERESIS, SPACE_TO_WARN

@@ -18,7 +18,7 @@ import structlog
 
 from linestop.bus import run_outcomes_and_alerts
 from linestop.bus.interfaces import Log, Publisher
-from linestop.bus.stream_definitions import DUPLICATE_WINDOW_NS, SECOND_NS
+from linestop.bus.streams.stream_definitions import DUPLICATE_WINDOW_NS, SECOND_NS
 from linestop.errors import LinestopError, RetryableError
 from linestop.runtime.run_loop import Shell
 from linestop.schemas.defaults import SWEEP_EVERY_S, SWEEP_TRIES_MAX

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from linestop.bus.interfaces import Bucket, BucketValue
-from linestop.bus.stream_names import SHARED_BUCKET, WORKERS_BUCKET
+from linestop.bus.streams.stream_names import SHARED_BUCKET, WORKERS_BUCKET
 from linestop.errors import ConfigError, Conflict
 from linestop.schemas.subjects import check_name
 

@@ -1,4 +1,4 @@
-"""A broker in memory, with the streams of ``bus.stream_definitions``; simulations run on it.
+"""A broker in memory, with the streams of ``bus.streams.stream_definitions``; simulations run on it.
 
 It uses the running event loop and its clock, so under a ``VirtualLoop`` all its waiting is virtual. It plays the
 server: it outlives the shells that a simulation crashes, and the interfaces it returns store nothing.
@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus import stream_names
-from linestop.bus.stream_definitions import SECOND_NS, ConsumerSpec, StreamSpec, streams
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import SECOND_NS, ConsumerSpec, StreamSpec, streams
 from linestop.errors import NotFound
 from linestop.schemas.subjects import ROLES, RoleName
 from linestop.testing.memory.blobs import MemoryBlobs

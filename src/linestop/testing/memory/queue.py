@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 
 from linestop.bus.interfaces import PullCapacity
-from linestop.bus.stream_definitions import SECOND_NS, ConsumerSpec
+from linestop.bus.streams.stream_definitions import SECOND_NS, ConsumerSpec
 from linestop.errors import Unreachable
 from linestop.testing.memory.faults import Faults
 from linestop.testing.memory.stream import MemoryStream, Stored, matches

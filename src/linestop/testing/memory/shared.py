@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus import stream_names
 from linestop.bus.interfaces import BucketValue
+from linestop.bus.streams import stream_names
 from linestop.errors import Conflict, TooLarge
 from linestop.testing.memory.faults import Faults, with_faults
 from linestop.testing.memory.stream import Expected, MemoryStream, Stored, StreamFull, SubjectTaken, WrongLastSequence

@@ -31,7 +31,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from linestop.bus import stream_names
+from linestop.bus.streams import stream_names
 from linestop.schemas import subjects
 from linestop.schemas.defaults import (
     ACK_WAIT_S,

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-from linestop.bus import jetstream_api, stream_names
+from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream_api import ApiError
-from linestop.bus.stream_definitions import HEADER_BYTES_MAX, SECOND_NS, Config
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import HEADER_BYTES_MAX, SECOND_NS, Config
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import ACTORS
 

@@ -13,11 +13,11 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus import stream_names
 from linestop.bus.credentials import write_private
 from linestop.bus.disk_space import free_bytes
 from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE, machine_bytes
-from linestop.bus.stream_definitions import (
+from linestop.bus.streams import stream_names
+from linestop.bus.streams.stream_definitions import (
     DAY_NS,
     DEFAULT_SIZES,
     FIXED_BYTES,

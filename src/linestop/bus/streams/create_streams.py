@@ -17,9 +17,9 @@ import msgspec
 from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream_api import ApiError
-from linestop.bus.migrate_streams import Administrator, how_to_update, is_older, update
-from linestop.bus.stream_definitions import DEFAULT_SIZES, Config, StreamSizes, consumers, streams
-from linestop.bus.stream_names import AGENTS_BUCKET, SHARED_BUCKET, bucket_stream
+from linestop.bus.streams.migrate_streams import Administrator, how_to_update, is_older, update
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, Config, StreamSizes, consumers, streams
+from linestop.bus.streams.stream_names import AGENTS_BUCKET, SHARED_BUCKET, bucket_stream
 from linestop.errors import ConfigError
 from linestop.schemas.subjects import RoleName
 
