@@ -18,10 +18,10 @@ import anyio
 import msgspec
 import structlog
 
+from linestop.bus.access.credentials import credential_path, load_credential
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.interfaces import Append
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions

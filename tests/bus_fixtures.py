@@ -17,13 +17,13 @@ import anyio
 import msgspec
 
 from linestop.bus import jetstream_api
+from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.retry import publish
 from linestop.bus.jetstream.wire import Wire, header_block
-from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up

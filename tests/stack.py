@@ -28,10 +28,10 @@ from typing import Any
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from linestop.bus.access.credentials import Credential
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.credentials import Credential
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.signed_checkpoints import load_checkpoint_signer

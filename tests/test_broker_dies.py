@@ -14,8 +14,8 @@ import anyio
 import pytest
 
 from linestop import Client, SyncClient, TimedOut, Unreachable
+from linestop.bus.access.credentials import Credential
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential
 from linestop.bus.jetstream import retry
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.process import NatsProcess

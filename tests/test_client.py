@@ -27,8 +27,8 @@ from linestop import (
     TimedOut,
     Unreachable,
 )
+from linestop.bus.access.credentials import Credential, write_credential
 from linestop.bus.connection import connect
-from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.jetstream import JetStream
 from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.bus.streams.stream_definitions import consumers

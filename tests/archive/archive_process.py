@@ -12,8 +12,8 @@ from pathlib import Path
 import anyio
 
 from linestop.archive.writer import Archive
+from linestop.bus.access.credentials import Credential
 from linestop.bus.connection import connect
-from linestop.bus.credentials import Credential
 from linestop.bus.interfaces import Delivery, PullCapacity, Queue
 from linestop.bus.jetstream import JetStream
 from linestop.bus.streams import stream_names

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.connection import Connection, connect
-from linestop.bus.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.schemas import subjects

@@ -10,10 +10,10 @@ import pytest
 from tests.bus.administered import administered
 
 from linestop.bus import jetstream_api
+from linestop.bus.access.credentials import ensure_credentials
+from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import ensure_credentials
 from linestop.bus.jetstream_api import ApiError
-from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.outside_broker import bus_init, server_config_text
 from linestop.bus.streams import stream_names

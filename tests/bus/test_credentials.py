@@ -14,16 +14,16 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from linestop.bus.connection import Violation, connect
-from linestop.bus.credentials import (
+from linestop.bus.access.credentials import (
     Credential,
     credential_path,
     ensure_credentials,
     load_credential,
     write_credential,
 )
-from linestop.bus.nkeys import new_seed
-from linestop.bus.permission_table import CREDENTIALS
+from linestop.bus.access.nkeys import new_seed
+from linestop.bus.access.permission_table import CREDENTIALS
+from linestop.bus.connection import Violation, connect
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.process import free_port
 from linestop.errors import ConfigError, PermissionDenied, TooLarge, Unreachable

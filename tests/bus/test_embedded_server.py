@@ -20,8 +20,8 @@ import psutil  # type: ignore[import-untyped] # its stubs are a separate package
 import pytest
 
 from linestop.bus import jetstream_api
+from linestop.bus.access.credentials import load_credential
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import load_credential
 from linestop.bus.server import embedded as server_module
 from linestop.bus.server import process
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions

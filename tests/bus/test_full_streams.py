@@ -15,9 +15,9 @@ import pytest
 from tests.stack import Stack, stack
 
 from linestop.bus import jetstream_api
+from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream import JetStream
-from linestop.bus.permission_table import CredentialName
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import MIB, StreamSizes, streams
 from linestop.cli.doctor_streams import check_space

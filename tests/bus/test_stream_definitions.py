@@ -12,10 +12,10 @@ import pytest
 from nats.aio.msg import Msg
 
 from linestop.bus import jetstream_api
+from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream_api import ApiError
-from linestop.bus.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, SECOND_NS, consumers, streams
 from linestop.errors import PermissionDenied

@@ -13,8 +13,8 @@ import pytest
 from anyio.to_thread import run_sync
 from tests.cli.test_processes import READY_WITHIN_S, started
 
+from linestop.bus.access.nkeys import new_seed, public_key
 from linestop.bus.disk_space import GIB
-from linestop.bus.nkeys import new_seed, public_key
 from linestop.bus.server.process import free_port, server_program
 from linestop.bus.streams import stream_sizes
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes

@@ -13,7 +13,7 @@ import pytest
 from tests.stack import Stack, background_stack
 
 from linestop import SyncClient
-from linestop.bus.credentials import Credential, write_credential
+from linestop.bus.access.credentials import Credential, write_credential
 
 pytestmark = pytest.mark.broker
 WITHIN_S = 60.0

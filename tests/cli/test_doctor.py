@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 from anyio.to_thread import run_sync
 
+from linestop.bus.access.credentials import credential_path, ensure_credentials
+from linestop.bus.access.permission_table import CREDENTIALS
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import credential_path, ensure_credentials
-from linestop.bus.permission_table import CREDENTIALS
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams.create_streams import set_up
 from linestop.cli.doctor import LOCK_UNTOUCHED_MAX_S, check_worker

@@ -18,8 +18,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from linestop.bus.connection import connect
-from linestop.bus.credentials import (
+from linestop.bus.access.credentials import (
     Credential,
     credential_path,
     ensure_credentials,
@@ -27,7 +26,8 @@ from linestop.bus.credentials import (
     logins_by_credential,
     write_credential,
 )
-from linestop.bus.permission_table import CREDENTIALS, CredentialName
+from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
+from linestop.bus.connection import connect
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config

@@ -20,8 +20,8 @@ import pytest
 from nats.aio.msg import Msg
 
 from linestop.bus import jetstream_api
+from linestop.bus.access.credentials import credential_path, ensure_credentials, load_credential
 from linestop.bus.connection import connect
-from linestop.bus.credentials import credential_path, ensure_credentials, load_credential
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams.stream_sizes import stored_sizes
 from linestop.cli import processes

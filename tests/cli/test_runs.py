@@ -17,7 +17,7 @@ import anyio
 import pytest
 from tests.stack import CommandResult, Stack, background_stack, command, shown_option
 
-from linestop.bus.credentials import Credential, write_credential
+from linestop.bus.access.credentials import Credential, write_credential
 from linestop.bus.idempotency_keys import run_of_key
 from linestop.cli import main, output
 from linestop.cli.terminal_escape import escape_controls

@@ -11,8 +11,8 @@ import pytest
 from anyio.to_thread import run_sync
 from tests.cli.test_processes import READY_WITHIN_S, started
 
+from linestop.bus.access.credentials import ensure_credentials, logins_by_credential
 from linestop.bus.broker_backend import JetStreamBackend
-from linestop.bus.credentials import ensure_credentials, logins_by_credential
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.outside_broker import bus_init

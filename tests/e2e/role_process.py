@@ -15,7 +15,7 @@ import msgspec
 from tests.e2e.triggers import Trigger, TriggeredBackend
 
 from linestop.actors import executor, planner
-from linestop.bus.credentials import Credential, credential_path, load_credential
+from linestop.bus.access.credentials import Credential, credential_path, load_credential
 from linestop.bus.streams import stream_names
 from linestop.models.caller import Requester
 from linestop.runtime import deadline_alarms

@@ -12,9 +12,9 @@ import anyio
 import msgspec
 from tests.e2e.role_process import registry
 
+from linestop.bus.access.credentials import Credential
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.connection import connect
-from linestop.bus.credentials import Credential
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.retry import publish

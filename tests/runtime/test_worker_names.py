@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from tests.bus.administered import administered
 
+from linestop.bus.access.credentials import Credential, write_credential
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.credentials import Credential, write_credential
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import set_up
 from linestop.errors import ConfigError, InputError

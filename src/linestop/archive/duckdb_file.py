@@ -32,7 +32,7 @@ from linestop.archive.columns import (
 )
 from linestop.archive.parquet_files import RUNS_MAX, OldRuns
 from linestop.archive.requests import Reach, RunQuery
-from linestop.bus.credentials import write_private
+from linestop.bus.access.credentials import write_private
 from linestop.bus.interfaces import StoredMessage
 from linestop.errors import ConfigError, InputError, Refused
 from linestop.schemas.run.state import Run

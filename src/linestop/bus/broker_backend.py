@@ -7,8 +7,8 @@ from typing import Protocol
 
 import anyio
 
+from linestop.bus.access.credentials import Credential
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential
 from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
 from linestop.bus.jetstream import JetStream
 from linestop.bus.streams.stream_definitions import ConsumerSpec

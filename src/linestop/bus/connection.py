@@ -23,9 +23,9 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from linestop.bus import close_connection
-from linestop.bus.credentials import Credential
+from linestop.bus.access.credentials import Credential
+from linestop.bus.access.nkeys import public_key, sign
 from linestop.bus.jetstream_api import read_reply
-from linestop.bus.nkeys import public_key, sign
 from linestop.bus.streams.stream_definitions import HEADER_BYTES_MAX
 from linestop.bus.streams.stream_names import inbox_prefix
 from linestop.errors import ConfigError, LinestopError, PermissionDenied, TooLarge, Unreachable
@@ -60,7 +60,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SigningClient(Client):
-    """The library's client, but signing with ``linestop.bus.nkeys`` instead of the package ``nkeys``."""
+    """The library's client, but signing with ``linestop.bus.access.nkeys`` instead of the package ``nkeys``."""
 
     def _setup_nkeys_seed_connect(self) -> None:
         """Use the seed in ``nkeys_seed_str``; the library calls this method before it connects."""

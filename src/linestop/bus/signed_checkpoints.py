@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from linestop.bus.credentials import write_private
+from linestop.bus.access.credentials import write_private
 from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError
 from linestop.schemas.run.state import Run

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import anyio
 import click
 
-from linestop.bus.credentials import (
+from linestop.bus.access.credentials import (
     Credential,
     credential_path,
     ensure_credentials,
@@ -18,8 +18,8 @@ from linestop.bus.credentials import (
     write_credential,
     write_private,
 )
+from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.disk_space import GIB, format_bytes, free_bytes, is_broker_directory
-from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.outside_broker import PORT_DEFAULT, InitResult, bus_init, is_loopback

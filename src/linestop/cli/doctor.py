@@ -21,10 +21,10 @@ import click
 import msgspec
 
 from linestop.bus import jetstream_api
+from linestop.bus.access.credentials import credential_path, load_credential
+from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.jetstream import JetStream
-from linestop.bus.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.server.process import server_program
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import compare

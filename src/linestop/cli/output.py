@@ -22,10 +22,10 @@ import anyio
 import click
 import msgspec
 
-from linestop.bus.credentials import credential_path, require_urls
+from linestop.bus.access.credentials import credential_path, require_urls
+from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.disk_space import broker_disk_is_full, disk_full_message
 from linestop.bus.jetstream.retry import NotStored
-from linestop.bus.permission_table import CredentialName
 from linestop.cli.closed_pipes import STDERR, STDOUT, until_reader_is_gone
 from linestop.cli.lookalikes import lookalikes
 from linestop.cli.options import TENANT_DEFAULT

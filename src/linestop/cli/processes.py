@@ -20,10 +20,10 @@ import anyio
 import msgspec
 import structlog
 
+from linestop.bus.access.credentials import credential_path
+from linestop.bus.access.permission_table import CREDENTIALS
 from linestop.bus.connection import connect
-from linestop.bus.credentials import credential_path
 from linestop.bus.jetstream import JetStream
-from linestop.bus.permission_table import CREDENTIALS
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES
 from linestop.bus.streams.stream_sizes import embedded_sizes, store_sizes, stored_sizes

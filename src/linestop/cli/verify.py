@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from linestop.bus.credentials import write_private
+from linestop.bus.access.credentials import write_private
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.bus.signed_checkpoints import trusted_checkpoint_key

@@ -19,13 +19,13 @@ import anyio.to_thread
 import msgspec
 import structlog
 
+from linestop.bus.access.credentials import Credential, credential_path, load_credential
+from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.agent_versions import AgentStore
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.credentials import Credential, credential_path, load_credential
 from linestop.bus.interfaces import Publisher
 from linestop.bus.jetstream import JetStream
-from linestop.bus.permission_table import CredentialName
 from linestop.bus.signed_checkpoints import load_checkpoint_signer
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up

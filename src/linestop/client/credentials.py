@@ -13,7 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from linestop.bus.credentials import (
+from linestop.bus.access.credentials import (
     Credential,
     credential_path,
     load_credential,
@@ -21,7 +21,7 @@ from linestop.bus.credentials import (
     require_urls,
     write_private,
 )
-from linestop.bus.permission_table import CREDENTIALS, CredentialName
+from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError, InputError
 from linestop.schemas.messages import Control, Verb, signed_bytes

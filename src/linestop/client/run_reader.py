@@ -14,11 +14,11 @@ import msgspec
 
 from linestop import clock
 from linestop.bus import jetstream_api
+from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.permission_table import CredentialName
 from linestop.bus.streams import stream_names
 from linestop.bus.worker_heartbeats import WorkerStatus, workers
 from linestop.client.credentials import Identity, default_person, identify

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 import msgspec
 
-from linestop.bus.credentials import require_urls
+from linestop.bus.access.credentials import require_urls
 from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError
 from linestop.schemas.defaults import AccountLimits, Retention, WorkerLimits

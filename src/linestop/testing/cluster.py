@@ -13,10 +13,10 @@ from typing import Final, Self
 import msgspec
 
 from linestop.bus import jetstream_api
+from linestop.bus.access.credentials import Credential, ensure_credentials, logins_by_credential, write_private
+from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential, ensure_credentials, logins_by_credential, write_private
 from linestop.bus.jetstream_api import ApiError
-from linestop.bus.permission_table import CredentialName
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, SyncInterval, server_config
 from linestop.bus.server.process import NatsProcess, free_port

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import anyio
 
+from linestop.bus.access.credentials import credential_path, load_credential
 from linestop.bus.connection import connect
-from linestop.bus.credentials import credential_path, load_credential
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.jetstream import JetStream
 from linestop.bus.operator_stop import stop_run

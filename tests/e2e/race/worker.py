@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 import structlog
 
+from linestop.bus.access.credentials import credential_path, load_credential
 from linestop.bus.broker_backend import JetStreamBackend
-from linestop.bus.credentials import credential_path, load_credential
 from linestop.models.caller import Requester
 from linestop.models.planner_function import Plan
 from linestop.runtime.actor_process import ActorProcess

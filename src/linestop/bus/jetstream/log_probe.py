@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from linestop.bus.credentials import Credential
+from linestop.bus.access.credentials import Credential
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.replies import PubAck, meaning, read_ack
 from linestop.bus.jetstream.retry import NotStored

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from linestop.bus.access.credentials import Credential, ensure_credentials, logins_by_credential, remove_passwords
+from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.permissions import DEFAULT_ACCESS, AccessOptions
 from linestop.bus.connection import connect
-from linestop.bus.credentials import Credential, ensure_credentials, logins_by_credential, remove_passwords
-from linestop.bus.permission_table import CredentialName
-from linestop.bus.permissions import DEFAULT_ACCESS, AccessOptions
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.signed_checkpoints import ensure_checkpoint_key

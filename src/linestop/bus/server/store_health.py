@@ -17,11 +17,11 @@ from typing import Final, cast
 import msgspec
 import structlog
 
+from linestop.bus.access.credentials import Credential
+from linestop.bus.access.nkeys import new_seed
+from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.connection import Connection, connect
-from linestop.bus.credentials import Credential
 from linestop.bus.disk_space import disk_full_message, free_bytes, is_full
-from linestop.bus.nkeys import new_seed
-from linestop.bus.permission_table import CredentialName
 from linestop.errors import LinestopError
 from linestop.schemas.defaults import DISK_FULL_BYTES
 

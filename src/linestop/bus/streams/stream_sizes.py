@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus.credentials import write_private
+from linestop.bus.access.credentials import write_private
 from linestop.bus.disk_space import free_bytes
 from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE, machine_bytes
 from linestop.bus.streams import stream_names

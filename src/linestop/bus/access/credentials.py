@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from linestop.bus.nkeys import new_seed, public_key
-from linestop.bus.permission_table import CREDENTIALS, CredentialName
+from linestop.bus.access.nkeys import new_seed, public_key
+from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError
 
