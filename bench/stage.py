@@ -19,13 +19,13 @@ import msgspec
 import structlog
 
 from linestop.bus.access.credentials import credential_path, load_credential
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
 from linestop.bus.interfaces import Append
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.server.nats_config import SyncInterval
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.runtime.actor_process import ActorProcess

@@ -12,8 +12,8 @@ import anyio
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import ConsumerSpec
 from linestop.errors import LinestopError

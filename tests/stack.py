@@ -29,12 +29,12 @@ import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from linestop.bus.access.credentials import Credential
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
-from linestop.bus.signed_checkpoints import load_checkpoint_signer
+from linestop.bus.stores.agent_versions import AgentStore
+from linestop.bus.stores.signed_checkpoints import load_checkpoint_signer
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from tests.stack import Stack, stack
 
 from linestop import Client, InputError, PermissionDenied, Refused, SyncClient, errors
-from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.client.listening import Listener
 from linestop.client.outcome import Outcome, outcome_as

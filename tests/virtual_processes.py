@@ -18,7 +18,7 @@ import anyio.abc
 import msgspec
 from tests.run_logs import RUN, TENANT, InMemory
 
-from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.errors import LinestopError, Unreachable
 from linestop.runtime.actor_process import ActorProcess

@@ -19,13 +19,13 @@ from tests.stack import stack
 
 from linestop.actors.validator import Validator
 from linestop.bus import run_outcomes_and_alerts
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.cloud_events import timestamp
 from linestop.bus.connection import connect
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.wire import Wire
 from linestop.bus.operator_stop import catch_up, stop_run
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.client import Client
 from linestop.errors import TooLarge, Unreachable

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns, Tools
 
-from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings

@@ -15,8 +15,8 @@ from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns, Tools
 
 from linestop.actors.facts import Facts
 from linestop.actors.role_protocol import Role
-from linestop.bus.agent_versions import AgentStore
-from linestop.bus.kill_switch_store import KillSwitchStore
+from linestop.bus.stores.agent_versions import AgentStore
+from linestop.bus.stores.kill_switch_store import KillSwitchStore
 from linestop.bus.streams import stream_names
 from linestop.client.kill_switches import KillSwitchClient
 from linestop.errors import TooLarge

@@ -14,8 +14,8 @@ from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns, Tools
 
 from linestop.actors.executor import Executor
 from linestop.actors.task_opening import tool_grant
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings

@@ -11,7 +11,7 @@ from tests.stack import stack
 
 from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
-from linestop.bus.idempotency_keys import run_of_key
+from linestop.bus.stores.idempotency_keys import run_of_key
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import MIB, StreamSizes
 from linestop.client import Client

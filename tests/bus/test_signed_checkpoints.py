@@ -11,7 +11,7 @@ import pytest
 from tests.builders import NOW, RUN, TENANT, at_work, reply
 
 from linestop.bus.run_outcomes_and_alerts import Outcome, encode_outcome
-from linestop.bus.signed_checkpoints import (
+from linestop.bus.stores.signed_checkpoints import (
     KEY_FILE,
     PUBLIC_FILE,
     copy_checkpoint_key,

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns
 
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.operator_stop import catch_up, stop_run
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.models.start_freshness import require_fresh
 from linestop.runtime.actor_process import ActorProcess

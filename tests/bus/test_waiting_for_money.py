@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
-from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.client.result_types import run_line
 from linestop.runtime.actor_process import ActorProcess

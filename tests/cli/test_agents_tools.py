@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from tests.builders import Story, agent
 
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import set_up
 from linestop.cli.agents_tools import AgentLine, open_runs_with_changed_contracts

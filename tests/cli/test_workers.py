@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.stack import background_stack, command
 
-from linestop.bus.worker_heartbeats import Heartbeat, ProcessLoad, WorkerStatus
+from linestop.bus.stores.worker_heartbeats import Heartbeat, ProcessLoad, WorkerStatus
 from linestop.cli.doctor_streams import CheckWarning
 from linestop.cli.doctor_workers import workers_sentence
 from linestop.cli.workers import row

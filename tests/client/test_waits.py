@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests.builders import NOW, OK, Story, agent, at_work, call
 
-from linestop.bus.worker_heartbeats import Heartbeat, ProcessLoad, WorkerStatus
+from linestop.bus.stores.worker_heartbeats import Heartbeat, ProcessLoad, WorkerStatus
 from linestop.client.what_a_run_waits_for import Wait, waits
 from linestop.schemas.events import AccountLine, Policy, Queued, SettledHold
 from linestop.schemas.model_messages import ModelFailed

@@ -13,12 +13,12 @@ import msgspec
 from tests.e2e.role_process import registry
 
 from linestop.bus.access.credentials import Credential
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.retry import publish
 from linestop.bus.jetstream.wire import header_block
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.errors import InputError
 from linestop.schemas import subjects

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from tests.stack import AGENT, stack
 
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.client import Client
 from linestop.models.planner_function import PLAN_BYTES_MAX, Plan

@@ -23,10 +23,10 @@ from tests.bus_fixtures import until
 from tests.e2e.race.judging import ARRIVAL_AFTER_ACK_MAX_NS, Race, Request, Stop, assert_no_start_after_stop, race_of
 from tests.e2e.race.worker import agent
 
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.schemas.subjects import RunId, TenantId

@@ -15,7 +15,7 @@ import anyio
 import msgspec
 from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
-from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings

@@ -13,9 +13,9 @@ from tests.builders import Story, at_work, call, contract
 from tests.builders import agent as desk
 from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
-from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stores.agent_versions import AgentStore
+from linestop.bus.stores.worker_heartbeats import HEARTBEAT_EVERY_S, read_heartbeat
 from linestop.bus.streams import stream_names
-from linestop.bus.worker_heartbeats import HEARTBEAT_EVERY_S, read_heartbeat
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role

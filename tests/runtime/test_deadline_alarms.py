@@ -9,8 +9,8 @@ import anyio
 import msgspec
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns, Tools
 
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.interfaces import Timers
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings

@@ -21,10 +21,10 @@ from linestop.archive.requests import Reach
 from linestop.archive.writer import ARCHIVE_FILE, Archive
 from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
-from linestop.bus.idempotency_keys import run_of_key
 from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
+from linestop.bus.stores.idempotency_keys import run_of_key
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.stream_definitions import MIB, RUNS_RETENTION_NS, SECOND_NS, StreamSizes, consumers

@@ -11,10 +11,10 @@ import msgspec
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, ScriptedTurns, Tools
 
 from linestop.actors.prompt import assemble
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Append, Log, OnSent
 from linestop.bus.operator_stop import catch_up, stop_run
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.errors import Unreachable
 from linestop.runtime.actor_process import ActorProcess

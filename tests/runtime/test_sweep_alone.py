@@ -26,7 +26,7 @@ from tests.virtual_processes import (
     processes,
 )
 
-from linestop.bus.worker_heartbeats import Roster
+from linestop.bus.stores.worker_heartbeats import Roster
 from linestop.runtime import run_loop
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.deadline_alarms import Alarms

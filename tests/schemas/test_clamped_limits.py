@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests.builders import NOW, OK, Story, agent, at_work, call, contract, refusal, reply
 
-from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.errors import InputError
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import CLOSING_EVENTS, LIMITS_MAX, Limits, clamp, excessive_limit

@@ -31,7 +31,7 @@ from tests.sim.simulate import LOOPS_NOT_COLLECTED
 from tests.sim.watched import WireRecord
 from tests.sim.workers import Worker
 
-from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import consumers
 from linestop.runtime.money.account_value import Account

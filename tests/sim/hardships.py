@@ -14,7 +14,7 @@ import anyio
 import msgspec
 from tests.sim.faults import seconds
 
-from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.subjects import ACTORS, RoleName

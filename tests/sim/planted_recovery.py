@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from linestop.actors import approver, executor, task_opening
-from linestop.bus import worker_heartbeats
+from linestop.bus.stores import worker_heartbeats
 from linestop.errors import TooLarge
 from linestop.runtime import deadline_alarms, intake
 from linestop.runtime.intake import TaskIntake

@@ -22,7 +22,7 @@ from tests.sim.script import CONTRACTS, Script, draw_accounts, draw_agents
 from tests.sim.watched import WireRecord
 from tests.sim.workers import SKEW_MAX_S, TOPOLOGIES, Worker
 
-from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import consumers
 from linestop.sandbox.tools.builtin import WAIT_FOR_EVENT

@@ -9,10 +9,10 @@ import anyio
 import click
 import msgspec
 
-from linestop.bus.agent_versions import AgentStore, Mark
 from linestop.bus.connection import connect
 from linestop.bus.interfaces import Bucket
 from linestop.bus.jetstream import JetStream
+from linestop.bus.stores.agent_versions import AgentStore, Mark
 from linestop.bus.streams import stream_names
 from linestop.cli import output
 from linestop.cli.wiring import load_project_agents, load_tools, stored_credentials

@@ -23,7 +23,7 @@ from linestop.bus.disk_space import GIB, format_bytes, free_bytes, is_broker_dir
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.outside_broker import PORT_DEFAULT, InitResult, bus_init, is_loopback
-from linestop.bus.signed_checkpoints import copy_checkpoint_key, ensure_checkpoint_key
+from linestop.bus.stores.signed_checkpoints import copy_checkpoint_key, ensure_checkpoint_key
 from linestop.bus.streams import stream_names, stream_sizes
 from linestop.bus.streams.create_streams import BusLayout
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes

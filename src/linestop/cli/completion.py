@@ -40,7 +40,7 @@ def agents(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list
 
     async def work(client: Client, _tenant: str) -> Sequence[str]:
         # Imported here, as in the whole command line: a completion must not wait for imports that it does not need.
-        from linestop.bus.agent_versions import AgentStore  # noqa: PLC0415
+        from linestop.bus.stores.agent_versions import AgentStore  # noqa: PLC0415
         from linestop.bus.streams import stream_names  # noqa: PLC0415
 
         return sorted(await AgentStore(client.bus.bucket(stream_names.AGENTS_BUCKET)).names())

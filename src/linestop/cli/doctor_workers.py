@@ -7,7 +7,7 @@ from typing import Final
 
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
-from linestop.bus.worker_heartbeats import WorkerStatus
+from linestop.bus.stores.worker_heartbeats import WorkerStatus
 from linestop.cli.doctor_streams import CheckWarning
 from linestop.client.run_reader import read_workers
 from linestop.errors import LinestopError, PermissionDenied

@@ -8,7 +8,7 @@ from typing import Final
 
 import anyio
 
-from linestop.bus.agent_versions import AgentStore
+from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.cli import output
 from linestop.cli.options import TENANT_DEFAULT

@@ -11,7 +11,7 @@ import msgspec
 from linestop.bus.access.credentials import write_private
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.run_outcomes_and_alerts import Outcome
-from linestop.bus.signed_checkpoints import trusted_checkpoint_key
+from linestop.bus.stores.signed_checkpoints import trusted_checkpoint_key
 from linestop.bus.streams import stream_names
 from linestop.cli import output
 from linestop.cli.options import SHORT_RUN

@@ -21,12 +21,12 @@ import structlog
 
 from linestop.bus.access.credentials import Credential, credential_path, load_credential
 from linestop.bus.access.permission_table import CredentialName
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
 from linestop.bus.interfaces import Publisher
 from linestop.bus.jetstream import JetStream
-from linestop.bus.signed_checkpoints import load_checkpoint_signer
+from linestop.bus.stores.agent_versions import AgentStore
+from linestop.bus.stores.signed_checkpoints import load_checkpoint_signer
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.migrate_streams import Administrator

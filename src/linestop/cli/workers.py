@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from linestop.bus.worker_heartbeats import WorkerStatus
+from linestop.bus.stores.worker_heartbeats import WorkerStatus
 from linestop.cli import output
 from linestop.cli.doctor_workers import clock_text, overload_text
 from linestop.client import Client

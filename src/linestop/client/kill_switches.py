@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus.kill_switch_store import KillSwitchStore
+from linestop.bus.stores.kill_switch_store import KillSwitchStore
 from linestop.errors import Conflict, InputError
 from linestop.schemas.kill_switches import CLOSED_MAX, UNREADABLE, closed_switches, switch_name
 

@@ -19,8 +19,8 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
+from linestop.bus.stores.worker_heartbeats import WorkerStatus, workers
 from linestop.bus.streams import stream_names
-from linestop.bus.worker_heartbeats import WorkerStatus, workers
 from linestop.client.credentials import Identity, default_person, identify
 from linestop.client.left_runs import RunArchive
 from linestop.client.result_types import OpenQuestion, RunLine, blobs_in_questions, open_questions, run_line

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from linestop.bus.worker_heartbeats import WorkerStatus, heartbeat_key
+from linestop.bus.stores.worker_heartbeats import WorkerStatus, heartbeat_key
 from linestop.schemas.account_names import owner_of
 from linestop.schemas.events import Asked, AskedCall
 from linestop.schemas.run.call_states import Attempt, CallState, Stage, incarnation_of

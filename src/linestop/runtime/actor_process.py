@@ -19,16 +19,16 @@ from linestop import clock
 from linestop.actors.executor import Executor
 from linestop.actors.planner import Planner
 from linestop.actors.role_protocol import Role
-from linestop.bus.agent_versions import AgentStore
 from linestop.bus.broker_backend import Backend
 from linestop.bus.event_envelope import EventEncoder
-from linestop.bus.idempotency_keys import IdempotencyKeys
 from linestop.bus.interfaces import Delivery, PullCapacity
-from linestop.bus.kill_switch_store import KillSwitchStore
 from linestop.bus.run_outcomes_and_alerts import SYSTEM_TENANT, clock_off_alert, event_alerts
+from linestop.bus.stores.agent_versions import AgentStore
+from linestop.bus.stores.idempotency_keys import IdempotencyKeys
+from linestop.bus.stores.kill_switch_store import KillSwitchStore
+from linestop.bus.stores.worker_heartbeats import Heartbeat
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import SECOND_NS, ConsumerSpec, consumer_spec
-from linestop.bus.worker_heartbeats import Heartbeat
 from linestop.errors import LinestopError, TooLarge
 from linestop.runtime.ack_extender import AckExtender
 from linestop.runtime.fetch_facts import FactSource

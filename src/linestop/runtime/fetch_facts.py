@@ -31,10 +31,10 @@ from linestop.actors.facts import (
 )
 from linestop.actors.role_protocol import Role
 from linestop.actors.task_opening import tool_grant
-from linestop.bus.agent_versions import VERSIONS_MAX, AgentStore
 from linestop.bus.interfaces import Blobs, BucketValue, Log
-from linestop.bus.kill_switch_store import KillSwitchStore
-from linestop.bus.worker_heartbeats import Roster
+from linestop.bus.stores.agent_versions import VERSIONS_MAX, AgentStore
+from linestop.bus.stores.kill_switch_store import KillSwitchStore
+from linestop.bus.stores.worker_heartbeats import Roster
 from linestop.errors import LinestopError
 from linestop.off_loop import off_loop
 from linestop.runtime.money.holds import HoldRequest

@@ -24,9 +24,9 @@ from linestop.actors.task_opening import (
     no_space_message,
     stopped_before_start_message,
 )
-from linestop.bus.idempotency_keys import IdempotencyKeys, KeyOwner
 from linestop.bus.interfaces import Delivery, Publisher, RemovedRun
 from linestop.bus.operator_stop import catch_up
+from linestop.bus.stores.idempotency_keys import IdempotencyKeys, KeyOwner
 from linestop.errors import InputError, LinestopError, TooLarge
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.headroom import Headroom

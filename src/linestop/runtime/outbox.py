@@ -22,7 +22,7 @@ from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import canonical
 
 if TYPE_CHECKING:
-    from linestop.bus.signed_checkpoints import CheckpointSigner
+    from linestop.bus.stores.signed_checkpoints import CheckpointSigner
 
 LOG = structlog.get_logger("linestop.outbox")
 

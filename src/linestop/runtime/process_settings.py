@@ -16,7 +16,7 @@ from linestop.schemas.defaults import AccountLimits, WorkerLimits
 from linestop.schemas.tool_contracts import Contract
 
 if TYPE_CHECKING:
-    from linestop.bus.signed_checkpoints import CheckpointSigner
+    from linestop.bus.stores.signed_checkpoints import CheckpointSigner
     from linestop.runtime.tracing import Spans
 
 

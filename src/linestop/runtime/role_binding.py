@@ -13,7 +13,7 @@ from linestop.bus.interfaces import Log, Publisher
 from linestop.schemas.defaults import HEAD_CHECK_S, WorkerLimits
 
 if TYPE_CHECKING:
-    from linestop.bus.signed_checkpoints import CheckpointSigner
+    from linestop.bus.stores.signed_checkpoints import CheckpointSigner
     from linestop.runtime.tracing import Spans
 
 

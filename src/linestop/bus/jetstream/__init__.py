@@ -12,7 +12,7 @@ from linestop.bus.jetstream.publisher import JetStreamPublisher
 from linestop.bus.jetstream.pull_queue import JetStreamQueue
 from linestop.bus.jetstream.timers import JetStreamTimers
 from linestop.bus.jetstream.wire import Wire
-from linestop.bus.kill_switch_store import KillSwitchStore
+from linestop.bus.stores.kill_switch_store import KillSwitchStore
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import ConsumerSpec
 

@@ -36,7 +36,7 @@ from linestop.bus.server.nats_accounts import STREAMS_ACCOUNT, accounts_section
 from linestop.bus.server.nats_config import Listen, SyncInterval, server_config
 from linestop.bus.server.process import NatsProcess, free_port, port_is_free
 from linestop.bus.server.store_health import SYSTEM_ACCOUNT, StoreWatch, new_supervisor
-from linestop.bus.signed_checkpoints import ensure_checkpoint_key
+from linestop.bus.stores.signed_checkpoints import ensure_checkpoint_key
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes
 from linestop.errors import ConfigError, PermissionDenied, Unreachable
 

@@ -16,7 +16,7 @@ from linestop.bus.access.permissions import DEFAULT_ACCESS, AccessOptions
 from linestop.bus.connection import connect
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
-from linestop.bus.signed_checkpoints import ensure_checkpoint_key
+from linestop.bus.stores.signed_checkpoints import ensure_checkpoint_key
 from linestop.bus.streams.create_streams import DEFAULT_LAYOUT, BusLayout, SetUpResult, set_up
 from linestop.errors import PermissionDenied, Unreachable
 

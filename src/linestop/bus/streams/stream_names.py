@@ -28,7 +28,8 @@ SWITCHES_BUCKET: Final = "switches"
 
 WORKERS_BUCKET: Final = "workers"
 BEATS_BUCKET: Final = "beats"
-"""The heartbeat of every worker, every two seconds; one key for each role and name (``bus.worker_heartbeats``)."""
+"""The heartbeat of every worker, every two seconds; one key for each role and name
+(``bus.stores.worker_heartbeats``)."""
 
 POSITIONS_BUCKET: Final = "positions"
 """The position of each named listener in OUTCOMES or ALERTS; one key for each credential, stream and name."""

@@ -20,7 +20,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from linestop.bus.worker_heartbeats import LAG_MAX_S, ProcessLoad
+from linestop.bus.stores.worker_heartbeats import LAG_MAX_S, ProcessLoad
 from linestop.runtime.run_cache import Key
 from linestop.schemas.defaults import PROCESS_TOOL_WEIGHT, WorkerLimits
 from linestop.schemas.events import AnyEvent, EffectStarted

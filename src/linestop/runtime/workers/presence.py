@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from linestop.bus.interfaces import Bucket, BucketValue
-from linestop.bus.worker_heartbeats import (
+from linestop.bus.stores.worker_heartbeats import (
     HEARTBEAT_EVERY_S,
     Heartbeat,
     ProcessLoad,
