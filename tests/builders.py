@@ -42,7 +42,8 @@ from linestop.schemas.events import (
 from linestop.schemas.messages import Control, Task, Verb
 from linestop.schemas.model_messages import ModelFailed, ModelReply, Price, ToolCall, Usage
 from linestop.schemas.performer_interfaces import CallWork, LongResult, ModelWork
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 from linestop.schemas.subjects import RoleName, RunId, TenantId, run_event
 from linestop.schemas.tool_contracts import Contract, ToolResult
 

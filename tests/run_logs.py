@@ -27,7 +27,7 @@ from linestop.schemas.messages import Control, Verb, signed_bytes
 from linestop.schemas.model_messages import ModelReply, Price, ToolCall, Usage
 from linestop.schemas.performer_interfaces import CallWork, ModelWork
 from linestop.schemas.run.call_states import Stage
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.schemas.tool_contracts import Contract, Tier, ToolError, ToolResult
 from linestop.schemas.verify import TrustedKey

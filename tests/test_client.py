@@ -39,7 +39,8 @@ from linestop.errors import ConfigError, TooLarge
 from linestop.runtime.intake import Person
 from linestop.schemas.defaults import INLINE_BYTES_MAX, Limits
 from linestop.schemas.events import Granted, Policy, Sealed
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 

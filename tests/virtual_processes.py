@@ -29,7 +29,7 @@ from linestop.schemas.defaults import Limits
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, Price, ToolCall, Usage
 from linestop.schemas.performer_interfaces import CallWork, ModelWork
-from linestop.schemas.run.state import Run, fold_messages
+from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
 from linestop.testing.memory import MemoryBroker, NoFaults

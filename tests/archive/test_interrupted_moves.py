@@ -17,7 +17,7 @@ from tests.run_logs import SCENARIOS
 from linestop.archive import parquet_files
 from linestop.archive.duckdb_file import ArchiveFile
 from linestop.bus.interfaces import StoredMessage
-from linestop.schemas.run.state import fold_messages
+from linestop.schemas.run.fold import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.schemas.tool_contracts import effect_key
 

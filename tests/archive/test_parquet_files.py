@@ -17,7 +17,7 @@ from linestop.archive import parquet_files
 from linestop.archive.duckdb_file import ArchiveFile
 from linestop.archive.requests import RunQuery
 from linestop.bus.interfaces import StoredMessage
-from linestop.schemas.run.state import fold_messages
+from linestop.schemas.run.fold import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.schemas.verify.export_bundle import read_bundle
 

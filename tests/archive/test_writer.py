@@ -33,7 +33,7 @@ from linestop.bus.streams.stream_definitions import SECOND_NS, consumers
 from linestop.errors import ConfigError, InputError, RetryableError
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings
-from linestop.schemas.run.state import fold_messages
+from linestop.schemas.run.fold import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]

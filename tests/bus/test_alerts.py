@@ -36,9 +36,10 @@ from linestop.runtime.role_binding import RoleBinding
 from linestop.runtime.role_factory import make_role
 from linestop.schemas import subjects
 from linestop.schemas.events import NEVER, Refused, decode
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.state import LATEST, Run
+from linestop.schemas.run.state import LATEST
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import run_virtual, virtual_now

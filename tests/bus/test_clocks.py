@@ -17,7 +17,7 @@ from linestop.bus.streams import stream_names
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
-from linestop.schemas.run.state import Run, fold_messages
+from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import run_virtual, virtual_now

@@ -31,8 +31,8 @@ from linestop.schemas.kill_switches import KEY, OLDER_KEY
 from linestop.schemas.model_messages import ModelReply
 from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.run import fold
+from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.testing.memory import MemoryBroker, NoFaults
@@ -180,13 +180,13 @@ def test_a_task_whose_facts_fail_becomes_a_dead_letter(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("also_stop", [False, True])
 def test_an_event_that_cannot_be_folded_stops_its_run(monkeypatch: pytest.MonkeyPatch, also_stop: bool) -> None:
     """It has its number but no effect, the run is stopped and sealed; a stop that fails to fold is not repeated."""
-    inner = fold.apply
+    inner = fold.apply_event
 
     def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:
         breaks = run.run == RUN and isinstance(event, (Proposed, Stopped) if also_stop else Proposed)
         return fails() if breaks else inner(run, role, n, event)
 
-    monkeypatch.setattr(fold, "apply", apply)
+    monkeypatch.setattr(fold, "apply_event", apply)
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -206,12 +206,12 @@ def test_an_event_that_cannot_be_folded_stops_its_run(monkeypatch: pytest.Monkey
 
 def test_a_late_result_that_cannot_be_folded_is_dropped_after_a_few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A result that fails to fold each time it is appended is dropped after a few attempts."""
-    inner = fold.apply
+    inner = fold.apply_event
 
     def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:
         return fails() if isinstance(event, Finished) and run.run == RUN else inner(run, role, n, event)
 
-    monkeypatch.setattr(fold, "apply", apply)
+    monkeypatch.setattr(fold, "apply_event", apply)
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -230,13 +230,13 @@ def test_a_run_whose_fold_failed_too_often_raises_one_alert_and_a_readable_stop_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its own stops fail to fold too, so there is an alert; a person's readable stop is settled and sealed."""
-    inner = fold.apply
+    inner = fold.apply_event
 
     def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:
         breaks = isinstance(event, Proposed) or (isinstance(event, Stopped) and event.code == "defect")
         return fails() if breaks else inner(run, role, n, event)
 
-    monkeypatch.setattr(fold, "apply", apply)
+    monkeypatch.setattr(fold, "apply_event", apply)
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)
@@ -266,12 +266,12 @@ def test_a_run_whose_fold_failed_too_often_raises_one_alert_and_a_readable_stop_
 
 def test_a_waiting_run_whose_fold_failed_too_often_raises_an_alert_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only at the deadline of the question, when the run is advanced next."""
-    inner = fold.apply
+    inner = fold.apply_event
 
     def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:
         return fails() if isinstance(event, Paused | Stopped) else inner(run, role, n, event)
 
-    monkeypatch.setattr(fold, "apply", apply)
+    monkeypatch.setattr(fold, "apply_event", apply)
 
     async def main() -> None:
         broker = MemoryBroker(virtual_now)

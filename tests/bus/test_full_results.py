@@ -29,7 +29,7 @@ from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.events import BlobRef, EffectStarted, Finished
 from linestop.schemas.performer_interfaces import CallWork, LongResult
 from linestop.schemas.redaction import Redactor
-from linestop.schemas.run.state import fold_messages
+from linestop.schemas.run.fold import fold_messages
 from linestop.schemas.subjects import ACTORS, TenantId
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.testing.memory import MemoryBroker, NoFaults

@@ -16,8 +16,8 @@ from linestop.bus.interfaces import Append, HeadMoved, Log
 from linestop.bus.operator_stop import HELP_WITHIN_S, STOP_WITHIN_S, TRIES_BEFORE_HELP, catch_up, stop_number, stop_run
 from linestop.errors import TimedOut, Unreachable
 from linestop.schemas.events import Cue, Refused, Sealed, StopMode, Stopped
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import run_virtual, virtual_now

@@ -21,8 +21,8 @@ from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.performer_interfaces import CallWork
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.state import Run
 from linestop.schemas.start_deadline import IS_STOPPED, STOPPED_FIRST, TOO_LATE, reason_not_to_begin
 from linestop.schemas.subjects import ACTORS
 from linestop.schemas.tool_contracts import ToolResult

@@ -14,7 +14,7 @@ from linestop.runtime.money.ledger import AccountLedger, read_account
 from linestop.runtime.money.orphaned_holds import ORPHANED_AFTER_S, release_orphaned_holds
 from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.events import Cue, Held, SettledHold
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 

@@ -24,7 +24,7 @@ from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.events import Held, Queued, Stopped
 from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
 from linestop.schemas.performer_interfaces import ModelWork
-from linestop.schemas.run.state import Run, fold_messages
+from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RunId
 from linestop.schemas.verify import verify
 from linestop.testing.memory import MemoryBroker

@@ -14,8 +14,8 @@ from linestop.bus.jetstream import retry
 from linestop.bus.jetstream.replies import PubAck, ReplyMeaning, meaning
 from linestop.errors import InputError, PermissionDenied, TooLarge
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
+from linestop.schemas.run.fold import fold_messages
 from linestop.schemas.run.hash_chain import genesis, link
-from linestop.schemas.run.state import fold_messages
 from linestop.schemas.subjects import ROLES, RoleName, RunId, TenantId, parse_run_event, run_event
 from linestop.testing.cluster import Cluster
 

@@ -16,7 +16,7 @@ from tests.e2e.scene import PLAYBOOK, OperatorView, agent, event_names, log_line
 
 from linestop.models.playbook import PlaybookServer
 from linestop.models.playbook.script import parse_playbook
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 
 EVENTS = (

@@ -28,7 +28,7 @@ from linestop.schemas.events import ModelChoice
 from linestop.schemas.messages import Control, Verb
 from linestop.schemas.model_messages import Price
 from linestop.schemas.run.call_states import Stage
-from linestop.schemas.run.state import Run, fold_messages
+from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import AgentName, RunId, TenantId
 from linestop.schemas.tool_contracts import Contract
 

@@ -18,7 +18,7 @@ from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.events import Policy
 from linestop.schemas.messages import FIELD_CHARS_MAX, UNREADABLE, Reply
 from linestop.schemas.run.call_states import Stage
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 

@@ -18,7 +18,7 @@ from tests.e2e.scene import log_lines
 from tests.e2e.triggers import Trigger
 
 from linestop.schemas.events import EffectStarted, Finished, Proposed
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 

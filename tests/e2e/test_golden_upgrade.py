@@ -45,7 +45,7 @@ from linestop.schemas import subjects
 from linestop.schemas.events import Finished, Question
 from linestop.schemas.messages import Control, Verb
 from linestop.schemas.run.call_states import Stage
-from linestop.schemas.run.state import Run, fold_messages
+from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, parse_run_event
 from linestop.schemas.tool_contracts import Contract, Digest
 from linestop.schemas.verify import verify

@@ -18,7 +18,7 @@ from tests.e2e.triggers import ANY_RECEIVER, Trigger
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Policy
 from linestop.schemas.run.call_states import Stage as CallStage
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.whose_turn import NEXT_ROLES
 from linestop.schemas.subjects import ACTORS, RoleName
 

@@ -24,7 +24,7 @@ from linestop.runtime.workers.worker_names import lock_name
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.run.call_states import Stage
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]

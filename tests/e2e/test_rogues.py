@@ -14,8 +14,8 @@ from tests.stack import Stack, stack
 from linestop.bus.connection import Connection, connect
 from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.client import Client
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.hash_chain import genesis, link
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ROLES, RoleName, RunId, TenantId, run_event
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.e2e]

@@ -26,7 +26,7 @@ from linestop.runtime.role_factory import make_role
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
 from linestop.schemas.performer_interfaces import ModelWork
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import ACTORS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]

@@ -20,7 +20,7 @@ from linestop.actors.facts import CurrentAgent, IncomingTask
 from linestop.schemas.events import Finished, Policy, Stopped
 from linestop.schemas.messages import Task
 from linestop.schemas.model_messages import ModelFailed, Usage
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import ToolError, ToolResult
 
 HERE = Path(__file__).parent

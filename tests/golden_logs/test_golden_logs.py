@@ -14,9 +14,9 @@ from tests.laws.walk import Walk
 from linestop.actors.prompt import assemble
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelStarted
+from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.run.model_order import models_of
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.state import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
 Message = tuple[str, bytes, int]

@@ -14,7 +14,7 @@ from tests.laws.walk import AGENTS, Walk
 from linestop.schemas.events import EVENTS
 from linestop.schemas.run import hash_chain
 from linestop.schemas.run.deadlines import deadlines
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import ROLES
 
 BOUNDED = settings(

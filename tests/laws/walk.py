@@ -38,9 +38,9 @@ from linestop.schemas.messages import Control, Task, Verb
 from linestop.schemas.model_messages import ModelFailed, ModelReply, Usage
 from linestop.schemas.run.call_states import Attempt, Stage
 from linestop.schemas.run.deadlines import deadlines
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.next_action import NextStart, next_start
 from linestop.schemas.run.prompt_size import INSTRUCTION_BYTES, dropped_size, tokens_bound, tokens_left
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.schemas.tool_contracts import ToolError, ToolResult, canonical
 

@@ -19,8 +19,8 @@ from linestop.reference.json_schema import (
     phases_markdown,
     tasks_document,
 )
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.phases import LEGAL, STOPPED, TRANSITIONS
-from linestop.schemas.run.state import Run
 
 DOCS = Path(__file__).parents[2] / "docs"
 

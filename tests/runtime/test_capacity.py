@@ -25,7 +25,7 @@ from linestop.schemas.defaults import PROCESS_TOOL_WEIGHT, Limits, WorkerLimits
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
 from linestop.schemas.performer_interfaces import ModelWork
-from linestop.schemas.run.state import Run, fold_messages
+from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RunId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import run_virtual, virtual_now

@@ -16,7 +16,7 @@ from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.events import Finished
-from linestop.schemas.run.state import fold_messages
+from linestop.schemas.run.fold import fold_messages
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import run_virtual, virtual_now

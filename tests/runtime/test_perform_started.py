@@ -12,7 +12,7 @@ from tests.run_logs import AGENT, RUN, TENANT, LiveRun, Tools, record
 
 from linestop.schemas.events import Finished, Policy
 from linestop.schemas.performer_interfaces import CallWork
-from linestop.schemas.run.state import fold_messages
+from linestop.schemas.run.fold import fold_messages
 from linestop.schemas.tool_contracts import ToolResult
 
 SLOW_S = 60.0

@@ -22,8 +22,8 @@ from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.events import ModelStarted
 from linestop.schemas.messages import REPLY_HEADER, Reply
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.testing.memory import MemoryBroker, NoFaults
 from linestop.testing.virtual_time import run_virtual, virtual_now

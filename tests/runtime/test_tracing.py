@@ -17,7 +17,7 @@ from tests.run_logs import RUN, TENANT, record
 from linestop.errors import ConfigError
 from linestop.runtime.tracing import Spans, spans_from_environment
 from linestop.schemas.events import Stopped
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.trace_context import event_traceparent, parse_traceparent, run_trace
 
 

@@ -18,7 +18,6 @@ from linestop.schemas.events import (
     Stopped,
 )
 from linestop.schemas.model_messages import ModelFailed, Usage
-from linestop.schemas.run.fold import fits
 
 
 def test_a_start_counts_as_reserved_until_its_outcome_and_as_spent_afterwards() -> None:
@@ -33,9 +32,9 @@ def test_a_start_counts_as_reserved_until_its_outcome_and_as_spent_afterwards() 
 def test_a_start_fits_if_it_is_not_negative_and_covered() -> None:
     """The check is exact to the micro-dollar."""
     run = Story().open_run().when("budget").append_decided().run
-    assert fits(run, run.available_micros)
-    assert not fits(run, run.available_micros + 1)
-    assert not fits(run, -1)
+    assert run.fits(run.available_micros)
+    assert not run.fits(run.available_micros + 1)
+    assert not run.fits(-1)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import msgspec
 from tests.builders import NOW, OK, RUN, TENANT, Story, agent, at_work, call, refolded, reply
 
 from linestop.schemas.events import Opened, Stopped
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.state import Run
 
 
 def test_an_empty_run_is_new() -> None:

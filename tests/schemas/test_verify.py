@@ -21,7 +21,7 @@ from linestop.schemas.events import Cleared
 from linestop.schemas.messages import Control, signed_bytes
 from linestop.schemas.run import approval_rules
 from linestop.schemas.run.call_states import Stage
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import effect_key
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict, read_chain, sign_checkpoint, verify
 

@@ -16,7 +16,7 @@ from linestop.actors.task_opening import task_sha256
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import LimitHit
 from linestop.schemas.messages import Task
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.verify import verify
 
 STOP_BECOMES_EVENT_S = 20.0

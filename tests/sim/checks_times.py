@@ -13,7 +13,7 @@ from typing import Final
 from tests.sim.evidence import Evidence, LoggedEvent, RunEvidence
 
 from linestop.schemas.run.deadlines import Deadline, deadlines
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 
 DELAY_MAX_S: Final = 0.3
 """Alarms are milliseconds late; the budget's round trips and the corrected clocks may add to that."""

@@ -17,7 +17,7 @@ from tests.sim.watched import WireRecord
 from linestop.bus.streams import stream_names
 from linestop.runtime.money.account_value import Account
 from linestop.schemas.defaults import AccountLimits
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.memory.stream import Stored

@@ -22,8 +22,8 @@ from linestop.schemas import subjects
 from linestop.schemas.events import AskedCall, Cue, Question
 from linestop.schemas.messages import Control, Task
 from linestop.schemas.run.call_states import CallState, Stage
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import AgentName, RunId, TenantId, Verb
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.memory.stream import Stored

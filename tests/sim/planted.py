@@ -39,7 +39,7 @@ from linestop.runtime.run_loop import Shell
 from linestop.sandbox.tools import perform_call
 from linestop.schemas.events import Finished
 from linestop.schemas.run.call_states import Attempt
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import ToolError
 
 DEATHS: dict[str, float] = {"runs": 0.02, "timers": 1.0, "control": 1.0}

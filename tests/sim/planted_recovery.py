@@ -18,7 +18,7 @@ from linestop.sandbox.tools import tool_runner
 from linestop.schemas.messages import Reply
 from linestop.schemas.run import call_rules, call_states, model_order, next_action, widened_contract_rules
 from linestop.schemas.run.call_states import Stage
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 
 
 def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:

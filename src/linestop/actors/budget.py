@@ -28,9 +28,9 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
 )
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.next_action import NextStart, hold_min_micros, hold_target_micros, next_start
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 ACCOUNTS_UNAVAILABLE = "the accounts cannot be changed now: "

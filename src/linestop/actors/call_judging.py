@@ -17,8 +17,8 @@ from linestop.schemas.events import BlobRef, JudgedCall, LimitHit, Policy, ToolG
 from linestop.schemas.provenance.argument_origins import has_untrusted
 from linestop.schemas.provenance.run_sources import provenance
 from linestop.schemas.run.call_states import CallState, ProposalState, Stage
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import TRACED_TIERS, effect_key, may_have_taken_effect
 
 WAIT_MAX_S = 2_592_000

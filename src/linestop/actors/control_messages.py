@@ -30,8 +30,8 @@ from linestop.schemas.messages import SIGNED_VERBS, Control, Verb
 from linestop.schemas.run.approval_policy import call_waiting_for
 from linestop.schemas.run.approval_rules import stored_reports_n
 from linestop.schemas.run.call_states import CallState, Stage
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.state import Run
 from linestop.schemas.tool_contracts import canonical
 
 

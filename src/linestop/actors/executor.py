@@ -33,12 +33,11 @@ from linestop.off_loop import off_loop
 from linestop.schemas.defaults import START_WITHIN_S
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
 from linestop.schemas.performer_interfaces import CallWork, LongResult, ToolRunner
-from linestop.schemas.run.call_rules import grant_of
 from linestop.schemas.run.call_states import Attempt, CallState, Stage, dead_workers_relied_on
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.next_action import NextStart, next_start
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import Tier, ToolError, ToolResult, canonical
 
@@ -272,7 +271,7 @@ def _started_call(run: Run, call: CallState, start: NextStart, now: datetime) ->
         args_sha256=call.args_sha256, gate_n=call.gate_n, start_by=start_by,
         done_by=start_by + timedelta(seconds=call.grant.timeout_s + GRACE_S),
         cost_max_micros=call.grant.price_micros if start.kind == "effect" else 0,
-        contract_digest=call.grant.contract_digest if call.grant != grant_of(run, call.tool) else "",
+        contract_digest=call.grant.contract_digest if call.grant != run.grant_of(call.tool) else "",
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AccountLine, ToolGrant
 from linestop.schemas.kill_switches import EVERYTHING, UNREADABLE
 from linestop.schemas.messages import Control, Task, Verb
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import Contract
 
 F = TypeVar("F")

@@ -22,9 +22,9 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.run.call_states import ProposalState
 from linestop.schemas.run.closing_turn import cost_left_micros
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.model_order import models_of
 from linestop.schemas.run.prompt_size import output_room, tokens_bound, tokens_left
-from linestop.schemas.run.state import Run
 
 TAIL_CHARS_MAX: Final = 1_500
 """Characters at the end of an answer that are searched for a clause; earlier ones are not the answer's conclusion."""

@@ -7,9 +7,9 @@ from datetime import datetime
 from linestop.actors.facts import Performing
 from linestop.schemas.events import Stopped
 from linestop.schemas.run.call_states import Attempt
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.next_action import out_of_time_message
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 

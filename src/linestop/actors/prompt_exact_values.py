@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from linestop.schemas.events import ExactValue
 from linestop.schemas.provenance.argument_leaves import leaves
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 
 VALUES_MAX = 32
 """Most values of one conversation. The newest results come first: they mostly repeat what matters of the older ones."""

@@ -13,9 +13,9 @@ from typing import Any
 from linestop.actors.facts import Facts
 from linestop.schemas.events import Amended, AnyEvent, Cue, Fate, Sealed, SealStatus, Totals
 from linestop.schemas.run.closing_turn import NO_PARTIAL, partial_answer
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import CAUSE, STATUS, fit_receipt
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 
 

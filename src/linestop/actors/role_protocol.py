@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from linestop.actors.facts import Facts
 from linestop.schemas.events import AnyEvent, Cue
 from linestop.schemas.performer_interfaces import LongResult
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RoleName
 
 

@@ -15,7 +15,7 @@ from linestop.schemas.events import AgentRef, AskedFor, Opened, Refused, TaskFac
 from linestop.schemas.messages import Task, lower_limits, oversized_field
 from linestop.schemas.redaction import Redactor
 from linestop.schemas.run.call_outcome import STRUCTURED
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import Contract, canonical
 from linestop.schemas.trace_context import parse_traceparent
 from linestop.schemas.visible_text import is_blank

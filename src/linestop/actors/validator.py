@@ -43,10 +43,10 @@ from linestop.schemas.events import (
 from linestop.schemas.provenance.argument_origins import RULE
 from linestop.schemas.redaction import Redactor
 from linestop.schemas.run.call_states import ProposalState, Stage
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.next_action import out_of_time
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import Contract
 from linestop.schemas.visible_text import is_blank

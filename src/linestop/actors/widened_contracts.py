@@ -10,8 +10,8 @@ from linestop.actors.task_opening import clamp_grant
 from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.events import BlobRef, ToolGrant, Widened, WidenedCall
 from linestop.schemas.run.call_states import Attempt, CallState
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.next_action import NextStart
-from linestop.schemas.run.state import Run
 from linestop.schemas.run.widened_contract_rules import may_be_widened
 
 

@@ -26,7 +26,8 @@ from linestop.schemas.events import (
     Text,
 )
 from linestop.schemas.run.call_states import CallState
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 from linestop.schemas.subjects import parse_run_event
 
 VERSION: Final = 1

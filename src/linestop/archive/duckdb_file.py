@@ -35,7 +35,7 @@ from linestop.archive.requests import Reach, RunQuery
 from linestop.bus.access.credentials import write_private
 from linestop.bus.interfaces import StoredMessage
 from linestop.errors import ConfigError, InputError, Refused
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, TenantId, parse_run_event
 from linestop.schemas.verify.export_bundle import write_bundle
 

@@ -32,7 +32,7 @@ from linestop.schemas.events import (
     encode,
 )
 from linestop.schemas.performer_interfaces import LongResult
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RoleName, TenantId
 from linestop.schemas.trace_context import event_traceparent
 

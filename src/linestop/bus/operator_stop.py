@@ -21,7 +21,7 @@ from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import HeadMoved, Log, StoredMessage
 from linestop.errors import Defect, LinestopError, TimedOut
 from linestop.schemas.events import Cue, Stopped, decode_envelope
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import run_event
 
 LOG = structlog.get_logger("linestop.shell")

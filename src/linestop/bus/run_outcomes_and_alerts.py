@@ -24,7 +24,8 @@ from linestop.schemas.events import (
     Warned,
 )
 from linestop.schemas.run.call_states import Stage
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 from linestop.schemas.subjects import NO_AGENT, RoleName, TenantId
 from linestop.schemas.tool_contracts import canonical
 from linestop.schemas.trace_context import own_trace, run_trace

@@ -21,7 +21,7 @@ from linestop.config.project_file import Project, load_project
 from linestop.errors import LinestopError, NotFound
 from linestop.sandbox.tools.contract_lint import lint_contracts
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 
 DIGEST_SHOWN: Final = 12
 RUNS_NAMED_MAX: Final = 5

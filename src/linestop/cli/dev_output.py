@@ -21,7 +21,7 @@ from linestop.config.project_file import AGENTS_FOLDER, Project
 from linestop.errors import LinestopError
 from linestop.schemas.events import AnyEvent, Asked, Opened, Queued, Refused, Sealed, decode
 from linestop.schemas.run.approval_policy import EVENT_WAIT
-from linestop.schemas.run.state import Run, fold_messages
+from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import RunSubject, parse_run_event, stored_subject
 
 LOG = structlog.get_logger("linestop.dev")

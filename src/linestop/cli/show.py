@@ -11,7 +11,8 @@ from linestop.cli import output, timeline
 from linestop.client import Client
 from linestop.client.result_types import OpenQuestion, run_line
 from linestop.client.what_a_run_waits_for import Wait
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 
 
 def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:

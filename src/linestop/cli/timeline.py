@@ -41,7 +41,8 @@ from linestop.schemas.events import (
     Warned,
     Widened,
 )
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 
 TEXT_CHARS_MAX = 200
 HANGING_INDENT = 17

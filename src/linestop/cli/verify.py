@@ -22,7 +22,7 @@ from linestop.config.project_file import load_project
 from linestop.errors import InputError, NotFound, TooLarge
 from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.events import Answered, AnyEvent, BlobRef, Edited, Judged, Proposed, Resolved, Text
-from linestop.schemas.run.state import Run, fold_messages
+from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId, parse_run_event, run_id, run_outcome_filter, tenant_id
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict
 from linestop.schemas.verify import verify as check

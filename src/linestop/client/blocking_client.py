@@ -19,7 +19,8 @@ from linestop.client.outcome import Outcome
 from linestop.client.run_reader import DEFAULT_TENANT
 from linestop.client.token_stream import Token
 from linestop.errors import InputError
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 
 _NOT_ENTERED: Final = "The client is not connected: use it as `with SyncClient.connect(...) as client`."
 

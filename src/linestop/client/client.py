@@ -26,7 +26,7 @@ from linestop.errors import InputError, NotFound, PermissionDenied, Refused, Tim
 from linestop.schemas import events, subjects
 from linestop.schemas.kill_switches import switch_name
 from linestop.schemas.messages import Control, Reply, Task, Verb, shorten, unknown_field
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import AgentName, RunId, TenantId, tenant_id
 
 T = TypeVar("T")

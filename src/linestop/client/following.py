@@ -20,7 +20,8 @@ from linestop.client.waiting import token_feed, watch_hints
 from linestop.errors import TimedOut
 from linestop.schemas import subjects
 from linestop.schemas.events import BlobRef, Proposed
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 from linestop.schemas.subject_filters import alert_filter, outcome_filter
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from linestop.bus.run_outcomes_and_alerts import agent_of
 from linestop.errors import InputError, NotFound, Refused
 from linestop.schemas.events import NEVER, AskedCall, BlobRef, OpenStart, Provenance, Question, Text
 from linestop.schemas.run.call_states import CallState, Stage
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import Tier, canonical
 
 TEXT_CHARS_MAX = 120

@@ -31,7 +31,8 @@ from linestop.client.what_a_run_waits_for import Wait, waits
 from linestop.errors import InputError, LinestopError, NotFound
 from linestop.schemas import subjects
 from linestop.schemas.events import Text
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 from linestop.schemas.subjects import RunId, TenantId, check_name
 
 DEFAULT_TENANT: Final = "default"

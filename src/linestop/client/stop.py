@@ -24,8 +24,8 @@ from linestop.errors import NotFound, Refused
 from linestop.schemas import subjects
 from linestop.schemas.events import Stopped
 from linestop.schemas.messages import Control
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
 
 

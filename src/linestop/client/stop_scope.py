@@ -11,7 +11,7 @@ from linestop.client.stop import DirectStop
 from linestop.errors import LinestopError, PermissionDenied, Refused
 from linestop.schemas.kill_switches import EVERYTHING
 from linestop.schemas.messages import Control
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, TenantId
 
 if TYPE_CHECKING:

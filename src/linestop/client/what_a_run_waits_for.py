@@ -12,8 +12,8 @@ from linestop.bus.stores.worker_heartbeats import WorkerStatus, heartbeat_key
 from linestop.schemas.account_names import owner_of
 from linestop.schemas.events import Asked, AskedCall
 from linestop.schemas.run.call_states import Attempt, CallState, Stage, incarnation_of
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.next_action import NextStart, next_start
-from linestop.schemas.run.state import Run
 from linestop.schemas.run.whose_turn import whose_turn
 from linestop.schemas.subjects import RoleName
 

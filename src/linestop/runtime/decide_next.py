@@ -30,8 +30,8 @@ from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.workers.capacity import Capacity
 from linestop.schemas.defaults import OFF_LOOP_BYTES
 from linestop.schemas.events import EVENT_NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Stopped
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import RoleName, run_event
 
 LOG = structlog.get_logger("linestop.shell")

@@ -43,7 +43,7 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AnyEvent, BlobRef, Held, Queued, Settled, Text
 from linestop.schemas.kill_switches import KEY, UNREADABLE, closed_switches
 from linestop.schemas.run.call_states import Stage
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import Contract
 
 LOG = structlog.get_logger("linestop.facts")

@@ -58,7 +58,7 @@ from linestop.schemas.messages import (
     read_stop,
     signed_bytes,
 )
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import (
     ControlSubject,
     RunId,

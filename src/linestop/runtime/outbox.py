@@ -17,7 +17,8 @@ from linestop.bus import run_outcomes_and_alerts
 from linestop.bus.interfaces import Publisher
 from linestop.errors import TooLarge
 from linestop.runtime.role_binding import RoleBinding
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import canonical
 

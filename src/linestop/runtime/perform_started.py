@@ -27,7 +27,7 @@ from linestop.schemas.events import (
     Proposed,
 )
 from linestop.schemas.performer_interfaces import LongResult
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.start_deadline import IS_STOPPED
 
 LOG = structlog.get_logger("linestop.shell")

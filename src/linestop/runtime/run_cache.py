@@ -11,7 +11,7 @@ from datetime import datetime
 import anyio
 
 from linestop.actors.facts import Performing
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, TenantId
 
 Key = tuple[TenantId, RunId]

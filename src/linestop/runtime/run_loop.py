@@ -37,8 +37,8 @@ from linestop.runtime.run_cache import CachedRun, RunCache
 from linestop.runtime.workers.capacity import Capacity
 from linestop.schemas.defaults import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
 from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, StopMode, Stopped
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.state import Run
 from linestop.schemas.run.whose_turn import role_to_wake
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
 

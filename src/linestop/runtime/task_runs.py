@@ -15,7 +15,7 @@ from linestop.bus.stores.idempotency_keys import KeyOwner, run_id_rejection_reas
 from linestop.errors import InputError
 from linestop.schemas.events import Cue
 from linestop.schemas.messages import Reply, Task, read_message, readable
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, TenantId, run_id
 
 REASON_CHARS_MAX = 400

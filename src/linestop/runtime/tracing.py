@@ -42,7 +42,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.model_messages import PROVIDER_HOSTS
 from linestop.schemas.run.call_states import Attempt
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.trace_context import TraceContext, attempt_span, run_trace, task_trace
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

@@ -27,7 +27,7 @@ from linestop.schemas.events import (
     Proposed,
 )
 from linestop.schemas.run.call_states import Attempt
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII | re.DOTALL)
 _INVALID_VERSION = "ff"

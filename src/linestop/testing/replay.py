@@ -71,7 +71,7 @@ from linestop.schemas.events import (
     Widened,
 )
 from linestop.schemas.messages import Control, Task, Verb
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunSubject, parse_run_event
 
 LogMessage = tuple[str, bytes, int]

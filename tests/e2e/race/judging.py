@@ -14,7 +14,7 @@ import msgspec
 
 from linestop.schemas.defaults import EFFECT_AFTER_ACK_S
 from linestop.schemas.events import EffectStarted
-from linestop.schemas.run.state import Run, fold_messages
+from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
 MACHINE_S: Final = 1.0

@@ -21,8 +21,8 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.operator_stop import stop_run
 from linestop.runtime.process_settings import utc_now
 from linestop.schemas.events import Cleared, EffectStarted, Judged
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.state import Run
 from linestop.schemas.subjects import parse_run_event, stored_subject
 
 TRIGGERS = ("judged", "cleared")

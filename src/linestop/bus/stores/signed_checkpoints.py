@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from linestop.bus.access.credentials import write_private
 from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.verify.checkpoint_signature import Checkpoint, TrustedKey, sign
 
 LOG = structlog.get_logger("linestop.checkpoints")

@@ -24,7 +24,7 @@ from linestop.schemas.events import (
     Stopped,
     Text,
 )
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 
 
 def cost_micros(event: AnyEvent) -> int:

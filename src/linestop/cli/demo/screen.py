@@ -15,7 +15,8 @@ from linestop.cli import output
 from linestop.cli.demo.lines import cost_micros, describe
 from linestop.cli.rich_console import PipeConsole
 from linestop.cli.show import entry_document
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 
 PLAIN_WIDTH: Final = 100
 WIDTH_MAX: Final = 140

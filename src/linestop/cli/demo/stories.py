@@ -17,7 +17,8 @@ from linestop.cli.output import dollars, reason_of_model
 from linestop.client import Client
 from linestop.errors import Defect
 from linestop.schemas.events import AnyEvent, Asked, EffectStarted, Finished, Granted, Sealed
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 
 STORY_WITHIN_S: Final = 60.0
 DEMO_PERSON: Final = "the-demo"

@@ -16,8 +16,8 @@ from linestop.schemas.events import (
     ModelStarted,
     Paused,
 )
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.retry_delays import QUEUE_RETRY_MAX_S
-from linestop.schemas.run.state import Run
 
 NEAR = timedelta(seconds=TIMER_IN_PROCESS_MAX_S)
 

@@ -31,7 +31,7 @@ from linestop.runtime.money.own_holds import OwnHolds, spent_of
 from linestop.schemas.account_names import SYSTEM, day_of, hour_of, period_end
 from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.events import AccountLine, SettledHold
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 
 LOG = structlog.get_logger("linestop.spending")
 TRIES_MAX: Final = 50

@@ -16,7 +16,7 @@ from linestop.errors import Conflict, Refused
 from linestop.runtime.money.ledger import ACCOUNT_RETENTION, AccountLedger, read_account
 from linestop.runtime.money.own_holds import spent_of
 from linestop.schemas.account_names import period_end
-from linestop.schemas.run.state import Run, fold_messages
+from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
 ORPHANED_AFTER_S = 120.0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from linestop.schemas.events import AccountLine, Held, Queued, Settled
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 
 RUNS_MAX: Final = 10_000
 

@@ -24,9 +24,9 @@ from linestop.bus.stores.worker_heartbeats import LAG_MAX_S, ProcessLoad
 from linestop.runtime.run_cache import Key
 from linestop.schemas.defaults import PROCESS_TOOL_WEIGHT, WorkerLimits
 from linestop.schemas.events import AnyEvent, EffectStarted
+from linestop.schemas.run.fold import Run
 from linestop.schemas.run.next_action import NextStart, next_start
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.state import Run
 
 LOG = structlog.get_logger("linestop.capacity")
 IDLE_FROM_S = 1.0

@@ -29,7 +29,7 @@ from linestop.schemas.provenance.tokens import tokens
 from linestop.schemas.tool_contracts import TRACED_TIERS, Contract
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.fold import Run
 
 _REFERENCE_KINDS = frozenset({"link", "address", "account"})
 

@@ -14,16 +14,6 @@ Overlapping spans count once. Any two readers of the same log agree.
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING
-
-from linestop.schemas.defaults import DAY_S
-
-if TYPE_CHECKING:
-    from linestop.schemas.events import Compacted, Finished, ModelFailedEvent, Proposed
-    from linestop.schemas.run.call_states import Attempt
-    from linestop.schemas.run.state import Run
-
 DECIDING_MAX_S = 1.0
 """The longest time after an event that counts as deciding; in a longer silence a role or the broker was down."""
 
@@ -63,11 +53,3 @@ class ActiveTime:
                 break
             overlap_s += min(span[1], end_s) - max(span[0], begin_s)
         return self.total_s + max(end_s - begin_s, 0.0) - overlap_s
-
-
-def count_start(run: Run, attempt: Attempt, event: Proposed | ModelFailedEvent | Compacted | Finished) -> None:
-    """Count the time of a start whose result is in the log."""
-    if not attempt.active or attempt.closed_n or not 0 < event.duration_s <= DAY_S:
-        return
-    end = min(event.at, attempt.done_by, attempt.started_at + timedelta(seconds=event.duration_s))
-    run.active.add((attempt.started_at - run.opened_at).total_seconds(), (end - run.opened_at).total_seconds())

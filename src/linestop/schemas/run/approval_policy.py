@@ -17,7 +17,7 @@ from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.tool_contracts import Tier, canonical
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.state import RunState
 
 
 EVENT_WAIT = "wait.for_event"
@@ -40,13 +40,13 @@ def awaited_event(call: CallState) -> str:
         return ""
 
 
-def call_waiting_for(run: Run, event: str) -> CallState | None:
+def call_waiting_for(run: RunState, event: str) -> CallState | None:
     """Return the first call that now waits for the event of that name."""
     calls = run.proposal.calls if run.proposal else ()
     return next((call for call in calls if call.stage is Stage.ASKED and awaited_event(call) == event), None)
 
 
-def is_by_fallback(run: Run) -> bool:
+def is_by_fallback(run: RunState) -> bool:
     """Whether the calls at the gate come from another model than the run was opened with."""
     return run.opened is not None and run.proposal is not None and not run.opened.model.is_requested_by(run.proposal)
 

@@ -31,10 +31,10 @@ from linestop.schemas.run.call_outcome import CallOutcome
 from linestop.schemas.run.call_states import CallState, Stage, text_size
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.state import RunState
 
 
-def apply_cleared(run: Run, n: int, event: Cleared) -> str:
+def apply_cleared(run: RunState, n: int, event: Cleared) -> str:
     """``approver.cleared``: calls that need no person by the run's policy. A destructive call always needs one."""
     fallback = is_by_fallback(run)
     for line in event.calls:
@@ -67,7 +67,7 @@ def _pass_gate(call: CallState, n: int) -> None:
     call.ready_at = call.judged.wait_until if waits and call.judged else None
 
 
-def apply_asked(run: Run, event: Asked) -> str:
+def apply_asked(run: RunState, event: Asked) -> str:
     """``approver.asked``: a person is asked about calls, a question of the model, or spending."""
     lines: list[AskedCall | Question] = [*event.calls, *([event.question] if event.question else [])]
     for line in lines:
@@ -88,7 +88,7 @@ def apply_asked(run: Run, event: Asked) -> str:
     return ""
 
 
-def _invalid_question(run: Run, call: CallState, line: AskedCall | Question, at: datetime) -> str:
+def _invalid_question(run: RunState, call: CallState, line: AskedCall | Question, at: datetime) -> str:
     """Return why a question is invalid: it shows other content, asks other people than the policy, or for too long."""
     if isinstance(line, Question):
         if call.stage is not Stage.GATE or not _is_question(call):
@@ -107,17 +107,17 @@ def _invalid_question(run: Run, call: CallState, line: AskedCall | Question, at:
     return ""
 
 
-def _expires_too_late(run: Run, expires_at: datetime, at: datetime) -> bool:
+def _expires_too_late(run: RunState, expires_at: datetime, at: datetime) -> bool:
     return (expires_at - at).total_seconds() > run.limits.approval_expires_s + CLOCK_SLACK_S
 
 
-def _invalid_decider(run: Run, by: str) -> str:
+def _invalid_decider(run: RunState, by: str) -> str:
     """Return why this person may not decide in this run; empty if they may."""
     deciders = run.opened.policy.deciders if run.opened else ()
     return f"'{by}' may not decide; {', '.join(deciders)} may" if deciders and by not in deciders else ""
 
 
-def apply_granted(run: Run, n: int, event: Granted) -> str:
+def apply_granted(run: RunState, n: int, event: Granted) -> str:
     """``approver.granted``: binds to exactly the question; counts the votes of permitted people, up to the quorum."""
     if event.by in {"", "timer"}:
         return "a grant needs a person's name"
@@ -141,7 +141,7 @@ def apply_granted(run: Run, n: int, event: Granted) -> str:
     return ""
 
 
-def _spending_granted(run: Run, event: Granted) -> str:
+def _spending_granted(run: RunState, event: Granted) -> str:
     if run.spend_asked is None:
         return "no person was asked about spending"
     if event.at >= run.spend_asked.expires_at:
@@ -150,7 +150,7 @@ def _spending_granted(run: Run, event: Granted) -> str:
     return ""
 
 
-def apply_denied(run: Run, n: int, event: Denied) -> str:
+def apply_denied(run: RunState, n: int, event: Denied) -> str:
     """``approver.denied``: a person denied, or the question expired."""
     if not event.call:
         if run.spend_asked is None:
@@ -173,14 +173,14 @@ def apply_denied(run: Run, n: int, event: Denied) -> str:
     return ""
 
 
-def _invalid_denial(run: Run, event: Denied, asked: AskedCall | Question | SpendQuestion) -> str:
+def _invalid_denial(run: RunState, event: Denied, asked: AskedCall | Question | SpendQuestion) -> str:
     """Return why a denial is invalid: the question has not expired yet, or this person may not decide."""
     if event.by == "timer":
         return "" if event.at >= asked.expires_at else "the question has not expired yet"
     return "" if isinstance(asked, Question) else _invalid_decider(run, event.by)
 
 
-def apply_person_input(run: Run, n: int, event: Edited | Answered | Resolved) -> str:
+def apply_person_input(run: RunState, n: int, event: Edited | Answered | Resolved) -> str:
     """``approver.edited``, ``answered`` and ``resolved``: a person's input in place of the model's or the tool's."""
     call = run.calls.get(event.call)
     if isinstance(event, Answered):
@@ -206,7 +206,7 @@ def apply_person_input(run: Run, n: int, event: Edited | Answered | Resolved) ->
     return ""
 
 
-def _apply_answered(run: Run, n: int, call: CallState | None, event: Answered) -> str:
+def _apply_answered(run: RunState, n: int, call: CallState | None, event: Answered) -> str:
     """A person answered a question, or an event was reported, for a call that waits for it or for a later one."""
     if event.event and not event.call:
         if stored_reports_n(run, untrusted=event.untrusted) >= REPORTED_EVENTS_MAX:
@@ -228,7 +228,7 @@ def _apply_answered(run: Run, n: int, call: CallState | None, event: Answered) -
     return ""
 
 
-def stored_reports_n(run: Run, *, untrusted: bool) -> int:
+def stored_reports_n(run: RunState, *, untrusted: bool) -> int:
     """Return how many reported events are stored for a later wait: those of clients, or those of people and services.
 
     Each kind has its own limit, so that clients cannot use up the places of people and services.
@@ -236,7 +236,7 @@ def stored_reports_n(run: Run, *, untrusted: bool) -> int:
     return sum(report.untrusted == untrusted for report in run.reported_events.values())
 
 
-def _invalid_report(run: Run, call: CallState, event: Answered) -> str:
+def _invalid_report(run: RunState, call: CallState, event: Answered) -> str:
     """Return why an event that was reported before does not answer a wait; empty if it does."""
     report = run.reported_events.get(event.reported_n)
     if report is None:
@@ -269,7 +269,7 @@ def _invalid_edit(call: CallState, event: Edited) -> str:
     return ""
 
 
-def _apply_resolved(run: Run, n: int, call: CallState, event: Resolved) -> str:
+def _apply_resolved(run: RunState, n: int, call: CallState, event: Resolved) -> str:
     if call.stage is not Stage.UNKNOWN_OUTCOME and not (call.stage is Stage.ASKED and call.asked_about_outcome):
         return f"the outcome of call '{event.call}' is known"
     if reason := _invalid_decider(run, event.by):

@@ -23,10 +23,10 @@ from linestop.schemas.text_size import Size
 from linestop.schemas.tool_contracts import ToolError
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.state import RunState
 
 
-def end_call(run: Run, call: CallState, n: int, *, text: str, outcome: CallOutcome) -> None:
+def end_call(run: RunState, call: CallState, n: int, *, text: str, outcome: CallOutcome) -> None:
     """End ``call`` with the text and outcome that the model receives."""
     edited_by = call.edit.by if call.edit is not None and call.edit.approves is not None else ""
     call.structured = _is_structured(run)
@@ -41,11 +41,11 @@ def end_call(run: Run, call: CallState, n: int, *, text: str, outcome: CallOutco
     run.context += call.answer_size + ITEM
 
 
-def _is_structured(run: Run) -> bool:
+def _is_structured(run: RunState) -> bool:
     return run.opened is not None and run.opened.result_form >= STRUCTURED
 
 
-def end_with_result(run: Run, n: int, call: CallState, event: Finished) -> None:
+def end_with_result(run: RunState, n: int, call: CallState, event: Finished) -> None:
     """End a call with its result, and the notes that keep the model from trusting it blindly or repeating the call."""
     cut = event.result_bytes if event.result_bytes > len(event.result.encode()) else 0
     dry = _is_dry_run(run, call)
@@ -57,7 +57,7 @@ def end_with_result(run: Run, n: int, call: CallState, event: Finished) -> None:
     end_call(run, call, n, text=event.result, outcome=outcome)
 
 
-def end_from_record(run: Run, n: int, call: CallState, recorded: CallState) -> None:
+def end_from_record(run: RunState, n: int, call: CallState, recorded: CallState) -> None:
     """End a call with the outcome that the same call had before."""
     before = recorded.outcome or CallOutcome(status="succeeded")
     if _is_structured(run):
@@ -69,7 +69,7 @@ def end_from_record(run: Run, n: int, call: CallState, recorded: CallState) -> N
     end_call(run, call, n, text=recorded.outcome_text, outcome=outcome)
 
 
-def end_rejected(run: Run, n: int, call: CallState, verdict: JudgedCall) -> None:
+def end_rejected(run: RunState, n: int, call: CallState, verdict: JudgedCall) -> None:
     """End a call that the validator rejected, with the reasons."""
     text = "\n".join(verdict.errors) or "The call was rejected."
     end_call(run, call, n, text=text, outcome=_rejection_outcome(call, verdict))
@@ -88,7 +88,7 @@ def _rejection_outcome(call: CallState, verdict: JudgedCall) -> CallOutcome:
     return CallOutcome(status="rejected", error_type="invalid", retry_safe=True)
 
 
-def end_with_failed_checks(run: Run, n: int, call: CallState, event: Checked) -> None:
+def end_with_failed_checks(run: RunState, n: int, call: CallState, event: Checked) -> None:
     """End a call whose result failed its checks; the effect may have happened all the same."""
     is_retry_safe = call.grant is not None and call.grant.safe_to_repeat
     notes = () if is_retry_safe or _is_dry_run(run, call) else (TOOK_EFFECT,)
@@ -96,7 +96,7 @@ def end_with_failed_checks(run: Run, n: int, call: CallState, event: Checked) ->
     end_call(run, call, n, text="The result failed its checks: " + "; ".join(event.findings), outcome=outcome)
 
 
-def end_failed(run: Run, n: int, call: CallState, event: Finished) -> None:
+def end_failed(run: RunState, n: int, call: CallState, event: Finished) -> None:
     """End a failed call, with the reason."""
     error = event.error or ToolError(type="permanent", message="The call failed.")
     outcome = CallOutcome(
@@ -105,7 +105,7 @@ def end_failed(run: Run, n: int, call: CallState, event: Finished) -> None:
     end_call(run, call, n, text=error.message, outcome=outcome)
 
 
-def _is_dry_run(run: Run, call: CallState) -> bool:
+def _is_dry_run(run: RunState, call: CallState) -> bool:
     """Whether the call was only described, not performed."""
     dry = run.opened is not None and run.opened.task.dry_run
     return dry and call.grant is not None and call.grant.tier != "read" and call.grant.kind != "wait"

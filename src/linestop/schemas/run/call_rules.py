@@ -19,30 +19,22 @@ from linestop.schemas.events import (
     StartedCall,
     ToolGrant,
 )
-from linestop.schemas.run import call_end_rules, fold, widened_contract_rules
-from linestop.schemas.run.active_time import count_start
+from linestop.schemas.run import call_end_rules, widened_contract_rules
 from linestop.schemas.run.call_outcome import CallOutcome
-from linestop.schemas.run.call_states import Attempt, CallState, Stage
+from linestop.schemas.run.call_states import Attempt, CallState, Stage, waits_for_earlier_call
 from linestop.schemas.run.clamped_limits import NO_EVENTS_LEFT, lease_too_long
 from linestop.schemas.run.retry_delays import call_retry_at, not_begun_call_retry_at
 from linestop.schemas.tool_contracts import TIERS, effect_key
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.state import RunState
 
 
 TO_BE_MADE = frozenset({Stage.OPEN, Stage.READY, Stage.GATE, Stage.ASKED})
 """Stages in which a call must still, or again, be made, so that a late success becomes its result."""
 
 
-def grant_of(run: Run, tool: str) -> ToolGrant | None:
-    """Return the run's grant of that tool, or None."""
-    if run.opened is None:
-        return None
-    return next((grant for grant in run.opened.tools if grant.name == tool), None)
-
-
-def apply_judged(run: Run, n: int, event: Judged) -> str:
+def apply_judged(run: RunState, n: int, event: Judged) -> str:
     """``validator.judged``: every pending call of the last proposal, and no other."""
     proposal = run.proposal
     if proposal is None or proposal.n != event.proposal_n:
@@ -63,7 +55,7 @@ def apply_judged(run: Run, n: int, event: Judged) -> str:
     return ""
 
 
-def _invalid_verdict(run: Run, call: CallState, verdict: JudgedCall) -> str:
+def _invalid_verdict(run: RunState, call: CallState, verdict: JudgedCall) -> str:
     """Return why a verdict is invalid: it lowers a tier, or names another effect key or record than the call has."""
     if verdict.verdict == "recorded":
         recorded = _recorded_call(run, verdict)
@@ -83,11 +75,11 @@ def _invalid_verdict(run: Run, call: CallState, verdict: JudgedCall) -> str:
     return ""
 
 
-def _recorded_call(run: Run, verdict: JudgedCall) -> CallState | None:
+def _recorded_call(run: RunState, verdict: JudgedCall) -> CallState | None:
     return next((c for c in run.calls.values() if verdict.recorded_n and c.finished_n == verdict.recorded_n), None)
 
 
-def _exceeded_call_limit(run: Run, event: Judged, pending: dict[str, CallState]) -> str:
+def _exceeded_call_limit(run: RunState, event: Judged, pending: dict[str, CallState]) -> str:
     """Return the limit on calls that these verdicts would exceed, if any. A call that a person edited counts again."""
     passing = [pending[verdict.call] for verdict in event.calls if verdict.verdict == "pass"]
     before = [call for call in run.calls.values() if call.has_passed]
@@ -100,7 +92,7 @@ def _exceeded_call_limit(run: Run, event: Judged, pending: dict[str, CallState])
     return ""
 
 
-def _apply_verdict(run: Run, n: int, call: CallState, verdict: JudgedCall) -> None:
+def _apply_verdict(run: RunState, n: int, call: CallState, verdict: JudgedCall) -> None:
     call.judged = verdict
     recorded = _recorded_call(run, verdict)
     if verdict.verdict == "pass" and call.grant is not None:
@@ -111,7 +103,7 @@ def _apply_verdict(run: Run, n: int, call: CallState, verdict: JudgedCall) -> No
         call_end_rules.end_rejected(run, n, call, verdict)
 
 
-def apply_checked(run: Run, n: int, event: Checked) -> str:
+def apply_checked(run: RunState, n: int, event: Checked) -> str:
     """``validator.checked``: a result passed the tool's own checks, or must not be used."""
     call = next((c for c in run.calls.values() if c.finished_n == event.finished_n), None)
     if call is None or call.stage is not Stage.CHECK or call.finished is None:
@@ -123,7 +115,7 @@ def apply_checked(run: Run, n: int, event: Checked) -> str:
     return ""
 
 
-def apply_started(run: Run, n: int, event: EffectStarted) -> str:
+def apply_started(run: RunState, n: int, event: EffectStarted) -> str:
     """``executor.started``: all of its calls may start, and together they fit into the run's hold."""
     if run.paused:
         return "the run is paused"
@@ -135,12 +127,12 @@ def apply_started(run: Run, n: int, event: EffectStarted) -> str:
         if reason := _may_not_start(run, line, event):
             return reason
     costs = [line.cost_max_micros for line in event.calls]
-    if any(cost < 0 for cost in costs) or not fold.fits(run, sum(costs)):
+    if any(cost < 0 for cost in costs) or not run.fits(sum(costs)):
         return "its cost does not fit into the run's hold"
     for line in event.calls:
         call = run.calls[line.call]
         if before := call.open_attempt:
-            fold.supersede(run, before, n)
+            run.supersede(before, n)
         attempt = Attempt(
             n=n, attempt=line.attempt, purpose=event.purpose, worker=event.worker, started_at=event.at,
             start_by=line.start_by, done_by=line.done_by, cost_max_micros=line.cost_max_micros, call=line.call,
@@ -148,11 +140,11 @@ def apply_started(run: Run, n: int, event: EffectStarted) -> str:
         call.attempts.append(attempt)
         call.stage = Stage.OPEN
         call.probed = call.probed or event.purpose == "probe"
-        fold.open_attempt(run, attempt)
+        run.open_attempt(attempt)
     return ""
 
 
-def _may_not_start(run: Run, line: StartedCall, event: EffectStarted) -> str:
+def _may_not_start(run: RunState, line: StartedCall, event: EffectStarted) -> str:
     """Return why this call may not start now; empty if it may."""
     call = run.calls.get(line.call)
     if call is None or call.grant is None or call.judged is None:
@@ -169,7 +161,7 @@ def _may_not_start(run: Run, line: StartedCall, event: EffectStarted) -> str:
     return _contract_violation(run, call, call.grant, line) or _not_its_turn(call, call.grant, event)
 
 
-def _contract_violation(run: Run, call: CallState, grant: ToolGrant, line: StartedCall) -> str:
+def _contract_violation(run: RunState, call: CallState, grant: ToolGrant, line: StartedCall) -> str:
     """Return how the start of an effect violates its call's contract; empty if it does not."""
     if call.gate_n != line.gate_n:
         return f"call '{line.call}' passed its gate in event {call.gate_n}"
@@ -177,7 +169,7 @@ def _contract_violation(run: Run, call: CallState, grant: ToolGrant, line: Start
         return f"call '{line.call}' would be made under another contract than was agreed to"
     if line.cost_max_micros < grant.price_micros:
         return f"it reserves less for call '{line.call}' than the tool may cost"
-    if fold.waits_for_earlier_call(run.proposal, call):
+    if waits_for_earlier_call(run.proposal, call):
         return f"call '{line.call}' is ordered, and an earlier call has no result"
     if other := _call_of_same_effect(run, call):
         return f"the effect of call '{line.call}' was or may have been made by call '{other}'"
@@ -197,7 +189,7 @@ def _not_its_turn(call: CallState, grant: ToolGrant, event: EffectStarted) -> st
     return f"call '{call.call}' is {call.stage}, so it may not start"
 
 
-def _call_of_same_effect(run: Run, call: CallState) -> str:
+def _call_of_same_effect(run: RunState, call: CallState) -> str:
     """Return another call whose effect this one would repeat, unless its contract allows that; else nothing."""
     if call.judged is None or call.grant is None or call.grant.repeatable or call.grant.safe_to_repeat:
         return ""
@@ -210,7 +202,7 @@ def _call_of_same_effect(run: Run, call: CallState) -> str:
     return ""
 
 
-def apply_finished(run: Run, n: int, event: Finished) -> str:
+def apply_finished(run: RunState, n: int, event: Finished) -> str:
     """``executor.finished``: the outcome of one attempt, or the end of a wait (attempt 0)."""
     call = run.calls.get(event.call)
     if call is None:
@@ -227,11 +219,11 @@ def apply_finished(run: Run, n: int, event: Finished) -> str:
     if attempt.closed_n and not becomes_known:
         return f"attempt {event.attempt} of call '{event.call}' has its result"
     unknown = event.outcome == "unknown"
-    count_start(run, attempt, event)
+    run.count_start(attempt, event)
     cost = attempt.cost_max_micros if unknown else event.cost_micros
     attempt.error = event.error
     attempt.begun = event.begun or event.outcome != "never_started" or event.cost_micros > 0
-    fold.close_attempt(run, attempt, n, outcome=event.outcome, cost_micros=cost, reported=not unknown)
+    run.close_attempt(attempt, n, outcome=event.outcome, cost_micros=cost, reported=not unknown)
     is_outcome_unknown = call.stage is Stage.UNKNOWN_OUTCOME or (call.stage is Stage.ASKED and call.asked_about_outcome)
     # An earlier attempt without effect proves nothing about a later one; a successful one settles the call.
     attempt.ended = event.ended
@@ -252,7 +244,7 @@ def _invalid_failure(call: CallState, event: Finished) -> str:
     return f"the contract of call '{call.call}' does not say that its tool raises before it acts"
 
 
-def _end_wait(run: Run, n: int, call: CallState, event: Finished) -> str:
+def _end_wait(run: RunState, n: int, call: CallState, event: Finished) -> str:
     if call.stage is not Stage.WAITING or (call.ready_at is not None and event.at < call.ready_at):
         return f"call '{event.call}' does not wait, or its time has not come"
     call.finished, call.finished_n = event, n
@@ -260,7 +252,7 @@ def _end_wait(run: Run, n: int, call: CallState, event: Finished) -> str:
     return ""
 
 
-def _after_attempt(run: Run, n: int, call: CallState, attempt: Attempt, event: Finished) -> None:
+def _after_attempt(run: RunState, n: int, call: CallState, attempt: Attempt, event: Finished) -> None:
     """Move a call on after an attempt: to its end, to another attempt, or to an unknown outcome."""
     retries = call.grant.retries_max if call.grant else 0
     has_try_left = call.tries <= retries
@@ -299,7 +291,7 @@ def _may_retry(event: Finished, *, safe: bool) -> bool:
     return event.error.retry_safe or safe
 
 
-def _take_result(run: Run, n: int, call: CallState, event: Finished) -> None:
+def _take_result(run: RunState, n: int, call: CallState, event: Finished) -> None:
     call.finished, call.finished_n, call.asked_about_outcome = event, n, False
     if call.grant is not None and call.grant.checks:
         call.stage = Stage.CHECK

@@ -278,3 +278,10 @@ class ProposalState:
         if self.event.final:
             return self.returned is not None
         return all(call.stage is Stage.ENDED for call in self.calls)
+
+
+def waits_for_earlier_call(proposal: ProposalState | None, call: CallState) -> bool:
+    """Whether a call is ready but ordered, and an earlier one has no outcome: then it must wait."""
+    if proposal is None or call.stage is not Stage.READY or call.grant is None or not call.grant.ordered:
+        return False
+    return any(other.stage is not Stage.ENDED for other in proposal.calls[: call.index])

@@ -12,7 +12,7 @@ from linestop.schemas.events import ModelStarted, Opened
 from linestop.schemas.run.prompt_size import tokens_left
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.state import RunState
 
 NO_EVENTS_LEFT = "the run's remaining events are reserved for stop, results and seal"
 
@@ -28,7 +28,7 @@ def clamp_limits(event: Opened) -> Opened:
     return event
 
 
-def limit_violation(run: Run, event: ModelStarted) -> str:
+def limit_violation(run: RunState, event: ModelStarted) -> str:
     """Return how a model request would violate the limits that were fixed at the opening; empty if it does not."""
     opened = run.opened
     room = run.events_left + (CLOSING_EVENTS if event.purpose == "close" else 0)

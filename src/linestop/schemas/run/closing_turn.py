@@ -21,7 +21,7 @@ from linestop.schemas.run.prompt_size import INSTRUCTION_BYTES, Fit, fit, output
 from linestop.schemas.text_size import Size
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.state import RunState
 
 OUTPUT_TOKENS_MAX: Final = 1_024
 """The length of a closing answer."""
@@ -53,7 +53,7 @@ class Closing(msgspec.Struct, frozen=True, kw_only=True):
     limit: LimitHit
 
 
-def closing_turn(run: Run, limit: LimitHit) -> Closing | None:
+def closing_turn(run: RunState, limit: LimitHit) -> Closing | None:
     """Return the closing turn of a run that has reached ``limit``; None if it had one, has no results or no room."""
     model = closing_model(run)
     if (
@@ -78,12 +78,12 @@ def closing_turn(run: Run, limit: LimitHit) -> Closing | None:
     return Closing(model=model, fit=prompt_fit, output_tokens_max=output, cost_max_micros=cost, limit=limit)
 
 
-def tokens_reserved(run: Run, model: ModelChoice) -> int:
+def tokens_reserved(run: RunState, model: ModelChoice) -> int:
     """Return the tokens that another turn leaves for the closing one; 0 while there is nothing to sum up."""
     return _input_reserved(run, model) + 2 * OUTPUT_TOKENS_MIN if _may_close(run) else 0
 
 
-def cost_reserved_micros(run: Run) -> int:
+def cost_reserved_micros(run: RunState) -> int:
     """Return the money that another start leaves for the closing turn; 0 while there is nothing to sum up."""
     model = closing_model(run)
     if model is None or not _may_close(run):
@@ -99,22 +99,22 @@ def limit_sentence(hit: LimitHit) -> str:
     return f"The run reached its limit '{hit.name}': {hit.value} of at most {hit.max_value}."
 
 
-def _may_close(run: Run) -> bool:
+def _may_close(run: RunState) -> bool:
     return closing_model(run) is not None and any(successful_calls(run))
 
 
-def _input_reserved(run: Run, model: ModelChoice) -> int:
+def _input_reserved(run: RunState, model: ModelChoice) -> int:
     """Return the tokens of a closing prompt: the conversation, and notes for present and future open calls."""
     notes = max(_open_calls_bytes(run), CALLS_TO_COME * NOTE_BYTES)
     return tokens_estimate(run, model, run.context) + INSTRUCTION_BYTES + TOKEN_OVERHEAD + notes
 
 
-def cost_left_micros(run: Run) -> int:
+def cost_left_micros(run: RunState) -> int:
     """Return what the run's own limit still allows it to spend."""
     return run.limits.cost_max_micros - run.spent_micros - run.reserved_micros
 
 
-def closing_model(run: Run) -> ModelChoice | None:
+def closing_model(run: RunState) -> ModelChoice | None:
     """Return the model that answered last; None if it is a function, has no try left, or the closing turn is over."""
     if run.opened is None or any(attempt.purpose == "close" for attempt in run.turn_attempts):
         return None
@@ -128,14 +128,14 @@ def closing_model(run: Run) -> ModelChoice | None:
     return None if model.model.startswith(FUNCTION_MODEL_PREFIX) else model
 
 
-def successful_calls(run: Run) -> Iterator[CallState]:
+def successful_calls(run: RunState) -> Iterator[CallState]:
     """Return the calls that gave a result."""
     for call in run.calls.values():
         if call.stage is Stage.ENDED and call.finished is not None and call.finished.outcome == "succeeded":
             yield call
 
 
-def partial_answer(run: Run) -> tuple[str, PartialIs]:
+def partial_answer(run: RunState) -> tuple[str, PartialIs]:
     """Return the partial answer of a run that did not complete, shortened, and its kind; see ``Sealed.partial_is``."""
     answer = run.prompt.closing
     if answer is not None and isinstance(answer.text, str):
@@ -151,6 +151,6 @@ def partial_answer(run: Run) -> tuple[str, PartialIs]:
     return (f"{last_text[:room]}\n{listed}" if last_text and room > 0 else listed)[:PARTIAL_CHARS_MAX], "results"
 
 
-def _open_calls_bytes(run: Run) -> int:
+def _open_calls_bytes(run: RunState) -> int:
     """Return the bytes that calls without an outcome take in the closing prompt."""
     return sum(NOTE_BYTES for call in run.proposal.calls if call.stage is not Stage.ENDED) if run.proposal else 0

@@ -12,7 +12,7 @@ from linestop.schemas.events import AskedCall, Question, Queued
 from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.next_action import NextStart, next_start
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.state import RunState
 from linestop.schemas.subjects import RoleName
 
 MONEY_RETRY_S = 30.0
@@ -31,7 +31,7 @@ _RECOVERY_ROLES: dict[bool, tuple[RoleName, ...]] = {True: ("executor", "budget"
 """The roles to wake when an effect (True) or a model request is past its end: budget must cover a takeover's charge."""
 
 
-def deadlines(run: Run, now: datetime, performing: Collection[int] = ()) -> list[Deadline]:
+def deadlines(run: RunState, now: datetime, performing: Collection[int] = ()) -> list[Deadline]:
     """Return all moments at which a role must advance the run, soonest first.
 
     ``performing`` are the starts that the asking process performs: only that process knows that their work continues
@@ -65,7 +65,7 @@ def _money_retry_at(queued: Queued, now: datetime) -> datetime:
     return min(next_at, queued.resets_at) if queued.resets_at and queued.resets_at > now else next_at
 
 
-def _time_limit_deadline(run: Run, now: datetime, performing: Collection[int]) -> list[Deadline]:
+def _time_limit_deadline(run: RunState, now: datetime, performing: Collection[int]) -> list[Deadline]:
     """When the run's time is over if the work of this process continues until then."""
     live = [attempt for attempt in run.open_attempts if attempt.n in performing and attempt.active]
     at = now + timedelta(seconds=max(run.limits.wall_s - run.active_s(now, performing), 0.0))
@@ -73,7 +73,7 @@ def _time_limit_deadline(run: Run, now: datetime, performing: Collection[int]) -
     return [Deadline(at=at, role=role, name="wall")] if any(at <= a.done_by for a in live) else []
 
 
-def _people_deadlines(run: Run) -> list[Deadline]:
+def _people_deadlines(run: RunState) -> list[Deadline]:
     upcoming: list[Deadline] = []
     if run.spend_asked:
         upcoming.append(Deadline(at=run.spend_asked.expires_at, role="approver", name="expiry"))

@@ -1,16 +1,19 @@
-"""The rules by which an event changes a run: one function an event, and the phase that follows.
+"""``Run``: the fold of one run's log. The rules by which an event changes it, and the phase that follows.
 
 Each rule either changes the ``Run`` and returns an empty string, or changes nothing and returns why the event is
 ignored. The rules enforce the promises: a start without a reservation, or a grant for other arguments than those asked
-about, is ignored by every reader of the log, whichever process wrote it.
+about, is ignored by every reader of the log, whichever process wrote it. The rules of a subject are in ``*_rules``.
 """
 
 from __future__ import annotations
 
+import traceback
+from datetime import timedelta
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
+from linestop.errors import InputError
 from linestop.schemas.events import (
     Accepted,
     Amended,
@@ -42,22 +45,153 @@ from linestop.schemas.events import (
     Stopped,
     Warned,
     Widened,
+    belongs_to_another_role,
+    decode,
+    decode_envelope,
+    is_known,
 )
-from linestop.schemas.run import approval_rules, call_rules, model_rules, money_rules, widened_contract_rules
-from linestop.schemas.run.call_states import ITEM, Attempt, CallState, ProposalState, Stage, text_size
+from linestop.schemas.run import (
+    approval_rules,
+    call_rules,
+    hash_chain,
+    model_rules,
+    money_rules,
+    widened_contract_rules,
+)
+from linestop.schemas.run.active_time import DECIDING_MAX_S
+from linestop.schemas.run.call_states import (
+    ITEM,
+    ProposalState,
+    Stage,
+    text_size,
+    waits_for_earlier_call,
+)
 from linestop.schemas.run.clamped_limits import clamp_limits
-from linestop.schemas.run.model_order import has_no_try_left
-from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.model_order import waits_for_model
+from linestop.schemas.run.phases import Phase, is_legal
 from linestop.schemas.run.prompt_size import base_size
+from linestop.schemas.run.state import LATEST, Entry, FoldFailure, RunState
+from linestop.schemas.subjects import parse_run_event
 from linestop.schemas.text_size import total
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.subjects import RoleName, RunId, TenantId
 
 ACTING_STAGES = {Stage.READY, Stage.OPEN, Stage.CHECK}
 
 
-def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, PLR0912 - one arm an event
+class Run(RunState):
+    """The fold of one run's messages: ``apply`` changes it, and nothing else does.
+
+    It has no clock, no configuration and no guesses: two programs that saw the same messages hold the same ``Run``.
+    """
+
+    def apply(self, subject: str, payload: bytes, seq: int) -> Entry:
+        """Apply the run's next message; return its entry, which says whether it counts.
+
+        Messages must come in stream order; one at or below ``head_seq`` is returned as a void entry and
+        changes nothing, so feeding a message twice is harmless.
+        """
+        if seq <= self.head_seq:
+            return Entry(seq, subject, "", "", 0, None, "it was folded before", len(payload))
+        self.head_seq = seq
+        try:
+            parts = parse_run_event(subject)
+        except InputError as error:
+            entry = Entry(seq, subject, "", "", 0, None, str(error), len(payload))
+            self.entries.append(entry)
+            return entry
+        reason = self._void_reason(parts.n, payload)
+        if reason:
+            entry = Entry(seq, subject, parts.role, parts.event, 0, None, reason, len(payload))
+            self.entries.append(entry)
+            if parts.n > self.n:
+                # A subject is written once, so no event with that number can be appended any more.
+                self.taken_subjects.add(subject)
+            return entry
+        self.n = parts.n
+        self.head = hash_chain.link(subject, payload)
+        event, reason = self._decode(parts.role, parts.event, payload)
+        if event is not None and not reason:
+            try:
+                reason = self._apply_event(parts.role, parts.event, event)
+            except Exception as error:  # noqa: BLE001 - whatever a rule fails on, the events after it must be readable
+                reason = f"it cannot be folded: {type(error).__name__}: {error}"
+                self.fold_failures.append(FoldFailure(type(error).__name__, str(error), _raised_at(error)))
+        entry = Entry(seq, subject, parts.role, parts.event, self.n, event, reason, len(payload))
+        self.entries.append(entry)
+        return entry
+
+    def apply_unstored(self, subject: str, payload: bytes) -> Entry:
+        """Apply the run's next event before the log has acknowledged it; ``mark_stored`` must follow.
+
+        If the event is not stored, this ``Run`` must be discarded: it contains an event that does not exist.
+        """
+        return self.apply(subject, payload, self.head_seq + 1)
+
+    def mark_stored(self, seq: int) -> None:
+        """Record that the event of ``apply_unstored`` is stored, at this sequence."""
+        self.head_seq = seq
+        self.entries[-1] = msgspec.structs.replace(self.entries[-1], seq=seq)
+
+    def _void_reason(self, n: int, payload: bytes) -> str:
+        """Return why this message is not the chain's next event; empty if it is."""
+        if n != self.n + 1:
+            return f"its number is {n}, the chain's next is {self.n + 1}"
+        try:
+            envelope = decode_envelope(payload)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return "it has no readable envelope (id, prev)"
+        return "" if envelope.prev == self.head else "it does not name the hash of the event before"
+
+    def _decode(self, role: RoleName, name: str, payload: bytes) -> tuple[AnyEvent | None, str]:
+        if belongs_to_another_role(role, name):
+            return None, f"'{name}' is not an event of the {role}"
+        if not is_known(role, name):
+            self.has_unknown_events = True
+            return None, f"this version does not know '{role}.{name}'"
+        try:
+            return decode(role, name, payload), ""
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            return None, f"it cannot be decoded: {error}"
+
+    def _apply_event(self, role: RoleName, name: str, event: AnyEvent) -> str:
+        """Apply a decoded event of the chain; return why it is ignored, or nothing."""
+        if event.at < self.at:
+            return "its time is before that of the event it follows"
+        if event.at >= LATEST:
+            return f"its time is not before the year {LATEST.year}"
+        if not is_legal(self.phase, role, name):
+            return f"'{role}.{name}' is not legal while the run is {self.phase}"
+        reason = apply_event(self, role, self.n, event)
+        if reason:
+            return reason
+        before, self.at = self.at, event.at
+        if self.opened is not None and self.waiting_since is None and before >= self.opened_at:
+            decided = min(event.at, before + timedelta(seconds=DECIDING_MAX_S))
+            self.active.add(self._since_opened_s(before), self._since_opened_s(decided))
+        self.phase = phase_of(self)
+        if self.waiting_since is not None:
+            self.wait_s += (event.at - self.waiting_since).total_seconds()
+        waits = self.phase is Phase.WAITING or waits_for_model(self) or self.queued is not None
+        self.waiting_since = event.at if waits else None
+        return ""
+
+
+def _raised_at(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__, limit=-1)[0]
+    return f"{frame.filename}:{frame.lineno} in {frame.name}"
+
+
+def fold_messages(tenant: TenantId, run: RunId, messages: list[tuple[str, bytes, int]]) -> Run:
+    """Fold a whole log of (subject, payload, sequence)."""
+    state = Run(tenant, run)
+    for subject, payload, seq in messages:
+        state.apply(subject, payload, seq)
+    return state
+
+
+def apply_event(run: RunState, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, PLR0912 - one arm an event
     """Apply ``event`` (number ``n``, legal in this phase) to ``run``; return why it is ignored, or ''."""
     match event:
         case Opened() | Refused() | Stopped() | Paused() | Resumed() | Accepted() | Returned():
@@ -109,7 +243,7 @@ def apply(run: Run, role: str, n: int, event: AnyEvent) -> str:  # noqa: C901, P
             assert_never(event)
 
 
-def phase_of(run: Run) -> Phase:
+def phase_of(run: RunState) -> Phase:
     """Return the phase of the run, derived from its state."""
     if run.sealed:
         return Phase.SEALED
@@ -128,7 +262,7 @@ def phase_of(run: Run) -> Phase:
     return Phase.WAITING if run.spend_asked else Phase.QUEUED
 
 
-def _waits_for_spending_decision(run: Run, proposal: ProposalState) -> bool:
+def _waits_for_spending_decision(run: RunState, proposal: ProposalState) -> bool:
     """Whether calls wait only for the decision about spending."""
     return run.spend_asked is not None and not any(c.stage in {Stage.OPEN, Stage.CHECK} for c in proposal.calls)
 
@@ -146,69 +280,9 @@ def _phase_of_proposal(proposal: ProposalState) -> Phase:
     return Phase.WAITING
 
 
-def waits_for_model(run: Run) -> bool:
-    """Whether the run's model is down and its agent's file says ``queue``: that time is not active.
-
-    It lasts from the failure that used up the usual retries until an answer, attempts in between included.
-    """
-    if run.opened is None or run.opened.on_model_down != "queue" or run.phase not in {Phase.QUEUED, Phase.THINKING}:
-        return False
-    ended = [attempt for attempt in run.turn_attempts if not attempt.open and attempt.begun]
-    if not ended or not ended[-1].down:
-        return False
-    return has_no_try_left(run, ended)
-
-
-def waits_for_earlier_call(proposal: ProposalState | None, call: CallState) -> bool:
-    """Whether a call is ready but ordered, and an earlier one has no outcome: then it must wait."""
-    if proposal is None or call.stage is not Stage.READY or call.grant is None or not call.grant.ordered:
-        return False
-    return any(other.stage is not Stage.ENDED for other in proposal.calls[: call.index])
-
-
-def open_attempt(run: Run, attempt: Attempt) -> None:
-    """Record a start: from here its reservation counts."""
-    run.attempts.setdefault(attempt.n, []).append(attempt)
-    run.open_attempts.append(attempt)
-    run.reserved_micros += attempt.cost_max_micros
-
-
-def close_attempt(  # noqa: PLR0913 - the fields of a result
-    run: Run, attempt: Attempt, n: int, *, outcome: str, cost_micros: int, reported: bool
-) -> None:
-    """Record an attempt's outcome; its real cost replaces the reservation, also long after it was superseded."""
-    if attempt.open:
-        run.open_attempts.remove(attempt)
-        run.reserved_micros -= attempt.cost_max_micros
-    else:
-        run.spent_micros -= attempt.charged_micros
-    attempt.closed_n = n
-    attempt.outcome = outcome
-    attempt.charged_micros = max(cost_micros, 0)
-    attempt.source = "reported" if reported else "reserved"
-    run.spent_micros += attempt.charged_micros
-    if run.sealed:
-        run.late_results.append(n)
-
-
-def supersede(run: Run, attempt: Attempt, n: int) -> None:
-    """Take over from an attempt that is past its deadline: it is charged at its reservation until its result comes."""
-    run.open_attempts.remove(attempt)
-    run.reserved_micros -= attempt.cost_max_micros
-    run.spent_micros += attempt.cost_max_micros
-    attempt.charged_micros = attempt.cost_max_micros
-    attempt.superseded_n = n
-    if attempt.charges_tokens:
-        attempt.tokens = attempt.input_tokens_max + attempt.output_tokens_max
-        run.tokens += attempt.tokens
-
-
-def fits(run: Run, cost_max_micros: int) -> bool:
-    """Whether a start of this cost fits into the run's hold (a takeover frees nothing: it is charged)."""
-    return 0 <= cost_max_micros <= run.available_micros
-
-
-def _milestone(run: Run, role: str, event: Opened | Refused | Stopped | Paused | Resumed | Accepted | Returned) -> str:
+def _milestone(
+    run: RunState, role: str, event: Opened | Refused | Stopped | Paused | Resumed | Accepted | Returned
+) -> str:
     match event:
         case Opened():
             run.opened, run.opened_at = clamp_limits(event), event.at
@@ -233,7 +307,7 @@ def _milestone(run: Run, role: str, event: Opened | Refused | Stopped | Paused |
     return ""
 
 
-def _accept_or_return(run: Run, event: Accepted | Returned) -> str:
+def _accept_or_return(run: RunState, event: Accepted | Returned) -> str:
     proposal = run.proposal
     if proposal is None or proposal.n != event.proposal_n or not proposal.event.final:
         return f"event {event.proposal_n} is not the final answer under judgement"
@@ -248,7 +322,7 @@ def _accept_or_return(run: Run, event: Accepted | Returned) -> str:
     return ""
 
 
-def _seal(run: Run, n: int, event: Sealed) -> str:
+def _seal(run: RunState, n: int, event: Sealed) -> str:
     if run.open_attempts:
         return "a start is still open"
     if run.holds:

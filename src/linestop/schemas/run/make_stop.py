@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from linestop.schemas.events import Fate, LimitHit, OpenStart, SealStatus, StopCode, Stopped
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.state import RunState
 
 STATUS: dict[StopCode, SealStatus] = {
     "person": "stopped",
@@ -49,7 +49,7 @@ CAUSE: dict[StopCode, str] = {
 """The cause of the end: model, tool, validation, timeout, budget, person or defect."""
 
 
-def open_starts(run: Run) -> tuple[OpenStart, ...]:
+def open_starts(run: RunState) -> tuple[OpenStart, ...]:
     """Return the starts without a result: they may still be running when a stop is acknowledged."""
     return tuple(
         OpenStart(n=attempt.n, what=attempt.call or f"model:{attempt.model}", attempt=attempt.attempt)
@@ -57,7 +57,9 @@ def open_starts(run: Run) -> tuple[OpenStart, ...]:
     )
 
 
-def stop_event(run: Run, *, by: str, why: str, code: StopCode = "person", limit: LimitHit | None = None) -> Stopped:
+def stop_event(
+    run: RunState, *, by: str, why: str, code: StopCode = "person", limit: LimitHit | None = None
+) -> Stopped:
     """Return a stop of ``run`` in its present state, with its open starts."""
     return Stopped(by=by, why=why, code=code, limit=limit, open=open_starts(run))
 

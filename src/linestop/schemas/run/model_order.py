@@ -15,9 +15,10 @@ import msgspec
 from linestop.schemas.defaults import FALLBACK_FIRST_S, RETRY_AFTER_MAX_S
 from linestop.schemas.events import ModelChoice, ModelFailedEvent, Opened, RequestsModel
 from linestop.schemas.run.call_states import Attempt, count_tries
+from linestop.schemas.run.phases import Phase
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.state import RunState
 
 
 class NextModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +40,7 @@ def down_until(at: datetime, failure: ModelFailedEvent) -> datetime:
     return at + timedelta(seconds=max(FALLBACK_FIRST_S, requested_s))
 
 
-def first_model(run: Run, now: datetime) -> NextModel | None:
+def first_model(run: RunState, now: datetime) -> NextModel | None:
     """Return the model that a new turn begins with."""
     if run.opened is None:
         return None
@@ -56,7 +57,7 @@ def tries_of_model(attempts: list[Attempt], model: RequestsModel) -> int:
     return count_tries([attempt for attempt in same if attempt.outcome != "compacted"])
 
 
-def has_no_try_left(run: Run, attempts: list[Attempt]) -> bool:
+def has_no_try_left(run: RunState, attempts: list[Attempt]) -> bool:
     """Whether the model that has just failed is not tried again: no retry is left, or it asks for too long a wait."""
     return tries_of_model(attempts, attempts[-1]) > run.limits.model_retries_max or _wait_is_too_long(run, attempts[-1])
 
@@ -67,7 +68,7 @@ def requested_wait_s(attempt: Attempt) -> float:
     return min(max(retry_after_s or 0.0, 0.0), RETRY_AFTER_MAX_S)
 
 
-def next_untried_model(run: Run, attempts: list[Attempt]) -> ModelChoice | None:
+def next_untried_model(run: RunState, attempts: list[Attempt]) -> ModelChoice | None:
     """Return the next model, around to the first, that was not requested in this turn; None if all were."""
     assert run.opened is not None
     models, last = models_of(run.opened), attempts[-1]
@@ -76,7 +77,7 @@ def next_untried_model(run: Run, attempts: list[Attempt]) -> ModelChoice | None:
     return next((model for model in around if not any(model.is_requested_by(attempt) for attempt in attempts)), None)
 
 
-def wait_sentence(run: Run, last: Attempt) -> str:
+def wait_sentence(run: RunState, last: Attempt) -> str:
     """Return why the run does not wait for its model, with the requested wait; empty if it would wait."""
     if not _wait_is_too_long(run, last):
         return ""
@@ -85,10 +86,23 @@ def wait_sentence(run: Run, last: Attempt) -> str:
     return f"{last.model} asks to wait {wait_s:g} s, and {reason} (model_wait_max_s). Name a fallback, or queue. "
 
 
-def _wait_is_too_long(run: Run, last: Attempt) -> bool:
+def _wait_is_too_long(run: RunState, last: Attempt) -> bool:
     """Whether the provider asks for a longer wait than the run may make, or has left; a wait is not active time."""
     wait_s = requested_wait_s(last)
     if last.failure is None or run.opened is None or not last.down or not wait_s:
         return False
     at = last.failure.at + timedelta(seconds=wait_s)
     return wait_s > run.limits.model_wait_max_s or at >= run.opened.deadline_at
+
+
+def waits_for_model(run: RunState) -> bool:
+    """Whether the run's model is down and its agent's file says ``queue``: that time is not active.
+
+    It lasts from the failure that used up the usual retries until an answer, attempts in between included.
+    """
+    if run.opened is None or run.opened.on_model_down != "queue" or run.phase not in {Phase.QUEUED, Phase.THINKING}:
+        return False
+    ended = [attempt for attempt in run.turn_attempts if not attempt.open and attempt.begun]
+    if not ended or not ended[-1].down:
+        return False
+    return has_no_try_left(run, ended)

@@ -7,25 +7,23 @@ from typing import TYPE_CHECKING
 
 from linestop.schemas.events import Compacted, ModelFailedEvent, ModelStarted, Proposed
 from linestop.schemas.model_messages import Usage
-from linestop.schemas.run import call_rules, fold
-from linestop.schemas.run.active_time import count_start
 from linestop.schemas.run.call_states import ITEM, Attempt, CallState, ProposalState, text_size
 from linestop.schemas.run.clamped_limits import limit_violation
-from linestop.schemas.run.model_order import down_until
+from linestop.schemas.run.model_order import down_until, waits_for_model
 from linestop.schemas.run.prompt_size import answer_size, base_size, dropped_size, learn, proposal_size
 from linestop.schemas.text_size import Size, total
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.state import RunState
 
 
-def apply_model_started(run: Run, n: int, event: ModelStarted) -> str:
+def apply_model_started(run: RunState, n: int, event: ModelStarted) -> str:
     """``planner.started``: it is the planner's turn, and the request's cost and tokens fit."""
     before, same_turn = run.model_attempt, _is_same_turn(run)
     if reason := _may_not_start(run, event, same_turn=same_turn):
         return reason
     if before:
-        fold.supersede(run, before, n)
+        run.supersede(before, n)
     if not same_turn:
         run.turn, run.turn_attempts = event.turn, []
     attempt = Attempt(
@@ -33,7 +31,7 @@ def apply_model_started(run: Run, n: int, event: ModelStarted) -> str:
         start_by=event.start_by, done_by=event.done_by, cost_max_micros=event.cost_max_micros,
         model=event.model, base_url=event.base_url, turn=event.turn, input_tokens_max=event.input_tokens_max,
         output_tokens_max=event.output_tokens_max, charges_tokens=event.charges_tokens,
-        active=not fold.waits_for_model(run),
+        active=not waits_for_model(run),
     )  # fmt: skip
     if event.dropped_to > run.prompt.dropped_to:
         run.context -= dropped_size(run, event.dropped_to)
@@ -42,16 +40,16 @@ def apply_model_started(run: Run, n: int, event: ModelStarted) -> str:
     if event.purpose == "close":
         run.prompt.closing_limit = event.limit
     run.turn_attempts.append(attempt)
-    fold.open_attempt(run, attempt)
+    run.open_attempt(attempt)
     return ""
 
 
-def _is_same_turn(run: Run) -> bool:
+def _is_same_turn(run: RunState) -> bool:
     """Whether the next model request is another attempt of the present turn."""
     return run.model_attempt is not None or (bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed")
 
 
-def _may_not_start(run: Run, event: ModelStarted, *, same_turn: bool) -> str:
+def _may_not_start(run: RunState, event: ModelStarted, *, same_turn: bool) -> str:
     """Return why a model request may not start now; empty if it may."""
     if run.paused:
         return "the run is paused"
@@ -71,10 +69,10 @@ def _may_not_start(run: Run, event: ModelStarted, *, same_turn: bool) -> str:
         return f"the run has had its {run.limits.turns_max} turns"
     if proposal is not None and not proposal.is_complete and not closes:
         return "not all calls of the last proposal are over"
-    return "" if fold.fits(run, event.cost_max_micros) else "its cost does not fit into the run's hold"
+    return "" if run.fits(event.cost_max_micros) else "its cost does not fit into the run's hold"
 
 
-def _count_tokens(run: Run, attempt: Attempt, usage: Usage, *, reported: bool) -> None:
+def _count_tokens(run: RunState, attempt: Attempt, usage: Usage, *, reported: bool) -> None:
     """Record the tokens of an attempt, unreported ones at its reservation; a negative report gives none back."""
     attempt.usage = usage
     read = usage.total - usage.out
@@ -87,13 +85,13 @@ def _count_tokens(run: Run, attempt: Attempt, usage: Usage, *, reported: bool) -
     attempt.tokens = used
 
 
-def _find_attempt(run: Run, turn: int, attempt: int) -> Attempt | None:
+def _find_attempt(run: RunState, turn: int, attempt: int) -> Attempt | None:
     """Return the model attempt of that turn: one of the present turn, or an older one whose result comes late."""
     older = (entered for attempts in run.attempts.values() for entered in attempts if not entered.call)
     return next((a for a in chain(run.turn_attempts, older) if (a.turn, a.attempt) == (turn, attempt)), None)
 
 
-def apply_proposed(run: Run, n: int, event: Proposed) -> str:
+def apply_proposed(run: RunState, n: int, event: Proposed) -> str:
     """``planner.proposed``: a complete answer of the model."""
     attempt = _find_attempt(run, event.turn, event.attempt)
     if attempt is None or attempt.closed_n:
@@ -105,15 +103,15 @@ def apply_proposed(run: Run, n: int, event: Proposed) -> str:
         return "two of its calls have the same id, or an id was used before"
     reported = event.usage_source == "reported"
     _count_tokens(run, attempt, event.usage, reported=reported)
-    count_start(run, attempt, event)
-    fold.close_attempt(run, attempt, n, outcome="proposed", cost_micros=event.cost_micros, reported=reported)
+    run.count_start(attempt, event)
+    run.close_attempt(attempt, n, outcome="proposed", cost_micros=event.cost_micros, reported=reported)
     if alive and attempt.purpose == "close":
         run.prompt.closing = event
     if not counts:
         return ""
     calls = [
         CallState(
-            call=c.call, tool=c.tool, proposal_n=n, index=i, raw_args=c.args, grant=call_rules.grant_of(run, c.tool)
+            call=c.call, tool=c.tool, proposal_n=n, index=i, raw_args=c.args, grant=run.grant_of(c.tool)
         )
         for i, c in enumerate(event.calls)
     ]  # fmt: skip
@@ -128,7 +126,7 @@ def apply_proposed(run: Run, n: int, event: Proposed) -> str:
     return ""
 
 
-def apply_failed(run: Run, n: int, event: ModelFailedEvent) -> str:
+def apply_failed(run: RunState, n: int, event: ModelFailedEvent) -> str:
     """``planner.failed``: no usable answer."""
     attempt = _find_attempt(run, event.turn, event.attempt)
     if attempt is None or attempt.closed_n:
@@ -138,14 +136,14 @@ def apply_failed(run: Run, n: int, event: ModelFailedEvent) -> str:
     attempt.usage = event.usage
     attempt.failure = event
     attempt.begun = event.begun or event.possibly_billed or event.charged_micros > 0 or event.usage is not None
-    count_start(run, attempt, event)
+    run.count_start(attempt, event)
     if attempt.down:
         run.down_until[attempt.model, attempt.base_url] = down_until(event.at, event)
-    fold.close_attempt(run, attempt, n, outcome="failed", cost_micros=event.charged_micros, reported=reported)
+    run.close_attempt(attempt, n, outcome="failed", cost_micros=event.charged_micros, reported=reported)
     return ""
 
 
-def apply_compacted(run: Run, n: int, event: Compacted) -> str:
+def apply_compacted(run: RunState, n: int, event: Compacted) -> str:
     """``planner.compacted``: a summary replaces the conversation up to some event."""
     attempt = _find_attempt(run, event.turn, event.attempt)
     if attempt is None or attempt.closed_n or attempt.purpose != "compact":
@@ -154,8 +152,8 @@ def apply_compacted(run: Run, n: int, event: Compacted) -> str:
         return "it covers events that do not exist yet"
     counts = attempt.open and not run.done
     _count_tokens(run, attempt, event.usage, reported=event.usage.total > 0)
-    count_start(run, attempt, event)
-    fold.close_attempt(run, attempt, n, outcome="compacted", cost_micros=event.cost_micros, reported=True)
+    run.count_start(attempt, event)
+    run.close_attempt(attempt, n, outcome="compacted", cost_micros=event.cost_micros, reported=True)
     if not counts:
         return ""
     run.compactions.append(event)

@@ -9,10 +9,10 @@ from linestop.schemas.events import Held, Queued, Settled
 from linestop.schemas.run.clamped_limits import NO_EVENTS_LEFT
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.state import RunState
 
 
-def apply_held(run: Run, event: Held) -> str:
+def apply_held(run: RunState, event: Held) -> str:
     """``budget.held``: the run may spend more, within its own limit."""
     if event.hold in run.holds:
         return f"the hold '{event.hold}' exists already"
@@ -27,7 +27,7 @@ def apply_held(run: Run, event: Held) -> str:
     return ""
 
 
-def apply_queued(run: Run, event: Queued) -> str:
+def apply_queued(run: RunState, event: Queued) -> str:
     """``budget.queued``: the run waits for money, and gives back the part of its hold that it has not spent."""
     if run.open_attempts:
         return "a start is still open"
@@ -50,7 +50,7 @@ def apply_queued(run: Run, event: Queued) -> str:
     return ""
 
 
-def apply_settled(run: Run, event: Settled) -> str:
+def apply_settled(run: RunState, event: Settled) -> str:
     """``budget.settled``: the open holds are closed."""
     if run.open_attempts:
         return "a start is still open"

@@ -39,7 +39,7 @@ from linestop.schemas.run.prompt_size import (
     tokens_left,
 )
 from linestop.schemas.run.retry_delays import model_retry_at, not_begun_delay_s, queue_retry_s
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.state import RunState
 
 OUTPUT_TOKENS_MIN = 256
 """A model request with room for fewer answer tokens than this is not worth its price; the run ends instead."""
@@ -76,7 +76,9 @@ class Exhausted(msgspec.Struct, frozen=True, kw_only=True):
     max_value: int = 0
 
 
-def next_start(run: Run, now: datetime, worker: str = "", dead: Collection[str] = ()) -> NextStart | Exhausted | None:
+def next_start(
+    run: RunState, now: datetime, worker: str = "", dead: Collection[str] = ()
+) -> NextStart | Exhausted | None:
     """Return what may start next (perhaps later: see ``NextStart.at``), that nothing can, or None.
 
     ``worker`` is the asking worker, ``<name>#<incarnation>``: a start that an older incarnation of the same name, or
@@ -87,7 +89,7 @@ def next_start(run: Run, now: datetime, worker: str = "", dead: Collection[str] 
     return _next_start_if_granted(run, now, worker, dead)
 
 
-def spend_question_due(run: Run, now: datetime, worker: str = "", dead: Collection[str] = ()) -> bool:
+def spend_question_due(run: RunState, now: datetime, worker: str = "", dead: Collection[str] = ()) -> bool:
     """Whether a person must be asked before the run spends more (``policy.ask_on_spend``)."""
     if run.opened is None or not run.opened.policy.ask_on_spend or run.spend_granted:
         return False
@@ -97,7 +99,9 @@ def spend_question_due(run: Run, now: datetime, worker: str = "", dead: Collecti
     return run.spent_micros + run.reserved_micros + start.cost_max_micros > run.limits.ask_from_micros
 
 
-def _next_start_if_granted(run: Run, now: datetime, worker: str, dead: Collection[str]) -> NextStart | Exhausted | None:
+def _next_start_if_granted(
+    run: RunState, now: datetime, worker: str, dead: Collection[str]
+) -> NextStart | Exhausted | None:
     """Return the next start as if no person had to be asked about spending."""
     if run.opened is None or run.done or run.paused:
         return None
@@ -116,7 +120,7 @@ def _next_start_if_granted(run: Run, now: datetime, worker: str, dead: Collectio
 # --- effects -----------------------------------------------------------------------------------------------
 
 
-def _next_calls(run: Run, now: datetime, worker: str, dead: Collection[str]) -> NextStart | None:
+def _next_calls(run: RunState, now: datetime, worker: str, dead: Collection[str]) -> NextStart | None:
     if run.proposal is None:
         return None
     starts = [_probe_start(call, now) for call in run.proposal.calls if _needs_probe(call)]
@@ -140,7 +144,7 @@ def _probe_start(call: CallState, now: datetime) -> NextStart:
     return _calls_start("probe", [call], max(now, probe_at))
 
 
-def _startable(run: Run, call: CallState, now: datetime, *, worker: str, dead: Collection[str]) -> bool:
+def _startable(run: RunState, call: CallState, now: datetime, *, worker: str, dead: Collection[str]) -> bool:
     if call.grant is None or call.judged is None:
         return False
     if call.grant.ordered and run.proposal is not None:
@@ -172,7 +176,7 @@ def _calls_start(
 # --- model requests -------------------------------------------------------------------------------------------
 
 
-def _next_model(run: Run, now: datetime, worker: str, dead: Collection[str]) -> NextStart | Exhausted | None:
+def _next_model(run: RunState, now: datetime, worker: str, dead: Collection[str]) -> NextStart | Exhausted | None:
     open_attempt = run.model_attempt
     if open_attempt and not open_attempt.expired(now, worker, dead):
         return None
@@ -208,7 +212,7 @@ def _next_model(run: Run, now: datetime, worker: str, dead: Collection[str]) -> 
     return _within_money(run, start, now)
 
 
-def _within_money(run: Run, start: NextStart, now: datetime) -> NextStart:
+def _within_money(run: RunState, start: NextStart, now: datetime) -> NextStart:
     """Return the start, or the closing turn if the start would leave no money for it within the run's own limit."""
     left = cost_left_micros(run)
     # After a summary the conversation is shorter, and with it the closing turn.
@@ -222,7 +226,7 @@ def _within_money(run: Run, start: NextStart, now: datetime) -> NextStart:
     return _closing_start(run, hit, now) or start
 
 
-def reached_limit(run: Run, *, same_turn: bool) -> LimitHit | None:
+def reached_limit(run: RunState, *, same_turn: bool) -> LimitHit | None:
     """Return the limit that lets no other turn begin: the first that the run reached, not the last."""
     limits = run.limits
     refused = [call.judged.limit for call in run.proposal.calls if call.judged] if run.proposal else []
@@ -238,7 +242,7 @@ def reached_limit(run: Run, *, same_turn: bool) -> LimitHit | None:
     return None
 
 
-def _closing_start(run: Run, hit: LimitHit, now: datetime) -> NextStart | None:
+def _closing_start(run: RunState, hit: LimitHit, now: datetime) -> NextStart | None:
     """Return the closing turn, if it is allowed and fits."""
     closing = closing_turn.closing_turn(run, hit)
     if closing is None:
@@ -253,7 +257,7 @@ def _closing_start(run: Run, hit: LimitHit, now: datetime) -> NextStart | None:
     )  # fmt: skip
 
 
-def _size_request(run: Run, model: ModelChoice, *, compact: bool) -> tuple[int, int, int] | Exhausted:
+def _size_request(run: RunState, model: ModelChoice, *, compact: bool) -> tuple[int, int, int] | Exhausted:
     """Return up to which event the prompt leaves results out, and the token bounds of input and output.
 
     All are 0 for a planner function.
@@ -278,7 +282,7 @@ def _size_request(run: Run, model: ModelChoice, *, compact: bool) -> tuple[int, 
     return prompt_fit.dropped_to, prompt_fit.bound, output_max
 
 
-def _window_too_small(run: Run, model: ModelChoice) -> Exhausted:
+def _window_too_small(run: RunState, model: ModelChoice) -> Exhausted:
     """Return the end of a run whose conversation does not fit into any prompt, whatever is left out."""
     tokens_min = tokens_estimate(run, model, run.context - dropped_size(run, run.n))
     return Exhausted(
@@ -291,7 +295,7 @@ def _window_too_small(run: Run, model: ModelChoice) -> Exhausted:
     )  # fmt: skip
 
 
-def _choose_model(run: Run, now: datetime) -> NextModel | Exhausted | None:
+def _choose_model(run: RunState, now: datetime) -> NextModel | Exhausted | None:
     """Choose the model for another attempt of the same turn, and when: retry, fall back, queue, or give up."""
     if run.opened is None:
         return None
@@ -328,7 +332,7 @@ def _choose_model(run: Run, now: datetime) -> NextModel | Exhausted | None:
     return Exhausted(code=code, why=f"{waits}No model answered after {_attempts_text(attempts)}; the last one: {why}")
 
 
-def _attempts_in_turn(run: Run) -> int:
+def _attempts_in_turn(run: RunState) -> int:
     """Return how many attempts this turn had, of any model; completed summaries do not count."""
     return count_tries([attempt for attempt in run.turn_attempts if attempt.outcome != "compacted"])
 
@@ -337,7 +341,7 @@ def _attempts_text(number: int) -> str:
     return "1 attempt" if number == 1 else f"{number} attempts"
 
 
-def out_of_time(run: Run) -> Exhausted:
+def out_of_time(run: RunState) -> Exhausted:
     """Return the end of a run that has used up its time; if a model was down meanwhile, that is the reason."""
     wall_s, last = run.limits.wall_s, run.turn_attempts[-1] if run.turn_attempts else None
     if last is not None and last.down and last.failure is not None:
@@ -370,12 +374,12 @@ STARTS_PER_HOLD = 4
 """A hold covers about this many starts like the next one, so that a run seldom waits for budget."""
 
 
-def hold_min_micros(run: Run, start: NextStart) -> int:
+def hold_min_micros(run: RunState, start: NextStart) -> int:
     """Return how much more the run must hold at least for this start; 0 if it is covered."""
     return max(start.cost_max_micros - run.available_micros, 0)
 
 
-def hold_target_micros(run: Run, start: NextStart) -> int:
+def hold_target_micros(run: RunState, start: NextStart) -> int:
     """Return how much more the run holds if there is room; 0 if the start is covered, -1 if its limit forbids it."""
     missing = start.cost_max_micros - run.available_micros
     if missing <= 0:

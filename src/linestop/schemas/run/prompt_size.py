@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from linestop.schemas.defaults import TOKEN_OVERHEAD
-from linestop.schemas.events import LimitHit, ModelChoice, Opened, Proposed
+from linestop.schemas.events import ModelChoice, Opened, Proposed
 from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX
 from linestop.schemas.run.call_states import DROPPED, DROPPED_BYTES, ITEM, CallState, ProposalState, text_size
+from linestop.schemas.run.prompt_state import KnownPrompt
 from linestop.schemas.text_size import Size, total
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.state import RunState
 
 TOKEN_BYTES_MAX: Final = 6
 """The most bytes a token of any prompt; a provider's count with fewer tokens is not used."""
@@ -51,31 +52,6 @@ OUTPUT_SHARE: Final = 8
 """A prompt leaves one part in this many of the window for the answer, or the answer's limit if that is less."""
 
 
-class KnownPrompt(msgspec.Struct, frozen=True):
-    """What a provider counted for a prompt, and the prompt's size as the fold counts it."""
-
-    tokens: int
-    size: Size
-
-
-class PromptState(msgspec.Struct):
-    """The fold's knowledge of the prompts: ``known`` by model and server, and the results that are left out.
-
-    ``closing_limit`` is the limit that a closing run has reached, ``closing`` the answer of its closing turn.
-
-    ``denser``: the largest ratio of a provider's count to the estimate.
-
-    ``doubted``: a provider has counted more tokens than were possible, so its counts are not used as bounds.
-    """
-
-    known: dict[tuple[str, str], KnownPrompt] = {}
-    denser: float = 1.0
-    counts_unreliable: bool = False
-    dropped_to: int = 0
-    closing_limit: LimitHit | None = None
-    closing: Proposed | None = None
-
-
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """A prompt that fits: results of calls answered up to event ``dropped_to`` are left out of it.
 
@@ -87,7 +63,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     estimate: int
 
 
-def tokens_bound(run: Run, model: ModelChoice, context_bytes: int) -> int:
+def tokens_bound(run: RunState, model: ModelChoice, context_bytes: int) -> int:
     """Return the most tokens of a prompt of ``context_bytes`` that continues the last one or is a part of it."""
     known = run.prompt.known.get((model.model, model.base_url))
     by_bytes = context_bytes + TOKEN_OVERHEAD
@@ -97,19 +73,19 @@ def tokens_bound(run: Run, model: ModelChoice, context_bytes: int) -> int:
     return min(counted + max(context_bytes - known.size.bytes, 0) + TOKEN_OVERHEAD, by_bytes)
 
 
-def tokens_estimate(run: Run, model: ModelChoice, size: Size) -> int:
+def tokens_estimate(run: RunState, model: ModelChoice, size: Size) -> int:
     """Return a careful estimate of the tokens of such a prompt."""
     known = run.prompt.known.get((model.model, model.base_url)) or KnownPrompt(0, Size())
     return known.tokens + _estimate(run, size - known.size)
 
 
-def _estimate(run: Run, new: Size) -> int:
+def _estimate(run: RunState, new: Size) -> int:
     """Return the estimated tokens of a text that no provider has counted."""
     denser = run.prompt.denser
     return max(min(int(new.tokens * (denser * DENSER_MARGIN if denser > 1 else 1)), new.bytes), 0) + 1
 
 
-def learn(run: Run, model: tuple[str, str], tokens: int) -> None:
+def learn(run: RunState, model: tuple[str, str], tokens: int) -> None:
     """Record a model's and server's count for the present prompt, and whether it is more than was estimated."""
     before = run.prompt.known.get(model) or KnownPrompt(0, Size())
     for known in (before, KnownPrompt(0, Size())):
@@ -119,18 +95,18 @@ def learn(run: Run, model: tuple[str, str], tokens: int) -> None:
     run.prompt.known[model] = KnownPrompt(tokens, run.context)
 
 
-def tokens_left(run: Run) -> int:
+def tokens_left(run: RunState) -> int:
     """Return the tokens that a new start may use; those that an open attempt may still be charged are not free."""
     reserved = sum(a.input_tokens_max + a.output_tokens_max for a in run.open_attempts if a.charges_tokens)
     return run.limits.tokens_max - run.tokens - reserved
 
 
-def output_room(run: Run, model: ModelChoice) -> int:
+def output_room(run: RunState, model: ModelChoice) -> int:
     """Return how many tokens of the window are reserved for the answer."""
     return min(model.output_tokens_max, run.limits.model_output_tokens_max, model.window_tokens // OUTPUT_SHARE)
 
 
-def fit(run: Run, model: ModelChoice, *, size: Size, tokens_max: int) -> Fit | None:
+def fit(run: RunState, model: ModelChoice, *, size: Size, tokens_max: int) -> Fit | None:
     """Return the prompt of this ``size`` with as few results left out as necessary; None if none fits.
 
     It fits into the window by its estimate and into ``tokens_max`` by its bound. The oldest results go first.
@@ -149,7 +125,7 @@ def fit(run: Run, model: ModelChoice, *, size: Size, tokens_max: int) -> Fit | N
     return None
 
 
-def is_compaction_due(run: Run, model: ModelChoice) -> bool:
+def is_compaction_due(run: RunState, model: ModelChoice) -> bool:
     """Whether the next request must summarise the conversation instead of continuing it."""
     if len(run.compactions) >= run.limits.compactions_max or run.opened is None:
         return False
@@ -174,7 +150,7 @@ def is_compaction_due(run: Run, model: ModelChoice) -> bool:
     return full or (scarce and left >= COMPACT_TOKENS_LEFT_FACTOR * next_prompt_tokens)
 
 
-def last_covered_n(run: Run) -> int:
+def last_covered_n(run: RunState) -> int:
     """Return the last event that a summary made now replaces: all but the last turn, which stays word for word.
 
     If that turn alone is half of the conversation, it is summarised too: otherwise the next summary would be due at
@@ -196,7 +172,7 @@ def base_size(opened: Opened) -> Size:
     return Size(opened.base_bytes + task.text_bytes, base + min(task_tokens, task.text_bytes))
 
 
-def summarised_size(run: Run) -> Size:
+def summarised_size(run: RunState) -> Size:
     """Return the size of the prompt of a summary made now: only the part that the summary replaces."""
     covers_to = last_covered_n(run)
     later = (p for p in run.proposals if p.n > covers_to)
@@ -217,7 +193,7 @@ def proposal_size(proposal: ProposalState, dropped_to: int) -> Size:
     return total((answer_size(proposal.event), answers, returned, edits, ITEM, ITEM))
 
 
-def droppable(run: Run) -> Iterator[CallState]:
+def droppable(run: RunState) -> Iterator[CallState]:
     """Return the calls whose results are in the next prompt and could be left out of it."""
     covers_to = run.compactions[-1].covers_to if run.compactions else 0
     for proposal in run.proposals:
@@ -225,7 +201,7 @@ def droppable(run: Run) -> Iterator[CallState]:
             yield from (call for call in proposal.calls if call.outcome_n > run.prompt.dropped_to)
 
 
-def dropped_size(run: Run, dropped_to: int, *, of_last_turn: bool = False) -> Size:
+def dropped_size(run: RunState, dropped_to: int, *, of_last_turn: bool = False) -> Size:
     """Return how much smaller the prompt is without the results up to that event; optionally of the last turn only."""
     since = run.proposals[-1].n if of_last_turn and run.proposals else 0
     return total(

@@ -21,7 +21,7 @@ from linestop.schemas.run.call_states import Attempt, CallState, not_begun_in_a_
 
 if TYPE_CHECKING:
     from linestop.schemas.events import Finished
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.state import RunState
 
 QUEUE_RETRY_MIN_S = 60.0
 QUEUE_RETRY_MAX_S = 3_600.0
@@ -56,7 +56,7 @@ def queue_retry_s(extra_tries: int) -> float:
     return min(QUEUE_RETRY_MIN_S * float(2**doublings), QUEUE_RETRY_MAX_S)
 
 
-def model_retry_at(run: Run, last: Attempt, tried: int, now: datetime) -> datetime:
+def model_retry_at(run: RunState, last: Attempt, tried: int, now: datetime) -> datetime:
     """Return when to try the same model again. A takeover need not wait; a failure waits from when it was recorded."""
     if last.failure is None:
         return now

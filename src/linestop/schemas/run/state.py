@@ -1,20 +1,17 @@
-"""``Run``: the state of one run, from its log.
+"""``RunState``: the state of one run, and the book-keeping of its attempts and its money.
 
-A ``Run`` is made only by feeding it the run's messages in order (``apply``). It has no clock, no configuration and no
-guesses: two programs that saw the same messages hold the same ``Run``. ``fold`` has the rules by which an event changes
-it; decisions only read it.
+``fold.Run`` is this state with the means to change it, by the rules in ``*_rules``. Rules and decisions that only read,
+and everything else in this folder, take a ``RunState``.
 """
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from linestop.errors import InputError
-from linestop.schemas.defaults import EVENTS_RESERVED, FOLD_FAILURES_MAX, Limits
+from linestop.schemas.defaults import DAY_S, EVENTS_RESERVED, FOLD_FAILURES_MAX, Limits
 from linestop.schemas.events import (
     NEVER,
     Accepted,
@@ -24,7 +21,9 @@ from linestop.schemas.events import (
     Compacted,
     Denied,
     EffectStarted,
+    Finished,
     Held,
+    ModelFailedEvent,
     ModelStarted,
     Opened,
     Paused,
@@ -35,17 +34,14 @@ from linestop.schemas.events import (
     Sealed,
     SpendQuestion,
     Stopped,
-    belongs_to_another_role,
-    decode,
-    decode_envelope,
-    is_known,
+    ToolGrant,
 )
-from linestop.schemas.run import fold, hash_chain
-from linestop.schemas.run.active_time import DECIDING_MAX_S, ActiveTime
+from linestop.schemas.run import hash_chain
+from linestop.schemas.run.active_time import ActiveTime
 from linestop.schemas.run.call_states import Attempt, CallState, ProposalState, Stage
-from linestop.schemas.run.phases import Phase, is_legal
-from linestop.schemas.run.prompt_size import PromptState
-from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event
+from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.prompt_state import PromptState
+from linestop.schemas.subjects import RunId, TenantId
 from linestop.schemas.text_size import Size
 
 DEFAULT_LIMITS = Limits()
@@ -78,8 +74,8 @@ class FoldFailure(msgspec.Struct, frozen=True):
     where: str
 
 
-class Run:
-    """The fold of one run's messages. Read it freely; only ``apply`` changes it."""
+class RunState:
+    """What is known of a run. Read it freely; only the fold changes it."""
 
     def __init__(self, tenant: TenantId, run: RunId) -> None:
         self.tenant = tenant
@@ -219,108 +215,53 @@ class Run:
         """The stages of the calls of the present proposal."""
         return {call.stage for call in self.proposal.calls} if self.proposal else set()
 
-    # --- folding ---------------------------------------------------------------------------------------
+    # --- attempts and money ------------------------------------------------------------------------------
 
-    def apply(self, subject: str, payload: bytes, seq: int) -> Entry:
-        """Apply the run's next message; return its entry, which says whether it counts.
+    def grant_of(self, tool: str) -> ToolGrant | None:
+        """Return the run's grant of that tool, or None."""
+        if self.opened is None:
+            return None
+        return next((grant for grant in self.opened.tools if grant.name == tool), None)
 
-        Messages must come in stream order; one at or below ``head_seq`` is returned as a void entry and
-        changes nothing, so feeding a message twice is harmless.
-        """
-        if seq <= self.head_seq:
-            return Entry(seq, subject, "", "", 0, None, "it was folded before", len(payload))
-        self.head_seq = seq
-        try:
-            parts = parse_run_event(subject)
-        except InputError as error:
-            entry = Entry(seq, subject, "", "", 0, None, str(error), len(payload))
-            self.entries.append(entry)
-            return entry
-        reason = self._void_reason(parts.n, payload)
-        if reason:
-            entry = Entry(seq, subject, parts.role, parts.event, 0, None, reason, len(payload))
-            self.entries.append(entry)
-            if parts.n > self.n:
-                # A subject is written once, so no event with that number can be appended any more.
-                self.taken_subjects.add(subject)
-            return entry
-        self.n = parts.n
-        self.head = hash_chain.link(subject, payload)
-        event, reason = self._decode(parts.role, parts.event, payload)
-        if event is not None and not reason:
-            try:
-                reason = self._apply_event(parts.role, parts.event, event)
-            except Exception as error:  # noqa: BLE001 - whatever a rule fails on, the events after it must be readable
-                reason = f"it cannot be folded: {type(error).__name__}: {error}"
-                self.fold_failures.append(FoldFailure(type(error).__name__, str(error), _raised_at(error)))
-        entry = Entry(seq, subject, parts.role, parts.event, self.n, event, reason, len(payload))
-        self.entries.append(entry)
-        return entry
+    def fits(self, cost_max_micros: int) -> bool:
+        """Whether a start of this cost fits into the run's hold (a takeover frees nothing: it is charged)."""
+        return 0 <= cost_max_micros <= self.available_micros
 
-    def apply_unstored(self, subject: str, payload: bytes) -> Entry:
-        """Apply the run's next event before the log has acknowledged it; ``mark_stored`` must follow.
+    def open_attempt(self, attempt: Attempt) -> None:
+        """Record a start: from here its reservation counts."""
+        self.attempts.setdefault(attempt.n, []).append(attempt)
+        self.open_attempts.append(attempt)
+        self.reserved_micros += attempt.cost_max_micros
 
-        If the event is not stored, this ``Run`` must be discarded: it contains an event that does not exist.
-        """
-        return self.apply(subject, payload, self.head_seq + 1)
+    def close_attempt(self, attempt: Attempt, n: int, *, outcome: str, cost_micros: int, reported: bool) -> None:
+        """Record an attempt's outcome; its real cost replaces the reservation, also long after it was superseded."""
+        if attempt.open:
+            self.open_attempts.remove(attempt)
+            self.reserved_micros -= attempt.cost_max_micros
+        else:
+            self.spent_micros -= attempt.charged_micros
+        attempt.closed_n = n
+        attempt.outcome = outcome
+        attempt.charged_micros = max(cost_micros, 0)
+        attempt.source = "reported" if reported else "reserved"
+        self.spent_micros += attempt.charged_micros
+        if self.sealed:
+            self.late_results.append(n)
 
-    def mark_stored(self, seq: int) -> None:
-        """Record that the event of ``apply_unstored`` is stored, at this sequence."""
-        self.head_seq = seq
-        self.entries[-1] = msgspec.structs.replace(self.entries[-1], seq=seq)
+    def supersede(self, attempt: Attempt, n: int) -> None:
+        """Take over from an attempt past its deadline: it is charged at its reservation until its result comes."""
+        self.open_attempts.remove(attempt)
+        self.reserved_micros -= attempt.cost_max_micros
+        self.spent_micros += attempt.cost_max_micros
+        attempt.charged_micros = attempt.cost_max_micros
+        attempt.superseded_n = n
+        if attempt.charges_tokens:
+            attempt.tokens = attempt.input_tokens_max + attempt.output_tokens_max
+            self.tokens += attempt.tokens
 
-    def _void_reason(self, n: int, payload: bytes) -> str:
-        """Return why this message is not the chain's next event; empty if it is."""
-        if n != self.n + 1:
-            return f"its number is {n}, the chain's next is {self.n + 1}"
-        try:
-            envelope = decode_envelope(payload)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            return "it has no readable envelope (id, prev)"
-        return "" if envelope.prev == self.head else "it does not name the hash of the event before"
-
-    def _decode(self, role: RoleName, name: str, payload: bytes) -> tuple[AnyEvent | None, str]:
-        if belongs_to_another_role(role, name):
-            return None, f"'{name}' is not an event of the {role}"
-        if not is_known(role, name):
-            self.has_unknown_events = True
-            return None, f"this version does not know '{role}.{name}'"
-        try:
-            return decode(role, name, payload), ""
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            return None, f"it cannot be decoded: {error}"
-
-    def _apply_event(self, role: RoleName, name: str, event: AnyEvent) -> str:
-        """Apply a decoded event of the chain; return why it is ignored, or nothing."""
-        if event.at < self.at:
-            return "its time is before that of the event it follows"
-        if event.at >= LATEST:
-            return f"its time is not before the year {LATEST.year}"
-        if not is_legal(self.phase, role, name):
-            return f"'{role}.{name}' is not legal while the run is {self.phase}"
-        reason = fold.apply(self, role, self.n, event)
-        if reason:
-            return reason
-        before, self.at = self.at, event.at
-        if self.opened is not None and self.waiting_since is None and before >= self.opened_at:
-            decided = min(event.at, before + timedelta(seconds=DECIDING_MAX_S))
-            self.active.add(self._since_opened_s(before), self._since_opened_s(decided))
-        self.phase = fold.phase_of(self)
-        if self.waiting_since is not None:
-            self.wait_s += (event.at - self.waiting_since).total_seconds()
-        waits = self.phase is Phase.WAITING or fold.waits_for_model(self) or self.queued is not None
-        self.waiting_since = event.at if waits else None
-        return ""
-
-
-def _raised_at(error: Exception) -> str:
-    frame = traceback.extract_tb(error.__traceback__, limit=-1)[0]
-    return f"{frame.filename}:{frame.lineno} in {frame.name}"
-
-
-def fold_messages(tenant: TenantId, run: RunId, messages: list[tuple[str, bytes, int]]) -> Run:
-    """Fold a whole log of (subject, payload, sequence)."""
-    state = Run(tenant, run)
-    for subject, payload, seq in messages:
-        state.apply(subject, payload, seq)
-    return state
+    def count_start(self, attempt: Attempt, event: Proposed | ModelFailedEvent | Compacted | Finished) -> None:
+        """Count the time of a start whose result is in the log."""
+        if not attempt.active or attempt.closed_n or not 0 < event.duration_s <= DAY_S:
+            return
+        end = min(event.at, attempt.done_by, attempt.started_at + timedelta(seconds=event.duration_s))
+        self.active.add(self._since_opened_s(attempt.started_at), self._since_opened_s(end))

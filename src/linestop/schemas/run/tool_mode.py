@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from linestop.schemas.model_messages import ToolMode
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.state import RunState
 
 JSON_MODE_ID_PREFIX: Final = "step_"
 """The prefix of the id of a call that a model made as a JSON object."""
@@ -22,7 +22,7 @@ _OLDER_ID: Final = re.compile(r"call_[0-9a-f]{24}")
 """The prefix that older versions gave to calls of both kinds."""
 
 
-def observed_mode(run: Run, model: str, base_url: str) -> ToolMode:
+def observed_mode(run: RunState, model: str, base_url: str) -> ToolMode:
     """Return how this model, at this address, made its last calls in the run; ``auto`` if it made none."""
     for proposal in reversed(run.proposals):
         if proposal.calls and (proposal.model, proposal.base_url) == (model, base_url):

@@ -16,7 +16,7 @@ from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.deadlines import deadlines
 from linestop.schemas.run.next_action import Exhausted, NextStart, next_start, spend_question_due
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.state import RunState
 from linestop.schemas.subjects import RoleName
 
 NEXT_ROLES: dict[str, tuple[RoleName, ...]] = {
@@ -43,7 +43,7 @@ NEXT_ROLES: dict[str, tuple[RoleName, ...]] = {
 """Event → the roles that advance the run after it, when each role has its own process."""
 
 
-def whose_turn(run: Run, now: datetime) -> RoleName | None:
+def whose_turn(run: RunState, now: datetime) -> RoleName | None:
     """Return the role that must append next; None if the run waits for a date, a person or a performer."""
     if run.sealed:
         return "recorder" if run.late_results else None
@@ -67,12 +67,12 @@ def whose_turn(run: Run, now: datetime) -> RoleName | None:
     return "planner" if start.kind == "model" else "executor"
 
 
-def whose_deadline(run: Run, now: datetime) -> RoleName | None:
+def whose_deadline(run: RunState, now: datetime) -> RoleName | None:
     """Return the role of the first deadline that has passed, if any."""
     return next((deadline.role for deadline in deadlines(run, now) if deadline.at <= now), None)
 
 
-def role_to_wake(run: Run, cue: Cue, now: datetime, *, local_roles: Collection[RoleName]) -> RoleName | None:
+def role_to_wake(run: RunState, cue: Cue, now: datetime, *, local_roles: Collection[RoleName]) -> RoleName | None:
     """Return the role in another process that needs a hint to advance the run; None if no hint is needed.
 
     ``cue`` is the reason for this pass. When an alarm rings, the roles that the last event woke have long advanced the
@@ -89,7 +89,7 @@ def role_to_wake(run: Run, cue: Cue, now: datetime, *, local_roles: Collection[R
     return turn if turn not in local_roles and turn not in woken else None
 
 
-def _has_unsettled_outcome(run: Run) -> bool:
+def _has_unsettled_outcome(run: RunState) -> bool:
     """Whether an effect has an unknown outcome that no probe can settle."""
     calls = run.proposal.calls if run.proposal else []
     return any(c.stage is Stage.UNKNOWN_OUTCOME and (c.probed or not (c.grant and c.grant.probe)) for c in calls)

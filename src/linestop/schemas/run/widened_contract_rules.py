@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from linestop.schemas.defaults import WIDENED_MAX
 from linestop.schemas.events import StartedCall, ToolGrant, Widened
-from linestop.schemas.run import call_rules
 from linestop.schemas.run.call_states import Attempt, CallState, Stage
 
 if TYPE_CHECKING:
-    from linestop.schemas.run.state import Run
+    from linestop.schemas.run.state import RunState
 
 UNBEGUN = frozenset({Stage.GATE, Stage.ASKED, Stage.READY})
 """Stages of a call without an open attempt."""
@@ -27,7 +26,7 @@ def may_be_widened(call: CallState) -> bool:
     return call.stage in UNBEGUN and not call.asked_about_outcome
 
 
-def widened(run: Run, event: Widened) -> str:
+def widened(run: RunState, event: Widened) -> str:
     """``executor.widened``: a person is asked about these calls under the present contracts."""
     if len({line.call for line in event.calls}) != len(event.calls):
         return "it names a call twice"
@@ -69,7 +68,7 @@ def ready(call: CallState) -> Stage:
     return Stage.READY if call.agreed is None else Stage.GATE
 
 
-def under_contract(run: Run, grant: ToolGrant, line: StartedCall) -> bool:
+def under_contract(run: RunState, grant: ToolGrant, line: StartedCall) -> bool:
     """Whether a start names the contract that was agreed to; a start without one means the run's own contract."""
-    own = call_rules.grant_of(run, grant.name)
+    own = run.grant_of(grant.name)
     return (line.contract_digest or (own.contract_digest if own else "")) == grant.contract_digest

@@ -61,7 +61,8 @@ from linestop.schemas.events import (
     belongs_to_another_role,
     decode,
 )
-from linestop.schemas.run.state import Entry, Run
+from linestop.schemas.run.fold import Run
+from linestop.schemas.run.state import Entry
 from linestop.schemas.subjects import RunId, TenantId, parse_run_event
 from linestop.schemas.verify.approvals import (
     check_asked,

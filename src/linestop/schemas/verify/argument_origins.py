@@ -15,7 +15,7 @@ from linestop.schemas.argument_validation import decode_strict
 from linestop.schemas.events import JudgedCall, Provenance
 from linestop.schemas.provenance.argument_origins import RULE
 from linestop.schemas.provenance.run_sources import provenance
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import TRACED_TIERS
 from linestop.schemas.verify.call_records import Call
 from linestop.schemas.verify.holds_and_spending import Ledger

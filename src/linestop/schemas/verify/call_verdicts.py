@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from linestop.schemas.argument_validation import check_arguments, decode_strict
 from linestop.schemas.events import Judged, JudgedCall
-from linestop.schemas.run.state import Run
+from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import TIERS, canonical, effect_key
 from linestop.schemas.verify.argument_origins import check_origins
 from linestop.schemas.verify.call_records import Call
