@@ -11,11 +11,11 @@ from tests.stack import stack
 
 from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
-from linestop.bus.stores.idempotency_keys import run_of_key
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import MIB, StreamSizes
 from linestop.client import Client
 from linestop.schemas.defaults import Limits
+from linestop.schemas.messages import run_of_key
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 WITHIN_S = 20.0

@@ -15,12 +15,13 @@ from linestop.bus.access.permission_table import CREDENTIALS
 from linestop.cli import main as cli_main
 from linestop.cli.commands import processes, runs
 from linestop.cli.main import LazyGroup, cli, first_expected_error, run
-from linestop.cli.options import CONFIG_FILE, DIRECTORY_DEFAULT, TENANT_DEFAULT, implementation_of
+from linestop.cli.options import CONFIG_FILE, DIRECTORY_DEFAULT, implementation_of
 from linestop.client import credentials
 from linestop.client.client import STOP_MODES
 from linestop.config import project_file
 from linestop.config.project_file import Config
 from linestop.errors import ConfigError, LinestopError, PermissionDenied, Unreachable
+from linestop.schemas.defaults import DEFAULT_TENANT
 from linestop.schemas.subjects import ACTORS
 
 HEAVY = (
@@ -101,7 +102,7 @@ def test_choices_equal_those_of_the_modules_that_help_does_not_import() -> None:
     assert set(processes.CREDENTIALS) == set(CREDENTIALS)
     assert list(runs.STOP_MODES) == list(STOP_MODES)
     assert (DIRECTORY_DEFAULT, CONFIG_FILE) == (credentials.DIRECTORY_DEFAULT, project_file.CONFIG_FILE)
-    assert Config().tenant == TENANT_DEFAULT
+    assert Config().tenant == DEFAULT_TENANT
 
 
 @pytest.mark.parametrize(

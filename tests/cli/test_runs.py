@@ -18,11 +18,11 @@ import pytest
 from tests.stack import CommandResult, Stack, background_stack, command, shown_option
 
 from linestop.bus.access.credentials import Credential, write_credential
-from linestop.bus.stores.idempotency_keys import run_of_key
 from linestop.cli import main, output
 from linestop.cli.terminal_escape import escape_controls
 from linestop.client import Client
 from linestop.schemas.defaults import Limits
+from linestop.schemas.messages import run_of_key
 
 pytestmark = pytest.mark.broker
 

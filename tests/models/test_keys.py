@@ -16,8 +16,9 @@ from tests.builders import SPARE, Story, agent
 from linestop.actors.planner import Planner
 from linestop.config.agent_files import load_agent
 from linestop.errors import ConfigError
-from linestop.models import anthropic, key_variable, open_model, openai
+from linestop.models import anthropic, open_model, openai
 from linestop.models.caller import Requester
+from linestop.models.providers import key_variable
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AnyEvent, ModelFailedEvent, ModelStarted, Proposed
 from linestop.schemas.model_messages import ModelFailed, ModelRequest

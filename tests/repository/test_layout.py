@@ -26,7 +26,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "config": frozenset({"schemas", "bus", "models", "sandbox"}),
     "archive": frozenset({"schemas", "bus"}),
     "reference": frozenset({"schemas", "bus"}),
-    "runtime": frozenset({"schemas", "actors", "bus", "archive"}),
+    "runtime": frozenset({"schemas", "actors", "bus", "archive", "models"}),
     "client": frozenset({"schemas", "actors", "bus", "archive"}),
     "testing": frozenset({"schemas", "actors", "bus", "models", "models/playbook", "config", "runtime"}),
     "cli": frozenset(
@@ -99,6 +99,26 @@ def test_modules_at_the_top_import_no_folder_that_imports_them_back() -> None:
 def test_the_layers_have_no_circle() -> None:
     """No folder imports one that may import it, not even through others."""
     graphlib.TopologicalSorter(LAYERS).prepare()
+
+
+def imported_modules(path: Path, modules: set[str]) -> set[str]:
+    """The modules of linestop that a module imports, anywhere in it and for type checks too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & modules
+
+
+def test_no_modules_import_each_other() -> None:
+    """Not even within a folder: a reader can begin with a module that needs none of the others."""
+    paths = {".".join(["linestop", *path.relative_to(SRC).with_suffix("").parts]): path for path in sources()}
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    graph = {name: imported_modules(path, set(paths)) - {name} for name, path in paths.items()}
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def long_functions() -> dict[str, int]:

@@ -24,7 +24,6 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.stores.idempotency_keys import run_of_key
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.stream_definitions import MIB, RUNS_RETENTION_NS, SECOND_NS, StreamSizes, consumers
@@ -34,6 +33,7 @@ from linestop.errors import Refused, Unreachable
 from linestop.runtime.housekeeping import log_rotation
 from linestop.runtime.housekeeping.log_rotation import Cut, Rotation, find_cut, rotate
 from linestop.schemas.defaults import Limits
+from linestop.schemas.messages import run_of_key
 from linestop.schemas.subjects import RunId, TenantId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
@@ -75,8 +75,8 @@ async def _done(client: Client, text: str, *, key: str = "", run: str = "") -> R
     return RunId(submitted.run)
 
 
-async def _waiting(client: Client) -> RunId:
-    run = (await client.submit("desk", "pay 5")).run
+async def _waiting(client: Client, *, key: str = "") -> RunId:
+    run = (await client.submit("desk", "pay 5", key=key)).run
     with anyio.fail_after(WITHIN_S):
         async for entry in client.events(run, follow=True):
             if entry.name == "asked":
@@ -110,16 +110,20 @@ async def test_sealed_runs_are_removed_and_read_from_the_archive_and_open_ones_s
     ):
         turns = Rotation(system.server.administrator, archive, days=1, report=reports.append)
         turns._days = SECONDS / 2  # type: ignore[assignment]
-        first, named = await _done(client, "say hello", key="k"), await _done(client, "say hello", run="mine")
+        first = await _waiting(client, key="k")
+        await anyio.sleep(0.3)
+        assert (await operator.approve(first)).status == "done"
+        assert (await client.outcome(first, timeout_s=WITHIN_S)).status == "completed"
+        named = await _done(client, "say hello", run="mine")
         before = [(entry.n, entry.name) async for entry in client.events(first)]
         await archive.wait_until_stored((await bus.log().page(after_seq=0))[-1].seq)
-        # A cut in the middle of a run, or a few milliseconds later: the rest of it stays, and does not become a run.
+        # A cut in the middle of a run, while it waited for a person: the rest of it stays, and does not become a run.
         fourth = await Reader(bus.wire, stream_names.RUNS).at(4)
         assert fourth is not None
         assert fourth.at is not None
         assert 3 <= await rotate(system.server.administrator, Cut(now=fourth.at, before=fourth.at)) < len(before)
         assert [(entry.n, entry.name) async for entry in client.events(first)] == before
-        assert (await client.submit("desk", "say hello", key="k")).sentence.startswith(f"Run '{first}' is over")
+        assert (await client.submit("desk", "pay 5", key="k")).sentence.startswith(f"Run '{first}' is over")
         await anyio.sleep(0.3)
         whole: dict[RunId, int] = {}
         for _ in range(4):
@@ -144,7 +148,7 @@ async def test_sealed_runs_are_removed_and_read_from_the_archive_and_open_ones_s
         checked = await anyio.to_thread.run_sync(lambda: command(tmp_path, "verify", first, "--json"))
         assert (checked.code, checked.json["sealed"], checked.json["events"]) == (0, True, len(before))
 
-        again = await client.submit("desk", "say hello", key="k")
+        again = await client.submit("desk", "pay 5", key="k")
         assert (again.status, again.run) == ("opened", first)
         assert (await client.outcome(first, timeout_s=WITHIN_S)).status == "completed"
         taken = await client.submit("desk", "say hello", run="mine")
@@ -347,5 +351,5 @@ async def test_the_command_asks_a_recorder_at_work_for_its_oldest_open_run(tmp_p
     file.close()
     want = Reach(watermark=7, oldest_open_seq=7)
     assert await reach_of(path) == want
-    async with AtWork(path) as archive, QuerySocket(path, archive).open():
+    async with AtWork(path) as archive, QuerySocket(path, archive.answer).open():
         assert await reach_of(path) == want

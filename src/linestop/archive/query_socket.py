@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import anyio
 import anyio.abc
@@ -21,9 +21,6 @@ import msgspec
 from linestop.archive.duckdb_file import ArchiveStatus
 from linestop.archive.requests import Reach, RunQuery
 from linestop.errors import LinestopError, RetryableError
-
-if TYPE_CHECKING:
-    from linestop.archive.writer import Archive
 
 T = TypeVar("T")
 
@@ -48,11 +45,11 @@ class QueryReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class QuerySocket:
-    """Answers requests about one open archive."""
+    """Answers requests about one open archive at ``path``; ``handle`` makes each reply."""
 
-    def __init__(self, path: Path, archive: Archive) -> None:
+    def __init__(self, path: Path, handle: Callable[[QueryRequest], Awaitable[QueryReply]]) -> None:
         self._path = path
-        self._archive = archive
+        self._handle = handle
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
@@ -81,15 +78,6 @@ class QuerySocket:
                 reply = QueryReply(error=f"{type(error).__name__}: {error}")
             with contextlib.suppress(anyio.BrokenResourceError):
                 await stream.send(msgspec.json.encode(reply) + b"\n")
-
-    async def _handle(self, request: QueryRequest) -> QueryReply:
-        if request.want == "reach":
-            return QueryReply(reach=await self._archive.reach())
-        if request.want == "snapshot":
-            await self._archive.snapshot(Path(request.path))
-        elif request.runs is not None:
-            await self._archive.export(request.runs, Path(request.path))
-        return QueryReply(status=await self._archive.status())
 
 
 async def ask_recorder(path: Path, request: QueryRequest) -> ArchiveStatus | None:

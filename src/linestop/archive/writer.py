@@ -23,7 +23,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse, ArchiveStatus
 from linestop.archive.parquet_files import old_folder
-from linestop.archive.query_socket import QuerySocket
+from linestop.archive.query_socket import QueryReply, QueryRequest, QuerySocket
 from linestop.archive.requests import Reach, RunQuery
 from linestop.bus.interfaces import Delivery, Log, Queue, StoredMessage
 from linestop.errors import InputError, LinestopError
@@ -63,7 +63,7 @@ class Archive:
             try:
                 await self._open()
                 waiting, last_error = False, ""
-                async with QuerySocket(self.path, self).open():
+                async with QuerySocket(self.path, self.answer).open():
                     await self._follow(log, queue)
             except* ArchiveInUse:
                 if not waiting:
@@ -109,6 +109,16 @@ class Archive:
             InputError: ``path`` must not be replaced, for instance because it is the archive itself.
         """
         await self._in_thread(self._open_file.snapshot, path)
+
+    async def answer(self, request: QueryRequest) -> QueryReply:
+        """Do what a request of another process asks for; return the status afterwards, or how far the archive is."""
+        if request.want == "reach":
+            return QueryReply(reach=await self.reach())
+        if request.want == "snapshot":
+            await self.snapshot(Path(request.path))
+        elif request.runs is not None:
+            await self.export(request.runs, Path(request.path))
+        return QueryReply(status=await self.status())
 
     async def status(self) -> ArchiveStatus:
         """Return the state of the archive."""

@@ -11,9 +11,9 @@ import anyio
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.cli import output
-from linestop.cli.options import TENANT_DEFAULT
 from linestop.client import Client
 from linestop.errors import LinestopError
+from linestop.schemas.defaults import DEFAULT_TENANT
 
 LOOKUP_TIMEOUT_S: Final = 5.0
 RUNS_READ_MAX: Final = 200
@@ -49,7 +49,7 @@ async def note_unknown_names(client: Client, scopes: Iterable[str]) -> None:
 async def _known_names(client: Client, kind: str) -> set[str]:
     """The names of this kind that are deployed, or that an open run uses."""
     if kind == "tenant":
-        return {TENANT_DEFAULT, *await client.tenants()}
+        return {DEFAULT_TENANT, *await client.tenants()}
     store = AgentStore(client.bus.bucket(stream_names.AGENTS_BUCKET))
     versions = [await store.current(name) for name in await store.names()]
     agents = {version.name for version in versions if version}

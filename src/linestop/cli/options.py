@@ -17,7 +17,6 @@ import click
 
 CONFIG_FILE: Final = "linestop.toml"
 DIRECTORY_DEFAULT: Final = ".linestop"
-TENANT_DEFAULT: Final = "default"
 
 SHORT_RUN: Final = re.compile(r"last|[0-9a-f]{4,8}|(?=[0-9a-f-]{9,35}$)[0-9a-f]{8}-[0-9a-f-]*|[kr]-[0-9a-f]{4,39}")
 """``last``, or the beginning of an id that linestop gave: a UUID, or the digest of a key or of a refused task.
@@ -143,9 +142,11 @@ def person_options(command: Callable[P, T]) -> Callable[P, T]:
 
 def tenant_default() -> str:
     """The tenant of commands without ``--tenant``."""
+    # Imported here: the help needs none of it, and without a project there is nothing to read.
     if not Path(CONFIG_FILE).exists() and not os.environ.get("LINESTOP_TENANT"):
-        return TENANT_DEFAULT
-    # Imported here: without a project there is nothing to read, and the help needs none of it.
+        from linestop.schemas.defaults import DEFAULT_TENANT  # noqa: PLC0415
+
+        return DEFAULT_TENANT
     from linestop.config.project_file import load_project  # noqa: PLC0415
 
     return load_project().config.tenant

@@ -28,14 +28,13 @@ from linestop.bus.disk_space import broker_disk_is_full, disk_full_message
 from linestop.bus.jetstream.retry import NotStored
 from linestop.cli.closed_pipes import STDERR, STDOUT, until_reader_is_gone
 from linestop.cli.lookalikes import lookalikes
-from linestop.cli.options import TENANT_DEFAULT
 from linestop.cli.terminal_escape import HIDDEN, escape_controls, wrap_for, writes_unicode
 from linestop.client import Client
 from linestop.client.credentials import identify, state_directory
 from linestop.client.result_types import OpenQuestion
 from linestop.config.project_file import CONFIG_FILE, load_project
 from linestop.errors import InputError, TooLarge
-from linestop.schemas.defaults import MESSAGE_BYTES_MAX
+from linestop.schemas.defaults import DEFAULT_TENANT, MESSAGE_BYTES_MAX
 from linestop.schemas.messages import Reply
 
 T = TypeVar("T")
@@ -184,7 +183,7 @@ def print_reply(reply: Reply, *, as_json: bool) -> None:
 
 def for_tenant(tenant: str) -> str:
     """The end of a command about a run of this tenant."""
-    return "" if tenant == TENANT_DEFAULT else f" --tenant {tenant}"
+    return "" if tenant == DEFAULT_TENANT else f" --tenant {tenant}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -35,11 +35,11 @@ from linestop.config.agent_files import AgentTooLargeError, load_agents
 from linestop.config.project_file import CONFIG_FILE, Project
 from linestop.config.toml_files import read_toml
 from linestop.errors import ConfigError, Unreachable
-from linestop.models import key_variable
 from linestop.models.caller import OnModelDelta, Requester
 from linestop.models.planner_constants import constants_of
 from linestop.models.planner_function import PREFIX, load_planner
 from linestop.models.playbook import PlaybookServer, load_playbook
+from linestop.models.providers import PLAYBOOK, PROVIDERS, key_variable
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.fetch_facts import ResultCheck
 from linestop.runtime.intake import Person
@@ -67,12 +67,6 @@ LOG = structlog.get_logger("linestop.setup")
 LOCK_TOUCH_EVERY_S: Final = 5.0
 READY_WITHIN_S: Final = 30.0
 RETRY_S: Final = 0.25
-PLAYBOOK: Final = "playbook"
-PROVIDERS: Final = {
-    PLAYBOOK: "linestop.models.openai",
-    "openai": "linestop.models.openai",
-    "anthropic": "linestop.models.anthropic",
-}
 Credentials = Mapping[CredentialName, Credential]
 
 
@@ -355,9 +349,9 @@ def _result_check(tool: AnyTool) -> ResultCheck:
 def _import_providers(project: Project) -> None:
     """Import the SDKs of the folder's agents now: an import in the middle of a run would delay all other runs."""
     providers_used = {str(table.get("model", "")).partition("/")[0] for table in _model_tables(project)}
-    for provider, module in PROVIDERS.items():
-        if provider in providers_used:
-            importlib.import_module(module)
+    for provider in PROVIDERS.values():
+        if provider.name in providers_used:
+            importlib.import_module(provider.module)
 
 
 def _model_keys(project: Project) -> Iterator[str]:

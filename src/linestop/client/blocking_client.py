@@ -16,9 +16,9 @@ from linestop.client.client import Client, TaskOptions
 from linestop.client.credentials import Identity, identify
 from linestop.client.listening import Alert, HasPosition, Listener
 from linestop.client.outcome import Outcome
-from linestop.client.run_reader import DEFAULT_TENANT
 from linestop.client.token_stream import Token
 from linestop.errors import InputError
+from linestop.schemas.defaults import DEFAULT_TENANT
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
 

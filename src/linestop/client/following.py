@@ -14,11 +14,12 @@ from linestop.bus.streams import stream_names
 from linestop.client.credentials import Identity
 from linestop.client.listening import Alert, HasPosition, Listener, ListenerOptions, read_alert
 from linestop.client.outcome import Outcome, outcome_as, with_text
-from linestop.client.run_reader import DEFAULT_TENANT, RunReader, as_run, as_tenant
+from linestop.client.run_reader import RunReader, as_run, as_tenant
 from linestop.client.token_stream import Token, TokenStream
 from linestop.client.waiting import token_feed, watch_hints
 from linestop.errors import TimedOut
 from linestop.schemas import subjects
+from linestop.schemas.defaults import DEFAULT_TENANT
 from linestop.schemas.events import BlobRef, Proposed
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry

@@ -30,12 +30,12 @@ from linestop.client.waiting import watch_hints
 from linestop.client.what_a_run_waits_for import Wait, waits
 from linestop.errors import InputError, LinestopError, NotFound
 from linestop.schemas import subjects
+from linestop.schemas.defaults import DEFAULT_TENANT
 from linestop.schemas.events import Text
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
 from linestop.schemas.subjects import RunId, TenantId, check_name
 
-DEFAULT_TENANT: Final = "default"
 CONCURRENT_READS_MAX: Final = 16
 """How many runs are read concurrently."""
 

@@ -150,7 +150,7 @@ def _run_id_for(tenant: TenantId, task: Task) -> RunId:
     """The id of the task's run: derived from the task's key, else a new one."""
     if task.key:
         # Imported here because it imports half of the actors, and few tasks have keys.
-        from linestop.bus.stores.idempotency_keys import run_of_key  # noqa: PLC0415
+        from linestop.schemas.messages import run_of_key  # noqa: PLC0415
 
         return run_of_key(tenant, task.key)
     return RunId(uuid7(datetime.now(UTC), random.SystemRandom().getrandbits(74)))

@@ -16,7 +16,7 @@ import msgspec
 from linestop.config.project_file import Project
 from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError, Refused
-from linestop.models import check_api_key_env, check_base_url
+from linestop.models.providers import PROVIDERS, check_api_key_env, check_base_url
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import schema_error
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX, Limits, excessive_limit
@@ -254,7 +254,7 @@ def _models(path: Path, file: AgentFile) -> tuple[ModelChoice, ...]:
 def _model(where: str, table: ModelTable) -> ModelChoice:
     model = table.model
     provider, _, name = model.partition("/")
-    if provider not in {"anthropic", "openai", "playbook"} or not name:
+    if provider not in PROVIDERS or not name:
         raise ConfigError(f'{where}, model: "{model}" is not a model; write anthropic/…, openai/… or playbook/….')
     for key, value, check in (
         ("base_url", table.base_url, check_base_url), ("api_key_env", table.api_key_env, check_api_key_env),
@@ -264,7 +264,7 @@ def _model(where: str, table: ModelTable) -> ModelChoice:
                 check(model, value)
         except ConfigError as error:
             raise ConfigError(f"{where}, {key}: {error}") from None
-    if table.tool_mode == "json_schema" and provider == "anthropic":
+    if table.tool_mode == "json_schema" and not PROVIDERS[provider].has_json_schema:
         raise ConfigError(f'{where}, tool_mode: "json_schema" is for OpenAI-compatible servers; remove it.')
     return ModelChoice(
         model=model, price=_price(where, model, table.price), window_tokens=table.window_tokens,

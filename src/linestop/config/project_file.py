@@ -21,7 +21,7 @@ import msgspec
 from linestop.bus.access.credentials import require_urls
 from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError
-from linestop.schemas.defaults import AccountLimits, Retention, WorkerLimits
+from linestop.schemas.defaults import DEFAULT_TENANT, AccountLimits, Retention, WorkerLimits
 from linestop.schemas.subjects import check_name
 
 CONFIG_FILE: Final = "linestop.toml"
@@ -78,7 +78,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     profile: ProfileName = "dev"
     dir: str = ".linestop"
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     nats: Nats = Nats()
     accounts: AccountLimits = AccountLimits()
     worker: WorkerLimits = WorkerLimits()

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import urlsplit
 
 from linestop.errors import ConfigError
-from linestop.schemas.model_messages import NO_KEY, PROVIDER_HOSTS, ModelClient, ToolMode
+from linestop.models.providers import PLAYBOOK, PROVIDERS, check_base_url, key_variable
+from linestop.schemas.model_messages import NO_KEY, ModelClient, ToolMode
 
-_KEYS = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEY = re.compile(r"[!-~]+")
-_ENDPOINTS = ("/completions", "/messages", "/responses")
 
-__all__ = ["ToolMode", "check_api_key_env", "check_base_url", "is_own_host", "key_variable", "open_model"]
+__all__ = ["ToolMode", "open_model"]
 
 
 def open_model(
@@ -45,18 +42,18 @@ def open_model(
         ConfigError: for an unknown provider, a missing key or an impossible ``base_url``.
     """
     provider, _, name = model.partition("/")
-    if provider not in (*_KEYS, "playbook") or not name:
+    if provider not in PROVIDERS or not name:
         raise ConfigError(
             f'The model "{model}" is not known: write anthropic/<name>, openai/<name> or playbook/<name>.'
         )
     if base_url is not None:
         check_base_url(model, base_url)
-    if provider == "playbook":
+    if provider == PLAYBOOK:
         return _open_playbook(model, base_url, tool_mode)
     key = api_key or _key_of(model, base_url, api_key_env)
+    if tool_mode == "json_schema" and not PROVIDERS[provider].has_json_schema:
+        raise ConfigError(f'tool_mode "json_schema" of {model} is for OpenAI-compatible servers; remove it.')
     if provider == "anthropic":
-        if tool_mode == "json_schema":
-            raise ConfigError(f'tool_mode "json_schema" of {model} is for OpenAI-compatible servers; remove it.')
         from linestop.models import anthropic  # noqa: PLC0415 - imported only when it is used
 
         return anthropic.AnthropicClient(key, base_url or anthropic.BASE_URL)
@@ -74,27 +71,6 @@ def _open_playbook(model: str, base_url: str | None, tool_mode: ToolMode) -> Mod
     return OpenAIClient(NO_KEY, f"{root}/v1", tool_mode="native" if tool_mode == "auto" else tool_mode)
 
 
-def key_variable(model: str, base_url: str | None = None, api_key_env: str = "") -> str:
-    """The variable that holds the key for ``model``; empty where no key is sent."""
-    provider = model.partition("/")[0]
-    if api_key_env or provider not in _KEYS:
-        return api_key_env
-    return _KEYS[provider] if is_own_host(provider, base_url) else ""
-
-
-def is_own_host(provider: str, base_url: str | None) -> bool:
-    """Whether an address is the provider's own, regional ones included; None and "" mean the provider's own."""
-    if not base_url:
-        return True
-    parts, provider_host = urlsplit(base_url), PROVIDER_HOSTS.get(provider)
-    host = parts.hostname or ""
-    return (
-        provider_host is not None
-        and parts.scheme == "https"
-        and (host == provider_host or host.endswith(f".{provider_host}"))
-    )
-
-
 def _key_of(model: str, base_url: str | None, api_key_env: str) -> str:
     variable = key_variable(model, base_url, api_key_env)
     if not variable:
@@ -106,36 +82,3 @@ def _key_of(model: str, base_url: str | None, api_key_env: str) -> str:
     if not _KEY.fullmatch(key):
         raise ConfigError(f"{variable} does not hold a key: it contains a blank, a line break or an accent.")
     return key
-
-
-def check_api_key_env(model: str, api_key_env: str) -> None:
-    """Refuse a text that is not the name of a variable, without repeating it: it may be the key itself.
-
-    Raises:
-        ConfigError: in one sentence.
-    """
-    if model.startswith("playbook/"):
-        raise ConfigError(f"{model} needs no key; remove api_key_env.")
-    if not _VARIABLE.fullmatch(api_key_env):
-        raise ConfigError(
-            f"api_key_env of {model} is not the name of an environment variable; write the name, never the key itself."
-        )
-
-
-def check_base_url(model: str, base_url: str) -> None:
-    """Refuse an address for which no client could be opened.
-
-    Raises:
-        ConfigError: in one sentence.
-    """
-    try:
-        parts = urlsplit(base_url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        parts, usable = urlsplit(""), False
-    if not usable:
-        raise ConfigError(f'base_url "{base_url}" of {model} is not an http(s) address.')
-    if "@" in parts.netloc:
-        raise ConfigError(f"base_url of {model} holds a user name; keys come from the environment only.")
-    if parts.path.rstrip("/").endswith(_ENDPOINTS) or parts.query or parts.fragment:
-        raise ConfigError(f'base_url "{base_url}" of {model} names an endpoint; end it before that, e.g. with /v1.')

@@ -9,10 +9,10 @@ from typing import Any, cast
 import httpx2
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 
-from linestop.models import is_own_host
 from linestop.models.failures import reworded
 from linestop.models.json_mode import has_reserved_name, json_mode_reply, json_mode_request, trial_reply, trial_request
 from linestop.models.openai_reply import OpenAIReplyReader
+from linestop.models.providers import is_own_host
 from linestop.models.transport import CONNECT_S, HOOKS, HttpResponse, exchange, with_deadline
 from linestop.models.wire_names import check_names, to_wire, wire_id
 from linestop.schemas.model_messages import (

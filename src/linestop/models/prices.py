@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from linestop.errors import Refused
+from linestop.models.providers import PLAYBOOK, PROVIDERS
 from linestop.schemas.model_messages import Price
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from genai_prices.types import ModelPrice
 
 _MICROS = Decimal(1_000_000)
-PROVIDERS = frozenset({"anthropic", "openai"})
 
 
 def price_of(model: str, at: datetime | None = None) -> Price:
@@ -33,7 +33,11 @@ def price_of(model: str, at: datetime | None = None) -> Price:
     """
     table = f"genai-prices {version('genai-prices')}"
     provider, _, name = model.partition("/")
-    prices = _find(provider, name, at or datetime.now(UTC)) if provider in PROVIDERS and name else None
+    prices = (
+        _find(provider, name, at or datetime.now(UTC))
+        if provider in PROVIDERS and provider != PLAYBOOK and name
+        else None
+    )
     input_rate = _highest_rate(prices, "input_mtok")
     output_rate = _highest_rate(prices, "output_mtok")
     if input_rate is None or output_rate is None:

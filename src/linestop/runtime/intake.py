@@ -53,9 +53,9 @@ from linestop.schemas.messages import (
     Control,
     Reply,
     Verb,
-    oversized_field,
     read_message,
     read_stop,
+    require_size,
     signed_bytes,
 )
 from linestop.schemas.run.fold import Run
@@ -328,16 +328,6 @@ class ControlIntake:
         except (InvalidSignature, ValueError):
             return ""
         return person.name
-
-
-def require_size(control: Control) -> None:
-    """Refuse a control message with a field that is too long for its event.
-
-    Raises:
-        InputError: naming the field and its limit.
-    """
-    if sentence := oversized_field(control):
-        raise InputError(sentence)
 
 
 async def _reply(publisher: Publisher, delivery: Delivery, reply: Reply) -> None:

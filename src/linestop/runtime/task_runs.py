@@ -11,10 +11,10 @@ from linestop.actors.task_opening import stopped_before_start_message, task_sha2
 from linestop.bus.cloud_events import unwrap
 from linestop.bus.event_envelope import uuid7
 from linestop.bus.interfaces import Delivery, RemovedRun
-from linestop.bus.stores.idempotency_keys import KeyOwner, run_id_rejection_reason, run_of_key
+from linestop.bus.stores.idempotency_keys import KeyOwner, run_id_rejection_reason
 from linestop.errors import InputError
 from linestop.schemas.events import Cue
-from linestop.schemas.messages import Reply, Task, read_message, readable
+from linestop.schemas.messages import Reply, Task, read_message, readable, run_of_key
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, TenantId, run_id
 

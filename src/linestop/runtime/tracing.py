@@ -30,6 +30,7 @@ from opentelemetry.trace import (
 )
 
 from linestop.errors import ConfigError
+from linestop.models.providers import PROVIDERS
 from linestop.schemas.events import (
     AnyEvent,
     Compacted,
@@ -40,7 +41,6 @@ from linestop.schemas.events import (
     Proposed,
     Sealed,
 )
-from linestop.schemas.model_messages import PROVIDER_HOSTS
 from linestop.schemas.run.call_states import Attempt
 from linestop.schemas.run.fold import Run
 from linestop.schemas.trace_context import TraceContext, attempt_span, run_trace, task_trace
@@ -226,8 +226,8 @@ def _model_attributes(model: str) -> dict[str, str]:
 def _server_attributes(model: str, base_url: str) -> dict[str, Any]:
     """Return the server of the model, as far as the log names it: a playbook's own server is not in it."""
     if not base_url:
-        own = PROVIDER_HOSTS.get(model.partition("/")[0])
-        return {"server.address": own, "server.port": PORTS["https"]} if own else {}
+        provider = PROVIDERS.get(model.partition("/")[0])
+        return {"server.address": provider.host, "server.port": PORTS["https"]} if provider and provider.host else {}
     try:
         parts = urlsplit(base_url)
         host, port = parts.hostname, parts.port or PORTS.get(parts.scheme)

@@ -9,8 +9,12 @@ Units are in the names: ``_s`` seconds, ``_micros`` micro-dollars, ``_bytes`` by
 from __future__ import annotations
 
 import os
+from typing import Final
 
 import msgspec
+
+DEFAULT_TENANT: Final = "default"
+"""The tenant where none is named."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

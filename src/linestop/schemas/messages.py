@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -13,6 +14,7 @@ import msgspec
 from linestop.errors import InputError
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Moment, StopMode
+from linestop.schemas.subjects import RunId
 from linestop.schemas.tool_contracts import canonical
 
 Verb = Literal["stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve"]
@@ -224,3 +226,18 @@ def lower_limits(limits: Limits, requested: dict[str, float]) -> Limits | str:
         if value < present:
             changes[name] = type(present)(value)
     return msgspec.structs.replace(limits, **changes)
+
+
+def run_of_key(tenant: str, key: str) -> RunId:
+    """Return the first run of a key, which any client can compute."""
+    return RunId("k-" + hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:40])
+
+
+def require_size(control: Control) -> None:
+    """Refuse a control message with a field that is too long for its event.
+
+    Raises:
+        InputError: naming the field and its limit.
+    """
+    if sentence := oversized_field(control):
+        raise InputError(sentence)

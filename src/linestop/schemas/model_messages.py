@@ -36,10 +36,6 @@ NO_KEY = "none"
 """The placeholder that is sent instead of a key to a server for which no key was configured."""
 
 
-PROVIDER_HOSTS = {"anthropic": "api.anthropic.com", "openai": "api.openai.com"}
-"""Each provider's own host: it is used without a ``base_url``, and the provider's key is only for it."""
-
-
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tokens of one model request. ``fresh_in`` excludes both cache counts; ``reasoning`` is part of ``out``."""
 

@@ -15,6 +15,7 @@ import msgspec
 
 from linestop.bus.interfaces import Bucket
 from linestop.errors import Conflict
+from linestop.schemas.messages import run_of_key
 from linestop.schemas.subjects import RunId
 
 MOVES_MAX: Final = 3
@@ -31,11 +32,6 @@ class KeyOwner(msgspec.Struct, frozen=True):
     run: RunId
     sha256: str
     revision: int
-
-
-def run_of_key(tenant: str, key: str) -> RunId:
-    """Return the first run of a key, which any client can compute."""
-    return RunId("k-" + hashlib.sha256(f"{tenant}\0{key}".encode()).hexdigest()[:40])
 
 
 def run_id_rejection_reason(tenant: str, run: str, key: str) -> str:

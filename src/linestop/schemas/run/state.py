@@ -124,7 +124,7 @@ class RunState:
         self.stop_resolution: Resolved | None = None
         self.reported_events: dict[int, Answered] = {}
         self.context = Size()
-        self.wait_s = 0.0
+        self.wait_s: float = 0.0
         self.waiting_since: datetime | None = None
         self.active = ActiveTime()
         self.late_results: list[int] = []
