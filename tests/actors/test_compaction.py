@@ -15,7 +15,7 @@ from linestop.schemas.events import (
     ModelStarted,
 )
 from linestop.schemas.model_messages import Price, Usage
-from linestop.schemas.run.prompt_size import is_compaction_due
+from linestop.schemas.run.compaction import is_compaction_due
 from linestop.schemas.tool_contracts import ToolResult
 
 BIG = msgspec.structs.replace(OK, value="they were in the house " * 652)

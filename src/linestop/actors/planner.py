@@ -46,11 +46,11 @@ from linestop.schemas.performer_interfaces import ModelRequester, ModelWork
 from linestop.schemas.redaction import Redactor
 from linestop.schemas.run.active_time import DECIDING_MAX_S
 from linestop.schemas.run.call_states import Attempt, dead_workers_relied_on
+from linestop.schemas.run.compaction import last_covered_n
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.next_action import Exhausted, NextStart, next_start
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.prompt_size import last_covered_n
 from linestop.schemas.run.tool_mode import observed_mode
 from linestop.schemas.subjects import RoleName
 

@@ -18,8 +18,8 @@ from linestop.schemas.model_messages import Message, ModelRequest, ToolCall, Too
 from linestop.schemas.run import call_outcome
 from linestop.schemas.run.call_outcome import STRUCTURED
 from linestop.schemas.run.call_states import ITEM, ITEM_BYTES, CallState, ProposalState, Stage
+from linestop.schemas.run.compaction import last_covered_n
 from linestop.schemas.run.fold import Run
-from linestop.schemas.run.prompt_size import last_covered_n
 from linestop.schemas.text_size import Size, total
 from linestop.schemas.tool_contracts import canonical
 

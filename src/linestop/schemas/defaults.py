@@ -250,3 +250,15 @@ ARGUMENTS_BYTES_MAX = 8 * 1024 * 1024
 
 ARGUMENT_VALUES_MAX = 10_000
 """The most values (including keys of objects) in the arguments of one call."""
+
+COMPACT_AT_WINDOW: Final = 0.6
+"""The share of the model's window at which the conversation is summarised."""
+
+COMPACT_AT_TOKENS: Final = 0.8
+"""The share of the run's tokens at which the conversation is summarised, so that the rest lasts longer."""
+
+COMPACT_TOKENS_LEFT_FACTOR: Final = 2
+"""A summary to save tokens must leave enough of them: it reads the whole conversation once."""
+
+COMPACT_FACTOR_MIN: Final = 2
+"""A compaction must be able to halve the context, or it is not worth its request."""

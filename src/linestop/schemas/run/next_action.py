@@ -18,6 +18,7 @@ from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX
 from linestop.schemas.run import closing_turn
 from linestop.schemas.run.call_states import CallState, Stage, count_tries, not_begun_in_a_row
 from linestop.schemas.run.closing_turn import cost_left_micros, limit_sentence
+from linestop.schemas.run.compaction import is_compaction_due, summarised_size
 from linestop.schemas.run.model_order import (
     NextModel,
     first_model,
@@ -29,15 +30,7 @@ from linestop.schemas.run.model_order import (
     wait_sentence,
 )
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.run.prompt_size import (
-    dropped_size,
-    fit,
-    is_compaction_due,
-    output_room,
-    summarised_size,
-    tokens_estimate,
-    tokens_left,
-)
+from linestop.schemas.run.prompt_size import dropped_size, fit, output_room, tokens_estimate, tokens_left
 from linestop.schemas.run.retry_delays import model_retry_at, not_begun_delay_s, queue_retry_s
 from linestop.schemas.run.state import RunState
 

@@ -17,7 +17,6 @@ import msgspec
 
 from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.events import ModelChoice, Opened, Proposed
-from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX
 from linestop.schemas.run.call_states import DROPPED, DROPPED_BYTES, ITEM, CallState, ProposalState, text_size
 from linestop.schemas.run.prompt_state import KnownPrompt
 from linestop.schemas.text_size import Size, total
@@ -40,13 +39,6 @@ DENSER_MARGIN: Final = 1.25
 LEARNED_TOKENS_MIN: Final = 256
 """The smallest count from which anything is learned about a tokenizer."""
 
-COMPACT_AT_WINDOW: Final = 0.6
-COMPACT_AT_TOKENS: Final = 0.8
-COMPACT_TOKENS_LEFT_FACTOR: Final = 2
-"""A summary to save tokens must leave enough of them: it reads the whole conversation once."""
-
-COMPACT_FACTOR_MIN: Final = 2
-"""A compaction must be able to halve the context, or it is not worth its request."""
 
 OUTPUT_SHARE: Final = 8
 """A prompt leaves one part in this many of the window for the answer, or the answer's limit if that is less."""
@@ -125,44 +117,6 @@ def fit(run: RunState, model: ModelChoice, *, size: Size, tokens_max: int) -> Fi
     return None
 
 
-def is_compaction_due(run: RunState, model: ModelChoice) -> bool:
-    """Whether the next request must summarise the conversation instead of continuing it."""
-    if len(run.compactions) >= run.limits.compactions_max or run.opened is None:
-        return False
-    if model.model.startswith(FUNCTION_MODEL_PREFIX):
-        # A planner function plans from the whole conversation; it can neither write nor read a summary.
-        return False
-    last = run.compactions[-1].covers_to if run.compactions else 0
-    if sum(1 for proposal in run.proposals if proposal.n > last) < COMPACT_FACTOR_MIN:
-        return False
-    if (
-        run.turn_attempts
-        and run.turn_attempts[-1].purpose == "compact"
-        and run.turn_attempts[-1].outcome == "compacted"
-    ):
-        return False
-    base = run.opened.base_bytes + run.opened.task.text_bytes
-    if run.context_bytes < COMPACT_FACTOR_MIN * base:
-        return False
-    next_prompt_tokens, left = tokens_estimate(run, model, run.context), run.limits.tokens_max - run.tokens
-    full = next_prompt_tokens > COMPACT_AT_WINDOW * model.window_tokens
-    scarce = left - next_prompt_tokens < (1 - COMPACT_AT_TOKENS) * run.limits.tokens_max
-    return full or (scarce and left >= COMPACT_TOKENS_LEFT_FACTOR * next_prompt_tokens)
-
-
-def last_covered_n(run: RunState) -> int:
-    """Return the last event that a summary made now replaces: all but the last turn, which stays word for word.
-
-    If that turn alone is half of the conversation, it is summarised too: otherwise the next summary would be due at
-    once.
-    """
-    assert run.opened is not None
-    *before, last = run.proposals
-    conversation_bytes = run.context_bytes - run.opened.base_bytes - run.opened.task.text_bytes
-    size = proposal_size(last, run.prompt.dropped_to).bytes
-    return before[-1].n if before and COMPACT_FACTOR_MIN * size < conversation_bytes else last.n
-
-
 def base_size(opened: Opened) -> Size:
     """Return the size of the beginning of every prompt: instructions, tools and the task."""
     task, material = opened.task, opened.task.material
@@ -170,13 +124,6 @@ def base_size(opened: Opened) -> Size:
     task_tokens = text_size(task.text).tokens + text_size(material).tokens + framing
     base = min(opened.base_tokens or int(opened.base_bytes * BASE_DENSITY), opened.base_bytes)
     return Size(opened.base_bytes + task.text_bytes, base + min(task_tokens, task.text_bytes))
-
-
-def summarised_size(run: RunState) -> Size:
-    """Return the size of the prompt of a summary made now: only the part that the summary replaces."""
-    covers_to = last_covered_n(run)
-    later = (p for p in run.proposals if p.n > covers_to)
-    return run.context - total(proposal_size(p, run.prompt.dropped_to) - ITEM for p in later)
 
 
 def answer_size(event: Proposed) -> Size:
