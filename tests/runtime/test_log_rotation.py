@@ -351,5 +351,5 @@ async def test_the_command_asks_a_recorder_at_work_for_its_oldest_open_run(tmp_p
     file.close()
     want = Reach(watermark=7, oldest_open_seq=7)
     assert await reach_of(path) == want
-    async with AtWork(path) as archive, QuerySocket(path, archive.answer).open():
+    async with AtWork(path) as archive, QuerySocket(path, archive.handle_query).open():
         assert await reach_of(path) == want

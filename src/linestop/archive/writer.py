@@ -63,7 +63,7 @@ class Archive:
             try:
                 await self._open()
                 waiting, last_error = False, ""
-                async with QuerySocket(self.path, self.answer).open():
+                async with QuerySocket(self.path, self.handle_query).open():
                     await self._follow(log, queue)
             except* ArchiveInUse:
                 if not waiting:
@@ -110,8 +110,12 @@ class Archive:
         """
         await self._in_thread(self._open_file.snapshot, path)
 
-    async def answer(self, request: QueryRequest) -> QueryReply:
-        """Do what a request of another process asks for; return the status afterwards, or how far the archive is."""
+    async def handle_query(self, request: QueryRequest) -> QueryReply:
+        """Handle a request of another process. The reply has the status afterwards, or the reach if that was requested.
+
+        Raises:
+            InputError: the path of a snapshot or an export must not be replaced.
+        """
         if request.want == "reach":
             return QueryReply(reach=await self.reach())
         if request.want == "snapshot":

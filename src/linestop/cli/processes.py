@@ -205,13 +205,16 @@ async def _serve_dev(
 async def repeat_until_done(work: Callable[[], Awaitable[None]]) -> None:
     """Run ``work`` until it returns; while the broker cannot be reached, start it again every second.
 
-    An error in such work never ends the actors: a crashed broker is restarted.
+    An error in such work never ends the actors: a crashed broker is restarted. Each new error is logged once.
     """
+    last_error = ""
     while True:
         try:
             return await work()
         except LinestopError as error:
-            LOG.info("begun_again", error=str(error))
+            if str(error) != last_error:
+                last_error = str(error)
+                LOG.warning("started_again", error=last_error)
             await anyio.sleep(REPEAT_AFTER_S)
 
 

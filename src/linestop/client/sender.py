@@ -27,7 +27,7 @@ from linestop.client.waiting import ReplyInbox, reply_within
 from linestop.errors import InputError, Refused, TimedOut, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.defaults import CONTROL_BYTES_MAX, MESSAGE_BYTES_MAX
-from linestop.schemas.messages import REPLY_HEADER, SIGNED_VERBS, Control, Reply, Task, Verb
+from linestop.schemas.messages import REPLY_HEADER, SIGNED_VERBS, Control, Reply, Task, Verb, run_of_key
 from linestop.schemas.subjects import AgentName, RunId, TenantId, run_id
 from linestop.schemas.trace_context import TraceContext
 from linestop.schemas.value_size import OversizedError, json_size
@@ -149,9 +149,6 @@ def _encoded(message: Task | Control, kind: str) -> bytes:
 def _run_id_for(tenant: TenantId, task: Task) -> RunId:
     """The id of the task's run: derived from the task's key, else a new one."""
     if task.key:
-        # Imported here because it imports half of the actors, and few tasks have keys.
-        from linestop.schemas.messages import run_of_key  # noqa: PLC0415
-
         return run_of_key(tenant, task.key)
     return RunId(uuid7(datetime.now(UTC), random.SystemRandom().getrandbits(74)))
 

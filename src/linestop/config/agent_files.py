@@ -16,7 +16,7 @@ import msgspec
 from linestop.config.project_file import Project
 from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError, Refused
-from linestop.models.providers import PROVIDERS, check_api_key_env, check_base_url
+from linestop.models.providers import PLAYBOOK, PROVIDERS, check_api_key_env, check_base_url
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import schema_error
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX, Limits, excessive_limit
@@ -31,7 +31,6 @@ EXAMPLE_PRICE: Final = Price(
 """The price of a scripted model ($3 and $15 per million tokens), so that a demo shows budgets."""
 
 FREE: Final = Price(input=0, output=0, table="a planner function costs nothing")
-PLAYBOOK_PREFIX: Final = "playbook/"
 FUNCTION_PREFIX: Final = "python:"
 
 Micros = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
@@ -277,7 +276,7 @@ def _price(where: str, model: str, table: PriceTable | None) -> Price:
     """The price in the file, else the one in the table that comes with linestop."""
     if table is not None:
         return table.price()
-    if model.startswith(PLAYBOOK_PREFIX):
+    if model.partition("/")[0] == PLAYBOOK:
         return EXAMPLE_PRICE
     # Imported here because the table takes a quarter of a second to load, and a scripted model does not need it.
     from linestop.models.prices import price_of  # noqa: PLC0415

@@ -63,7 +63,8 @@ def is_own_host(provider: str, base_url: str | None) -> bool:
     """Whether an address is the provider's own, regional ones included; None and "" mean the provider's own."""
     if not base_url:
         return True
-    parts, provider_host = urlsplit(base_url), PROVIDERS[provider].host if provider in PROVIDERS else ""
+    provider_host = PROVIDERS[provider].host if provider in PROVIDERS else ""
+    parts = urlsplit(base_url)
     host = parts.hostname or ""
     is_provider_host = host == provider_host or host.endswith(f".{provider_host}")
     return bool(provider_host) and parts.scheme == "https" and is_provider_host
@@ -75,7 +76,7 @@ def check_api_key_env(model: str, api_key_env: str) -> None:
     Raises:
         ConfigError: in one sentence.
     """
-    if model.startswith("playbook/"):
+    if model.partition("/")[0] == PLAYBOOK:
         raise ConfigError(f"{model} needs no key; remove api_key_env.")
     if not _VARIABLE.fullmatch(api_key_env):
         raise ConfigError(
