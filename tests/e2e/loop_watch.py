@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -26,7 +27,11 @@ class LongestStep:
 
 @contextmanager
 def watching_steps() -> Generator[LongestStep]:
-    """Measure every callback and every step of a task that asyncio runs inside the block."""
+    """Measure every callback and every step of a task that asyncio runs inside the block.
+
+    What other tests left in memory is frozen first: a collection would walk it in some step, and be charged to that
+    step.
+    """
     longest = LongestStep()
     original = asyncio.Handle._run
 
@@ -37,6 +42,11 @@ def watching_steps() -> Generator[LongestStep]:
         finally:
             longest.add(time.thread_time() - began, self)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asyncio.Handle, "_run", run)
-        yield longest
+    gc.collect()
+    gc.freeze()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio.Handle, "_run", run)
+            yield longest
+    finally:
+        gc.unfreeze()
