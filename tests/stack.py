@@ -38,7 +38,7 @@ from linestop.bus.stores.signed_checkpoints import load_checkpoint_signer
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes
-from linestop.cli.wiring import publish_deltas
+from linestop.cli.serving.assemble_process import publish_deltas
 from linestop.models.caller import Requester
 from linestop.models.playbook import PlaybookServer, parse_playbook
 from linestop.runtime.actor_process import ActorProcess

@@ -20,7 +20,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import MIB, StreamSizes, streams
-from linestop.cli.doctor_streams import check_space
+from linestop.cli.doctor.stream_checks import check_space
 from linestop.client import Client
 from linestop.client.result_types import Submitted
 from linestop.errors import LinestopError, Refused

@@ -19,7 +19,7 @@ from linestop.bus.server.process import free_port, server_program
 from linestop.bus.streams import stream_sizes
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes
 from linestop.bus.streams.stream_sizes import sizes_for, store_sizes
-from linestop.cli import bus as cli_bus
+from linestop.cli.bus_setup import set_up as cli_bus
 from linestop.cli.main import run
 from linestop.client import Client
 

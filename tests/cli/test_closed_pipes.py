@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.stack import Stack, background_stack, command
 
-from linestop.cli.closed_pipes import is_closed_pipe
+from linestop.cli.output.closed_pipes import is_closed_pipe
 
 ENDS_WITHIN_S = 60
 """Far more than any needs; a command that does not notice the closed pipe would never end."""

@@ -16,8 +16,8 @@ from linestop.bus.access.permission_table import CREDENTIALS
 from linestop.bus.connection import Connection, connect
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams.create_streams import set_up
-from linestop.cli.doctor import LOCK_UNTOUCHED_MAX_S, check_worker
-from linestop.cli.doctor_streams import check_replicas
+from linestop.cli.doctor.checks import LOCK_UNTOUCHED_MAX_S, check_worker
+from linestop.cli.doctor.stream_checks import check_replicas
 from linestop.cli.main import run
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
 from linestop.runtime.workers.worker_names import lock_name

@@ -28,8 +28,8 @@ from linestop.bus.server.embedded import EmbeddedServer, ServerEvent
 from linestop.bus.server.store_health import StoreWatch, StuckStream, read_stuck_stream
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import set_up
-from linestop.cli import stop
 from linestop.cli.main import run
+from linestop.cli.runs import stop_runs
 from linestop.errors import Unreachable
 from linestop.schemas.defaults import DISK_FULL_BYTES
 
@@ -120,7 +120,7 @@ async def test_a_full_disk_is_reported_and_recovers(
     monkeypatch.chdir(small_disk)
     # The time for which a request is repeated is not tested here.
     monkeypatch.setattr(retry.RetryPolicy.__init__, "__kwdefaults__", {"within_s": 0.5})
-    monkeypatch.setattr(stop, "NOTE_AFTER_S", 0.0)
+    monkeypatch.setattr(stop_runs, "NOTE_AFTER_S", 0.0)
     state, server_events = small_disk / ".linestop", ServerEvents()
     async with EmbeddedServer(state, on_event=server_events) as server, planner_on(server) as wire:
         # There is no worker, which is not tested here.
@@ -134,7 +134,7 @@ async def test_a_full_disk_is_reported_and_recovers(
             assert f"The disk with the state folder {state} is full (0.0 MiB free)" in printed, command
             assert str(state / "nats.log") in printed, command
             # A person who stops a run is told the cause before the last try is over.
-            assert (f"{stop.NOT_STORED_YET} linestop:" in printed) == (command[0] == "stop"), printed
+            assert (f"{stop_runs.NOT_STORED_YET} linestop:" in printed) == (command[0] == "stop"), printed
         assert "is full" in (await server_events.of("stuck")).sentence
 
         (small_disk / "other-data").unlink()
@@ -162,12 +162,12 @@ async def test_a_broken_log_is_detected_without_writing_to_it(
         with pytest.raises(NotStored, match="RUNS does not store: usually the disk"):
             await probe_log(wire, server.credential("planner"))
         assert capsys.readouterr().err == ""
-        monkeypatch.setattr(stop, "NOTE_AFTER_S", 0.0)
+        monkeypatch.setattr(stop_runs, "NOTE_AFTER_S", 0.0)
         monkeypatch.setattr(retry.RetryPolicy.__init__, "__kwdefaults__", {"within_s": 0.5})
         assert await run_sync(run, ["stop", "run-1", "--beforehand"]) == 8
         printed = " ".join(capsys.readouterr().err.split())
         assert printed.startswith("The broker answers, but does not confirm that the stop is stored")
-        assert stop.NOT_STORED_YET in printed
+        assert stop_runs.NOT_STORED_YET in printed
         info = msgspec.json.decode((await wire.request(jetstream_api.stream_info(stream_names.RUNS))).data)
         assert info["state"]["messages"] == 1
 

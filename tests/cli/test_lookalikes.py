@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from tests.cli.test_output import asked
 
-from linestop.cli.lookalikes import WORDS_SHOWN, lookalikes
-from linestop.cli.output import question_text
-from linestop.cli.terminal_escape import escape_controls
+from linestop.cli.output.lookalikes import WORDS_SHOWN, lookalikes
+from linestop.cli.output.printing import question_text
+from linestop.cli.output.terminal_escape import escape_controls
 
 
 @pytest.mark.parametrize(

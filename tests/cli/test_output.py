@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from tests.builders import agent, at_work, call, contract
 
-from linestop.cli import output
-from linestop.cli.output import question_text
-from linestop.cli.terminal_escape import wrap_lines
+from linestop.cli.output import printing
+from linestop.cli.output.printing import question_text
+from linestop.cli.output.terminal_escape import wrap_lines
 from linestop.client.result_types import OpenQuestion, open_questions
 
 
@@ -72,9 +72,9 @@ def test_output_to_a_pipe_stays_on_one_line(
 ) -> None:
     """Programs read lines; only a terminal has a width."""
     monkeypatch.setenv("COLUMNS", "40")
-    output.print_text(SENTENCE)
+    printing.print_text(SENTENCE)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    output.print_text(SENTENCE)
+    printing.print_text(SENTENCE)
     whole, *broken = capsys.readouterr().out.splitlines()
     assert whole == SENTENCE
     assert len(broken) == 3
@@ -82,8 +82,8 @@ def test_output_to_a_pipe_stays_on_one_line(
 
 def test_a_line_break_in_a_reason_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     """The author of a stop cannot forge a line of the run's log."""
-    output.print_text("stopped  by eve: enough\n  7 approver.granted pay by ann")
-    output.note("x\ny")
+    printing.print_text("stopped  by eve: enough\n  7 approver.granted pay by ann")
+    printing.note("x\ny")
     assert capsys.readouterr() == ("stopped  by eve: enough\\n  7 approver.granted pay by ann\n", "x\\ny\n")
 
 

@@ -27,7 +27,7 @@ from linestop.bus.access.credentials import credential_path, ensure_credentials,
 from linestop.bus.connection import connect
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams.stream_sizes import stored_sizes
-from linestop.cli import processes
+from linestop.cli.serving import processes
 from linestop.client import Client
 from linestop.errors import Unreachable
 from linestop.runtime.workers.worker_names import lock_name
@@ -389,7 +389,7 @@ def _broker_of(parent: int) -> int:
 
 LOGS = """
 import logging, structlog
-from linestop.cli.processes import configure_logs
+from linestop.cli.serving.processes import configure_logs
 configure_logs()
 logging.getLogger("linestop.tools").debug("output of tool %s: %s", "look", "'hello'")
 structlog.get_logger().warning("in_use", path="a.db", sentence="Another recorder writes it.")

@@ -18,8 +18,9 @@ import pytest
 from tests.stack import CommandResult, Stack, background_stack, command, shown_option
 
 from linestop.bus.access.credentials import Credential, write_credential
-from linestop.cli import main, output
-from linestop.cli.terminal_escape import escape_controls
+from linestop.cli import main
+from linestop.cli.output import printing
+from linestop.cli.output.terminal_escape import escape_controls
 from linestop.client import Client
 from linestop.schemas.defaults import Limits
 from linestop.schemas.messages import run_of_key
@@ -512,9 +513,9 @@ def test_an_id_is_never_broken_however_narrow_the_screen(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ids are there to be copied; where a table has no room for them each row is a block of its own."""
-    monkeypatch.setattr(output, "WIDTH_PIPED", width)
+    monkeypatch.setattr(printing, "WIDTH_PIPED", width)
     run, call = "k-" + "0123456789" * 4, "call_" + "ab" * 12
-    output.print_table(("run", "call", "cost", "task"), [(run, call, "$0.10", "two words " * 9)], wrap=("task",))
+    printing.print_table(("run", "call", "cost", "task"), [(run, call, "$0.10", "two words " * 9)], wrap=("task",))
     shown = capsys.readouterr().out
     assert run in shown
     assert call in shown
@@ -528,7 +529,7 @@ def test_an_id_is_never_broken_however_narrow_the_screen(
 def test_json_escapes_keep_their_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     """Characters that are escaped for the terminal are read back unchanged."""
     value = {"text": "\x1b\x9b\u202e\u2028ü"}
-    output.print_json(value)
+    printing.print_json(value)
     printed = capsys.readouterr().out
     assert json.loads(printed) == value
     assert printed == '{"text":"\\u001b\\u009b\\u202e\\u2028ü"}\n'

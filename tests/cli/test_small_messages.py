@@ -19,7 +19,7 @@ from linestop.bus.server.outside_broker import bus_init
 from linestop.bus.server.process import NatsProcess, free_port
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES
 from linestop.cli.main import run
-from linestop.cli.wiring import prepare
+from linestop.cli.serving.assemble_process import prepare
 from linestop.client import Client
 from linestop.config.agent_files import AGENT_BYTES_MAX
 from linestop.errors import ConfigError

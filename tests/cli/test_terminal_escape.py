@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from linestop.cli import output
 from linestop.cli.main import run
-from linestop.cli.terminal_escape import accept_any_text, writes_unicode
+from linestop.cli.output import printing
+from linestop.cli.output.terminal_escape import accept_any_text, writes_unicode
 
 
 def terminal(encoding: str) -> tuple[io.TextIOWrapper, io.BytesIO]:
@@ -36,7 +36,7 @@ def test_json_stays_json_on_a_terminal_without_unicode(monkeypatch: pytest.Monke
     stream, raw = terminal("iso-8859-1")
     monkeypatch.setattr(sys, "stdout", stream)
     value = {"text": "é 漢 \N{PILE OF POO} \u202e"}
-    output.print_json(value)
+    printing.print_json(value)
     assert json.loads(raw.getvalue().decode("ascii")) == value
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.builders import CONTRACTS, at_work, call
 
 from linestop.actors.task_opening import tool_grant
-from linestop.cli import timeline
+from linestop.cli.output import timeline
 from linestop.schemas.events import (
     EVENTS,
     Accepted,

@@ -15,8 +15,8 @@ from tests.schemas.test_verify import RULES
 from tests.schemas.test_verify_forgeries import FORGERIES, VERSIONS
 from tests.stack import stack
 
-from linestop.cli import verify as cli_verify
 from linestop.cli.main import run
+from linestop.cli.runs import log_check as cli_verify
 from linestop.client import Client
 from linestop.schemas.verify import read_chain, sign_checkpoint
 from linestop.schemas.verify.export_bundle import read_bundle, write_bundle

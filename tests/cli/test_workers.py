@@ -10,8 +10,8 @@ import pytest
 from tests.stack import background_stack, command
 
 from linestop.bus.stores.worker_heartbeats import Heartbeat, ProcessLoad, WorkerStatus
-from linestop.cli.doctor_streams import CheckWarning
-from linestop.cli.doctor_workers import workers_sentence
+from linestop.cli.doctor.stream_checks import CheckWarning
+from linestop.cli.doctor.worker_checks import workers_sentence
 from linestop.cli.workers import row
 from linestop.errors import LinestopError
 from linestop.runtime.workers.worker_names import lock_name

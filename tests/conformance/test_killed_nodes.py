@@ -17,7 +17,7 @@ from linestop.bus.jetstream.reads import Reader
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.stream_definitions import MIB, StreamSizes
-from linestop.cli.doctor_streams import check_replicas
+from linestop.cli.doctor.stream_checks import check_replicas
 from linestop.errors import LinestopError, Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.subjects import RunId, TenantId

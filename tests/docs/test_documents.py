@@ -15,9 +15,9 @@ import pytest
 from tests.documents import HOME, PAGES, ROOT, anchors, commands, links, name_of, table, targets
 
 from linestop import errors
-from linestop.cli import output
 from linestop.cli.main import EXIT_INTERRUPTED, cli
-from linestop.cli.verify import EXIT_LOG_BROKEN
+from linestop.cli.output import printing
+from linestop.cli.runs.log_check import EXIT_LOG_BROKEN
 from linestop.config.agent_files import AgentFile, PolicyTable
 from linestop.config.project_file import ENVIRONMENT, Config
 from linestop.errors import LinestopError
@@ -130,7 +130,7 @@ def test_the_error_table_is_the_tree() -> None:
 
 def test_the_exit_codes_are_all_there() -> None:
     """Every code that a command can end with stands in the table."""
-    used = {value for name, value in vars(output).items() if name.startswith("EXIT_") and isinstance(value, int)}
+    used = {value for name, value in vars(printing).items() if name.startswith("EXIT_") and isinstance(value, int)}
     used |= {kind.exit_code for kind in all_errors().values()} | {EXIT_LOG_BROKEN, EXIT_INTERRUPTED}
     assert {int(code) for code in table(ERRORS, "Exit codes")} == used
 

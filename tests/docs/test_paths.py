@@ -24,7 +24,7 @@ A_READERS_OWN = frozenset(
 )
 """Files and folders of the project that a page tells its reader to write."""
 
-INNER_FOLDERS = frozenset({"commands", "demo", "memory"})
+INNER_FOLDERS = frozenset({"memory"})
 """Folders below those that the picture draws, whose name says enough."""
 
 OTHERS_CLASSES = frozenset({"CancelledError"})

@@ -14,7 +14,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import compare
 from linestop.bus.streams.stream_definitions import SECOND_NS, Config, ConsumerSpec, consumers
-from linestop.cli.wiring import prepare
+from linestop.cli.serving.assemble_process import prepare
 from linestop.client import Client
 from linestop.schemas import subjects
 from linestop.schemas.subjects import Verb

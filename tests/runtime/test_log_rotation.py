@@ -27,7 +27,7 @@ from linestop.bus.jetstream.reads import Reader
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.stream_definitions import MIB, RUNS_RETENTION_NS, SECOND_NS, StreamSizes, consumers
-from linestop.cli.rotate import reach_of
+from linestop.cli.bus_setup.removable_runs import reach_of
 from linestop.client import Client
 from linestop.errors import Refused, Unreachable
 from linestop.runtime.housekeeping import log_rotation
@@ -322,7 +322,7 @@ async def test_the_command_prints_what_may_be_removed_and_changes_nothing(
     ):
         mine = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate"))
         assert (mine.code, "set [keep] runs_days" in " ".join(mine.err.split())) == (2, True)
-        monkeypatch.setattr("linestop.cli.rotate.is_broker_directory", elsewhere)
+        monkeypatch.setattr("linestop.cli.bus_setup.removable_runs.is_broker_directory", elsewhere)
         await _done(client, "say hello")
         await archive.wait_until_stored(1)
         young = await anyio.to_thread.run_sync(lambda: command(tmp_path, "bus", "rotate", "--keep-days", "1", "--json"))

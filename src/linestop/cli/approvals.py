@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import click
 
-from linestop.cli import output
+from linestop.cli.output import printing
 from linestop.client import Client
 from linestop.client.client import DecisionOptions, Resolution
 from linestop.client.result_types import OpenQuestion, pick_question
@@ -22,13 +22,13 @@ def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - a
     async def work(client: Client) -> None:
         questions = await client.approvals(tenant="" if all_tenants else options["tenant"])
         if options["as_json"]:
-            output.print_json(questions)
+            printing.print_json(questions)
         elif questions:
-            output.print_text("\n\n".join(output.question_text(question) for question in questions), block=True)
+            printing.print_text("\n\n".join(printing.question_text(question) for question in questions), block=True)
         else:
-            output.note("Nothing waits for a person.")
+            printing.note("Nothing waits for a person.")
 
-    output.with_client(options["directory"], work)
+    printing.with_client(options["directory"], work)
 
 
 def approve(run: str, call: str, *, edit: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -53,13 +53,13 @@ def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **o
     if len(arguments) > 2:
         raise InputError("Give one answer: put it in quotes if it has spaces.")
     call, text = arguments[0] if len(arguments) == 2 else "", arguments[-1]
-    value: object = output.json_argument(text, "The answer") if json_answer else text
+    value: object = printing.json_argument(text, "The answer") if json_answer else text
     _decide(options, lambda client, control: client.answer(run, value, call=call, **control))
 
 
 def event(run: str, name: str, *, data: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Report the event NAME to RUN, which waits for it or will wait for it."""
-    value: object = None if data is None else output.json_argument(data, "--data")
+    value: object = None if data is None else printing.json_argument(data, "--data")
     _decide({"shown": "", **options}, lambda client, control: client.event(run, name, value, **control))
 
 
@@ -69,14 +69,14 @@ def resolve(run: str, call: str, *, action: str | None, result: str | None, **op
         raise InputError("Give the outcome of the call: --retry, --done or --stop.")
     if result is not None and action != "done":
         raise InputError("--result goes with --done.")
-    value: object = None if result is None else output.json_argument(result, "The result")
+    value: object = None if result is None else printing.json_argument(result, "The result")
     resolution = cast("Resolution", action)
     options = _with_shown_digest(options, run, call, verb="resolve", confirmation=f"Resolve the call as {action}?")
     _decide(options, lambda client, control: client.resolve(run, resolution, call=call, result=value, **control))
 
 
 def _new_args(text: str) -> dict[str, Any]:
-    args = output.json_argument(text, "--edit")
+    args = printing.json_argument(text, "--edit")
     if not isinstance(args, dict):
         raise InputError("--edit: give the new arguments as a JSON object.")
     return cast("dict[str, Any]", args)
@@ -96,14 +96,14 @@ def _with_shown_digest(options: dict[str, Any], run: str, call: str, *, verb: st
         state = await client.run(run, tenant=options["tenant"])
         return pick_question(state, await client.questions_of(state), call)
 
-    question = output.with_client(options["directory"], read_question)
+    question = printing.with_client(options["directory"], read_question)
     _require_verb(question, verb)
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise InputError(
             "Name the question that was shown to you: add `--shown DIGEST`, as `linestop approvals` prints it."
         )
-    output.note(output.question_text(question), block=True)
-    output.discard_typed_ahead()
+    printing.note(printing.question_text(question), block=True)
+    printing.discard_typed_ahead()
     if not click.confirm(confirmation, err=True):
         raise InputError("Nothing was decided; the question stays open.")
     return options | {"shown": question.shown}
@@ -120,7 +120,7 @@ WAITS_FOR_SENTENCES: Final = {
 
 def _require_verb(question: OpenQuestion, verb: str) -> None:
     """Refuse a decision that cannot be made about the question, before a person is asked to confirm it."""
-    commands = output.commands_for(question)
+    commands = printing.commands_for(question)
     if any(command.startswith(f"linestop {verb} ") for command in commands):
         return
     what = f"Call '{question.call}' of run '{question.run}'" if question.call else f"Run '{question.run}'"
@@ -134,4 +134,4 @@ def _decide(options: dict[str, Any], decide: Callable[[Client, DecisionOptions],
     async def work(client: Client) -> Reply:
         return await decide(client, control)
 
-    output.print_reply(output.with_client(options["directory"], work), as_json=options["as_json"])
+    printing.print_reply(printing.with_client(options["directory"], work), as_json=options["as_json"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from linestop.cli import output
+from linestop.cli.output import printing
 from linestop.client import Client
 
 
@@ -14,16 +14,16 @@ def ls(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     async def work(client: Client) -> None:
         dead_letters = await client.dead_letters()
         if options["as_json"]:
-            output.print_json(dead_letters)
+            printing.print_json(dead_letters)
         elif dead_letters:
             rows = [
-                (str(each.seq), each.role, each.tenant, each.run, output.short(each.reason)) for each in dead_letters
+                (str(each.seq), each.role, each.tenant, each.run, printing.short(each.reason)) for each in dead_letters
             ]
-            output.print_table(("dead letter", "role", "tenant", "run", "reason"), rows, wrap=("reason",))
+            printing.print_table(("dead letter", "role", "tenant", "run", "reason"), rows, wrap=("reason",))
         else:
-            output.note("There are no dead letters.")
+            printing.note("There are no dead letters.")
 
-    output.with_client(options["directory"], work)
+    printing.with_client(options["directory"], work)
 
 
 def show(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -32,19 +32,19 @@ def show(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as cli
     async def work(client: Client) -> None:
         dead_letter = await client.dead_letter(dead_letter_seq)
         if options["as_json"]:
-            output.print_json(dead_letter)
+            printing.print_json(dead_letter)
             return
-        output.print_text(f"number   {dead_letter.seq}, stored at {dead_letter.at}")
-        output.print_text(f"role     {dead_letter.role}")
-        output.print_text(f"run      {dead_letter.run} (tenant {dead_letter.tenant})")
-        output.print_text(f"reason   {dead_letter.reason}")
+        printing.print_text(f"number   {dead_letter.seq}, stored at {dead_letter.at}")
+        printing.print_text(f"role     {dead_letter.role}")
+        printing.print_text(f"run      {dead_letter.run} (tenant {dead_letter.tenant})")
+        printing.print_text(f"reason   {dead_letter.reason}")
         if dead_letter.subject:
-            output.print_text(f"subject  {dead_letter.subject}")
-            output.print_text(f"payload  {dead_letter.payload}")
+            printing.print_text(f"subject  {dead_letter.subject}")
+            printing.print_text(f"payload  {dead_letter.payload}")
         for name, value in dead_letter.more.items():
-            output.print_text(f"{name:<8} {value}")
+            printing.print_text(f"{name:<8} {value}")
 
-    output.with_client(options["directory"], work)
+    printing.with_client(options["directory"], work)
 
 
 def requeue(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -53,7 +53,7 @@ def requeue(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as 
     async def work(client: Client) -> None:
         dead_letter = await client.requeue(dead_letter_seq)
         if options["as_json"]:
-            output.print_json(
+            printing.print_json(
                 {"letter": dead_letter.seq, "requeued": True, "run": dead_letter.run, "subject": dead_letter.subject}
             )
             return
@@ -62,6 +62,6 @@ def requeue(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as 
             if dead_letter.subject
             else f"the {dead_letter.role} processes run {dead_letter.run} again"
         )
-        output.print_text(f"Dead letter {dead_letter.seq}: {consequence}.")
+        printing.print_text(f"Dead letter {dead_letter.seq}: {consequence}.")
 
-    output.with_client(options["directory"], work)
+    printing.with_client(options["directory"], work)

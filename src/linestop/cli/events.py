@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from linestop.cli import output, timeline
-from linestop.cli.show import entry_document
+from linestop.cli.output import printing, timeline
+from linestop.cli.runs.run_report import entry_document
 from linestop.client import Client
 from linestop.errors import NotFound
 
@@ -18,14 +18,14 @@ def events(run: str, *, after_n: int, follow: bool, **options: Any) -> None:  # 
         if follow:
             await _note_if_absent(client, run, options["tenant"])
         source = client.watch(run, after_n=after_n, follow=follow, tenant=options["tenant"])
-        async with output.note_lost_connection(client), contextlib.aclosing(source) as states:
+        async with printing.note_lost_connection(client), contextlib.aclosing(source) as states:
             async for state, entry in states:
                 if options["as_json"]:
-                    output.print_json(entry_document(entry))
+                    printing.print_json(entry_document(entry))
                 else:
-                    output.print_text(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
+                    printing.print_text(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
 
-    output.with_client(options["directory"], work, as_="client")
+    printing.with_client(options["directory"], work, as_="client")
 
 
 def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -35,21 +35,21 @@ def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives th
         status = ""
         await _note_if_absent(client, run, options["tenant"])
         async with (
-            output.note_lost_connection(client),
+            printing.note_lost_connection(client),
             contextlib.aclosing(client.watch(run, tenant=options["tenant"])) as states,
         ):
             async for state, entry in states:
                 if options["as_json"]:
-                    output.print_json(entry_document(entry))
+                    printing.print_json(entry_document(entry))
                 else:
-                    output.print_text(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
+                    printing.print_text(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
                 if entry.name == "asked" and not entry.ignored:
                     for question in await client.questions(run, tenant=options["tenant"]):
-                        output.note(output.question_text(question), block=True)
+                        printing.note(printing.question_text(question), block=True)
                 status = state.sealed.status if state.sealed else ""
-        return output.EXIT_CODE_BY_STATUS.get(status, output.EXIT_FAILED)
+        return printing.EXIT_CODE_BY_STATUS.get(status, printing.EXIT_FAILED)
 
-    output.exit_with(output.with_client(options["directory"], work, as_="client"))
+    printing.exit_with(printing.with_client(options["directory"], work, as_="client"))
 
 
 async def _note_if_absent(client: Client, run: str, tenant: str) -> None:
@@ -57,4 +57,6 @@ async def _note_if_absent(client: Client, run: str, tenant: str) -> None:
     try:
         await client.run(run, tenant=tenant)
     except NotFound:
-        output.note(f"There is no run '{run}' of tenant '{tenant}' yet; waiting for its first event. Ctrl-C ends this.")
+        printing.note(
+            f"There is no run '{run}' of tenant '{tenant}' yet; waiting for its first event. Ctrl-C ends this."
+        )

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from linestop.cli.terminal_escape import accept_any_text, escape_controls, wrap_for
+from linestop.cli.output.terminal_escape import accept_any_text, escape_controls, wrap_for
 from linestop.errors import LinestopError
 
 COMPLETION_VARIABLE: Final = "_LINESTOP_COMPLETE"
@@ -253,7 +253,7 @@ def _end_with_sentence(sentence: str, code: int) -> int:
 
 def _end_with_error(error: Exception) -> int:
     # Imported here: the help needs no event loop.
-    from linestop.cli.closed_pipes import discard_unread, is_closed_pipe  # noqa: PLC0415
+    from linestop.cli.output.closed_pipes import discard_unread, is_closed_pipe  # noqa: PLC0415
 
     if is_closed_pipe(error):
         # The reader of the output is gone; nothing more may be written, not even at exit.

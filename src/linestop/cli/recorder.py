@@ -11,7 +11,7 @@ import msgspec
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveStatus
 from linestop.archive.query_socket import QueryRequest, ask_recorder
 from linestop.archive.writer import ARCHIVE_FILE, Archive
-from linestop.cli import output
+from linestop.cli.output import printing
 from linestop.client import Client
 from linestop.errors import NotFound
 
@@ -48,7 +48,7 @@ def rebuild(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     async def work(client: Client) -> ArchiveStatus:
         return await Archive(directory / ARCHIVE_FILE).rebuild(client.bus.log())
 
-    _print(output.with_client(directory, work), as_json=options["as_json"])
+    _print(printing.with_client(directory, work), as_json=options["as_json"])
 
 
 def _archive_path(directory: Path) -> Path:
@@ -76,10 +76,10 @@ def _status_offline(path: Path, target: Path | None) -> ArchiveStatus:
 
 def _print(status: ArchiveStatus, *, as_json: bool) -> None:
     if as_json:
-        output.print_json(status)
+        printing.print_json(status)
         return
-    output.print_text(
-        f"{status.path}: {output.counted(status.events, 'event')} of {output.counted(status.runs, 'run')} "
-        f"with {output.counted(status.calls, 'call')}"
+    printing.print_text(
+        f"{status.path}: {printing.counted(status.events, 'event')} of {printing.counted(status.runs, 'run')} "
+        f"with {printing.counted(status.calls, 'call')}"
     )
-    output.print_text(f"read up to sequence {status.watermark} of the run log; {status.bytes / MIB:.1f} MiB")
+    printing.print_text(f"read up to sequence {status.watermark} of the run log; {status.bytes / MIB:.1f} MiB")

@@ -7,7 +7,7 @@ from typing import Literal
 import click
 import msgspec
 
-from linestop.cli import output
+from linestop.cli.output import printing
 from linestop.config.project_file import package_version
 from linestop.reference.asyncapi import asyncapi
 from linestop.reference.json_schema import Document, control_document, events_document, tasks_document
@@ -19,7 +19,7 @@ def schema(what: DocumentName, *, as_json: bool) -> None:
     """Print JSON Schemas of events, tasks or control messages, or one AsyncAPI 3.1 document of everything."""
     found = document(what)
     if as_json:
-        output.print_json(found)
+        printing.print_json(found)
     else:
         click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
 

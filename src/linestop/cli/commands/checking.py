@@ -17,7 +17,7 @@ from linestop.cli.options import common_options, implemented_by, json_option
 )
 @click.option("--key", "keys", multiple=True, metavar="ID=HEX", help="Trust this key for checkpoints; repeatable.")
 @common_options
-@implemented_by("verify:verify")
+@implemented_by("runs.log_check:verify")
 def verify() -> None:
     """Check that the log of RUN is complete and follows the rules; exit code 9 if it is broken.
 
@@ -35,7 +35,7 @@ def verify() -> None:
     help="The file to write; it must not exist yet.",
 )
 @common_options
-@implemented_by("verify:export")
+@implemented_by("runs.log_check:export")
 def export() -> None:
     """Write the log of RUN and its proof to a file, which `linestop verify RUN --file` checks without a broker.
 

@@ -34,7 +34,7 @@ def demo() -> None:
 @click.option("--port", type=WholeNumber(0, 65_535), help="Port of the broker; 0 chooses a free one and keeps it.")
 @click.option("--name", default=DEV_WORKER, show_default=True, help="Name of this worker.")
 @json_option
-@implemented_by("processes:dev")
+@implemented_by("serving.processes:dev")
 def dev() -> None:
     """Run everything on this machine until Ctrl-C: broker, all actors, scripted models, the folder's agents.
 
@@ -48,7 +48,7 @@ def dev() -> None:
 @_NAME
 @click.option("--no-deploy", is_flag=True, help="Leave the deployed agents as they are.")
 @json_option
-@implemented_by("processes:up")
+@implemented_by("serving.processes:up")
 def up() -> None:
     """Run all actors in one process against an outside broker, with the credentials of the state folder.
 
@@ -61,7 +61,7 @@ def up() -> None:
 @nats_option
 @_NAME
 @json_option
-@implemented_by("processes:actor")
+@implemented_by("serving.processes:actor")
 def actor() -> None:
     """Run one ROLE until SIGINT or SIGTERM. Start any number of processes: the broker distributes the work.
 
@@ -73,7 +73,7 @@ def actor() -> None:
 @nats_option
 @json_option
 @click.option("--no-code", is_flag=True, help="Import no Python of the folder: skip tools and agents.")
-@implemented_by("doctor:doctor")
+@implemented_by("doctor.checks:doctor")
 def doctor() -> None:
     """Check this machine and this project, one line per check; exit code 1 if one fails, 8 if only the broker does.
 
@@ -87,7 +87,7 @@ def doctor() -> None:
 @click.option("--role", type=click.Choice(ROLES), help="The same for this host's `linestop actor ROLE`.")
 @nats_option
 @json_option
-@implemented_by("doctor:health")
+@implemented_by("doctor.checks:health")
 def health() -> None:
     """Check that the broker answers and stores, and that every role has a worker; for health checks.
 
@@ -127,7 +127,7 @@ def bus() -> None:
     help="Free space on the broker's disk, such as 200GiB; half of it is used.",
 )
 @json_option
-@implemented_by("bus:init")
+@implemented_by("bus_setup.set_up:init")
 def init() -> None:
     """Write the credential files, print the server's configuration, create streams and consumers.
 
@@ -160,7 +160,7 @@ def init() -> None:
 )  # fmt: skip
 @click.option("--disk", type=Bytes(), metavar="SIZE", help="Plan for a disk with this free space, such as 200GiB.")
 @json_option
-@implemented_by("bus:plan")
+@implemented_by("bus_setup.set_up:plan")
 def plan() -> None:
     """Print the space that a number of runs per day needs: streams, archive, memory, and days until a stream is full.
 
@@ -175,7 +175,7 @@ def plan() -> None:
     help="Days for which RUNS keeps runs [keep.runs_days in linestop.toml].",
 )  # fmt: skip
 @common_options
-@implemented_by("rotate:rotate")
+@implemented_by("bus_setup.removable_runs:rotate")
 def rotate() -> None:
     """Show which sealed and archived runs may be removed early from an outside broker's log, and print the commands.
 

@@ -51,7 +51,7 @@ def _seconds(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--scope", multiple=True, metavar="TOOL", help="Allow only this tool of the agent's; may be repeated.")
 @click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Lower a limit; may be repeated.")
 @common_options
-@implemented_by("runs:run")
+@implemented_by("runs.follow_run:run")
 def run() -> None:
     """Give AGENT the task TEXT (`-` reads it from stdin) and print its answer.
 
@@ -67,7 +67,7 @@ def run() -> None:
     "--limit", type=WholeNumber(1, 1_000), default=50, show_default=True, help="Number of runs, newest first."
 )
 @common_options
-@implemented_by("runs:runs")
+@implemented_by("runs.follow_run:runs")
 def runs() -> None:
     """List the newest runs."""
 
@@ -75,7 +75,7 @@ def runs() -> None:
 @click.command()
 @click.argument("run", shell_complete=completion.runs)
 @common_options
-@implemented_by("show:show")
+@implemented_by("runs.run_report:show")
 def show() -> None:
     """Show RUN: its task, events, calls with their outcomes, cost and holds, and what it waits for."""
 
@@ -114,7 +114,7 @@ def watch() -> None:
 @click.option("--beforehand", is_flag=True, help="RUN need not exist yet: a task that arrives for it is refused.")
 @person_options
 @common_options
-@implemented_by("stop:stop")
+@implemented_by("runs.stop_runs:stop")
 def stop() -> None:
     """Stop RUN; once this returns, none of its calls or requests can start any more.
 
@@ -128,7 +128,7 @@ def stop() -> None:
 @click.argument("run", shell_complete=completion.runs)
 @person_options
 @common_options
-@implemented_by("runs:pause")
+@implemented_by("runs.follow_run:pause")
 def pause() -> None:
     """Pause RUN: none of its calls or requests start until it is resumed; its deadlines still apply."""
 
@@ -137,6 +137,6 @@ def pause() -> None:
 @click.argument("run", shell_complete=completion.runs)
 @person_options
 @common_options
-@implemented_by("runs:resume")
+@implemented_by("runs.follow_run:resume")
 def resume() -> None:
     """Continue a paused RUN."""

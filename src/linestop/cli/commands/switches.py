@@ -20,7 +20,7 @@ def switch() -> None:
 @switch.command()
 @click.argument("switches", metavar="SWITCH...", nargs=-1, required=True)
 @common_options
-@implemented_by("stop:close")
+@implemented_by("runs.stop_runs:close")
 def close() -> None:
     """Close each SWITCH: within about 2 s, nothing that it names can start any more."""
 
@@ -28,13 +28,13 @@ def close() -> None:
 @switch.command("open")
 @click.argument("switches", metavar="SWITCH...", nargs=-1, required=True)
 @common_options
-@implemented_by("stop:open_switches")
+@implemented_by("runs.stop_runs:open_switches")
 def open_() -> None:
     """Open each SWITCH again."""
 
 
 @switch.command("list")
 @common_options
-@implemented_by("stop:list_switches")
+@implemented_by("runs.stop_runs:list_switches")
 def list_() -> None:
     """List the closed kill switches."""

@@ -19,10 +19,10 @@ import anyio
 import click
 import structlog
 
-from linestop.cli.closed_pipes import until_reader_is_gone
 from linestop.cli.demo.screen import JsonScreen, Screen
 from linestop.cli.demo.stage import set_stage
 from linestop.cli.demo.stories import loop, refund, stop
+from linestop.cli.output.closed_pipes import until_reader_is_gone
 
 __all__ = ["demo"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from linestop.cli.output import counted, dollars
+from linestop.cli.output.printing import counted, dollars
 from linestop.schemas.events import (
     Accepted,
     AnyEvent,

@@ -11,10 +11,10 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from linestop.cli import output
 from linestop.cli.demo.lines import cost_micros, describe
-from linestop.cli.rich_console import PipeConsole
-from linestop.cli.show import entry_document
+from linestop.cli.output import printing
+from linestop.cli.output.rich_console import PipeConsole
+from linestop.cli.runs.run_report import entry_document
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
 
@@ -64,7 +64,7 @@ class Screen:
         """Show one event: n, role, event, detail, cost."""
         text = describe(entry.event, run) if entry.event is not None else f"ignored: {entry.ignored}"
         cost = cost_micros(entry.event) if entry.event is not None else 0
-        price = output.dollars(cost) if cost else ""
+        price = printing.dollars(cost) if cost else ""
         text_width = self.width - (4 + 11 + 11 + COST_WIDTH + 1)
         text = text.replace("\n", " ")
         text = text if len(text) <= text_width else text[: text_width - 1] + "…"
@@ -111,17 +111,17 @@ class JsonScreen(Screen):
     def title(self, text: str) -> None:
         """Begin a story."""
         self._story += 1
-        output.print_json({"story": self._story, "title": text})
+        printing.print_json({"story": self._story, "title": text})
 
     def result(self, text: str) -> None:
         """Print the result of a story."""
-        output.print_json({"story": self._story, "result": text})
+        printing.print_json({"story": self._story, "result": text})
 
     def entry(self, entry: Entry, run: Run) -> None:
         """Show one event with all its data."""
-        output.print_json({"story": self._story, "run": run.run, **entry_document(entry)})
+        printing.print_json({"story": self._story, "run": run.run, **entry_document(entry)})
 
     def end(self, seconds: float, *, what_next: str) -> None:
         """Print that all stories are over, and the next steps."""
         del what_next
-        output.print_json({"stories": self._story, "seconds": round(seconds, 1)})
+        printing.print_json({"stories": self._story, "seconds": round(seconds, 1)})

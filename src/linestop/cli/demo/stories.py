@@ -13,7 +13,7 @@ import anyio
 from linestop.cli.demo.screen import ASK_WITHIN_S, Screen
 from linestop.cli.demo.shop import SLOW_BATCH_NUMBER
 from linestop.cli.demo.stage import Stage, wait_for_shop
-from linestop.cli.output import dollars, reason_of_model
+from linestop.cli.output.printing import dollars, reason_of_model
 from linestop.client import Client
 from linestop.errors import Defect
 from linestop.schemas.events import AnyEvent, Asked, EffectStarted, Finished, Granted, Sealed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import assert_never
 
-from linestop.cli.output import dollars
+from linestop.cli.output.printing import dollars
 from linestop.schemas.events import (
     Accepted,
     Amended,

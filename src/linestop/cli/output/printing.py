@@ -26,9 +26,9 @@ from linestop.bus.access.credentials import credential_path, require_urls
 from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.disk_space import broker_disk_is_full, disk_full_message
 from linestop.bus.jetstream.retry import NotStored
-from linestop.cli.closed_pipes import STDERR, STDOUT, until_reader_is_gone
-from linestop.cli.lookalikes import lookalikes
-from linestop.cli.terminal_escape import HIDDEN, escape_controls, wrap_for, writes_unicode
+from linestop.cli.output.closed_pipes import STDERR, STDOUT, until_reader_is_gone
+from linestop.cli.output.lookalikes import lookalikes
+from linestop.cli.output.terminal_escape import HIDDEN, escape_controls, wrap_for, writes_unicode
 from linestop.client import Client
 from linestop.client.credentials import identify, state_directory
 from linestop.client.result_types import OpenQuestion
@@ -138,7 +138,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: 
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    from linestop.cli.rich_console import PipeConsole  # noqa: PLC0415
+    from linestop.cli.output.rich_console import PipeConsole  # noqa: PLC0415
 
     console = PipeConsole(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:

@@ -10,7 +10,7 @@ import anyio
 
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
-from linestop.cli import output
+from linestop.cli.output import printing
 from linestop.client import Client
 from linestop.errors import LinestopError
 from linestop.schemas.defaults import DEFAULT_TENANT
@@ -43,7 +43,7 @@ async def note_unknown_names(client: Client, scopes: Iterable[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             nearest = f" The nearest name is '{near[0]}'." if near else ""
-            output.note(f"No {UNKNOWN_SENTENCES[kind].format(name)} now.{nearest}")
+            printing.note(f"No {UNKNOWN_SENTENCES[kind].format(name)} now.{nearest}")
 
 
 async def _known_names(client: Client, kind: str) -> set[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from linestop.cli import output, timeline
+from linestop.cli.output import printing, timeline
 from linestop.client import Client
 from linestop.client.result_types import OpenQuestion, run_line
 from linestop.client.what_a_run_waits_for import Wait
@@ -22,57 +22,60 @@ def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:
         state = await client.run(run, tenant=tenant)
         questions, waits = await client.questions_of(state), await client.waits_of(state)
         if as_json:
-            output.print_json({**_document(state, questions), "waits": waits})
+            printing.print_json({**_document(state, questions), "waits": waits})
         else:
             _print(state, questions, waits)
 
-    output.with_client(directory, work, as_="client")
+    printing.with_client(directory, work, as_="client")
 
 
 def _print(state: Run, questions: list[OpenQuestion], waits: list[Wait]) -> None:
     summary = run_line(state)
     opened = state.opened
-    output.print_text(f"run      {summary.run} (tenant {summary.tenant})")
-    output.print_text(
+    printing.print_text(f"run      {summary.run} (tenant {summary.tenant})")
+    printing.print_text(
         f"agent    {summary.agent}" + (f", version {opened.agent.digest[:12]}, {opened.model.model}" if opened else "")
     )
-    output.print_text(f"status   {summary.status}" + (f": {summary.why}" if summary.why else ""))
+    printing.print_text(f"status   {summary.status}" + (f": {summary.why}" if summary.why else ""))
     for wait in waits:
-        output.print_text(f"         {wait_text(wait)}", hang=timeline.HANGING_INDENT)
+        printing.print_text(f"         {wait_text(wait)}", hang=timeline.HANGING_INDENT)
     if opened:
-        output.print_text(f"task     {output.short(summary.text)}" + (f" (for {summary.user})" if summary.user else ""))
-        output.print_text(f"opened   {state.opened_at:%Y-%m-%d %H:%M:%S} UTC")
-    output.print_text(
-        f"cost     {output.dollars(state.spent_micros)} spent, {output.dollars(state.reserved_micros)} reserved, "
-        f"{output.dollars(state.limits.cost_max_micros)} at most; {state.tokens} tokens"
+        printing.print_text(
+            f"task     {printing.short(summary.text)}" + (f" (for {summary.user})" if summary.user else "")
+        )
+        printing.print_text(f"opened   {state.opened_at:%Y-%m-%d %H:%M:%S} UTC")
+    printing.print_text(
+        f"cost     {printing.dollars(state.spent_micros)} spent, {printing.dollars(state.reserved_micros)} reserved, "
+        f"{printing.dollars(state.limits.cost_max_micros)} at most; {state.tokens} tokens"
     )
     for hold in state.holds.values():
-        output.print_text(
-            f"hold     {hold.hold} {output.dollars(hold.amount_micros)}, until {hold.release_after:%Y-%m-%d %H:%M} UTC"
+        printing.print_text(
+            f"hold     {hold.hold} {printing.dollars(hold.amount_micros)}, "
+            f"until {hold.release_after:%Y-%m-%d %H:%M} UTC"
         )
     if state.stopped:
-        output.print_text(f"stopped  by {state.stopped.by} ({state.stopped.code}): {state.stopped.why}")
-    output.print_text("")
+        printing.print_text(f"stopped  by {state.stopped.by} ({state.stopped.code}): {state.stopped.why}")
+    printing.print_text("")
     for entry in state.entries:
-        output.print_text(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
+        printing.print_text(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
     _print_calls(state)
     answer = state.accepted.answer if state.accepted else None
     if isinstance(answer, str):
-        output.print_text(f"\n{answer}", block=True)
+        printing.print_text(f"\n{answer}", block=True)
     for question in questions:
-        output.print_text("\n" + output.question_text(question), block=True)
+        printing.print_text("\n" + printing.question_text(question), block=True)
 
 
 def _print_calls(state: Run) -> None:
     """The calls, and for each unknown outcome the key with which the other side can look up the effect."""
     if not state.calls:
         return
-    output.print_text("")
+    printing.print_text("")
     rows = [(c.call, c.tool, str(c.stage), c.fate, str(len(c.effects))) for c in state.calls.values()]
-    output.print_table(("call", "tool", "stage", "fate", "attempts"), rows)
+    printing.print_table(("call", "tool", "stage", "fate", "attempts"), rows)
     for call in state.calls.values():
         if call.fate == "unknown" and call.judged:
-            output.print_text(
+            printing.print_text(
                 f"It is unknown whether {call.tool} ({call.call}) took effect; its key is {call.judged.effect_key}"
             )
 
@@ -81,8 +84,8 @@ def wait_text(wait: Wait) -> str:
     """A reason why the run waits, since when and until when."""
     until = ""
     if wait.until is not None:
-        until = f", until {wait.until:%Y-%m-%d %H:%M:%S} UTC at most ({output.time_left(wait.until)})"
-    return f"{wait.sentence}; since {output.age(wait.since)}{until}"
+        until = f", until {wait.until:%Y-%m-%d %H:%M:%S} UTC at most ({printing.time_left(wait.until)})"
+    return f"{wait.sentence}; since {printing.age(wait.since)}{until}"
 
 
 def _document(state: Run, questions: list[OpenQuestion]) -> dict[str, Any]:

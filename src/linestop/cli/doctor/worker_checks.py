@@ -8,7 +8,7 @@ from typing import Final
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
 from linestop.bus.stores.worker_heartbeats import WorkerStatus
-from linestop.cli.doctor_streams import CheckWarning
+from linestop.cli.doctor.stream_checks import CheckWarning
 from linestop.client.run_reader import read_workers
 from linestop.errors import LinestopError, PermissionDenied
 from linestop.schemas.subjects import ACTORS

@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import asyncio, sys, threading
 import anyio
-from linestop.cli.processes import run_process
+from linestop.cli.serving.processes import run_process
 
 def leave(error):
     raise error

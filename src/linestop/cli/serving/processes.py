@@ -27,11 +27,9 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES
 from linestop.bus.streams.stream_sizes import embedded_sizes, store_sizes, stored_sizes
-from linestop.cli import output
-from linestop.cli.closed_pipes import STDERR, until_reader_is_gone
-from linestop.cli.dev_output import RunLines, report_changed_files
-from linestop.cli.enduring_loop import enduring_loop
-from linestop.cli.wiring import (
+from linestop.cli.output import printing
+from linestop.cli.output.closed_pipes import STDERR, until_reader_is_gone
+from linestop.cli.serving.assemble_process import (
     Credentials,
     deploy_at_start,
     load_project_agents,
@@ -42,6 +40,8 @@ from linestop.cli.wiring import (
     serve,
     stored_credentials,
 )
+from linestop.cli.serving.dev_lines import RunLines, report_changed_files
+from linestop.cli.serving.event_loop import enduring_loop
 from linestop.config.agent_files import AgentTooLargeError
 from linestop.config.project_file import Project, load_project
 from linestop.errors import ConfigError, LinestopError, Unreachable
@@ -136,7 +136,7 @@ def _print_sentence(_logger: object, _method: str, event: structlog.typing.Event
     """Print a log event that has a sentence for people as that sentence alone."""
     if "sentence" not in event:
         return event
-    output.note(event["sentence"])
+    printing.note(event["sentence"])
     raise structlog.DropEvent
 
 
@@ -144,7 +144,7 @@ def dev(port: int | None, name: str, *, as_json: bool) -> None:
     """Run everything on this machine until Ctrl-C: broker, all actors, scripted models, the folder's agents."""
     project = load_project()
     chosen = project.config.nats.port if port is None else port
-    with output.reserve_stdout_for_data() as out:
+    with printing.reserve_stdout_for_data() as out:
         data = out if as_json else None
         run_process(lambda stop_requested: _serve_dev(project, stop_requested, port=chosen, name=name, data=data))
 
@@ -166,7 +166,7 @@ async def _serve_dev(
 
     def on_event(event: ServerEvent) -> None:
         if event.kind in {"recovering", "crashed", "stuck", "restarted", "gave_up"}:
-            output.note(event.sentence)
+            printing.note(event.sentence)
         if event.kind == "gave_up":
             broker_failed.set()
             stop_requested.set()
@@ -181,23 +181,23 @@ async def _serve_dev(
             credentials: Credentials = {who: server.credential(who) for who in CREDENTIALS}
             _note_updated(await prepare(credentials["bootstrap"], (), space=space, administrator=server.administrator))
             for sentence in await deploy_at_start(credentials["operator"], agents):
-                output.note(sentence)
+                printing.note(sentence)
             async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as process:
                 location = f"{server.url}, log and streams in {project.directory}"
                 _note_ready(project, agents, registry, location=location, seconds=time.monotonic() - began)
                 if data is not None:
                     ready = _ready_message(project, process, server.url, agents=agents, broker_pid=server.pid)
-                    output.print_json(ready, file=data)
+                    printing.print_json(ready, file=data)
                 async with anyio.create_task_group() as watching:
                     watching.start_soon(repeat_until_done, partial(_show_runs, server))
-                    watching.start_soon(report_changed_files, project, output.note)
+                    watching.start_soon(report_changed_files, project, printing.note)
                     watching.start_soon(_stop_when_reader_is_gone, stop_requested, reader_is_gone)
                     watching.start_soon(repeat_until_done, partial(_rotate, project, server, process))
                     await stop_requested.wait()
                     watching.cancel_scope.cancel()
                 if reader_is_gone.is_set():
                     raise BrokenPipeError
-                output.note("Shutting down: nothing new starts, running calls may finish.")
+                printing.note("Shutting down: nothing new starts, running calls may finish.")
     if broker_failed.is_set():
         raise Unreachable(f"The broker crashes repeatedly; its log is {project.directory / 'nats.log'}.")
 
@@ -221,7 +221,7 @@ async def repeat_until_done(work: Callable[[], Awaitable[None]]) -> None:
 async def _show_runs(server: EmbeddedServer) -> None:
     """Print the progress of each run."""
     async with await connect(server.credential("watcher"), name="linestop dev") as connection:
-        await RunLines(output.note).listen(connection)
+        await RunLines(printing.note).listen(connection)
         await anyio.sleep_forever()
 
 
@@ -229,7 +229,7 @@ async def _rotate(project: Project, server: EmbeddedServer, process: ActorProces
     """Remove sealed and archived runs from the log as early as the project allows."""
     days = project.config.keep.runs_days
     if days < RUNS_DAYS_MAX and process.archive is not None:
-        rotation = Rotation(server.administrator, process.archive, days=days, report=output.note)
+        rotation = Rotation(server.administrator, process.archive, days=days, report=printing.note)
         async with await connect(server.credential("operator"), name="linestop rotation") as connection:
             await rotation.run_for_ever(await JetStream.open(connection))
 
@@ -243,7 +243,7 @@ async def _stop_when_reader_is_gone(stop_requested: anyio.Event, reader_is_gone:
 def up(nats: str | None, name: str | None, *, no_deploy: bool, as_json: bool) -> None:
     """Run all actors in one process against an outside broker, with the credentials of the state folder."""
     project = load_project().with_broker(nats)
-    with output.reserve_stdout_for_data() as out:
+    with printing.reserve_stdout_for_data() as out:
         data = out if as_json else None
         run_process(lambda stop_requested: _serve_up(project, stop_requested, name, deploying=not no_deploy, data=data))
 
@@ -261,20 +261,20 @@ async def _serve_up(
         if deploying:
             operator = stored_credentials(project, ["operator"])["operator"]
             for sentence in await deploy_at_start(operator, agents):
-                output.note(sentence)
+                printing.note(sentence)
         async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as process:
             url = credentials["planner"].url
             location = f"{url}, credentials in {project.directory}"
             _note_ready(project, agents, registry, location=location, seconds=time.monotonic() - began)
             if data is not None:
-                output.print_json(_ready_message(project, process, url, agents=agents), file=data)
+                printing.print_json(_ready_message(project, process, url, agents=agents), file=data)
             await stop_requested.wait()
 
 
 def actor(role: RoleName, nats: str | None, *, name: str | None, as_json: bool) -> None:
     """Run one ROLE until SIGINT or SIGTERM. Start any number of processes: the broker distributes the work."""
     project = load_project().with_broker(nats)
-    with output.reserve_stdout_for_data() as out:
+    with printing.reserve_stdout_for_data() as out:
         data = out if as_json else None
         run_process(lambda stop_requested: _serve_actor(project, stop_requested, role, name=name, data=data))
 
@@ -287,9 +287,9 @@ async def _serve_actor(
         if not await _prepare_if_able(project, [role], stop_requested):
             return
         async with serve(project, [role], credentials, lock=lock) as process:
-            output.note(f"The {role} works as {process.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
+            printing.note(f"The {role} works as {process.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
             if data is not None:
-                output.print_json(_ready_message(project, process, credentials[role].url), file=data)
+                printing.print_json(_ready_message(project, process, credentials[role].url), file=data)
             await stop_requested.wait()
 
 
@@ -311,18 +311,18 @@ async def _prepare_if_able(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(give_up)
         space = stored_sizes(project.directory) or DEFAULT_SIZES
-        _note_updated(await prepare(bootstrap, roles, space=space, on_wait=output.note))
+        _note_updated(await prepare(bootstrap, roles, space=space, on_wait=printing.note))
         tasks.cancel_scope.cancel()
     return not stop_requested.is_set()
 
 
 def _note_left_out(error: AgentTooLargeError) -> None:
-    output.note(f"  warning  The agent '{error.agent}' is left out: {error}")
+    printing.note(f"  warning  The agent '{error.agent}' is left out: {error}")
 
 
 def _note_updated(updated: Sequence[str]) -> None:
     if updated:
-        output.note(f"Updated from an older linestop: {', '.join(updated)}.")
+        printing.note(f"Updated from an older linestop: {', '.join(updated)}.")
 
 
 def _worker_lock(project: Project, name: str | None, kind: str) -> AbstractContextManager[WorkerLock]:
@@ -348,19 +348,19 @@ def _note_ready(
     project: Project, agents: tuple[AgentVersion, ...], registry: Registry, *, location: str, seconds: float
 ) -> None:
     first = agents[0].name if agents else "AGENT"
-    output.note(f"linestop is ready after {seconds:.1f} s ({project.config.profile}).")
-    output.note(f"  broker   {location}")
-    output.note(f"  actors   {', '.join(ACTORS)}, all in process {os.getpid()}")
+    printing.note(f"linestop is ready after {seconds:.1f} s ({project.config.profile}).")
+    printing.note(f"  broker   {location}")
+    printing.note(f"  actors   {', '.join(ACTORS)}, all in process {os.getpid()}")
     for agent in agents:
         tools = ", ".join(tool.name for tool in agent.tools) or "no tools"
-        output.note(f"  agent    {agent.name} on {agent.model.model}: {tools}")
+        printing.note(f"  agent    {agent.name} on {agent.model.model}: {tools}")
     for sentence in (*missing_playbooks(project, agents), *missing_keys(agents)):
-        output.note(f"  warning  {sentence}")
-    output.note(f"  tools    {len(registry)} known, see `linestop tools ls`")
+        printing.note(f"  warning  {sentence}")
+    printing.note(f"  tools    {len(registry)} known, see `linestop tools ls`")
     if project.describes_effects:
-        output.note("  staging  effects above `read` are described, not done")
-    output.note("Next, in another terminal:")
+        printing.note("  staging  effects above `read` are described, not done")
+    printing.note("Next, in another terminal:")
     question = "What time is it?" if first == "hello" else "..."
-    output.note(f'  linestop run {first} "{question}"')
-    output.note("  linestop runs            linestop approvals            linestop stop RUN")
-    output.note("Ctrl-C ends it; state is kept.")
+    printing.note(f'  linestop run {first} "{question}"')
+    printing.note("  linestop runs            linestop approvals            linestop stop RUN")
+    printing.note("Ctrl-C ends it; state is kept.")

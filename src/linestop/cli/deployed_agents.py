@@ -14,8 +14,8 @@ from linestop.bus.interfaces import Bucket
 from linestop.bus.jetstream import JetStream
 from linestop.bus.stores.agent_versions import AgentStore, Mark
 from linestop.bus.streams import stream_names
-from linestop.cli import output
-from linestop.cli.wiring import load_project_agents, load_tools, stored_credentials
+from linestop.cli.output import printing
+from linestop.cli.serving.assemble_process import load_project_agents, load_tools, stored_credentials
 from linestop.config.agent_files import AgentTooLargeError
 from linestop.config.project_file import Project, load_project
 from linestop.errors import LinestopError, NotFound
@@ -67,7 +67,7 @@ def agents(nats: str | None, as_json: bool) -> None:
         agent.name: agent for agent in load_project_agents(project, load_tools(project), on_left_out=too_large.append)
     }
     for error in too_large:
-        output.note(str(error))
+        printing.note(str(error))
     deployed: dict[str, AgentVersion] = {}
     marks: dict[str, Mark] = {}
     broker_was_asked = True
@@ -89,13 +89,13 @@ def agents(nats: str | None, as_json: bool) -> None:
         for name in sorted({*in_files, *deployed})
     ]
     if as_json:
-        output.print_json([{**msgspec.to_builtins(line), "state": line.state} for line in lines])
+        printing.print_json([{**msgspec.to_builtins(line), "state": line.state} for line in lines])
         return
     for line in lines:
         click.echo(f"{line.name}  {line.model}  {line.state}  {(line.deployed or line.in_files)[:DIGEST_SHOWN]}")
         click.echo(f"    tools: {', '.join(line.tools) or 'none'}")
     if any(line.differs_from_deployed for line in lines):
-        output.note(f"`linestop deploy` deploys the versions in files; {RESTART}.")
+        printing.note(f"`linestop deploy` deploys the versions in files; {RESTART}.")
 
 
 def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
@@ -121,13 +121,13 @@ def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
 
     digests, runs = _with_stream(project, work)
     if as_json:
-        output.print_json(digests)
+        printing.print_json(digests)
     else:
         for name, digest in digests.items():
             click.echo(f"{name}  {digest[:DIGEST_SHOWN]}")
-        output.note(f"New runs use these versions; {RESTART}.")
+        printing.note(f"New runs use these versions; {RESTART}.")
     for sentence in open_runs_with_changed_contracts(runs, chosen):
-        output.note(sentence)
+        printing.note(sentence)
     if too_large and not names:
         raise too_large[0]
 
@@ -167,7 +167,9 @@ def open_runs_with_changed_contracts(runs: Sequence[Run], agents: Sequence[Agent
 
 def _changed_contract_sentence(tool: str, consequence: str, runs: list[str]) -> str:
     names = ", ".join(runs[:RUNS_NAMED_MAX]) + (", …" if len(runs) > RUNS_NAMED_MAX else "")
-    return f"{output.counted(len(runs), 'open run')} ({names}) began with another contract of '{tool}', {consequence}."
+    return (
+        f"{printing.counted(len(runs), 'open run')} ({names}) began with another contract of '{tool}', {consequence}."
+    )
 
 
 def undeploy(name: str, *, nats: str | None, as_json: bool) -> None:
@@ -179,10 +181,10 @@ def undeploy(name: str, *, nats: str | None, as_json: bool) -> None:
 
     with_store(project, work)
     if as_json:
-        output.print_json({name: ""})
+        printing.print_json({name: ""})
         return
     click.echo(f"{name}  undeployed")
-    output.note(
+    printing.note(
         f"New runs of this agent are refused as 'no_agent'; open runs continue. "
         f"`linestop deploy {name}` deploys it again."
     )
@@ -206,10 +208,10 @@ def rollback(name: str, digest: str | None, *, nats: str | None, as_json: bool) 
 
     version = with_store(project, work)
     if as_json:
-        output.print_json({name: version.digest()})
+        printing.print_json({name: version.digest()})
         return
     click.echo(f"{name}  {version.digest()[:DIGEST_SHOWN]}")
-    output.note(f"Restarted processes keep this version; `linestop deploy {name}` deploys the one in files.")
+    printing.note(f"Restarted processes keep this version; `linestop deploy {name}` deploys the one in files.")
 
 
 def tools_ls(as_json: bool) -> None:
@@ -217,7 +219,7 @@ def tools_ls(as_json: bool) -> None:
     registry = load_tools(load_project())
     contracts = registry.contracts()
     if as_json:
-        output.print_json(contracts)
+        printing.print_json(contracts)
         return
     width = max((len(contract.name) for contract in contracts), default=0)
     for contract in contracts:
@@ -230,7 +232,7 @@ def tools_inspect(name: str, as_json: bool) -> None:
     registry = load_tools(load_project())
     contract = registry.contract(name)
     if as_json:
-        output.print_json(contract)
+        printing.print_json(contract)
         return
     click.echo(f"{contract.name}: {contract.description}")
     shown: dict[str, Any] = msgspec.to_builtins(contract)
@@ -249,13 +251,13 @@ def tools_lint(as_json: bool) -> None:
     registry = load_tools(load_project())
     findings = lint_contracts(registry.contracts(), without_tier=registry.without_tier())
     if as_json:
-        output.print_json(findings)
+        printing.print_json(findings)
     else:
         for finding in findings:
-            output.print_text(f"{finding.level:<7}  {finding.tool}  {finding.rule}: {finding.message}", hang=9)
-        click.echo(f"{output.counted(len(registry), 'tool')}, {output.counted(len(findings), 'finding')}", err=True)
+            printing.print_text(f"{finding.level:<7}  {finding.tool}  {finding.rule}: {finding.message}", hang=9)
+        click.echo(f"{printing.counted(len(registry), 'tool')}, {printing.counted(len(findings), 'finding')}", err=True)
     if any(found.level == "error" for found in findings):
-        output.exit_with(1)
+        printing.exit_with(1)
 
 
 def with_store(project: Project, work: Callable[[Bucket], Awaitable[T]]) -> T:

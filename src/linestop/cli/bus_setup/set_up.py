@@ -28,8 +28,8 @@ from linestop.bus.streams import stream_names, stream_sizes
 from linestop.bus.streams.create_streams import BusLayout
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes
 from linestop.bus.streams.stream_sizes import ExpectedLoad, local_sizes, sizes_for, store_sizes, stored_sizes
-from linestop.cli import output
-from linestop.cli.wiring import wakes_of
+from linestop.cli.output import printing
+from linestop.cli.serving.assemble_process import wakes_of
 from linestop.config.project_file import load_project
 from linestop.errors import ConfigError, Unreachable
 from linestop.schemas.subjects import ACTORS
@@ -78,7 +78,7 @@ def init(nats: str | None, replicas: str, copies: Copies, **options: Any) -> Non
 
     result = anyio.run(work)
     if options["as_json"]:
-        output.print_json(result)
+        printing.print_json(result)
     elif result.set_up is None or result.passwords:
         click.echo(result.server_config, nl=False)
     if result.set_up is not None:
@@ -117,7 +117,7 @@ def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click g
     load = ExpectedLoad(**figures, runs_days=options["runs_days"] or keep.runs_days)
     load_plan = stream_sizes.plan_sizes(load, space)
     if options["as_json"]:
-        output.print_json(load_plan)
+        printing.print_json(load_plan)
         return
     rows = [
         (
@@ -127,22 +127,24 @@ def plan(disk: int | None, **options: Any) -> None:  # noqa: ANN401 - as click g
         )
         for line in load_plan.streams
     ]  # fmt: skip
-    output.print_table(("stream", "per run", "per day", _needed_heading(load), "size", "days until full", "fits"), rows)
+    printing.print_table(
+        ("stream", "per run", "per day", _needed_heading(load), "size", "days until full", "fits"), rows
+    )
     day, memory = format_bytes(load_plan.archive_day_bytes), format_bytes(load_plan.memory_bytes)
-    output.print_text(f"sizes    {space_source}")
-    output.print_text(f"room     for {load_plan.runs_per_day_max:,} such runs a day, kept for {load.days} days")
-    output.print_text(
+    printing.print_text(f"sizes    {space_source}")
+    printing.print_text(f"room     for {load_plan.runs_per_day_max:,} such runs a day, kept for {load.days} days")
+    printing.print_text(
         f"streams  {format_bytes(load_plan.needed_bytes)} needed in all, and {memory} of the "
         f"broker's memory for their index"
     )
     grows = _archive_text(load_plan.archive_day_bytes, keep.archive_days)
-    output.print_text(f"archive  {day} a day on the recorder's disk, {grows}")
+    printing.print_text(f"archive  {day} a day on the recorder's disk, {grows}")
     if not load_plan.fits:
         disk_gib = -(-load_plan.disk_bytes // GIB)
-        output.print_text(
+        printing.print_text(
             f"remedy   set up with {disk_gib} GiB free (`bus init --disk {disk_gib}GiB`), or enlarge streams:"
         )
-        output.print_text("         docs/operations.md, Changing what nobody may")
+        printing.print_text("         docs/operations.md, Changing what nobody may")
 
 
 def _needed_heading(load: ExpectedLoad) -> str:

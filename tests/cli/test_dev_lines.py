@@ -15,7 +15,7 @@ from tests.builders import CONTRACTS, Story, agent, at_work, call, contract, rep
 from tests.stack import stack
 
 from linestop.bus.connection import connect
-from linestop.cli.dev_output import RunLines, describe, report_changed_files
+from linestop.cli.serving.dev_lines import RunLines, describe, report_changed_files
 from linestop.client import Client
 from linestop.config.project_file import load_project
 from linestop.schemas.events import Asked, Refused

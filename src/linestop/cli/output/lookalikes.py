@@ -11,8 +11,8 @@ import re
 import unicodedata
 from typing import Final
 
-from linestop.cli.terminal_escape import escape_controls
-from linestop.cli.unicode_confusables import CONFUSABLES
+from linestop.cli.output.terminal_escape import escape_controls
+from linestop.cli.output.unicode_confusables import CONFUSABLES
 
 WORDS_SHOWN: Final = 5
 TEXT_CHARS_MAX: Final = 20_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from linestop.cli.wiring import _result_check  # pyright: ignore[reportPrivateUsage]
+from linestop.cli.serving.assemble_process import _result_check  # pyright: ignore[reportPrivateUsage]
 from linestop.sandbox.tools.decorator import Context, tool
 
 

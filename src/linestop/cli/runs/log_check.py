@@ -13,8 +13,8 @@ from linestop.bus.jetstream.reads import Reader
 from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.bus.stores.signed_checkpoints import trusted_checkpoint_key
 from linestop.bus.streams import stream_names
-from linestop.cli import output
 from linestop.cli.options import SHORT_RUN
+from linestop.cli.output import printing
 from linestop.client import Client
 from linestop.client.run_names import named_runs
 from linestop.client.run_reader import LAST_RUN
@@ -45,10 +45,10 @@ def verify(run: str, *, file: Path | None, keys: Sequence[str], **options: Any) 
             bundle = read_bundle(_bounded_lines(lines))
         name = _run_in_file(name, tenant, bundle)
     else:
-        bundle = output.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
+        bundle = printing.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
     verdict = check(tenant, name, bundle.messages, checkpoints=bundle.checkpoints, keys=trusted, texts=bundle.texts)
     _print(verdict, as_json=options["as_json"])
-    output.exit_with(EXIT_LOG_BROKEN if verdict.broken else output.EXIT_DONE)
+    printing.exit_with(EXIT_LOG_BROKEN if verdict.broken else printing.EXIT_DONE)
 
 
 def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -60,7 +60,7 @@ def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as
     if out.exists():
         raise InputError(f"{out} already exists: name another file, or remove it.")
     tenant, name = tenant_id(options["tenant"]), run_id(run)
-    bundle = output.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
+    bundle = printing.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
     lines = write_bundle(bundle.messages, checkpoints=bundle.checkpoints, texts=bundle.texts)
     try:
         write_private(out, b"".join(lines))
@@ -68,10 +68,12 @@ def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as
         raise InputError(f"{out} cannot be written: {error.strerror}.") from None
     events, checkpoints, texts = len(bundle.messages), len(bundle.checkpoints), len(bundle.texts)
     if options["as_json"]:
-        output.print_json({"run": run, "file": str(out), "events": events, "checkpoints": checkpoints, "texts": texts})
+        printing.print_json(
+            {"run": run, "file": str(out), "events": events, "checkpoints": checkpoints, "texts": texts}
+        )
     else:
-        counts = (output.counted(events, "event"), output.counted(checkpoints, "checkpoint"))
-        output.print_text(f"{run}: {counts[0]}, {counts[1]} and {output.counted(texts, 'long text')} are in {out}")
+        counts = (printing.counted(events, "event"), printing.counted(checkpoints, "checkpoint"))
+        printing.print_text(f"{run}: {counts[0]}, {counts[1]} and {printing.counted(texts, 'long text')} are in {out}")
 
 
 def _run_in_file(name: RunId, tenant: TenantId, bundle: Bundle) -> RunId:
@@ -130,14 +132,14 @@ async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
     checkpoints = [found for outcome in outcomes or () if (found := _checkpoint(outcome.payload)) is not None]
     state = fold_messages(tenant, run, messages)
     if state.sealed is not None and not checkpoints:
-        output.note("No checkpoint of this run is stored: cannot rule out that the whole log was rewritten.")
+        printing.note("No checkpoint of this run is stored: cannot rule out that the whole log was rewritten.")
     digests = [ref.sha256 for entry in state.entries if entry.event for ref in _blob_refs(entry.event)]
     texts: dict[str, bytes] = await _agent_version(client, state)
     for sha256 in digests[:TEXTS_MAX]:
         try:
             texts[sha256] = await client.bus.blobs().get(tenant, sha256)
         except NotFound:
-            output.note(f"The text {sha256} is not stored any more, so its content is not checked.")
+            printing.note(f"The text {sha256} is not stored any more, so its content is not checked.")
     return Bundle(messages=tuple(messages), checkpoints=tuple(checkpoints), texts=texts)
 
 
@@ -148,7 +150,7 @@ async def _agent_version(client: Client, state: Run) -> dict[str, bytes]:
     digest = state.opened.agent.digest
     found = await client.bus.bucket(stream_names.AGENTS_BUCKET).get(f"version.{digest}")
     if found is None:
-        output.note(f"The agent's version {digest} is not stored, so the agent of the run is not checked.")
+        printing.note(f"The agent's version {digest} is not stored, so the agent of the run is not checked.")
     return {digest: found.value} if found is not None else {}
 
 
@@ -179,10 +181,10 @@ def _blob_refs(event: AnyEvent) -> list[BlobRef]:
 def _print(verdict: Verdict, *, as_json: bool) -> None:
     if as_json:
         document: Mapping[str, object] = {"verdict": verdict.sentence, **msgspec.to_builtins(verdict)}
-        output.print_json(document)
+        printing.print_json(document)
         return
     end = "" if verdict.broken or verdict.sealed else f"; it ends at event {verdict.events} and is not sealed"
     head = verdict.head_sha256 or "none"
-    output.print_text(f"{verdict.run}: {verdict.sentence}; {verdict.events} events, head {head}{end}")
+    printing.print_text(f"{verdict.run}: {verdict.sentence}; {verdict.events} events, head {head}{end}")
     for problem in verdict.problems:
-        output.print_text(f"  {problem.n:>5}  {problem.level:<8} {problem.rule:<10} {problem.sentence}")
+        printing.print_text(f"  {problem.n:>5}  {problem.level:<8} {problem.rule:<10} {problem.sentence}")

@@ -12,8 +12,8 @@ import anyio
 import click
 import msgspec
 
-from linestop.cli import output, timeline
-from linestop.cli.stop import closed_sentence
+from linestop.cli.output import printing, timeline
+from linestop.cli.runs.stop_runs import closed_sentence
 from linestop.client import Client, Outcome, Submitted
 from linestop.client.client import DecisionOptions, TaskOptions
 from linestop.client.result_types import OpenQuestion, RunLine
@@ -41,22 +41,22 @@ def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - as cli
         submitted = await client.submit(agent, body, tenant=options["tenant"], **task)
         runs_submitted.append(submitted.run)
         if submitted.sentence and submitted.status == "kept":
-            output.note(submitted.sentence)
+            printing.note(submitted.sentence)
         if options["detach"]:
             return _detached(submitted, as_json=options["as_json"])
         waiting = _RunFollower(client, options["directory"], tenant=options["tenant"], as_json=options["as_json"])
         return await waiting.run(submitted.run, options["wait_s"])
 
     try:
-        code = output.with_client(options["directory"], work, as_="client")
+        code = printing.with_client(options["directory"], work, as_="client")
     except KeyboardInterrupt:
         for name in runs_submitted:
-            target = name + output.for_tenant(options["tenant"])
-            output.note(
+            target = name + printing.for_tenant(options["tenant"])
+            printing.note(
                 f"Run {name} is still running: `linestop watch {target}` follows it, `linestop stop {target}` ends it."
             )
         raise
-    output.exit_with(code)
+    printing.exit_with(code)
 
 
 def _material(path: str) -> str:
@@ -114,12 +114,12 @@ def _limits(options: tuple[str, ...]) -> dict[str, float]:
 
 def _detached(submitted: Submitted, *, as_json: bool) -> int:
     if as_json:
-        output.print_json(submitted)
+        printing.print_json(submitted)
     else:
-        output.print_text(submitted.run)
+        printing.print_text(submitted.run)
         if submitted.status == "refused":
-            output.note(submitted.sentence)
-    return output.EXIT_FAILED if submitted.status == "refused" else output.EXIT_DONE
+            printing.note(submitted.sentence)
+    return printing.EXIT_FAILED if submitted.status == "refused" else printing.EXIT_DONE
 
 
 DECISION_VERBS: Final[dict[str, tuple[str, ...]]] = {
@@ -148,7 +148,7 @@ async def _typed_decision(verbs: tuple[str, ...]) -> str:
     wants_text = verbs == ("answer",)
     prompt = "Your answer (Enter for later): " if wants_text else f"{', '.join(verbs)} or later? [later] "
     for _ in range(TYPED_TRIES_MAX):
-        output.discard_typed_ahead()
+        printing.discard_typed_ahead()
         click.echo(prompt, nl=False, err=True)
         # Not in a thread: a thread that waits for a line would keep the command from ending.
         await anyio.wait_readable(sys.stdin)
@@ -182,17 +182,17 @@ class _RunFollower:
                 return self._print_outcome(await self._client.outcome(run, tenant=self._tenant))
         if code is not None:
             return code
-        target = run + output.for_tenant(self._tenant)
+        target = run + printing.for_tenant(self._tenant)
         raise TimedOut(f"Run '{run}' is still running after {wait_s:g} s; `linestop watch {target}` follows it.")
 
     async def _until_over(self, run: str) -> int | None:
         """Follow the run; the exit code if it waits for a person and there is no terminal, None when it is sealed."""
         entries = self._client.watch(run, tenant=self._tenant)
-        async with output.note_lost_connection(self._client), contextlib.aclosing(entries) as states:
+        async with printing.note_lost_connection(self._client), contextlib.aclosing(entries) as states:
             async for state, entry in states:
-                output.note(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
+                printing.note(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
                 if entry.name == "asked" and not entry.ignored and await self._show_questions(state.run):
-                    return output.EXIT_WAITING
+                    return printing.EXIT_WAITING
         return None
 
     async def _show_questions(self, run: str) -> bool:
@@ -201,20 +201,20 @@ class _RunFollower:
         questions = [q for q in await self._client.questions(run, tenant=self._tenant) if q not in self._shown]
         self._shown.extend(questions)
         for question in questions:
-            output.note(output.question_text(question), block=True)
+            printing.note(printing.question_text(question), block=True)
         # A closed stdin is None.
         if not questions:
             return False
         if sys.stdin and sys.stdin.isatty():
             if not sys.stderr.isatty():
                 only_events = all(question.kind == "event" for question in questions)
-                output.note(REPORT_ELSEWHERE if only_events else DECIDE_ELSEWHERE)
+                printing.note(REPORT_ELSEWHERE if only_events else DECIDE_ELSEWHERE)
                 return False
             for question in questions:
                 await self._decide_here(question)
             return False
         if self._as_json:
-            output.print_json({"run": run, "status": "waiting", "questions": questions})
+            printing.print_json({"run": run, "status": "waiting", "questions": questions})
         return True
 
     async def _decide_here(self, question: OpenQuestion) -> None:
@@ -222,11 +222,11 @@ class _RunFollower:
         verbs = DECISION_VERBS.get(question.kind, ())
         typed = await _typed_decision(verbs) if verbs else LATER
         if typed == LATER:
-            output.note(REPORT_ELSEWHERE if question.kind == "event" else DECIDE_ELSEWHERE)
+            printing.note(REPORT_ELSEWHERE if question.kind == "event" else DECIDE_ELSEWHERE)
             return
         control = DecisionOptions(tenant=self._tenant, shown=question.shown)
         try:
-            async with output.client_of(self._directory, as_="operator") as client:
+            async with printing.client_of(self._directory, as_="operator") as client:
                 if verbs == ("answer",):
                     reply = await client.answer(question.run, typed, call=question.call, tenant=self._tenant)
                 elif typed == "approve":
@@ -234,20 +234,20 @@ class _RunFollower:
                 else:
                     reply = await client.deny(question.run, question.call, **control)
         except LinestopError as error:
-            output.note(str(error))
+            printing.note(str(error))
         else:
-            output.note(f"{reply.run}: {reply.sentence}")
+            printing.note(f"{reply.run}: {reply.sentence}")
 
     def _print_outcome(self, outcome: Outcome[Any]) -> int:
         if self._as_json:
-            output.print_json(msgspec.structs.replace(outcome, position=0))
+            printing.print_json(msgspec.structs.replace(outcome, position=0))
         elif isinstance(outcome.text, str):
-            output.print_text(outcome.text, block=True)
+            printing.print_text(outcome.text, block=True)
         elif outcome.partial:
-            output.note(f"Partial answer: {outcome.partial}", block=True)
+            printing.note(f"Partial answer: {outcome.partial}", block=True)
         why = f": {outcome.why}" if outcome.why else ""
-        output.note(f"{outcome.run} {outcome.status}{why} ({output.dollars(outcome.cost_micros)})")
-        return output.EXIT_CODE_BY_STATUS.get(outcome.status, output.EXIT_FAILED)
+        printing.note(f"{outcome.run} {outcome.status}{why} ({printing.dollars(outcome.cost_micros)})")
+        return printing.EXIT_CODE_BY_STATUS.get(outcome.status, printing.EXIT_FAILED)
 
 
 def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_tenants: bool, limit: int) -> None:  # noqa: PLR0913 - its options
@@ -256,22 +256,22 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
     async def work(client: Client) -> None:
         lines = await client.runs(limit=limit, open_only=open_only, tenant="" if all_tenants else tenant)
         if as_json:
-            output.print_json(lines)
+            printing.print_json(lines)
             return
         with contextlib.suppress(LinestopError):
             # A courtesy: the list is printed whether or not the kill switches can be read.
             if closed := await client.kill_switches.closed():
-                output.note(closed_sentence(closed))
+                printing.note(closed_sentence(closed))
         if not lines:
-            output.note(_no_runs_sentence(tenant, open_only=open_only, all_tenants=all_tenants))
+            printing.note(_no_runs_sentence(tenant, open_only=open_only, all_tenants=all_tenants))
             return
         columns = ("run", "agent", "status", "turns", "calls", "cost", "age", "task")
-        output.print_table(
+        printing.print_table(
             columns,
             [
                 (
                     line.run, line.agent, line.status, str(line.turns), str(line.calls),
-                    output.dollars(line.cost_micros), output.age(line.opened_at or line.last_at),
+                    printing.dollars(line.cost_micros), printing.age(line.opened_at or line.last_at),
                     _task_cell(line),
                 )
                 for line in lines
@@ -279,7 +279,7 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
             wrap=("task",),
         )  # fmt: skip
 
-    output.with_client(directory, work, as_="client")
+    printing.with_client(directory, work, as_="client")
 
 
 def _no_runs_sentence(tenant: str, *, open_only: bool, all_tenants: bool) -> str:
@@ -290,7 +290,7 @@ def _no_runs_sentence(tenant: str, *, open_only: bool, all_tenants: bool) -> str
 def _task_cell(line: RunLine) -> str:
     """The task, and below it the reason for the run's status; a refused run has only the reason."""
     reason = f"{line.status}: {line.why}" if line.why else ""
-    return "\n".join(output.short(text, TASK_CHARS_SHOWN) for text in (line.text, reason) if text)
+    return "\n".join(printing.short(text, TASK_CHARS_SHOWN) for text in (line.text, reason) if text)
 
 
 def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -298,9 +298,9 @@ def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN4
 
     async def work(client: Client) -> None:
         reply = await client.pause(run, by=by, why=why, tenant=options["tenant"])
-        output.print_reply(reply, as_json=options["as_json"])
+        printing.print_reply(reply, as_json=options["as_json"])
 
-    output.with_client(options["directory"], work)
+    printing.with_client(options["directory"], work)
 
 
 def resume(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -308,6 +308,6 @@ def resume(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN
 
     async def work(client: Client) -> None:
         reply = await client.resume(run, by=by, why=why, tenant=options["tenant"])
-        output.print_reply(reply, as_json=options["as_json"])
+        printing.print_reply(reply, as_json=options["as_json"])
 
-    output.with_client(options["directory"], work)
+    printing.with_client(options["directory"], work)

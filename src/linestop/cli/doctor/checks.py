@@ -28,8 +28,7 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.server.process import server_program
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import compare
-from linestop.cli import output
-from linestop.cli.doctor_streams import (
+from linestop.cli.doctor.stream_checks import (
     CheckWarning,
     broker_log_hint,
     check_disk,
@@ -37,10 +36,17 @@ from linestop.cli.doctor_streams import (
     check_replicas,
     check_space,
 )
-from linestop.cli.doctor_workers import check_roles
-from linestop.cli.stop import closed_sentence
-from linestop.cli.terminal_escape import wrap_for
-from linestop.cli.wiring import load_project_agents, load_tools, missing_keys, missing_playbooks, stored_credentials
+from linestop.cli.doctor.worker_checks import check_roles
+from linestop.cli.output import printing
+from linestop.cli.output.terminal_escape import wrap_for
+from linestop.cli.runs.stop_runs import closed_sentence
+from linestop.cli.serving.assemble_process import (
+    load_project_agents,
+    load_tools,
+    missing_keys,
+    missing_playbooks,
+    stored_credentials,
+)
 from linestop.client.kill_switches import KillSwitchClient
 from linestop.config.project_file import ENVIRONMENT, Project, load_project
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
@@ -74,7 +80,7 @@ def doctor(nats: str | None, as_json: bool, no_code: bool) -> None:
     """Check this machine and this project: one line per check."""
     findings = [*_machine_findings(), *_project_findings(nats, code=not no_code)]
     if as_json:
-        output.print_json(findings)
+        printing.print_json(findings)
     else:
         for finding in findings:
             click.secho(f"{finding.level:<{LEVEL_WIDTH}}", fg=_COLOURS[finding.level], nl=False)
@@ -84,7 +90,7 @@ def doctor(nats: str | None, as_json: bool, no_code: bool) -> None:
             )
     errors = [found for found in findings if found.level == "error"]
     if errors:
-        output.exit_with(Unreachable.exit_code if all(found.code == Unreachable.code for found in errors) else 1)
+        printing.exit_with(Unreachable.exit_code if all(found.code == Unreachable.code for found in errors) else 1)
 
 
 def health(worker: str | None, role: str | None, *, nats: str | None, as_json: bool) -> None:
@@ -101,7 +107,7 @@ def health(worker: str | None, role: str | None, *, nats: str | None, as_json: b
     for check, run_check in checks:
         sentence = run_check()
         if as_json:
-            output.print_json(Finding(check=check, level="ok", sentence=sentence))
+            printing.print_json(Finding(check=check, level="ok", sentence=sentence))
         else:
             click.echo(sentence)
 

@@ -13,7 +13,7 @@ from linestop.archive.requests import Reach
 from linestop.archive.writer import ARCHIVE_FILE
 from linestop.bus.disk_space import is_broker_directory
 from linestop.bus.streams import stream_names
-from linestop.cli import output
+from linestop.cli.output import printing
 from linestop.client import Client
 from linestop.config.project_file import load_project
 from linestop.errors import ConfigError, NotFound
@@ -33,22 +33,22 @@ def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click
     async def work(client: Client) -> Cut:
         return await find_cut(client.bus, await reach_of(directory / ARCHIVE_FILE), keep)
 
-    cut = output.with_client(directory, work, as_="operator")
+    cut = printing.with_client(directory, work, as_="operator")
     if options["as_json"]:
-        output.print_json(
+        printing.print_json(
             {"before": cut.before, "held_by": cut.held_by, "commands": cut.manual_commands() if cut.before else ""}
         )
         return
     if cut.held_by:
-        output.note(f"{stream_names.RUNS} keeps more than {keep} days: {cut.held_by}.")
+        printing.note(f"{stream_names.RUNS} keeps more than {keep} days: {cut.held_by}.")
     if cut.before is None:
-        output.note("Nothing can be removed now.")
+        printing.note("Nothing can be removed now.")
         return
-    output.note(
+    printing.note(
         f"Events from before {cut.before:%Y-%m-%d %H:%M} UTC may be removed. Run this within the hour, as the broker's"
     )
-    output.note("administrator: the first command removes them, the second lets RUNS keep 90 days again.")
-    output.print_text(cut.manual_commands())
+    printing.note("administrator: the first command removes them, the second lets RUNS keep 90 days again.")
+    printing.print_text(cut.manual_commands())
 
 
 async def reach_of(path: Path) -> Reach:

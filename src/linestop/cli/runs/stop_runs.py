@@ -16,8 +16,8 @@ from click.core import ParameterSource
 
 from linestop.actors.facts import kill_switch_message
 from linestop.bus.disk_space import broker_disk_is_full, disk_full_message
-from linestop.cli import output
-from linestop.cli.known_names import note_unknown_names
+from linestop.cli.output import printing
+from linestop.cli.runs.known_names import note_unknown_names
 from linestop.client import Client
 from linestop.client.client import DecisionOptions
 from linestop.client.credentials import state_directory
@@ -63,20 +63,22 @@ def _stop_one(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None
         except NotFound:
             raise NotFound(await _nothing_stopped(client, run, options["tenant"])) from None
         if options["as_json"]:
-            output.print_json(receipt)
+            printing.print_json(receipt)
             return
         what_happened = "was already stopped" if receipt.already else "is stopped"
         if not receipt.existed:
             tenant = options["tenant"]
-            output.print_text(f"There was no run '{run}' of tenant '{tenant}'; a task that arrives for it is refused.")
+            printing.print_text(
+                f"There was no run '{run}' of tenant '{tenant}'; a task that arrives for it is refused."
+            )
             what_happened = "was already stopped beforehand" if receipt.already else "is stopped beforehand"
-        output.print_text(f"{run} {what_happened}: event {receipt.n}, by {receipt.by}, {receipt.why}")
+        printing.print_text(f"{run} {what_happened}: event {receipt.n}, by {receipt.by}, {receipt.why}")
         if receipt.fenced_n:
-            output.print_text(f"  event {receipt.fenced_n} cancelled the calls that the first stop had let finish")
+            printing.print_text(f"  event {receipt.fenced_n} cancelled the calls that the first stop had let finish")
         for start in receipt.open:
-            output.print_text(f"  still open: {start.what} (attempt {start.attempt}, started in event {start.n})")
+            printing.print_text(f"  still open: {start.what} (attempt {start.attempt}, started in event {start.n})")
 
-    output.with_client(options["directory"], work)
+    printing.with_client(options["directory"], work)
 
 
 async def _nothing_stopped(client: Client, run: str, tenant: str) -> str:
@@ -102,20 +104,20 @@ def _stop_many(scope: str, *, is_tenant_named: bool, mode: Any, by: str, why: st
         if not result.stopped and not result.failed:
             await note_unknown_names(client, scopes)
         if options["as_json"]:
-            output.print_json(result)
+            printing.print_json(result)
             return 1 if result.failed else 0
-        over = f"; {output.counted(result.over, 'run')} had already ended" if result.over else ""
-        output.print_text(f"{output.counted(len(result.stopped), 'run')} stopped{over}.")
+        over = f"; {printing.counted(result.over, 'run')} had already ended" if result.over else ""
+        printing.print_text(f"{printing.counted(len(result.stopped), 'run')} stopped{over}.")
         for run, sentence in list(result.failed.items())[:FAILURES_SHOWN]:
-            output.print_text(f"  {run} is not stopped: {sentence}")
+            printing.print_text(f"  {run} is not stopped: {sentence}")
         if result.failed:
-            output.note(f"{output.counted(len(result.failed), 'run')} could not be stopped: repeat the command.")
+            printing.note(f"{printing.counted(len(result.failed), 'run')} could not be stopped: repeat the command.")
         closes = scope if scope != EVERYTHING or not tenant else f"tenant:{tenant}"
-        output.note(f"New runs are still accepted; `linestop switch close {closes}` refuses them.")
+        printing.note(f"New runs are still accepted; `linestop switch close {closes}` refuses them.")
         return 1 if result.failed else 0
 
-    if code := output.with_client(options["directory"], work):
-        output.exit_with(code)
+    if code := printing.with_client(options["directory"], work):
+        printing.exit_with(code)
 
 
 @asynccontextmanager
@@ -130,7 +132,7 @@ async def note_delay(client: Client, directory: Path) -> AsyncGenerator[None]:
             cause = disk_full_message(state_directory(directory)).rstrip(".")
         else:
             cause = "The broker answers, but does not confirm that the stop is stored (see `linestop doctor`)"
-        output.note(f"{cause}. {NOT_STORED_YET}")
+        printing.note(f"{cause}. {NOT_STORED_YET}")
 
     task = asyncio.create_task(note_cause())
     try:
@@ -147,7 +149,7 @@ def close(switches: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - 
         await note_unknown_names(client, switches)
         return closed
 
-    _print_closed(output.with_client(options["directory"], work), as_json=options["as_json"])
+    _print_closed(printing.with_client(options["directory"], work), as_json=options["as_json"])
 
 
 def open_switches(switches: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -156,7 +158,7 @@ def open_switches(switches: tuple[str, ...], **options: Any) -> None:  # noqa: A
     async def work(client: Client) -> frozenset[str]:
         return await client.kill_switches.open(*switches)
 
-    _print_closed(output.with_client(options["directory"], work), as_json=options["as_json"])
+    _print_closed(printing.with_client(options["directory"], work), as_json=options["as_json"])
 
 
 def list_switches(**options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -165,16 +167,16 @@ def list_switches(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     async def work(client: Client) -> frozenset[str]:
         return await client.kill_switches.closed()
 
-    _print_closed(output.with_client(options["directory"], work, as_="client"), as_json=options["as_json"])
+    _print_closed(printing.with_client(options["directory"], work, as_="client"), as_json=options["as_json"])
 
 
 def _print_closed(closed: frozenset[str], *, as_json: bool) -> None:
     if as_json:
-        output.print_json({"closed": sorted(closed)})
+        printing.print_json({"closed": sorted(closed)})
     elif closed:
-        output.print_text(closed_sentence(closed))
+        printing.print_text(closed_sentence(closed))
     else:
-        output.print_text("No kill switch is closed.")
+        printing.print_text("No kill switch is closed.")
 
 
 def closed_sentence(closed: frozenset[str]) -> str:

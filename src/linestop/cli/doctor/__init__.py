@@ -1,0 +1,1 @@
+"""The checks of ``linestop doctor`` and ``linestop health``."""

@@ -1,0 +1,1 @@
+"""What the commands about runs do: follow, report, stop and check a run."""

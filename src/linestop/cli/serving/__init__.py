@@ -1,0 +1,1 @@
+"""The processes of ``linestop dev``, ``up`` and ``actor``."""
