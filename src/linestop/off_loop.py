@@ -8,12 +8,13 @@ within one call of C: so ``work`` must not be one long call, such as a regular e
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from linestop.schemas.defaults import OFF_LOOP_BYTES
+OFF_LOOP_BYTES: Final = 64 * 1024
+"""Work on more outside data than this takes milliseconds, so it runs outside the event loop."""
 
 T = TypeVar("T")
 

@@ -8,6 +8,7 @@ from tests.builders import OK, RUN, TENANT, Story, agent, at_work, call, contrac
 
 from linestop.actors.budget import next_hold
 from linestop.actors.facts import Facts, Reservation
+from linestop.schemas.defaults import STARTS_PER_HOLD
 from linestop.schemas.events import (
     AccountLine,
     Cue,
@@ -23,7 +24,7 @@ from linestop.schemas.events import (
     Warned,
 )
 from linestop.schemas.model_messages import ModelFailed, Usage
-from linestop.schemas.run.next_action import STARTS_PER_HOLD, NextStart, next_start
+from linestop.schemas.run.next_action import NextStart, next_start
 from linestop.schemas.verify import verify
 
 

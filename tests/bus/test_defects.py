@@ -25,7 +25,6 @@ from linestop.runtime.decide_next import Decider, Draft, Pass
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
-from linestop.schemas.defaults import FOLD_FAILURES_MAX
 from linestop.schemas.events import AnyEvent, Finished, Paused, Proposed, Stopped
 from linestop.schemas.kill_switches import KEY, OLDER_KEY
 from linestop.schemas.model_messages import ModelReply
@@ -33,6 +32,7 @@ from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.run import fold
 from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.state import FOLD_FAILURES_MAX
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.testing.memory import MemoryBroker, NoFaults

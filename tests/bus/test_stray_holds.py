@@ -11,8 +11,8 @@ from tests.builders import NOW
 from linestop.bus.interfaces import Bucket
 from linestop.runtime.money.holds import HoldRequest
 from linestop.runtime.money.ledger import AccountLedger, read_account
-from linestop.runtime.money.orphaned_holds import ORPHANED_AFTER_S, release_orphaned_holds
-from linestop.schemas.defaults import AccountLimits
+from linestop.runtime.money.orphaned_holds import release_orphaned_holds
+from linestop.schemas.defaults import ORPHANED_AFTER_S, AccountLimits
 from linestop.schemas.events import Cue, Held, SettledHold
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, TenantId

@@ -140,10 +140,9 @@ async def _no_alarms(entry: object) -> None:
 
 async def serve(setup: Setup, name: str, ready: Callable[[str], None]) -> None:
     """Serve as ``name`` until killed; call ``ready`` with the worker's name when the process is ready."""
-    figures = {"START_WITHIN_S": START_WITHIN_S, "GRACE_S": GRACE_S}
     for module, changed in (
-        (executor, figures),
-        (planner, figures),
+        (executor, {"START_WITHIN_S": START_WITHIN_S, "TOOL_GRACE_S": GRACE_S}),
+        (planner, {"START_WITHIN_S": START_WITHIN_S, "MODEL_GRACE_S": GRACE_S}),
         (deadline_alarms, {"TIMER_IN_PROCESS_MAX_S": setup.timer_near_s}),
     ):
         assert changed.keys() <= vars(module).keys(), "the figures have other names now"

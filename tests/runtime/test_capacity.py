@@ -14,14 +14,14 @@ from tests.builders import agent as desk
 from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
 from linestop.bus.stores.agent_versions import AgentStore
-from linestop.bus.stores.worker_heartbeats import HEARTBEAT_EVERY_S, read_heartbeat
+from linestop.bus.stores.worker_heartbeats import read_heartbeat
 from linestop.bus.streams import stream_names
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.runtime.run_cache import Key
 from linestop.runtime.workers.capacity import LAG_VALID_S, RECHECK_AFTER_S, Capacity
-from linestop.schemas.defaults import PROCESS_TOOL_WEIGHT, Limits, WorkerLimits
+from linestop.schemas.defaults import HEARTBEAT_EVERY_S, PROCESS_TOOL_WEIGHT, Limits, WorkerLimits
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
 from linestop.schemas.performer_interfaces import ModelWork

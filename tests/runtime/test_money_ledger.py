@@ -10,8 +10,8 @@ from tests.builders import NOW
 
 from linestop.runtime.money.holds import HoldRequest
 from linestop.runtime.money.ledger import AccountLedger
-from linestop.runtime.money.orphaned_holds import ORPHANED_AFTER_S, release_orphaned_holds
-from linestop.schemas.defaults import AccountLimits
+from linestop.runtime.money.orphaned_holds import release_orphaned_holds
+from linestop.schemas.defaults import ORPHANED_AFTER_S, AccountLimits
 from linestop.testing.memory import MemoryBroker
 
 pytestmark = pytest.mark.anyio

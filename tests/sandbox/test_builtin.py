@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from linestop.errors import Defect
-from linestop.sandbox.tools.builtin import ASK_PERSON, HTTP_TEXT_CHARS_MAX, WAIT_FOR_EVENT, WAIT_S_MAX, WAIT_UNTIL
+from linestop.sandbox.tools.builtin import ASK_PERSON, WAIT_FOR_EVENT, WAIT_UNTIL
 from linestop.sandbox.tools.perform_call import perform
 from linestop.sandbox.tools.registry import load_registry
 from linestop.schemas.argument_validation import check_arguments
+from linestop.schemas.defaults import HTTP_TEXT_CHARS_MAX, WAIT_MAX_S
 from linestop.schemas.tool_contracts import Contract, ToolResult
 
 if TYPE_CHECKING:
@@ -103,11 +104,11 @@ async def test_the_clock_returns_utc(make_context: MakeContext) -> None:
     ("contract", "raw", "good"),
     [
         (WAIT_UNTIL, '{"until":1}', True),
-        (WAIT_UNTIL, f'{{"until":{WAIT_S_MAX}}}', True),
+        (WAIT_UNTIL, f'{{"until":{WAIT_MAX_S}}}', True),
         (WAIT_UNTIL, '{"until":"2030-01-31T09:00:00+01:00"}', True),
         (WAIT_UNTIL, '{"until":0}', False),
         (WAIT_UNTIL, '{"until":1.5}', False),
-        (WAIT_UNTIL, f'{{"until":{WAIT_S_MAX + 1}}}', False),
+        (WAIT_UNTIL, f'{{"until":{WAIT_MAX_S + 1}}}', False),
         (WAIT_UNTIL, '{"until":""}', False),
         (WAIT_UNTIL, '{"until":null}', False),
         (WAIT_UNTIL, "{}", False),

@@ -15,8 +15,7 @@ from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import AnyTool, tool
 from linestop.sandbox.tools.failures import ToolFailed, ToolUnknown
 from linestop.sandbox.tools.perform_call import PerformLimits, perform
-from linestop.sandbox.tools.threads import THREADS_MAX
-from linestop.schemas.defaults import BLOB_BYTES_MAX
+from linestop.schemas.defaults import BLOB_BYTES_MAX, TOOL_THREADS_MAX
 from linestop.schemas.redaction import Redactor
 from linestop.schemas.tool_contracts import ToolResult
 
@@ -315,10 +314,10 @@ async def test_the_number_of_hung_threads_is_bounded(make_context: MakeContext) 
         return ctx.run
 
     made = declared(block, timeout_s=20)
-    hung = [asyncio.create_task(run(made, make_context())) for _ in range(THREADS_MAX)]
+    hung = [asyncio.create_task(run(made, make_context())) for _ in range(TOOL_THREADS_MAX)]
     await asyncio.sleep(0)
     result = await run(made, make_context())
-    assert f"all {THREADS_MAX} tool threads are busy" in message(result)
+    assert f"all {TOOL_THREADS_MAX} tool threads are busy" in message(result)
     assert result.error is not None
     assert (result.outcome, result.begun, result.error.retry_safe) == ("never_started", False, True)
     release.set()

@@ -13,6 +13,7 @@ import msgspec
 
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import check_arguments
+from linestop.schemas.defaults import WAIT_MAX_S
 from linestop.schemas.events import BlobRef, JudgedCall, LimitHit, Policy, ToolGrant
 from linestop.schemas.provenance.argument_origins import has_untrusted
 from linestop.schemas.provenance.run_sources import provenance
@@ -21,7 +22,6 @@ from linestop.schemas.run.fold import Run
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.tool_contracts import TRACED_TIERS, effect_key, may_have_taken_effect
 
-WAIT_MAX_S = 2_592_000
 WAIT_OVERDUE_MAX_S = 60.0
 """A moment that passed while the model was thinking is accepted; the wait is then over at once."""
 

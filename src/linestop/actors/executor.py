@@ -30,7 +30,7 @@ from linestop.actors.facts import (
 from linestop.actors.own_starts import has_unreported_result, stop_out_of_time, unacknowledged_start
 from linestop.actors.widened_contracts import attempt_left_open, widened
 from linestop.off_loop import off_loop
-from linestop.schemas.defaults import START_WITHIN_S
+from linestop.schemas.defaults import START_WITHIN_S, TOOL_GRACE_S
 from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
 from linestop.schemas.performer_interfaces import CallWork, LongResult, ToolRunner
 from linestop.schemas.run.call_states import Attempt, CallState, Stage, dead_workers_relied_on
@@ -40,9 +40,6 @@ from linestop.schemas.run.next_action import NextStart, next_start
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import Tier, ToolError, ToolResult, canonical
-
-GRACE_S = 2.0
-"""Seconds that a performer has after the tool's own timeout to report the call's outcome."""
 
 
 class Executor:
@@ -269,7 +266,7 @@ def _started_call(run: Run, call: CallState, start: NextStart, now: datetime) ->
     return StartedCall(
         call=call.call, attempt=len(call.attempts) + 1, effect_key=call.judged.effect_key,
         args_sha256=call.args_sha256, gate_n=call.gate_n, start_by=start_by,
-        done_by=start_by + timedelta(seconds=call.grant.timeout_s + GRACE_S),
+        done_by=start_by + timedelta(seconds=call.grant.timeout_s + TOOL_GRACE_S),
         cost_max_micros=call.grant.price_micros if start.kind == "effect" else 0,
         contract_digest=call.grant.contract_digest if call.grant != run.grant_of(call.tool) else "",
     )  # fmt: skip

@@ -31,7 +31,7 @@ from linestop.actors.own_starts import has_unreported_result, stop_out_of_time, 
 from linestop.actors.prompt import Prompt, assemble, request
 from linestop.actors.prompt_exact_values import covered_texts
 from linestop.off_loop import off_loop
-from linestop.schemas.defaults import START_WITHIN_S
+from linestop.schemas.defaults import MODEL_GRACE_S, START_WITHIN_S
 from linestop.schemas.events import (
     AnyEvent,
     Cue,
@@ -56,9 +56,6 @@ from linestop.schemas.subjects import RoleName
 
 PROMPTS_CACHED_MAX = 64
 NOT_BEGUN = "The request was not begun; nothing was asked."
-
-GRACE_S = 5.0
-"""Seconds that a performer has after the request's own deadline to report its outcome."""
 
 
 class Planner:
@@ -257,7 +254,8 @@ def _started_event(  # noqa: PLR0913 - one event's fields
     left_s = max(run.limits.wall_s - run.active_s(now) - START_WITHIN_S, 0.0)
     return ModelStarted(
         turn=start.turn, attempt=start.attempt, model=model.model, worker=worker, start_by=start_by,
-        done_by=start_by + timedelta(seconds=min(run.limits.model_deadline_s, left_s) + GRACE_S), purpose=start.purpose,
+        done_by=start_by + timedelta(seconds=min(run.limits.model_deadline_s, left_s) + MODEL_GRACE_S),
+        purpose=start.purpose,
         prompt_sha256=prompt.sha256, input_tokens_max=start.input_tokens_max,
         output_tokens_max=start.output_tokens_max, cost_max_micros=start.cost_max_micros,
         fallback_of=start.fallback_of, base_url=model.base_url, params=prompt.params, dropped_to=start.dropped_to,
@@ -271,7 +269,7 @@ def _deadline_s(run: Run, started: ModelStarted) -> float:
 
     So the end of the run's time ends the request, and not a failure after which it would be repeated.
     """
-    left_s = (started.done_by - started.start_by).total_seconds() - GRACE_S + START_WITHIN_S + DECIDING_MAX_S
+    left_s = (started.done_by - started.start_by).total_seconds() - MODEL_GRACE_S + START_WITHIN_S + DECIDING_MAX_S
     return min(run.limits.model_deadline_s, left_s)
 
 

@@ -10,7 +10,14 @@ import msgspec
 from linestop.actors.facts import CurrentAgent, Facts, IncomingTask, KillSwitches, Secrets, Space, kill_switch_message
 from linestop.actors.prompt import base_size, material_bytes
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.defaults import MATERIAL_BYTES_MAX, SPACE_FOR_NEW_WORK, Limits, excessive_limit
+from linestop.schemas.defaults import (
+    LABEL_CHARS_MAX,
+    LABELS_MAX,
+    MATERIAL_BYTES_MAX,
+    SPACE_FOR_NEW_WORK,
+    Limits,
+    excessive_limit,
+)
 from linestop.schemas.events import AgentRef, AskedFor, Opened, Refused, TaskFacts, ToolGrant
 from linestop.schemas.messages import Task, lower_limits, oversized_field
 from linestop.schemas.redaction import Redactor
@@ -21,8 +28,6 @@ from linestop.schemas.trace_context import parse_traceparent
 from linestop.schemas.visible_text import is_blank
 
 DEFAULTS = Limits()
-LABELS_MAX = 32
-LABEL_CHARS_MAX = 256
 REFUSED_LABELS_BYTES_MAX = 4_096
 """The most bytes that a refused task's labels take in its refusal: one client may send many tasks that are refused."""
 

@@ -38,13 +38,13 @@ from linestop.runtime.housekeeping.space_alerts import SpaceWatch
 from linestop.runtime.housekeeping.stalled_run_sweep import Sweep
 from linestop.runtime.intake import ControlIntake, TaskIntake
 from linestop.runtime.money.ledger import AccountLedger
-from linestop.runtime.money.orphaned_holds import ORPHANED_AFTER_S, release_orphaned_holds, remove_ended_accounts
+from linestop.runtime.money.orphaned_holds import release_orphaned_holds, remove_ended_accounts
 from linestop.runtime.process_settings import ProcessSettings, utc_now
 from linestop.runtime.role_binding import RoleBinding, ShellConfig
 from linestop.runtime.role_factory import role_consumer_spec
 from linestop.runtime.run_loop import Shell
 from linestop.runtime.workers.presence import Presence, PresenceCallbacks, RoleLoad, count_runs_and_starts
-from linestop.schemas.defaults import SPACE_TO_WATCH
+from linestop.schemas.defaults import ORPHANED_AFTER_S, SPACE_TO_WATCH
 from linestop.schemas.events import NEVER, Cue
 from linestop.schemas.subjects import (
     ACTORS,

@@ -23,12 +23,11 @@ from linestop.actors.role_protocol import Role
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Append
 from linestop.errors import LinestopError
-from linestop.off_loop import off_loop
+from linestop.off_loop import OFF_LOOP_BYTES, off_loop
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.role_binding import RoleBinding
 from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.workers.capacity import Capacity
-from linestop.schemas.defaults import OFF_LOOP_BYTES
 from linestop.schemas.events import EVENT_NAMES, AnyEvent, Cue, EffectStarted, ModelStarted, Stopped
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event

@@ -20,9 +20,10 @@ from typing import Any, cast
 import jsonschema_rs
 import msgspec
 
-from linestop.schemas.defaults import ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX, JSON_DEPTH_MAX
+from linestop.schemas.defaults import ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX
 from linestop.schemas.tool_contracts import Contract, canonical
 
+JSON_DEPTH_MAX = 64
 ERRORS_MAX = 20
 """The most errors reported at once; a model that has more than this to correct should start again."""
 

@@ -46,22 +46,27 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     result_bytes_max: int = 16 * 1024
     proposal_calls_max: int = 16
     compactions_max: int = 3
-    child_depth_max: int = 3
     events_max: int = 2_000
 
 
-DAY_S = 86_400
+_DAY_S: Final = 86_400
 RUN_DAYS_MAX = 30
-LOG_DAYS = 90
+"""The days within which a run ends, and so the longest wait of a call: its log is stored for longer."""
+
+RUNS_DAYS_MAX = 90
+"""The days for which RUNS stores the log of a run: longer than the longest run, so none loses its start."""
+
 COUNT_MAX = 10**12
+"""The largest value of a limit that nothing else bounds."""
+
 LIMITS_MAX: dict[str, int] = {
     **dict.fromkeys(Limits.__struct_fields__, COUNT_MAX),
-    "wall_s": RUN_DAYS_MAX * DAY_S,
-    "run_max_s": RUN_DAYS_MAX * DAY_S,
-    "approval_expires_s": LOG_DAYS * DAY_S,
-    "tool_timeout_s": DAY_S,
-    "model_deadline_s": DAY_S,
-    "model_wait_max_s": RUN_DAYS_MAX * DAY_S,
+    "wall_s": RUN_DAYS_MAX * _DAY_S,
+    "run_max_s": RUN_DAYS_MAX * _DAY_S,
+    "approval_expires_s": RUNS_DAYS_MAX * _DAY_S,
+    "tool_timeout_s": _DAY_S,
+    "model_deadline_s": _DAY_S,
+    "model_wait_max_s": RUN_DAYS_MAX * _DAY_S,
     "events_max": 2_000,
 }
 """The largest value of each limit. A run ends within 30 days, since its log is stored for 90; no call lasts longer than
@@ -117,9 +122,6 @@ class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         )
 
 
-RUNS_DAYS_MAX = 90
-"""The days for which RUNS stores the log of a run: longer than the longest run (30 days), so none loses its start."""
-
 ARCHIVE_DAYS_MAX = 36_500
 
 
@@ -147,11 +149,19 @@ NOT_BEGUN_DELAY_S = 0.5
 NOT_BEGUN_DELAY_MAX_S = 30.0
 """Waits after an attempt that its busy worker did not begin: half a second, then twice as long each time."""
 
+QUEUE_RETRY_MIN_S = 60.0
+QUEUE_RETRY_MAX_S = 3_600.0
+"""Waits of a run whose agent chose ``queue`` while no model answers: a minute before the first retry, then twice as
+long each time, at most an hour, so that its events last for the 30 days that a run may take."""
+
+MONEY_RETRY_S = 30.0
+"""How often a run that waits for money asks again, in case the hint that there is room was lost."""
+
 NOT_BEGUN_MAX = 50
 """Attempts of one model request or tool call that may fail to begin before the next ones count as tries."""
 
 RETRY_JITTER = 0.25
-RETRY_AFTER_MAX_S = 30 * 86_400.0
+RETRY_AFTER_MAX_S = RUN_DAYS_MAX * float(_DAY_S)
 """The longest wait that a provider or a tool may ask for, as long as the longest run: a date beyond the calendar would
 break the fold."""
 
@@ -160,6 +170,18 @@ FALLBACK_FIRST_S = 60.0
 
 EVENTS_RESERVED = 50
 """The last events of a run, reserved for stop, results and seal: new work needs ``n < events_max - 50``."""
+
+ANSWER_TOKENS_MIN = 256
+"""A model request with room for fewer answer tokens than this is not worth its price; the run ends instead."""
+
+CLOSING_ANSWER_TOKENS_MAX = 1_024
+"""The length of the answer with which a run that has reached a limit sums up its results."""
+
+CLOSING_ANSWER_TOKENS_MIN = 128
+"""A closing turn with room for fewer answer tokens than this does not take place."""
+
+STARTS_PER_HOLD = 4
+"""A hold covers about this many starts like the next one, so that a run seldom waits for budget."""
 
 CLOSING_EVENTS = 10
 """How many of these a run's closing turn may use: its hold, its start."""
@@ -173,14 +195,15 @@ INLINE_BYTES_MAX = 32 * 1024
 
 BLOB_BYTES_MAX = 32 * 1024 * 1024
 BLOB_PART_BYTES = 192 * 1024
-RESULT_CONTAINERS_MAX = 1_000_000
-"""The most lists and objects in one result: reading ten times as many would block the process for seconds."""
-
 CLOCK_SLACK_S = 60.0
 """How far a clock may jump between a decision and its append, so how far an event's deadline may exceed its limit."""
 
 START_WITHIN_S = 5.0
 """``start_by`` of a start: how long after it was decided the effect may still begin."""
+
+TOOL_GRACE_S = 2.0
+MODEL_GRACE_S = 5.0
+"""``done_by`` of a start: how long after the timeout of its tool, or of its model, the outcome may still come."""
 
 EFFECT_AFTER_ACK_S = 0.1
 """On one server the acknowledgement of a start proves the head, if the effect begins this soon after."""
@@ -200,12 +223,13 @@ TIMER_IN_PROCESS_MAX_S = 300.0
 SWEEP_EVERY_S = 5.0
 SWEEP_TRIES_MAX = 20
 APPEND_TRIES_MAX = 10
-FOLD_FAILURES_MAX = 3
-"""No more is appended to a run with more events on which the fold fails: if it fails on the stop too, it has no end."""
+HEARTBEAT_EVERY_S = 2.0
+HEARTBEATS_MISSED_MAX = 3
+"""Heartbeats missed in a row after which a worker is presumed dead."""
 
-BREAKER_FAILURES = 5
-BREAKER_WINDOW_S = 60.0
-BREAKER_OPEN_S = 60.0
+ORPHANED_AFTER_S = 120.0
+"""Age from which a hold that no event names counts as orphaned: by then the append of its ``held`` is over."""
+
 SPACE_FOR_NEW_WORK = 0.9
 """Nothing is written to a run that does not exist yet when a stream it needs is this full: no task is accepted, and no
 refusal or stop of an absent run takes the room that open runs need."""
@@ -232,9 +256,21 @@ SPACE_TO_WATCH = 0.5
 TOKEN_OVERHEAD = 1_024
 """Tokens a provider may add around a prompt (tool preamble, separators); part of every reservation."""
 
-JSON_DEPTH_MAX = 64
-OFF_LOOP_BYTES = 64 * 1024
-"""Work on more outside data than this takes milliseconds, so it runs outside the event loop."""
+WAIT_MAX_S = RUN_DAYS_MAX * _DAY_S
+"""The longest wait for a date, an event or a person: as long as the longest run."""
+
+TOOL_THREADS_MAX = 512
+"""The most calls of thread tools at once, those included that were given up but have not returned."""
+
+TOOL_OUTPUT_BYTES_MAX = 64 * 1024
+"""The most bytes of the standard output of a tool in its own process that are shown."""
+
+HTTP_TEXT_CHARS_MAX = 200_000
+"""The most characters of a page that ``http.get`` returns."""
+
+LABELS_MAX = 32
+LABEL_CHARS_MAX = 256
+"""The most labels of a task, and the most characters of one."""
 
 WIDENED_MAX = 5
 """The most times that people are asked about one call because its tool may do more than was agreed to."""

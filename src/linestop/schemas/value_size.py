@@ -20,7 +20,6 @@ from uuid import UUID
 
 import msgspec
 
-from linestop.schemas.defaults import RESULT_CONTAINERS_MAX
 from linestop.schemas.redaction import DEPTH_MAX
 
 _PLAIN: Final = frozenset({bool, type(None), float})
@@ -36,6 +35,9 @@ _SHORT: Final = (
 )  # fmt: skip
 _CYCLE: Final = '"…"'
 """The text in the place where a value contains itself."""
+
+RESULT_CONTAINERS_MAX: Final = 1_000_000
+"""The most lists and objects in one result: reading ten times as many would block the process for seconds."""
 
 SHOWN_BYTES_MAX: Final = 1024 * 1024
 """If the parts of an object add up to more than this, its ``repr`` is not called."""

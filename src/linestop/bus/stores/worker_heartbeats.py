@@ -17,14 +17,11 @@ import msgspec
 import structlog
 
 from linestop.bus.interfaces import BucketValue
+from linestop.schemas.defaults import HEARTBEAT_EVERY_S, HEARTBEATS_MISSED_MAX
 from linestop.schemas.run.call_states import Attempt, incarnation_of
 from linestop.schemas.subjects import RoleName
 
 LOG = structlog.get_logger("linestop.workers")
-HEARTBEAT_EVERY_S: Final = 2.0
-MISSED_MAX: Final = 3
-"""Heartbeats missed in a row after which a worker is presumed dead."""
-
 FORGET_AFTER_ROUNDS: Final = 1_800
 """Rounds after which a worker whose key expired is forgotten: an hour."""
 
@@ -122,7 +119,7 @@ class _KnownWorker:
 
     @property
     def is_dead(self) -> bool:
-        return self.beat.state == "ended" or self.missed >= MISSED_MAX
+        return self.beat.state == "ended" or self.missed >= HEARTBEATS_MISSED_MAX
 
 
 class Roster:
@@ -144,7 +141,7 @@ class Roster:
             if key in present:
                 continue
             known.missed += 1
-            if known.missed == MISSED_MAX and known.beat.state != "ended":
+            if known.missed == HEARTBEATS_MISSED_MAX and known.beat.state != "ended":
                 died.append(known.beat)
             elif known.missed > FORGET_AFTER_ROUNDS:
                 del self._known[key]
@@ -157,7 +154,7 @@ class Roster:
         known, version = self._known.get(key), (value.revision, value.stored_at)
         if known is not None and known.version == version:
             known.missed += 1
-            return known.beat if known.missed == MISSED_MAX and known.beat.state != "ended" else None
+            return known.beat if known.missed == HEARTBEATS_MISSED_MAX and known.beat.state != "ended" else None
         beat = read_heartbeat(value)
         if beat is None:
             return None
@@ -183,8 +180,8 @@ class Roster:
 
     def is_missing(self, role: RoleName) -> bool:
         """Whether certainly no worker has this role now; False until this process has seen enough rounds to know."""
-        return self._rounds > MISSED_MAX and not any(
-            known.beat.role == role and known.beat.state == "working" and known.missed < MISSED_MAX
+        return self._rounds > HEARTBEATS_MISSED_MAX and not any(
+            known.beat.role == role and known.beat.state == "working" and known.missed < HEARTBEATS_MISSED_MAX
             for known in self._known.values()
         )
 
@@ -195,7 +192,7 @@ def workers(values: Iterable[BucketValue], now: datetime) -> list[WorkerStatus]:
         (beat, v.stored_at) for v in values if (beat := read_heartbeat(v)) is not None and v.stored_at is not None
     ]
     now = max([now, *(at for _, at in stored)])
-    silent_s = HEARTBEAT_EVERY_S * (MISSED_MAX + 1)
+    silent_s = HEARTBEAT_EVERY_S * (HEARTBEATS_MISSED_MAX + 1)
     return sorted(
         (
             WorkerStatus(

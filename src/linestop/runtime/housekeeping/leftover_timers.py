@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from linestop.schemas.defaults import TIMER_IN_PROCESS_MAX_S
+from linestop.schemas.defaults import QUEUE_RETRY_MAX_S, TIMER_IN_PROCESS_MAX_S
 from linestop.schemas.events import (
     AnyEvent,
     Asked,
@@ -17,7 +17,6 @@ from linestop.schemas.events import (
     Paused,
 )
 from linestop.schemas.run.fold import Run
-from linestop.schemas.run.retry_delays import QUEUE_RETRY_MAX_S
 
 NEAR = timedelta(seconds=TIMER_IN_PROCESS_MAX_S)
 

@@ -16,12 +16,9 @@ from linestop.errors import Conflict, Refused
 from linestop.runtime.money.ledger import ACCOUNT_RETENTION, AccountLedger, read_account
 from linestop.runtime.money.own_holds import spent_of
 from linestop.schemas.account_names import period_end
+from linestop.schemas.defaults import ORPHANED_AFTER_S
 from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
-
-ORPHANED_AFTER_S = 120.0
-"""Age in seconds from which a hold's log is read: most holds end sooner by themselves."""
-
 
 RETENTION_MARGIN = timedelta(hours=1)
 """Margin within which an account with a time to live expires by itself before it is looked for here."""

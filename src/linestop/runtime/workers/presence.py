@@ -20,7 +20,6 @@ import structlog
 
 from linestop.bus.interfaces import Bucket, BucketValue
 from linestop.bus.stores.worker_heartbeats import (
-    HEARTBEAT_EVERY_S,
     Heartbeat,
     ProcessLoad,
     Roster,
@@ -32,6 +31,7 @@ from linestop.clock import Clock
 from linestop.errors import Conflict, LinestopError
 from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.workers.worker_names import host_name
+from linestop.schemas.defaults import HEARTBEAT_EVERY_S
 from linestop.schemas.run.call_states import incarnation_of
 from linestop.schemas.subjects import RoleName
 

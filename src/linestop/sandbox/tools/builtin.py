@@ -13,11 +13,8 @@ from linestop.off_loop import off_loop
 from linestop.sandbox.files.workspace import Entry
 from linestop.sandbox.tools.decorator import AnyTool, Context, tool
 from linestop.sandbox.tools.failures import ToolFailed
+from linestop.schemas.defaults import HTTP_TEXT_CHARS_MAX, WAIT_MAX_S
 from linestop.schemas.tool_contracts import Contract
-
-HTTP_TEXT_CHARS_MAX = 200_000
-WAIT_S_MAX = 30 * 86_400
-"""30 days in seconds: a run lasts at most that long, and so does a wait."""
 
 _OWNER = "linestop"
 _TEXT_TYPES = ("application/json", "application/xml", "application/javascript", "application/x-ndjson")
@@ -133,10 +130,10 @@ WAIT_UNTIL = Contract(
             "until": {
                 "anyOf": [
                     {"type": "string", "minLength": 10, "maxLength": 40},
-                    {"type": "integer", "minimum": 1, "maximum": WAIT_S_MAX},
+                    {"type": "integer", "minimum": 1, "maximum": WAIT_MAX_S},
                 ],
                 "description": f"ISO 8601 moment, e.g. 2030-01-31T09:00:00+01:00, with its time zone and not past, "
-                f"or seconds from now, 1 to {WAIT_S_MAX}.",
+                f"or seconds from now, 1 to {WAIT_MAX_S}.",
             },
         },
         "required": ["until"],
@@ -162,7 +159,7 @@ WAIT_FOR_EVENT = Contract(
             "timeout_s": {
                 "type": "integer",
                 "minimum": 1,
-                "maximum": WAIT_S_MAX,
+                "maximum": WAIT_MAX_S,
                 "description": "Give up after so many seconds.",
             },
         },

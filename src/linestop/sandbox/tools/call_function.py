@@ -17,16 +17,16 @@ from typing import Any, Literal, cast, get_args
 import httpx2
 import msgspec
 
-from linestop.off_loop import off_loop
+from linestop.off_loop import OFF_LOOP_BYTES, off_loop
 from linestop.sandbox.http.egress_client import EgressClient
 from linestop.sandbox.http.egress_guard import READ_METHODS
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import EgressFailed, NotBegun, ToolFailed, ToolUnknown, WorkspaceError
-from linestop.schemas.defaults import BLOB_BYTES_MAX, OFF_LOOP_BYTES, RESULT_CONTAINERS_MAX
+from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.redaction import DEPTH_MAX
 from linestop.schemas.tool_contracts import Egress, ErrorType, ToolError
-from linestop.schemas.value_size import OversizedError, beginning, json_size, shown
+from linestop.schemas.value_size import RESULT_CONTAINERS_MAX, OversizedError, beginning, json_size, shown
 
 _REQUEST_TIMEOUT = 408
 _TOO_MANY_REQUESTS = 429

@@ -18,6 +18,7 @@ from linestop.errors import ConfigError
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.failures import ToolFailed, ToolUnknown
 from linestop.sandbox.tools.function_signature import Signature, read_signature
+from linestop.schemas.defaults import Limits
 from linestop.schemas.tool_contracts import TIERS, Contract, Tier, ToolKind
 
 __all__ = ["AnyTool", "Context", "Tool", "ToolFailed", "ToolOptions", "ToolUnknown", "tool"]
@@ -33,6 +34,8 @@ Check = Callable[[Any], Sequence[str]]
 NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 NAME_CHARS_MAX = 60
 TIMEOUT_S_MAX = 3_600.0
+DEFAULTS = Limits()
+"""A contract that is stored without timeout and retries has 5 s and 2 for ever; a new one has these."""
 
 
 class ToolOptions(TypedDict, total=False):
@@ -199,10 +202,9 @@ def _kind(name: str, fn: Callable[..., Any], options: ToolOptions) -> ToolKind:
 
 
 def _contract_fields(options: ToolOptions) -> dict[str, Any]:
-    """The options that are fields of the contract; collections become sorted tuples."""
-    fields: dict[str, Any] = {
-        key: value for key, value in options.items() if key not in {"name", "kind", "probe", "check"}
-    }
+    """The options that are fields of the contract, the defaults included; collections become sorted tuples."""
+    fields: dict[str, Any] = {"timeout_s": DEFAULTS.tool_timeout_s, "retries_max": DEFAULTS.tool_retries_max}
+    fields |= {key: value for key, value in options.items() if key not in {"name", "kind", "probe", "check"}}
     for key in ("scopes", "egress", "trusted", "content"):
         if key in fields:
             fields[key] = tuple(sorted(fields[key]))

@@ -25,7 +25,7 @@ import msgspec
 
 from linestop import clock
 from linestop.errors import Defect
-from linestop.off_loop import off_loop
+from linestop.off_loop import OFF_LOOP_BYTES, off_loop
 from linestop.sandbox.tools.call_function import (
     FunctionReply,
     in_own_task,
@@ -40,7 +40,6 @@ from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import NotBegun, ToolFailed
 from linestop.sandbox.tools.process_tool import run_in_process
 from linestop.sandbox.tools.threads import run_in_thread
-from linestop.schemas.defaults import OFF_LOOP_BYTES
 from linestop.schemas.redaction import Redactor
 from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
 from linestop.schemas.value_size import shown

@@ -29,14 +29,11 @@ from linestop.sandbox.tools.call_function import FunctionReply
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import ToolFailed
-from linestop.schemas.defaults import BLOB_BYTES_MAX
+from linestop.schemas.defaults import BLOB_BYTES_MAX, TOOL_OUTPUT_BYTES_MAX
 from linestop.schemas.tool_contracts import ToolError
 
 FILE_MODULE_PREFIX = "linestop_tools_"
 """Modules that the registry loads from a file carry this prefix: they cannot be imported by name."""
-
-OUTPUT_BYTES_MAX = 64 * 1024
-"""Output of a child beyond this size is discarded, so that the child never blocks on a full pipe."""
 
 _REPLY_BYTES_MAX = BLOB_BYTES_MAX + 1024 * 1024
 _CHILD_PROGRAM = str(Path(__file__).with_name("child_process.py"))
@@ -203,8 +200,8 @@ async def _drain(process: anyio.abc.Process, name: str) -> None:
     bytes_read = 0
     assert process.stdout is not None
     async for chunk in process.stdout:
-        if bytes_read < OUTPUT_BYTES_MAX:
-            shown = chunk[: OUTPUT_BYTES_MAX - bytes_read]
+        if bytes_read < TOOL_OUTPUT_BYTES_MAX:
+            shown = chunk[: TOOL_OUTPUT_BYTES_MAX - bytes_read]
             _log.debug("output of tool %s: %s", name, ascii(shown.decode("utf-8", "replace")))
         bytes_read += len(chunk)
 

@@ -7,12 +7,11 @@ from typing import TypeVar
 
 from linestop.daemon_threads import AllBusyError, DaemonThreads, NoThreadError
 from linestop.sandbox.tools.failures import NotBegun
+from linestop.schemas.defaults import TOOL_THREADS_MAX
 
 T = TypeVar("T")
-THREADS_MAX = 512
-"""More threads than a process ever has calls at once: the limit is reached only if threads hang."""
 
-_threads = DaemonThreads("linestop tool", threads_max=THREADS_MAX)
+_threads = DaemonThreads("linestop tool", threads_max=TOOL_THREADS_MAX)
 
 
 async def run_in_thread(work: Callable[[], T]) -> T:
@@ -24,7 +23,7 @@ async def run_in_thread(work: Callable[[], T]) -> T:
     try:
         return await _threads.run(work)
     except AllBusyError:
-        message = f"all {THREADS_MAX} tool threads are busy; try again when one has returned"
+        message = f"all {TOOL_THREADS_MAX} tool threads are busy; try again when one has returned"
         raise NotBegun(message) from None
     except NoThreadError as error:
         raise NotBegun(f"no thread could be started ({error})") from None

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from linestop.schemas.account_names import dollars
-from linestop.schemas.defaults import CLOSING_EVENTS, TOKEN_OVERHEAD
+from linestop.schemas.defaults import (
+    CLOSING_ANSWER_TOKENS_MAX,
+    CLOSING_ANSWER_TOKENS_MIN,
+    CLOSING_EVENTS,
+    TOKEN_OVERHEAD,
+)
 from linestop.schemas.events import LimitHit, ModelChoice
 from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX
 from linestop.schemas.run.call_states import CallState, Stage
@@ -22,11 +27,6 @@ from linestop.schemas.text_size import Size
 
 if TYPE_CHECKING:
     from linestop.schemas.run.state import RunState
-
-OUTPUT_TOKENS_MAX: Final = 1_024
-"""The length of a closing answer."""
-
-OUTPUT_TOKENS_MIN: Final = 128
 
 NOTE_BYTES: Final = 256
 """The size of a call without an outcome: a note that it was not made."""
@@ -66,11 +66,11 @@ def closing_turn(run: RunState, limit: LimitHit) -> Closing | None:
     left = tokens_left(run)
     size = run.context + Size.framing(INSTRUCTION_BYTES + _open_calls_bytes(run))
     money = cost_left_micros(run)
-    affordable = model.price.input_affordable(money, OUTPUT_TOKENS_MIN)
-    prompt_fit = fit(run, model, size=size, tokens_max=min(left - OUTPUT_TOKENS_MIN, affordable))
+    affordable = model.price.input_affordable(money, CLOSING_ANSWER_TOKENS_MIN)
+    prompt_fit = fit(run, model, size=size, tokens_max=min(left - CLOSING_ANSWER_TOKENS_MIN, affordable))
     if prompt_fit is None:
         return None
-    output = min(OUTPUT_TOKENS_MAX, output_room(run, model), left - prompt_fit.bound)
+    output = min(CLOSING_ANSWER_TOKENS_MAX, output_room(run, model), left - prompt_fit.bound)
     output = min(output, model.price.output_affordable(money, prompt_fit.bound))
     cost = model.price.cost_max_micros(prompt_fit.bound, output)
     if output <= 0 or cost > money:
@@ -80,7 +80,7 @@ def closing_turn(run: RunState, limit: LimitHit) -> Closing | None:
 
 def tokens_reserved(run: RunState, model: ModelChoice) -> int:
     """Return the tokens that another turn leaves for the closing one; 0 while there is nothing to sum up."""
-    return _input_reserved(run, model) + 2 * OUTPUT_TOKENS_MIN if _may_close(run) else 0
+    return _input_reserved(run, model) + 2 * CLOSING_ANSWER_TOKENS_MIN if _may_close(run) else 0
 
 
 def cost_reserved_micros(run: RunState) -> int:
@@ -88,7 +88,7 @@ def cost_reserved_micros(run: RunState) -> int:
     model = closing_model(run)
     if model is None or not _may_close(run):
         return 0
-    return model.price.cost_max_micros(_input_reserved(run, model), 2 * OUTPUT_TOKENS_MIN)
+    return model.price.cost_max_micros(_input_reserved(run, model), 2 * CLOSING_ANSWER_TOKENS_MIN)
 
 
 def limit_sentence(hit: LimitHit) -> str:

@@ -8,15 +8,13 @@ from math import floor
 
 import msgspec
 
+from linestop.schemas.defaults import MONEY_RETRY_S
 from linestop.schemas.events import AskedCall, Question, Queued
 from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.next_action import NextStart, next_start
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import RunState
 from linestop.schemas.subjects import RoleName
-
-MONEY_RETRY_S = 30.0
-"""How often a run that waits for money asks again, in case the hint that there is room was lost."""
 
 
 class Deadline(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from linestop.schemas.defaults import COUNT_MAX
+from linestop.schemas.defaults import ANSWER_TOKENS_MIN, COUNT_MAX, STARTS_PER_HOLD
 from linestop.schemas.events import LimitHit, ModelChoice
 from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX
 from linestop.schemas.run import closing_turn
@@ -33,9 +33,6 @@ from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.prompt_size import dropped_size, fit, output_room, tokens_estimate, tokens_left
 from linestop.schemas.run.retry_delays import model_retry_at, not_begun_delay_s, queue_retry_s
 from linestop.schemas.run.state import RunState
-
-OUTPUT_TOKENS_MIN = 256
-"""A model request with room for fewer answer tokens than this is not worth its price; the run ends instead."""
 
 RETRIED_KINDS = frozenset({"availability", "rate_limit", "malformed", "truncated", "unknown", "cancelled"})
 
@@ -269,9 +266,9 @@ def _size_request(run: RunState, model: ModelChoice, *, compact: bool) -> tuple[
         model.window_tokens - prompt_fit.estimate,
         max(left, 0),
     )
-    if output_max < OUTPUT_TOKENS_MIN:
+    if output_max < ANSWER_TOKENS_MIN:
         used = run.limits.tokens_max - tokens_left(run)
-        return _limit_exhausted("tokens_max", used + prompt_fit.bound + OUTPUT_TOKENS_MIN, run.limits.tokens_max)
+        return _limit_exhausted("tokens_max", used + prompt_fit.bound + ANSWER_TOKENS_MIN, run.limits.tokens_max)
     return prompt_fit.dropped_to, prompt_fit.bound, output_max
 
 
@@ -362,9 +359,6 @@ def _exhausted_by(hit: LimitHit) -> Exhausted:
 
 
 # --- the hold that it needs ----------------------------------------------------------------------------
-
-STARTS_PER_HOLD = 4
-"""A hold covers about this many starts like the next one, so that a run seldom waits for budget."""
 
 
 def hold_min_micros(run: RunState, start: NextStart) -> int:

@@ -14,6 +14,8 @@ from linestop.schemas.defaults import (
     MODEL_RETRY_DELAYS_S,
     NOT_BEGUN_DELAY_MAX_S,
     NOT_BEGUN_DELAY_S,
+    QUEUE_RETRY_MAX_S,
+    QUEUE_RETRY_MIN_S,
     RETRY_AFTER_MAX_S,
     RETRY_JITTER,
 )
@@ -22,11 +24,6 @@ from linestop.schemas.run.call_states import Attempt, CallState, not_begun_in_a_
 if TYPE_CHECKING:
     from linestop.schemas.events import Finished
     from linestop.schemas.run.state import RunState
-
-QUEUE_RETRY_MIN_S = 60.0
-QUEUE_RETRY_MAX_S = 3_600.0
-"""Waits of a run whose agent chose ``queue`` while no model answers: a minute before the first retry, then twice as
-long each time, at most an hour, so that its events last for the 30 days that a run may take."""
 
 
 def retry_delay_s(seed: str, attempt: int, requested_s: float | None = None) -> float:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from linestop.schemas.defaults import DAY_S, EVENTS_RESERVED, FOLD_FAILURES_MAX, Limits
+from linestop.schemas.defaults import EVENTS_RESERVED, Limits
 from linestop.schemas.events import (
     NEVER,
     Accepted,
@@ -45,6 +45,10 @@ from linestop.schemas.subjects import RunId, TenantId
 from linestop.schemas.text_size import Size
 
 DEFAULT_LIMITS = Limits()
+DAY_S = 86_400
+FOLD_FAILURES_MAX = 3
+"""No more is appended to a run with more events on which the fold fails: if it fails on the stop too, it has no end."""
+
 LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 """An event with a later time is ignored: a date computed from it could leave the calendar and break a reader."""
 
