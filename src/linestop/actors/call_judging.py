@@ -96,7 +96,7 @@ def _judge(  # noqa: PLR0913 - one verdict needs all of it
         return reject(until)
     args_sha256 = hashlib.sha256(checked.args).hexdigest()
     key = effect_key(f"{run.tenant}/{run.run}", call.tool, checked.args)
-    earlier = [c for c in run.calls.values() if c.call != call.call and c.judged and c.judged.effect_key == key]
+    earlier = [c for c in run.judged_calls.of_effect(key) if c.call != call.call]
     verdict, errors, recorded_n = _check_repetition(run, grant, earlier, key=key, before=before)
     if verdict == "pass" and (duplicate := _duplicate_question(run, grant, key=key, before=before)):
         return reject(duplicate)
@@ -130,12 +130,14 @@ def _exceeded_call_limit(
     if run.events_left <= 0:
         hit = LimitHit(name="events_max", value=run.n, max_value=limits.events_max)
         return "The run has used up its events; no further call can be made.", hit
-    made = sum(1 for c in run.calls.values() if c.call != call.call and c.has_passed)
+    # A call is judged again after an edit: it does not count against itself.
+    itself = call.call in run.calls and run.calls[call.call].has_passed
+    made = run.judged_calls.passed.total() - itself
     made += sum(1 for verdict in before if verdict.verdict == "pass")
     if made >= limits.calls_max:
         hit = LimitHit(name="calls_max", value=made + 1, max_value=limits.calls_max)
         return f"The run may make {limits.calls_max} calls, and has made them.", hit
-    passed = sum(1 for c in run.calls.values() if c.tool == call.tool and c.call != call.call and c.has_passed)
+    passed = run.judged_calls.passed[call.tool] - itself
     passed += sum(1 for verdict in before if verdict.tool == call.tool and verdict.verdict == "pass")
     calls_max = grant.calls_max or limits.calls_per_tool_max
     if passed >= calls_max:

@@ -28,7 +28,7 @@ from linestop.actors.facts import (
 )
 from linestop.actors.model_reply_events import closing_event, compacted_event, failed_event, proposed_event
 from linestop.actors.own_starts import has_unreported_result, stop_out_of_time, unacknowledged_start
-from linestop.actors.prompt import Prompt, assemble, request
+from linestop.actors.prompt import Conversations, Prompt, assemble, request
 from linestop.actors.prompt_exact_values import covered_texts
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import MODEL_GRACE_S, START_WITHIN_S
@@ -72,6 +72,7 @@ class Planner:
     def __init__(self, requester: ModelRequester | None = None) -> None:
         self._requester = requester
         self._prompts: dict[str, Prompt] = {}
+        self._conversations = Conversations()
 
     def _cache_prompt(self, prompt: Prompt) -> Prompt:
         """Cache the prompt of a decision by its digest, for when the request is performed.
@@ -118,7 +119,7 @@ class Planner:
         prompt = self._cache_prompt(
             assemble(
                 run, pinned.version, purpose=start.purpose, model=start.model, dropped_to=start.dropped_to,
-                limit=start.limit,
+                limit=start.limit, conversations=self._conversations,
             )
         )  # fmt: skip
         return _started_event(run, start, start.model, worker_id, dead=dead, now=now, prompt=prompt)

@@ -1,14 +1,20 @@
 """Assembles the prompt of a model request from a run's log: pure, so its size and digest are known beforehand.
 
-Nothing is accumulated. Each turn the prompt is built again from the log: base rules and the agent's prompt, the task,
-pinned facts, the last summary, then every proposal and the results of its calls. The run keeps an upper bound of the
-size (``Run.context_bytes``), for which a model request reserves money.
+A prompt is built from the log alone: base rules and the agent's prompt, the task, pinned facts, the last summary, then
+every proposal and the results of its calls. The run keeps an upper bound of the size (``Run.context_bytes``), for which
+a model request reserves money.
+
+A turn whose calls are over never changes, so the next prompt begins as the last one did. ``Conversation`` keeps that
+beginning and its running digest: a turn costs what is new in it, however long the run is. A prompt that is assembled
+without it is the same.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -125,42 +131,109 @@ def material_bytes(material: str) -> int:
     return len(material_text(material).encode()) + ITEM_BYTES if material else 0
 
 
+class Conversation:
+    """The messages with which a run's next prompts begin, and the running digest of what they are part of.
+
+    They are those of complete turns, which never change. ``continues`` tells whether another prompt begins with them.
+    """
+
+    def __init__(self, run: Run, *, system: str, dropped_to: int) -> None:
+        assert run.opened is not None
+        self._key = (system, dropped_to, len(run.compactions))
+        self._dropped_to = dropped_to
+        self._structured = run.opened.result_form >= STRUCTURED
+        self._proposals = 0
+        self._messages = _opening_messages(run)
+        opening = b",".join(map(canonical, self._messages))
+        self._sha256 = hashlib.sha256(b"[" + canonical(system) + b",[" + opening)
+
+    def continues(self, run: Run, *, system: str, dropped_to: int) -> bool:
+        """Whether a prompt with this system text, and with these results left out, begins with this conversation."""
+        return self._key == (system, dropped_to, len(run.compactions))
+
+    def add_turns(self, run: Run, *, until: int) -> list[Message]:
+        """Add what is complete since, up to event ``until``; return the messages of the turns that are not complete."""
+        since = run.compactions[-1].covers_to if run.compactions else 0
+        rest: list[Message] = []
+        for proposal in run.proposals[self._proposals :]:
+            if proposal.n > until:
+                break
+            messages = _exchange_messages(proposal, self._dropped_to, structured=self._structured)
+            if proposal.n <= since:
+                self._proposals += 1
+            elif proposal.is_complete and not rest:
+                self._proposals += 1
+                self._messages += messages
+                self._sha256.update(_following(messages))
+            else:
+                rest += messages
+        return rest
+
+    def messages_and_sha256(self, rest: list[Message], last_parts: list[Any]) -> tuple[tuple[Message, ...], str]:
+        """Return all messages with ``rest`` at their end, and the digest of the list that ``last_parts`` follow."""
+        sha256 = self._sha256.copy()
+        sha256.update(_following(rest) + b"]" + _following(last_parts) + b"]")
+        return (*self._messages, *rest), sha256.hexdigest()
+
+
+def _following(values: Iterable[Any]) -> bytes:
+    """Return the values as they follow others in a JSON list."""
+    return b"".join(b"," + canonical(value) for value in values)
+
+
+def _opening_messages(run: Run) -> list[Message]:
+    """Return the messages before the first turn: the task, its material, and the last summary."""
+    assert run.opened is not None
+    messages = [Message(role="user", text=_text(run.opened.task.text))]
+    if run.opened.task.material:
+        messages.append(Message(role="user", text=material_text(run.opened.task.material)))
+    if run.compactions:
+        messages.append(Message(role="user", text=_summary(run.compactions[-1])))
+    return messages
+
+
+class Conversations:
+    """The conversations of the runs of one process; each stays as long as the fold of its run."""
+
+    def __init__(self) -> None:
+        self._by_run: WeakKeyDictionary[Run, Conversation] = WeakKeyDictionary()
+
+    def get(self, run: Run, *, system: str, dropped_to: int) -> Conversation:
+        """Return the conversation with which a prompt of the run begins: that of the last turn, or a new one."""
+        conversation = self._by_run.get(run)
+        if conversation is None or not conversation.continues(run, system=system, dropped_to=dropped_to):
+            conversation = self._by_run[run] = Conversation(run, system=system, dropped_to=dropped_to)
+        return conversation
+
+
 def assemble(  # noqa: PLR0913 - the fields of a start that concern its prompt
     run: Run, agent: AgentVersion, *, purpose: str = "turn", model: ModelChoice | None = None, dropped_to: int = 0,
-    limit: LimitHit | None = None,
+    limit: LimitHit | None = None, conversations: Conversations | None = None,
 ) -> Prompt:  # fmt: skip
     """Build the prompt of the run's next request to ``model`` (``purpose`` ``turn``, ``compact`` or ``close``).
 
     The results of calls that ended up to event ``dropped_to`` are left out. ``limit`` is the limit that a closing run
-    has reached.
+    has reached. With ``conversations`` only what is new since the last turn is added.
     """
     assert run.opened is not None
     params = agent.settings(model or run.opened.model).params
     dropped_to = max(dropped_to, run.prompt.dropped_to)
-    messages = [Message(role="user", text=_text(run.opened.task.text))]
-    if run.opened.task.material:
-        messages.append(Message(role="user", text=material_text(run.opened.task.material)))
-    since, until = 0, last_covered_n(run) if purpose == "compact" and run.proposals else run.n
-    if run.compactions:
-        last = run.compactions[-1]
-        since = last.covers_to
-        messages.append(Message(role="user", text=_summary(last)))
-    for proposal in run.proposals:
-        if since < proposal.n <= until:
-            messages.extend(_exchange_messages(proposal, dropped_to, structured=run.opened.result_form >= STRUCTURED))
-    if purpose == "compact":
-        messages.append(Message(role="user", text=COMPACT_RULES))
-    if purpose == "close":
-        messages.append(Message(role="user", text=CLOSE_RULES.format(limit=limit.name if limit else "events_max")))
     tools = () if purpose != "turn" else tool_specs(agent, tuple(grant.name for grant in run.opened.tools))
     system = system_text(agent, form=bool(tools))
     schema = agent.output_schema if purpose == "turn" and not tools else None
+    # A summary or a closing answer begins with another system text, and is asked for once.
+    continued = conversations if conversations is not None and purpose == "turn" else Conversations()
+    conversation = continued.get(run, system=system, dropped_to=dropped_to)
+    until = last_covered_n(run) if purpose == "compact" and run.proposals else run.n
+    rest = conversation.add_turns(run, until=until)
+    if purpose == "compact":
+        rest.append(Message(role="user", text=COMPACT_RULES))
+    if purpose == "close":
+        rest.append(Message(role="user", text=CLOSE_RULES.format(limit=limit.name if limit else "events_max")))
     # A setting that the agent leaves out is not part of the digest, which then equals that of earlier versions.
     optional_parts = [params, schema] if params or schema else []
-    digest = hashlib.sha256(canonical([system, messages, tools, *optional_parts])).hexdigest()
-    return Prompt(
-        system=system, messages=tuple(messages), tools=tools, params=params, output_schema=schema, sha256=digest
-    )
+    messages, digest = conversation.messages_and_sha256(rest, [tools, *optional_parts])
+    return Prompt(system=system, messages=messages, tools=tools, params=params, output_schema=schema, sha256=digest)
 
 
 def request(prompt: Prompt, *, model: str, output_tokens_max: int, deadline_s: float) -> ModelRequest:

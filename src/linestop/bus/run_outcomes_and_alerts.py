@@ -178,8 +178,7 @@ def _over_reservation(run: Run, entry: Entry) -> dict[str, Any]:
     """Describe a provider's report of more usage than the limits of the request allow; empty if it reported less."""
     if not isinstance(entry.event, Proposed | ModelFailedEvent | Compacted):
         return {}
-    attempts = (attempt for attempts in run.attempts.values() for attempt in attempts if attempt.closed_n == entry.n)
-    attempt = next(attempts, None)
+    attempt = next((attempt for attempt in run.ended_attempts.get(entry.n, []) if attempt.closed_n == entry.n), None)
     if attempt is None or attempt.charged_micros <= attempt.cost_max_micros:
         return {}
     where = f" at {attempt.base_url}" if attempt.base_url else ""

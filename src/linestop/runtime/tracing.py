@@ -209,12 +209,8 @@ def _ended(run: Run, event: AnyEvent) -> list[Attempt]:
     """Return the attempts that the run's last event ended. A takeover ends the attempt, whatever comes later."""
     if isinstance(event, Finished) and event.late:
         return []
-    return [
-        attempt
-        for attempts in run.attempts.values()
-        for attempt in attempts
-        if (attempt.superseded_n or attempt.closed_n) == run.n or (isinstance(event, Sealed) and attempt.open)
-    ]
+    ended = [a for a in run.ended_attempts.get(run.n, []) if (a.superseded_n or a.closed_n) == run.n]
+    return [*ended, *run.open_attempts] if isinstance(event, Sealed) else ended
 
 
 def _model_attributes(model: str) -> dict[str, str]:

@@ -193,7 +193,8 @@ def apply_person_input(run: RunState, n: int, event: Edited | Answered | Resolve
                 return f"call '{event.call}' does not wait for an approval"
             if reason := _invalid_decider(run, event.by) or _invalid_edit(call, event):
                 return reason
-            call.raw_args, call.edited, call.stage, call.asked = event.args, True, Stage.PENDING, None
+            run.judged_calls.judge_again(call)
+            call.raw_args, call.edited, call.asked = event.args, True, None
             call.edit = event
             if event.approves:
                 call.agreed = None

@@ -76,24 +76,26 @@ def _invalid_verdict(run: RunState, call: CallState, verdict: JudgedCall) -> str
 
 
 def _recorded_call(run: RunState, verdict: JudgedCall) -> CallState | None:
-    return next((c for c in run.calls.values() if verdict.recorded_n and c.finished_n == verdict.recorded_n), None)
+    if not verdict.recorded_n:
+        return None
+    return next((c for c in run.calls.values() if c.finished_n == verdict.recorded_n), None)
 
 
 def _exceeded_call_limit(run: RunState, event: Judged, pending: dict[str, CallState]) -> str:
     """Return the limit on calls that these verdicts would exceed, if any. A call that a person edited counts again."""
     passing = [pending[verdict.call] for verdict in event.calls if verdict.verdict == "pass"]
-    before = [call for call in run.calls.values() if call.has_passed]
-    if len(before) + len(passing) > run.limits.calls_max:
+    if run.judged_calls.passed.total() + len(passing) > run.limits.calls_max:
         return f"the run may make {run.limits.calls_max} calls"
     for call in passing:
         calls_max = (call.grant.calls_max if call.grant else 0) or run.limits.calls_per_tool_max
-        if sum(1 for other in (*before, *passing) if other.tool == call.tool) > calls_max:
+        passing_of_tool = sum(1 for other in passing if other.tool == call.tool)
+        if run.judged_calls.passed[call.tool] + passing_of_tool > calls_max:
             return f"the tool '{call.tool}' may be called {calls_max} times in a run"
     return ""
 
 
 def _apply_verdict(run: RunState, n: int, call: CallState, verdict: JudgedCall) -> None:
-    call.judged = verdict
+    run.judged_calls.record(call, verdict)
     recorded = _recorded_call(run, verdict)
     if verdict.verdict == "pass" and call.grant is not None:
         call.stage = Stage.GATE
@@ -105,7 +107,8 @@ def _apply_verdict(run: RunState, n: int, call: CallState, verdict: JudgedCall) 
 
 def apply_checked(run: RunState, n: int, event: Checked) -> str:
     """``validator.checked``: a result passed the tool's own checks, or must not be used."""
-    call = next((c for c in run.calls.values() if c.finished_n == event.finished_n), None)
+    calls = run.proposal.calls if run.proposal else []
+    call = next((c for c in calls if c.finished_n == event.finished_n), None)
     if call is None or call.stage is not Stage.CHECK or call.finished is None:
         return f"event {event.finished_n} is not a result waiting for its check"
     if event.verdict == "pass":
@@ -193,8 +196,8 @@ def _call_of_same_effect(run: RunState, call: CallState) -> str:
     """Return another call whose effect this one would repeat, unless its contract allows that; else nothing."""
     if call.judged is None or call.grant is None or call.grant.repeatable or call.grant.safe_to_repeat:
         return ""
-    for other in run.calls.values():
-        if other is call or other.judged is None or other.judged.effect_key != call.judged.effect_key:
+    for other in run.judged_calls.of_effect(call.judged.effect_key):
+        if other is call:
             continue
         outcomes = [attempt.outcome for attempt in other.effects]
         if outcomes and ("succeeded" in outcomes or outcomes[-1] not in {"failed", "never_started"}):

@@ -28,7 +28,7 @@ def is_compaction_due(run: RunState, model: ModelChoice) -> bool:
         # A planner function plans from the whole conversation; it can neither write nor read a summary.
         return False
     last = run.compactions[-1].covers_to if run.compactions else 0
-    if sum(1 for proposal in run.proposals if proposal.n > last) < COMPACT_FACTOR_MIN:
+    if len(run.proposals) < COMPACT_FACTOR_MIN or run.proposals[-COMPACT_FACTOR_MIN].n <= last:
         return False
     if (
         run.turn_attempts

@@ -11,6 +11,7 @@ For the window this bound would be far too careful: there the new part is estima
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -19,7 +20,7 @@ from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.events import ModelChoice, Opened, Proposed
 from linestop.schemas.run.call_states import DROPPED, DROPPED_BYTES, ITEM, CallState, ProposalState, text_size
 from linestop.schemas.run.prompt_state import KnownPrompt
-from linestop.schemas.text_size import Size, total
+from linestop.schemas.text_size import NO_SIZE, Size, total
 
 if TYPE_CHECKING:
     from linestop.schemas.run.state import RunState
@@ -104,14 +105,18 @@ def fit(run: RunState, model: ModelChoice, *, size: Size, tokens_max: int) -> Fi
     It fits into the window by its estimate and into ``tokens_max`` by its bound. The oldest results go first.
     """
     window = model.window_tokens - output_room(run, model)
-    whole = tokens_bound(run, model, size.bytes)
-    for at in (run.prompt.dropped_to, *sorted({call.outcome_n for call in droppable(run)})):
-        smaller = size - dropped_size(run, at)
-        bound = min(whole - dropped_size(run, at, of_last_turn=True).bytes, smaller.bytes + TOKEN_OVERHEAD)
-        estimate = tokens_estimate(run, model, size)
-        if at != run.prompt.dropped_to:
-            # The count includes the results that are left out, so the remaining text counts as estimated.
-            estimate = min(estimate, _estimate(run, smaller))
+    whole, estimate_whole = tokens_bound(run, model, size.bytes), tokens_estimate(run, model, size)
+    bound = min(whole, size.bytes + TOKEN_OVERHEAD)
+    if estimate_whole <= window and bound <= tokens_max:
+        return Fit(dropped_to=run.prompt.dropped_to, bound=bound, estimate=estimate_whole)
+    smaller, last_n = size, run.proposals[-1].n if run.proposals else 0
+    for at, calls in groupby(sorted(droppable(run), key=_outcome_n), key=_outcome_n):
+        for call in calls:
+            smaller -= _saved(call)
+            whole -= _saved(call).bytes if call.proposal_n >= last_n else 0
+        bound = min(whole, smaller.bytes + TOKEN_OVERHEAD)
+        # The count includes the results that are left out, so the remaining text counts as estimated.
+        estimate = min(estimate_whole, _estimate(run, smaller))
         if estimate <= window and bound <= tokens_max:
             return Fit(dropped_to=at, bound=bound, estimate=estimate)
     return None
@@ -148,11 +153,15 @@ def droppable(run: RunState) -> Iterator[CallState]:
             yield from (call for call in proposal.calls if call.outcome_n > run.prompt.dropped_to)
 
 
-def dropped_size(run: RunState, dropped_to: int, *, of_last_turn: bool = False) -> Size:
-    """Return how much smaller the prompt is without the results up to that event; optionally of the last turn only."""
-    since = run.proposals[-1].n if of_last_turn and run.proposals else 0
-    return total(
-        call.answer_size - DROPPED
-        for call in droppable(run)
-        if call.outcome_n <= dropped_to and call.proposal_n >= since and call.answer_size.bytes > DROPPED_BYTES
-    )
+def dropped_size(run: RunState, dropped_to: int) -> Size:
+    """Return how much smaller the prompt is without the results up to that event."""
+    return total(_saved(call) for call in droppable(run) if call.outcome_n <= dropped_to)
+
+
+def _saved(call: CallState) -> Size:
+    """Return how much smaller the prompt is without the result of ``call``."""
+    return call.answer_size - DROPPED if call.answer_size.bytes > DROPPED_BYTES else NO_SIZE
+
+
+def _outcome_n(call: CallState) -> int:
+    return call.outcome_n

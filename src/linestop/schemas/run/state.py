@@ -39,6 +39,7 @@ from linestop.schemas.events import (
 from linestop.schemas.run import hash_chain
 from linestop.schemas.run.active_time import ActiveTime
 from linestop.schemas.run.call_states import Attempt, CallState, ProposalState, Stage
+from linestop.schemas.run.judged_calls import JudgedCalls
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.prompt_state import PromptState
 from linestop.schemas.subjects import RunId, TenantId
@@ -107,16 +108,16 @@ class RunState:
         self.turn_attempts: list[Attempt] = []
         self.attempts: dict[int, list[Attempt]] = {}
         self.open_attempts: list[Attempt] = []
+        self.ended_attempts: dict[int, list[Attempt]] = {}
         self.proposals: list[ProposalState] = []
         self.calls: dict[str, CallState] = {}
+        self.judged_calls = JudgedCalls()
         self.compactions: list[Compacted] = []
         self.holds: dict[str, Held] = {}
         self.holds_made = 0
-        self.held_micros = 0
-        self.settled_micros = 0
+        self.held_micros = self.settled_micros = 0
         self.queued: Queued | None = None
-        self.spent_micros = 0
-        self.reserved_micros = 0
+        self.spent_micros = self.reserved_micros = 0
         self.tokens = 0
         self.down_until: dict[tuple[str, str], datetime] = {}
         self.prompt = PromptState()
@@ -244,6 +245,7 @@ class RunState:
             self.reserved_micros -= attempt.cost_max_micros
         else:
             self.spent_micros -= attempt.charged_micros
+        self.ended_attempts.setdefault(n, []).append(attempt)
         attempt.closed_n = n
         attempt.outcome = outcome
         attempt.charged_micros = max(cost_micros, 0)
@@ -258,6 +260,7 @@ class RunState:
         self.reserved_micros -= attempt.cost_max_micros
         self.spent_micros += attempt.cost_max_micros
         attempt.charged_micros = attempt.cost_max_micros
+        self.ended_attempts.setdefault(n, []).append(attempt)
         attempt.superseded_n = n
         if attempt.charges_tokens:
             attempt.tokens = attempt.input_tokens_max + attempt.output_tokens_max
