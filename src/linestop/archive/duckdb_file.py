@@ -15,23 +15,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import duckdb
 import msgspec
 
-from linestop.archive.columns import (
-    TABLES,
-    VERSION,
-    Row,
-    call_row,
-    changed_calls,
-    clamp_integers,
-    event_row,
-    run_row,
-)
+from linestop.archive.columns import CALLS, EVENTS, META, RUNS, TABLES, VERSION, S, Table
 from linestop.archive.parquet_files import RUNS_MAX, OldRuns
 from linestop.archive.requests import Reach, RunQuery
+from linestop.archive.row_sources import EventSource, call_source, changed_calls, event_source
 from linestop.bus.access.credentials import write_private
 from linestop.bus.interfaces import StoredMessage
 from linestop.errors import ConfigError, InputError, Refused
@@ -126,10 +118,10 @@ class ArchiveFile:
         self._connection.begin()
         try:
             rows, changed = self._fold(new_messages)
-            self._append("events", rows, action="insert")
-            self._append("runs", [run_row(run) for run in changed])
+            self._append(EVENTS, rows)
+            self._append(RUNS, changed)
             self._append(
-                "calls", [call_row(run, call) for run in changed for call in changed_calls(run, self.watermark)]
+                CALLS, [call_source(run, call) for run in changed for call in changed_calls(run, self.watermark)]
             )
             self._set_meta("watermark", new_messages[-1].seq)
             self._connection.commit()
@@ -155,34 +147,37 @@ class ArchiveFile:
             self._set_meta("watermark", self.watermark)
             self._connection.commit()
             return
-        for table in TABLES:
-            self._execute(f"DROP TABLE IF EXISTS {table}")
+        for name in ("meta", *(table.name for table in TABLES)):
+            self._execute(f"DROP TABLE IF EXISTS {name}")
         self._connection.commit()
         self._make_tables()
         self.watermark = 0
 
-    def _fold(self, messages: Sequence[StoredMessage]) -> tuple[list[Row], list[Run]]:
-        rows: list[Row] = []
+    def _fold(self, messages: Sequence[StoredMessage]) -> tuple[list[EventSource], list[Run]]:
+        rows: list[EventSource] = []
         changed: dict[Key, Run] = {}
         for message in messages:
             try:
                 subject = parse_run_event(message.subject)
             except InputError:
-                rows.append(event_row(message, None, ignored="its subject is not that of an event"))
+                rows.append(event_source(message, None, None, ignored="its subject is not that of an event"))
                 continue
             key = subject.tenant, subject.run
             run = changed[key] = changed.get(key) or self._folded_run(key, begins=subject.n == 1)
             try:
-                rows.append(event_row(message, run.apply(message.subject, message.payload, message.seq)))
+                entry = run.apply(message.subject, message.payload, message.seq)
+                rows.append(event_source(message, subject, entry))
             except Exception as error:  # noqa: BLE001 - the archive stores every message of a log
                 why = f"it cannot be folded: {type(error).__name__}: {error}"
-                rows.append(event_row(message, None, ignored=why))
+                rows.append(event_source(message, subject, None, ignored=why))
         return rows, list(changed.values())
 
-    def _append(self, table: str, rows: list[Row], *, action: Literal["insert", "upsert"] = "upsert") -> None:
-        if rows:
-            with self._connection.appender(table, action=action) as appender:
-                appender.append_rows([clamp_integers(row) for row in rows])
+    def _append(self, table: Table[S], sources: Sequence[S]) -> None:
+        """Add the rows of these sources; a row replaces one with the same key."""
+        if sources:
+            names = [column.name for column in table.columns]
+            with self._connection.appender(table.name, columns=names, action=table.action) as appender:
+                appender.append_rows(table.rows(sources))
 
     # --- reading -----------------------------------------------------------------------------------------
 
@@ -317,8 +312,13 @@ class ArchiveFile:
 
     def _make_tables(self) -> None:
         self._connection.begin()
-        for table, columns in TABLES.items():
-            self._execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+        self._execute(f"CREATE TABLE IF NOT EXISTS meta ({META})")
+        for table in TABLES:
+            self._execute(f"CREATE TABLE IF NOT EXISTS {table.name} ({table.sql})")
+            present = self._execute("SELECT column_name FROM duckdb_columns() WHERE table_name = ?", [table.name])
+            for column in table.columns:
+                if (column.name,) not in present:
+                    self._execute(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {column.type}")
         if not self._meta("version"):
             self._set_meta("version", VERSION)
         self._connection.commit()
