@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SEEDS ?= 1000
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup lock demo test check lint types sim bench docs clean
+.PHONY: setup lock demo test check lint types sim bench bench-all docs clean
 
 setup: $(VENV)/.done
 
@@ -53,8 +53,13 @@ types: setup
 sim: setup
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
 
+# Ten minutes; `$(BIN)/python -m bench --help` lists what is measured, one by one.
 bench: setup
-	$(BIN)/python bench/turns.py
+	$(BIN)/python -m bench
+
+# Every configuration, among them three replicas and 20,000 queued tasks: hours.
+bench-all: setup
+	$(BIN)/python -m bench --full
 
 docs: setup
 	$(BIN)/python -m docs.generate

@@ -1,56 +1,49 @@
 """The bytes that a run leaves in each stream and in the archive, by the number of its turns.
 
-The figures of ``linestop bus plan`` (``linestop.bus.streams.stream_sizes``) come from here. It prints one JSON line
-a length.
+The figures of ``linestop bus plan`` (``linestop.bus.streams.stream_sizes``) come from here.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from typing import Any
+from itertools import product
+from typing import Final
 
 import anyio
-import stage
+import msgspec
+from bench.report import Report
+from bench.system.linestop_processes import ONE, run_command
+from bench.system.project_folder import working_agent
+from bench.system.running_system import running_system
 
-from linestop.archive.writer import Archive
-from linestop.bus import jetstream_api
 from linestop.bus.streams.stream_definitions import streams
-from linestop.schemas.subjects import ACTORS
+
+TEXTS: Final = (100, 900)
+TURNS: Final = (1, 3, 10, 20)
+RUNS: Final = 50
+RUNS_FULL: Final = 150
 
 
-async def stored_bytes(system: stage.BenchSystem) -> dict[str, int]:
-    """Bytes in each stream."""
-    sizes: dict[str, int] = {}
-    for spec in streams():
-        info: Any = await system.operator.wire.connection.api_request(jetstream_api.stream_info(spec.name))
-        sizes[spec.name] = int(info["state"]["bytes"])
-    return sizes
+async def measure(report: Report, *, full: bool) -> None:
+    """50 runs of each length; ``full``: 150."""
+    for text, turns in product(TEXTS, TURNS):
+        await measure_length(report, turns, text, RUNS_FULL if full else RUNS)
 
 
-async def measure(turns: int, runs: int, *, text: int) -> dict[str, Any]:
-    """Measure the bytes that each run leaves: ``runs`` runs of ``turns`` turns with texts of ``text`` bytes."""
-    stage.TURNS, stage.TEXT = turns, "x" * text
-    async with (
-        stage.bench_system("1s", sweeping=False) as system,
-        stage.actor_process(system.directory, list(ACTORS), "bench#1"),
-    ):
-        await system.measure_turns(1, 1)
-        before = await stored_bytes(system)
-        await system.measure_turns(16, runs)
+async def measure_length(report: Report, turns: int, text: int, runs: int) -> None:
+    """Measure runs of ``turns`` turns with texts of ``text`` bytes."""
+    agent = working_agent(turns, text)
+    async with running_system([agent], ONE) as system:
+        names = [spec.name for spec in streams()]
+        await system.complete(agent, 1)
         await anyio.sleep(1)
-        after = await stored_bytes(system)
-        archive = Archive(system.directory / "archive.duckdb")
-        size = (await archive.rebuild(system.operator.log())).bytes
-        each = {name: round((after[name] - before[name]) / runs) for name in after if after[name] > before[name]}
-        return {"turns": turns, "text": text, "bytes_a_run": each, "archive_bytes_a_run": round(size / (runs + 1))}
-
-
-if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--runs", type=int, default=200)
-    args = options.parse_args()
-    for text_bytes in (100, 900):
-        for length in (1, 3, 10, 20):
-            line = anyio.run(lambda t=text_bytes, n=length: measure(n, args.runs, text=t))
-            print(json.dumps(line), flush=True)
+        before = {name: await system.stored_bytes(name) for name in names}
+        await system.complete(agent, runs, in_flight=16)
+        await anyio.sleep(1)
+        after = {name: await system.stored_bytes(name) for name in names}
+        await system.end_processes()
+        rebuilt = await run_command(["recorder", "rebuild", "--json"], system.project, system.directory)
+    configuration = f"{turns} turns, texts of {text} bytes"
+    for name in names:
+        if after[name] > before[name]:
+            report.add("sizes", configuration, name, (after[name] - before[name]) / runs, "bytes a run")
+    report.add("sizes", configuration, "archive", msgspec.json.decode(rebuilt)["bytes"] / (runs + 1), "bytes a run")

@@ -1,76 +1,53 @@
-"""How long ``linestop stop --all`` takes with many open runs on a real broker, and the CPU time of the command.
+"""How long ``linestop stop`` takes with many open runs on a real broker, and the CPU time of the command.
 
-The runs wait for models that never reply. *Stopped*: the command has ended, so every stop is stored; *sealed*: the
-process that works on the runs has cancelled its calls and ended the runs. Prints one JSON line a scope.
+The runs wait for models that never reply. *Stored*: the command has ended, so every stop is stored; *over*: the
+process that works on the runs has cancelled its calls and ended the runs.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from typing import Final
 
 import anyio
 import msgspec
-import stage
+from bench.report import Report
+from bench.system.linestop_processes import ONE, run_command
+from bench.system.process_use import children_cpu_s
+from bench.system.project_folder import NEVER
+from bench.system.running_system import TENANT, RunningSystem, running_system
 
-from linestop.bus import jetstream_api
 from linestop.bus.streams import stream_names
-from linestop.schemas.subjects import ACTORS
 
-SCOPES = (["--all"], ["--agent", "bench"], ["--tenant", stage.TENANT], ["--user", "user-0"], ["--tool", "look"])
+SCOPES: Final = (
+    ("--all",), ("--agent", NEVER.name), ("--tenant", TENANT), ("--user", "user-0"), ("--tool", "look"),
+)  # fmt: skip
 """The scopes that are stopped; ``--user`` names only a fiftieth of the runs."""
 
-
-async def outcomes(system: stage.BenchSystem) -> int:
-    """How many runs are over."""
-    info: Any = await system.operator.wire.connection.api_request(jetstream_api.stream_info(stream_names.OUTCOMES))
-    return int(info["state"]["messages"])
+RUNS: Final = 1_000
+WITHIN_S: Final = 300.0
 
 
-async def stop(system: stage.BenchSystem, scope: Sequence[str], runs: int) -> dict[str, Any]:
+async def measure(report: Report, *, full: bool) -> None:
+    """All runs; ``full``: also those of an agent, a tenant, a user and a tool."""
+    for scope in SCOPES if full else SCOPES[:1]:
+        async with running_system([NEVER], ONE, many_starts=True) as system:
+            await measure_scope(report, system, scope)
+
+
+async def measure_scope(report: Report, system: RunningSystem, scope: tuple[str, ...]) -> None:
     """Open the runs, stop the scope as a person does, and wait until the stopped runs are over."""
-    system.moments.clear()
-    over = await outcomes(system)
-    for _ in range(runs):
-        await system.submit()
-    with anyio.fail_after(600):
-        while len(system.moments) < runs:
+    await system.submit_many(NEVER, RUNS)
+    await system.wait_for_starts(RUNS)
+    used, began = children_cpu_s(), time.perf_counter()
+    printed = await run_command(["stop", *scope, "--json"], system.project, system.directory)
+    stored_s, used = time.perf_counter() - began, children_cpu_s() - used
+    stopped = len(msgspec.json.decode(printed)["stopped"])
+    with anyio.fail_after(WITHIN_S):
+        while (await system.stream_state(stream_names.OUTCOMES))["messages"] < stopped:
             await anyio.sleep(0.05)
-    command = [sys.executable, "-m", "linestop.cli.main", "stop", *scope, "--json"]
-    began, cpu_s = time.perf_counter(), sum(os.times()[2:4])
-    done = await anyio.run_process(command, env=os.environ | {"LINESTOP_DIR": str(system.directory)}, check=False)
-    stopped_s = time.perf_counter() - began
-    cpu_s = sum(os.times()[2:4]) - cpu_s
-    stopped = len(msgspec.json.decode(done.stdout)["stopped"])
-    with anyio.fail_after(600):
-        while await outcomes(system) < over + stopped:
-            await anyio.sleep(0.05)
-    return {
-        "scope": " ".join(scope), "open": runs, "stopped": stopped, "stopped_s": round(stopped_s, 2),
-        "cpu_s": round(cpu_s, 2), "sealed_s": round(time.perf_counter() - began, 2),
-        "load": round(os.getloadavg()[0], 1),
-    }  # fmt: skip
-
-
-async def measure(runs: int) -> list[dict[str, Any]]:
-    """Stop each scope once."""
-    results: list[dict[str, Any]] = []
-    for scope in SCOPES:
-        async with (
-            stage.bench_system("1s") as system,
-            stage.processes(system.directory, [list(ACTORS)], wait=True),
-        ):
-            results.append(await stop(system, scope, runs))
-            print(json.dumps(results[-1]), flush=True)
-    return results
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--runs", type=int, default=1_000)
-    anyio.run(measure, parser.parse_args().runs, backend_options={"use_uvloop": True})
+    configuration = f"stop {' '.join(scope)}, 1,000 open runs"
+    report.add("stopping", configuration, "stopped runs", stopped, better="higher")
+    report.add("stopping", configuration, "until stored", stored_s, "s")
+    report.add("stopping", configuration, "until over", time.perf_counter() - began, "s")
+    report.add("stopping", configuration, "CPU of the command", used, "s")

@@ -1,184 +1,75 @@
-"""The time that the runtime adds to a turn with one tool call: model and tool return at once, the log is real.
+"""What a turn with one tool call costs: speed, CPU time and bytes, against the floor of the same minutes.
 
-Everything is compared with a floor from the same run: as many bare compare-and-append requests as a turn has
-appends, of the same payload sizes, over the same thin publishing path. Shared machines change their speed from
-minute to minute, so only the ratios mean anything; floor and system alternate, and medians are compared.
-
-Prints a table on stderr and one JSON line on stdout. ``--help`` lists the options.
+Model and tool return at once; everything else is real, the archive too. Floor and system alternate in rounds, and
+medians of the rounds are compared, because a shared machine changes its speed from minute to minute.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import sys
-import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from itertools import product
 
-import anyio
-import stage
+from bench.report import Report, median, percentile_99
+from bench.system.brokers import BROKERS, SYNC_1S, BrokerKind
+from bench.system.floor import Floor, FloorSample, running_floor
+from bench.system.linestop_processes import SEPARATIONS, Separation
+from bench.system.project_folder import TEN_TURNS
+from bench.system.running_system import LoadSample, RunningSystem, running_system
 
-from linestop.bus.server.nats_config import SyncInterval
-from linestop.schemas.subjects import ACTORS, RunId, parse_run_event
-
-WAITING = 1_000
+IN_FLIGHT = (1, 16)
+IN_FLIGHT_FULL = (1, 16, 64, 256)
+ROUNDS = 3
+FLOOR_S = 2.0
+TURNS_S = 4.0
 
 
-def cpu_s(pid: int) -> float:
-    """CPU seconds a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+async def measure(report: Report, *, full: bool) -> None:
+    """One, three and six processes with 1 and 16 runs in flight; ``full``: each broker, up to 256 in flight."""
+    for broker, separation in product(BROKERS if full else (SYNC_1S,), SEPARATIONS):
+        try:
+            await measure_separation(report, broker, separation, IN_FLIGHT_FULL if full else IN_FLIGHT)
+        except Exception as error:  # noqa: BLE001 - the other configurations can be measured
+            report.fail("turns", f"{separation.name}, {broker.name}", error)
 
 
-def rss_mb(pid: int) -> float:
-    """Resident memory of a process."""
-    fields = Path(f"/proc/{pid}/statm").read_text().split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+async def measure_separation(
+    report: Report, broker: BrokerKind, separation: Separation, in_flights: tuple[int, ...], *, seconds: float = TURNS_S
+) -> None:
+    """Measure with each number of runs in flight."""
+    async with running_system([TEN_TURNS], separation, broker=broker) as system:
+        sizes = await system.event_sizes(TEN_TURNS)
+        async with running_floor(broker, sizes) as floor:
+            await system.complete(TEN_TURNS, 3)
+            report.add("turns", f"{separation.name}, {broker.name}", "appends of a turn", len(sizes))
+            for in_flight in in_flights:
+                configuration = f"{separation.name}, {broker.name}, {in_flight} in flight"
+                await measure_rounds(report, configuration, system, floor, in_flight, seconds=seconds)
 
 
-@asynccontextmanager
-async def workers(system: stage.BenchSystem, split: bool) -> AsyncIterator[Sequence[int]]:
-    """All roles in this process, where the floor is measured too, or each role in its own process."""
-    if split:
-        async with stage.processes(system.directory, [[role] for role in ACTORS]) as pids:
-            yield pids
-    else:
-        async with stage.actor_process(system.directory, list(ACTORS), "bench#1"):
-            yield [os.getpid()]
+async def measure_rounds(  # noqa: PLR0913 - what is measured, and how long
+    report: Report, configuration: str, system: RunningSystem, floor: Floor, in_flight: int, *, seconds: float
+) -> None:
+    """Alternate floor and system; report the medians."""
+    floors: list[FloorSample] = []
+    loads: list[LoadSample] = []
+    for _ in range(ROUNDS):
+        floors.append(await floor.measure(in_flight, min(seconds, FLOOR_S)))
+        loads.append(await system.keep_busy(TEN_TURNS, in_flight, seconds))
 
+    def add(name: str, value: float, unit: str, *, higher: bool = False) -> None:
+        report.add("turns", configuration, name, value, unit, better="higher" if higher else "lower")
 
-async def turn_sizes(system: stage.BenchSystem) -> list[int]:
-    """Payload sizes of the events of a turn in the middle of a run."""
-    run, sealed = await system.submit()
-    await sealed.wait()
-    messages = await system.operator.log().load(stage.TENANT, RunId(run))
-    names = [parse_run_event(m.subject) for m in messages]
-    starts = [i for i, name in enumerate(names) if (name.role, name.event) == ("planner", "started")]
-    return [len(m.payload) for m in messages[starts[4] : starts[5]]]
-
-
-async def speed(sync: SyncInterval, split: bool, args: argparse.Namespace) -> dict[str, Any]:
-    """Alternate floor and system; return medians and ratios."""
-    async with stage.bench_system(sync, sweeping=False) as system, workers(system, split) as pids:
-        sizes = await turn_sizes(system)
-        await system.measure_turns(1, 3)
-        rounds: list[dict[str, float]] = []
-        for _ in range(args.rounds):
-            floor_one, alone = [], []
-            for _ in range(args.alone):
-                # Alternating, so that both meet the same moments of a shared machine.
-                floor_one += (await system.measure_floor(1, 1, sizes))[0]
-                alone += (await system.measure_turns(1, 1))[0]
-            _, floor_many = await system.measure_floor(16, args.many, sizes)
-            before = [cpu_s(pid) for pid in (*pids, system.server.pid)]
-            stored = await stored_bytes(system)
-            _, many = await system.measure_turns(16, args.many)
-            spent = [cpu_s(pid) - b for pid, b in zip((*pids, system.server.pid), before, strict=True)]
-            turns = args.many * stage.TURNS
-            rounds.append({
-                "floor_ms": statistics.median(floor_one) * 1e3, "turn_ms": statistics.median(alone) * 1e3,
-                "floor_turns_s": floor_many, "turns_s": many, "ours_cpu_ms": sum(spent[:-1]) / turns * 1e3,
-                "server_cpu_ms": spent[-1] / turns * 1e3, "stored_bytes": (await stored_bytes(system) - stored) / turns,
-            })  # fmt: skip
-        medians = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
-        return {
-            "sync": sync, "processes": len(pids), "appends": len(sizes), **{k: round(v, 2) for k, v in medians.items()},
-            "ratio_alone": round(medians["turn_ms"] / medians["floor_ms"], 2),
-            "ratio_16": round(medians["turns_s"] / medians["floor_turns_s"], 2),
-            "cpu_ms": round(medians["ours_cpu_ms"] + medians["server_cpu_ms"], 2),
-        }  # fmt: skip
-
-
-async def stored_bytes(system: stage.BenchSystem) -> float:
-    """Bytes in the run log's stream."""
-    info = await system.operator.log()._reader.info()  # noqa: SLF001 - only the benchmark needs bytes
-    return float(info.state.bytes if info.state else 0)
-
-
-async def memory() -> dict[str, Any]:
-    """Memory of one process with 1,000 runs that wait for a model."""
-    async with (
-        stage.bench_system("1s") as system,
-        stage.processes(system.directory, [list(ACTORS)], wait=True) as pids,
-    ):
-        empty = sum(rss_mb(pid) for pid in pids)
-        for _ in range(WAITING):
-            await system.submit()
-        with anyio.fail_after(120):
-            while len(system.moments) < WAITING:
-                await anyio.sleep(0.05)
-        return {"waiting_runs": WAITING, "empty_mb": round(empty, 1), "waiting_mb": round(sum(map(rss_mb, pids)), 1)}
-
-
-async def recovery() -> dict[str, Any]:
-    """Seconds from kill -9 of the worker with 16 runs in flight to the first event of its successor."""
-    times: list[float] = []
-    async with stage.bench_system("1s") as system:
-        for _ in range(3):
-            async with stage.processes(system.directory, [list(ACTORS)], wait=True) as pids:
-                system.moments.clear()
-                for _ in range(16):
-                    await system.submit()
-                while len(system.moments) < 16:
-                    await anyio.sleep(0.01)
-                os.kill(pids[0], 9)
-            killed = time.perf_counter()
-            system.moments.clear()
-            command = [sys.executable, stage.__file__, str(system.directory), ",".join(ACTORS), "w0#2", "go"]
-            async with await anyio.open_process(command, stdin=-1, stdout=-1, stderr=None) as child:
-                while not system.moments:
-                    await anyio.sleep(0.002)
-                times.append(min(t for moments in system.moments.values() for t in moments) - killed)
-                child.kill()
-    return {"first_work_s": round(statistics.median(times), 2)}
-
-
-COLUMNS = {
-    "sync": "sync", "processes": "processes", "ratio_alone": "turn to floor, alone",
-    "ratio_16": "of the floor's turns, at 16",
-    "turn_ms": "turn, ms", "floor_ms": "floor, ms", "turns_s": "turns/s at 16", "floor_turns_s": "floor's",
-    "cpu_ms": "CPU ms a turn", "stored_bytes": "bytes a turn",
-}  # fmt: skip
-"""The columns of the table: the key of each row, and the heading."""
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as an aligned table."""
-    lines = [list(COLUMNS.values()), *([str(row[key]) for key in COLUMNS] for row in rows)]
-    widths = [max(len(cells[i]) for cells in lines) for i in range(len(COLUMNS))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) for cells in lines)
-
-
-async def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything that the options name."""
-    result: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "speed": []}
-    for sync in args.sync:
-        for split in (False,) if args.quick else (False, True):
-            result["speed"].append(await speed(sync, split, args))
-    print(table(result["speed"]), file=sys.stderr)
-    if not args.quick:
-        result["memory"] = await memory()
-        result["recovery"] = await recovery()
-        print("{waiting_mb} MB with {waiting_runs:,} runs waiting".format(**result["memory"]), file=sys.stderr)
-        print("{first_work_s} s from kill -9 to the first work".format(**result["recovery"]), file=sys.stderr)
-    return result
-
-
-def main() -> None:
-    """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--alone", type=int, default=10, help="runs measured one at a time, a round")
-    parser.add_argument("--many", type=int, default=64, help="runs measured 16 at a time, a round")
-    parser.add_argument("--sync", nargs="+", default=["1s", "always"], choices=["1s", "always"])
-    parser.add_argument("--quick", action="store_true", help="one process only, neither memory nor recovery")
-    print(json.dumps(anyio.run(measure, parser.parse_args(), backend_options={"use_uvloop": True})))
-
-
-if __name__ == "__main__":
-    main()
+    turns_s, floor_turns_s = (median([each.turns_s for each in some]) for some in (loads, floors))
+    add("turns of the floor's", turns_s / floor_turns_s, "", higher=True)
+    add("turns", turns_s, "/s", higher=True)
+    add("turns for 1,000 appends of the floor", 1e3 * turns_s / median([f.appends_s for f in floors]), "", higher=True)
+    add("CPU", median([each.cpu_ms for each in loads]), "ms a turn")
+    add("CPU of the broker", median([each.broker_cpu_ms for each in loads]), "ms a turn")
+    add("CPU of the floor", median([each.cpu_ms for each in floors]), "ms a turn")
+    add("CPU of the floor's broker", median([each.broker_cpu_ms for each in floors]), "ms a turn")
+    add("stored in RUNS", median([each.stored_bytes for each in loads]), "bytes a turn")
+    if in_flight == 1:
+        times = [length for each in loads for length in each.times_s]
+        floor_times = [length for each in floors for length in each.times_s]
+        for name, of in (("p50", median), ("p99", percentile_99)):
+            add(f"{name} of a turn", of(times) * 1e3, "ms")
+            add(f"{name} of a turn to the floor's", of(times) / of(floor_times), "")

@@ -11,7 +11,9 @@ from typing import Any
 
 import anyio
 import pytest
-from bench import stage
+from bench.system.instant_process import InstantTool
+from bench.system.project_folder import TEN_TURNS
+from bench.system.running_system import TENANT, RunningSystem, running_system
 from tests.e2e.scene import log_lines
 
 from linestop import Client
@@ -23,6 +25,7 @@ from linestop.client.client import StopMode
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
+from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
 from linestop.schemas.performer_interfaces import ModelWork
@@ -32,6 +35,7 @@ from linestop.schemas.subjects import ACTORS
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 STOPS = 20
+ACCOUNT_LIMITS = AccountLimits(user_day_micros=10**12, tenant_day_micros=10**12, system_hour_micros=10**12)
 CONFLICTS_MAX = 3 * TRIES_BEFORE_HELP
 """How many appends of a stop may conflict, although help was requested: some tries pass before help arrives."""
 
@@ -54,13 +58,13 @@ class EndlessModel:
 
 
 @asynccontextmanager
-async def busy() -> AsyncGenerator[stage.BenchSystem]:
+async def busy() -> AsyncGenerator[RunningSystem]:
     """A server and one process with all roles, whose model and tool return at once."""
-    async with stage.bench_system("1s") as here:
-        backend = await JetStreamBackend.open({role: here.server.credential(role) for role in ACTORS}, name="busy")
-        roles = [make_role(role, requester=EndlessModel(), runner=stage.InstantTool()) for role in ACTORS]
+    async with running_system([TEN_TURNS], None) as here:
+        backend = await JetStreamBackend.open({role: here.broker.credential(role) for role in ACTORS}, name="busy")
+        roles = [make_role(role, requester=EndlessModel(), runner=InstantTool()) for role in ACTORS]
         config = ProcessSettings(
-            worker="busy#1", account_limits=stage.ACCOUNT_LIMITS, random_source=random.Random(1), drain_s=0.2
+            worker="busy#1", account_limits=ACCOUNT_LIMITS, random_source=random.Random(1), drain_s=0.2
         )
         async with ActorProcess(backend, roles, config).running():
             yield here
@@ -70,8 +74,8 @@ async def busy() -> AsyncGenerator[stage.BenchSystem]:
 async def under_way(client: Client) -> str:
     """Begin a run and return when it moves without pause."""
     run = f"busy-{next(_runs)}"
-    await client.submit("bench", "go", run=run, tenant=stage.TENANT)
-    async for entry in client.events(run, follow=True, tenant=stage.TENANT):
+    await client.submit(TEN_TURNS.name, "go", run=run, tenant=TENANT)
+    async for entry in client.events(run, follow=True, tenant=TENANT):
         if entry.n >= EVENTS_FIRST:
             return run
     raise AssertionError("the run ended by itself")
@@ -110,10 +114,10 @@ async def test_every_direct_stop_succeeds_in_a_run_without_pauses(mode: StopMode
             conflicts.clear()
             run = await under_way(operator)
             with anyio.fail_after(5):
-                receipt = await operator.stop(run, why="enough", by="ann", mode=mode, tenant=stage.TENANT)
+                receipt = await operator.stop(run, why="enough", by="ann", mode=mode, tenant=TENANT)
             assert (receipt.by, receipt.why, receipt.already) == ("ann", "enough", False)
-            assert (await operator.outcome(run, timeout_s=10, tenant=stage.TENANT)).status == "stopped"
-            state = await operator.run(run, tenant=stage.TENANT)
+            assert (await operator.outcome(run, timeout_s=10, tenant=TENANT)).status == "stopped"
+            state = await operator.run(run, tenant=TENANT)
             assert state.entries[receipt.n - 1].name == "stopped"
             assert_fenced(state)
             assert len(conflicts) <= CONFLICTS_MAX, f"the stop was tried {len(conflicts)} times: no role helped"

@@ -1,7 +1,7 @@
 """Far more queued tasks than one process can work on at once: none fails, and what is started gives a result.
 
 Each append takes its milliseconds of CPU here: time passes while nothing else of the process runs, as on a busy loop.
-``bench/backlog.py`` does the same with 20,000 tasks, real processes and a real broker.
+``bench/backlog.py`` does the same with up to 20,000 tasks, a real process and a real broker.
 """
 
 from __future__ import annotations
