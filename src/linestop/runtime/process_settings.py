@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from linestop import clock
 from linestop.runtime.fetch_facts import ResultCheck
 from linestop.runtime.intake import Person
-from linestop.schemas.defaults import AccountLimits, WorkerLimits
+from linestop.schemas.defaults import SWEEP_EVERY_S, AccountLimits, WorkerLimits
 from linestop.schemas.tool_contracts import Contract
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ProcessSettings:
     compare_clock: bool = True
     random_source: random.Random = field(default_factory=random.SystemRandom)
     drain_s: float = 10.0
-    sweep_every_s: float = 5.0
+    sweep_every_s: float = SWEEP_EVERY_S
     sweeping: bool = True
     spans: Spans | None = None
     signer: CheckpointSigner | None = None

@@ -1,0 +1,23 @@
+"""What can be seen of each default: one case for each name of ``schemas/defaults.py``.
+
+A case runs with the default as it is and with another value, and must return something else. It returns plain data
+and imports inside its body, so that it sees linestop as it was imported for its run (``tests.changed_default``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Cases(dict[str, tuple[str, Callable[[], object]]]):
+    """For each default the expression that it is changed to, and what is seen of it."""
+
+    def case(self, name: str, value: str) -> Callable[[Callable[[], object]], Callable[[], object]]:
+        """Add what is seen of the default ``name``, which is changed to the expression ``value``."""
+
+        def register(see: Callable[[], object]) -> Callable[[], object]:
+            assert name not in self, name
+            self[name] = (value, see)
+            return see
+
+        return register
