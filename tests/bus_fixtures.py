@@ -29,7 +29,7 @@ from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.stream_definitions import ConsumerSpec, streams
 from linestop.errors import Unreachable
-from linestop.schemas.subjects import ACTORS, RoleName
+from linestop.schemas.subjects import RoleName
 from linestop.testing.cluster import Cluster
 from linestop.testing.memory import MemoryBroker
 
@@ -146,11 +146,11 @@ class ServerBusFixture:
         self._shared_connections: dict[CredentialName, JetStream] = {}
         self._connections: list[Connection] = []
 
-    async def set_up(self, wakes: Mapping[RoleName, tuple[str, ...]]) -> None:
+    async def set_up(self) -> None:
         """Create all streams and consumers."""
         replicas = 3 if isinstance(self.server, Cluster) else 1
         async with await connect(self.server.credential("bootstrap"), name="tests") as connection:
-            done = await set_up(connection, BusLayout(replicas=replicas, wakes=wakes))
+            done = await set_up(connection, BusLayout(replicas=replicas))
         done.require_no_differences()
 
     async def close(self) -> None:
@@ -243,13 +243,12 @@ class ServerBusFixture:
 
 
 async def make_server_fixture(server: EmbeddedServer | Cluster) -> ServerBusFixture:
-    """Set up running servers and return their fixture; every role has a durable that wakes it on ``stopped``."""
+    """Set up running servers and return their fixture."""
     fixture = ServerBusFixture(server)
-    wakes: dict[RoleName, tuple[str, ...]] = {role: (f"runs.*.*.{role}.stopped.>",) for role in ACTORS}
     with anyio.fail_after(READY_TIMEOUT_S):
         while True:
             try:
-                await fixture.set_up(wakes)
+                await fixture.set_up()
             except Unreachable:
                 await anyio.sleep(_POLL_S)
             else:
@@ -268,10 +267,7 @@ async def _is_replicated(wire: Wire, stream: str) -> bool:
 
 
 def _credential_to_pull(spec: ConsumerSpec) -> CredentialName:
-    """Return the credential that may pull from a consumer: a role's own consumers are named after it."""
-    for role in ACTORS:
-        if spec.name == stream_names.role_consumer(role):
-            return role
+    """Return the credential that may pull from a consumer."""
     if spec.stream in {stream_names.CONTROL, stream_names.CLIENTS}:
         return "approver"
     return "validator" if spec.name == stream_names.TASKS_CONSUMER else "recorder"

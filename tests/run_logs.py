@@ -12,7 +12,7 @@ import anyio
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
+from linestop.bus.interfaces import Blobs, Bucket, LiveMessage, Log, Publisher, Queue, Timers
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import ConsumerSpec
@@ -127,10 +127,10 @@ class InMemory:
         del role
         return self._broker.timers()
 
-    async def hints(self, role: RoleName, subject: str) -> AsyncIterator[str]:
+    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncIterator[LiveMessage]:
         del role
-        async for message in self._broker.listen(subject):
-            yield message.subject
+        async for message in self._broker.listen(*filters, group=group):
+            yield message
 
 
 class ScriptedTurns:

@@ -11,13 +11,9 @@ import pytest
 from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.bus.streams.create_streams import BusLayout, set_up
-from linestop.schemas import subjects
-from linestop.schemas.subjects import ACTORS
+from linestop.bus.streams.create_streams import set_up
 
 Connect = Callable[[CredentialName], Awaitable[Connection]]
-
-WAKES = BusLayout(wakes={role: (subjects.event_filter("operator", "stopped"),) for role in ACTORS})
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +29,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -
     directory: Path = tmp_path_factory.mktemp("bus")
     async with EmbeddedServer(directory) as running:
         async with await connect(running.credential("bootstrap"), name="test") as bootstrap:
-            (await set_up(bootstrap, WAKES)).require_no_differences()
+            (await set_up(bootstrap)).require_no_differences()
         yield running
 
 

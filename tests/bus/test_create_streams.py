@@ -18,7 +18,14 @@ from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.outside_broker import bus_init, server_config_text
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, compare, set_up
-from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, SECOND_NS, StreamSizes, consumers, streams
+from linestop.bus.streams.stream_definitions import (
+    DEFAULT_SIZES,
+    SECOND_NS,
+    StreamSizes,
+    consumer_spec,
+    consumers,
+    streams,
+)
 from linestop.errors import ConfigError, PermissionDenied
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
@@ -110,8 +117,8 @@ async def test_setting_up_twice_changes_nothing_and_a_difference_is_reported(tmp
         ) in first.differences
         with pytest.raises(ConfigError, match="stream RUNS has deny_purge"):
             first.require_no_differences()
-        second = await set_up(bootstrap, BusLayout(wakes={"budget": ("runs.*.*.planner.proposed.>",)}))
-        assert second.created == ("consumer role_budget of RUNS",)
+        second = await set_up(bootstrap)
+        assert second.created == ()
         assert second.differences == first.differences
         assert await compare(bootstrap) == second.differences
 
@@ -122,18 +129,20 @@ async def test_a_consumer_is_brought_up_to_date_where_the_server_lets_it(tmp_pat
         EmbeddedServer(tmp_path) as server,
         await connect(server.credential("bootstrap"), name="test") as bootstrap,
     ):
-        old = BusLayout(wakes={"budget": ("runs.*.*.planner.proposed.>",)})
-        new = BusLayout(wakes={"budget": ("runs.*.*.planner.failed.>",)})
-        assert (await set_up(bootstrap, old)).updated == ()
-        sentences = await compare(bootstrap, new)
-        assert len(sentences) == 1
-        assert sentences[0].startswith("consumer role_budget of RUNS is as an older linestop made it (filter_subjects)")
+        assert (await set_up(bootstrap)).updated == ()
+        spec = consumer_spec(stream_names.SEALED_CONSUMER)
+        older = {**spec.config, "filter_subjects": ["runs.*.*.recorder.amended.>"]}
+        body = {"stream_name": spec.stream, "config": older, "action": "update"}
+        await bootstrap.api_request(jetstream_api.consumer_create(spec.stream, spec.name), body)
         # Comparing changes nothing.
-        assert await compare(bootstrap, old) == ()
-        done = await set_up(bootstrap, new)
+        for _ in range(2):
+            sentences = await compare(bootstrap)
+            assert len(sentences) == 1
+            assert sentences[0].startswith("consumer sealed of RUNS is as an older linestop made it (filter_subjects)")
+        done = await set_up(bootstrap)
         assert (done.created, done.differences) == ((), ())
-        assert done.updated == ("consumer role_budget of RUNS (filter_subjects)",)
-        assert await compare(bootstrap, new) == ()
+        assert done.updated == ("consumer sealed of RUNS (filter_subjects)",)
+        assert await compare(bootstrap) == ()
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,11 @@ async def test_a_credential_receives_only_from_its_own_inbox(connections: Connec
 async def test_a_role_pulls_and_acknowledges_only_its_own_consumers(
     connections: Connections, name: CredentialName
 ) -> None:
-    """Wakes of a role and people's decisions reach no other role; stops reach any role."""
+    """Tasks, outcomes to publish and people's decisions reach no other role; stops reach any role."""
     pulls: list[tuple[str, str, Collection[str]]] = [
-        *((stream_names.RUNS, stream_names.role_consumer(role), {role}) for role in ACTORS),
+        (stream_names.RUNS, stream_names.FEED, {"recorder"}),
+        (stream_names.RUNS, stream_names.SEALED_CONSUMER, {"recorder"}),
+        (stream_names.TASKS, stream_names.TASKS_CONSUMER, {"validator"}),
         *((stream, consumer, {"approver"}) for stream, consumer in stream_names.REQUESTS_CONSUMERS),
         *((stream, consumer, ACTORS) for stream, consumer in stream_names.STOPS_CONSUMERS),
     ]
@@ -186,7 +188,7 @@ PUBLISHERS: dict[str, set[str]] = {
         jetstream_api.stream_create(stream): {"bootstrap"}
         for stream in (stream_names.RUNS, stream_names.bucket_stream(stream_names.SHARED_BUCKET))
     },
-    jetstream_api.consumer_create(stream_names.RUNS, stream_names.role_consumer("budget")): {"bootstrap"},
+    jetstream_api.consumer_create(stream_names.RUNS, stream_names.FEED): {"bootstrap"},
 }
 
 
@@ -228,7 +230,7 @@ async def test_a_reply_of_the_server_cannot_be_aimed_at_another_role(connections
         ),
         "acknowledgement": (event_subject(run, "planner", 3, "proposed"), b"{}"),
         "pull": (
-            jetstream_api.consumer_next(stream_names.RUNS, stream_names.role_consumer("planner")),
+            jetstream_api.consumer_next(stream_names.CONTROL, stream_names.STOPS_CONSUMERS[0][1]),
             msgspec.json.encode({"batch": 5, "no_wait": True}),
         ),
     }
@@ -250,22 +252,20 @@ async def test_a_pull_a_batch_read_and_an_acknowledgement_cross_into_the_streams
     run = new_run()
     for n in (1, 2):
         await connections["operator"].api_request(event_subject(run, "operator", n), {"n": n})
-    budget = connections["budget"]
-    inbox = budget.nc.new_inbox()
+    recorder = connections["recorder"]
+    inbox = recorder.nc.new_inbox()
     got: asyncio.Queue[Msg] = asyncio.Queue()
-    subscription = await budget.subscribe(inbox, got.put)
+    subscription = await recorder.subscribe(inbox, got.put)
     body = msgspec.json.encode({"multi_last": [subjects.run_filter(TENANT, run)]})
-    await budget.publish(jetstream_api.direct_get(stream_names.RUNS), body, reply_to=inbox)
+    await recorder.publish(jetstream_api.direct_get(stream_names.RUNS), body, reply_to=inbox)
     replies = [await asyncio.wait_for(got.get(), 5) for _ in range(3)]
     assert [reply.data for reply in replies] == [b'{"n":1}', b'{"n":2}', b""]
-    pull = jetstream_api.consumer_next(stream_names.RUNS, stream_names.role_consumer("budget"))
-    await budget.publish(pull, msgspec.json.encode({"batch": 100, "no_wait": True}), reply_to=inbox)
+    pull = jetstream_api.consumer_next(stream_names.RUNS, stream_names.FEED)
+    await recorder.publish(pull, msgspec.json.encode({"batch": 100, "no_wait": True}), reply_to=inbox)
     while (msg := await asyncio.wait_for(got.get(), 5)).reply:
-        assert msg.reply.startswith(
-            jetstream_api.consumer_ack(stream_names.RUNS, stream_names.role_consumer("budget"))[:-1]
-        )
-        await budget.request(msg.reply, b"+ACK")
-    assert (await budget.api_request(jetstream_api.consumer_info(stream_names.RUNS, "role_budget")))[
+        assert msg.reply.startswith(jetstream_api.consumer_ack(stream_names.RUNS, stream_names.FEED)[:-1])
+        await recorder.request(msg.reply, b"+ACK")
+    assert (await recorder.api_request(jetstream_api.consumer_info(stream_names.RUNS, stream_names.FEED)))[
         "num_ack_pending"
     ] == 0
     await subscription.unsubscribe()

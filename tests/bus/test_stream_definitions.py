@@ -181,45 +181,12 @@ async def test_a_schedule_fires_into_the_timers_stream(connections: Connections)
     await subscription.unsubscribe()
 
 
-async def test_a_wake_that_reached_its_maximum_deliveries_is_recorded(connections: Connections) -> None:
-    """A delivery that is refused the maximum number of times ends as an advisory for the recorder."""
-    budget, recorder = connections["budget"], connections["recorder"]
-    subject = subjects.run_event(TENANT, new_run(), role="operator", event="stopped", n=1)
-    seq = (await connections["operator"].api_request(subject, {}))["seq"]
-    got: asyncio.Queue[Msg] = asyncio.Queue()
-    inbox = budget.nc.new_inbox()
-    subscription = await budget.subscribe(inbox, got.put)
-    pull = jetstream_api.consumer_next(stream_names.RUNS, stream_names.role_consumer("budget"))
-    deliveries = 0
-    while deliveries < 5:
-        await budget.publish(pull, b'{"batch":1,"expires":5000000000}', reply_to=inbox)
-        delivered = await asyncio.wait_for(got.get(), 6)
-        deliveries += delivered.subject == subject
-        await budget.request(delivered.reply, b"-NAK" if delivered.subject == subject else b"+ACK")
-    await budget.publish(pull, b'{"batch":1,"no_wait":true}', reply_to=inbox)
-    await asyncio.wait_for(got.get(), 6)
-    await subscription.unsubscribe()
-    advised: asyncio.Queue[Msg] = asyncio.Queue()
-    inbox = recorder.nc.new_inbox()
-    subscription = await recorder.subscribe(inbox, advised.put)
-    pull = jetstream_api.consumer_next(stream_names.ADVISORIES, stream_names.ADVISORIES_CONSUMER)
-    await recorder.publish(pull, b'{"batch":1,"expires":5000000000}', reply_to=inbox)
-    advice = await asyncio.wait_for(advised.get(), 6)
-    assert f'"stream_seq":{seq},'.encode() in advice.data
-    await subscription.unsubscribe()
-
-
-def test_every_stream_is_bounded_and_every_wake_that_reached_its_maximum_deliveries_is_noticed() -> None:
-    """Nothing grows without a limit, and only deliveries of hints are limited."""
+def test_every_stream_is_bounded_and_no_consumer_gives_up() -> None:
+    """Nothing grows without a limit, and no message is dropped because the processes that had it died."""
     specs = streams()
     assert all(spec.config["max_bytes"] > 0 and spec.config["max_msg_size"] > 0 for spec in specs)
     assert sum(spec.config["max_bytes"] for spec in specs) <= DEFAULT_SIZES.total
-    max_deliveries = [
-        spec.name
-        for spec in consumers(dict.fromkeys(ACTORS, ("runs.*.*.operator.stopped.>",)))
-        if spec.config["max_deliver"] > 0
-    ]
-    assert max_deliveries == [stream_names.role_consumer(role) for role in ACTORS]
+    assert all(spec.config["max_deliver"] == -1 for spec in consumers())
     assert {spec.config["num_replicas"] for spec in streams(replicas=3)} == {3}
 
 

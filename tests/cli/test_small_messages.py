@@ -55,7 +55,7 @@ async def test_a_broker_that_takes_small_messages_only_is_refused_at_the_start(
     async with small_broker(state) as url:
         credentials = ensure_credentials(state, url)
         with pytest.raises(ConfigError, match=SENTENCE):
-            await prepare(credentials["bootstrap"], ())
+            await prepare(credentials["bootstrap"])
         with pytest.raises(ConfigError, match=SENTENCE):
             await bus_init(url, state)
         with pytest.raises(ConfigError, match=SENTENCE):

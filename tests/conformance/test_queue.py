@@ -7,16 +7,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import timedelta
 
 import anyio
-import msgspec
 import pytest
 from tests.bus_fixtures import BusFixture, ServerBusFixture
 
-from linestop.bus.interfaces import Append, Delivery, PullCapacity, Queue
+from linestop.bus.interfaces import Delivery, PullCapacity, Queue
 from linestop.bus.streams import stream_names
-from linestop.bus.streams.stream_definitions import ConsumerSpec, consumers, role_wake_consumer
+from linestop.bus.streams.stream_definitions import ConsumerSpec, consumers
 from linestop.schemas import subjects
 from linestop.schemas.defaults import ACK_WAIT_S
-from linestop.schemas.subjects import AgentName, RunId, TenantId
+from linestop.schemas.subjects import AgentName, TenantId
 from linestop.testing.cluster import Cluster
 
 pytestmark = pytest.mark.anyio
@@ -26,8 +25,6 @@ QUIET_S = 0.4
 TASKS_PUBLISHED = 20
 AGENT = AgentName("support")
 TASKS = next(spec for spec in consumers() if spec.name == stream_names.TASKS_CONSUMER)
-ADVISORIES = next(spec for spec in consumers() if spec.name == stream_names.ADVISORIES_CONSUMER)
-PLANNER_WAKES = role_wake_consumer("planner", [subjects.event_filter("planner", "stopped")])
 
 
 @contextlib.asynccontextmanager
@@ -87,20 +84,6 @@ class StubCapacity:
 def swallows(bus: BusFixture) -> bool:
     """Whether an ended pull of another test may still take messages: in a cluster, for some seconds."""
     return isinstance(bus, ServerBusFixture) and isinstance(bus.server, Cluster)
-
-
-def wake(tenant: TenantId, run: RunId) -> Append:
-    """A first event that wakes the planner."""
-    return Append(
-        tenant=tenant,
-        run=run,
-        role="planner",
-        event="stopped",
-        n=1,
-        event_id=f"{run}-stopped",
-        head_seq=0,
-        payload=b"{}",
-    )
 
 
 async def test_a_task_is_delivered_as_it_was_published(bus: BusFixture, tenant: TenantId) -> None:
@@ -184,23 +167,6 @@ async def test_a_message_with_a_nak_is_delivered_again_after_the_delay(bus: BusF
         await second.ack()
 
 
-async def test_the_delay_of_a_nak_is_the_same_at_every_attempt(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """A consumer with a back-off list uses the given delay too, however often the message failed."""
-    queue = await bus.queue(PLANNER_WAKES)
-    await (await bus.log()).append(wake(tenant, run))
-    async with pulling(queue) as deliveries:
-        await (await next_of(deliveries, tenant)).nak(0.0)
-        await (await next_of(deliveries, tenant)).nak(0.3)
-        delivery = await next_of(deliveries, tenant)
-        before = bus.now()
-        await delivery.nak(0.3)
-        delivery = await next_of(deliveries, tenant)
-        assert timedelta(seconds=0.25) < bus.now() - before
-        assert swallows(bus) or bus.now() - before < timedelta(seconds=1.5)
-        assert delivery.attempt >= 4
-        await delivery.ack()
-
-
 async def test_a_terminated_message_is_never_delivered_again(bus: BusFixture, tenant: TenantId) -> None:
     """A terminated message is not delivered again, whatever its reason contains."""
     await bus.publish(subjects.task(tenant, AGENT), b"poison")
@@ -227,28 +193,6 @@ async def test_a_message_in_progress_is_not_delivered_again(bus: BusFixture, ten
             assert again == []
         assert again[0].seq == first.seq
         await again[0].ack()
-
-
-async def test_five_failed_deliveries_of_a_wake_are_the_last(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
-    """A wake is dropped after five attempts, and an advisory names it."""
-    queue = await bus.queue(PLANNER_WAKES)
-    async with pulling(await bus.queue(ADVISORIES)) as advisories, pulling(queue) as deliveries:
-        seq = await (await bus.log()).append(wake(tenant, run))
-        attempts = [0]
-        while attempts[-1] < 5:
-            delivery = await next_of(deliveries, tenant)
-            assert delivery.seq == seq
-            attempts.append(delivery.attempt)
-            await delivery.nak(0.0)
-        assert attempts == sorted(set(attempts))
-        assert await is_quiet(deliveries, tenant)
-        advised_seqs: list[int] = []
-        with anyio.fail_after(WITHIN_S):
-            async for advisory in advisories:
-                advised_seqs.append(msgspec.json.decode(advisory.payload)["stream_seq"])
-                await advisory.ack()
-                if seq in advised_seqs:
-                    break
 
 
 async def test_no_more_messages_are_in_flight_than_allowed(bus: BusFixture, tenant: TenantId) -> None:

@@ -26,10 +26,8 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config
 from linestop.bus.server.process import NatsProcess, free_port
-from linestop.bus.streams.create_streams import BusLayout, set_up
+from linestop.bus.streams.create_streams import set_up
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES
-from linestop.runtime.role_factory import make_role, role_filters
-from linestop.schemas.subjects import ACTORS, RoleName
 
 READY_WITHIN_S = 30.0
 
@@ -71,10 +69,7 @@ class Broker:
     async def __aenter__(self) -> Self:
         await self._begin()
         async with await connect(self.credential("bootstrap"), name="set-up") as connection:
-            wakes: dict[RoleName, tuple[str, ...]] = {
-                role: tuple(role_filters(make_role(role, requester=None, runner=None))) for role in ACTORS
-            }
-            (await set_up(connection, BusLayout(wakes=wakes))).require_no_differences()
+            (await set_up(connection)).require_no_differences()
         self._supervisor = asyncio.create_task(self._supervise())
         return self
 

@@ -54,10 +54,10 @@ async def test_a_run_that_waits_in_an_older_folder_ends_after_the_upgrade(tmp_pa
             async for entry in client.events(run, follow=True):
                 if entry.name == "asked":
                     break
-        updated = await prepare(system.server.credential("bootstrap"), ())
+        updated = await prepare(system.server.credential("bootstrap"))
         assert [each.partition(" (")[0] for each in updated] == [f"consumer {s.name} of {s.stream}" for s in AGED]
         assert "consumer control_approver of CONTROL (filter_subjects, ack_wait)" in updated
-        assert await prepare(system.server.credential("bootstrap"), ()) == ()
+        assert await prepare(system.server.credential("bootstrap")) == ()
         async with bootstrap_of(system) as bootstrap:
             assert await compare(bootstrap) == ()
         async with system.actors():

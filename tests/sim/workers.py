@@ -16,7 +16,7 @@ from tests.sim.outside import OutsideWorld, SimRequester, SimRunner
 from tests.sim.script import CHECKED_TOOL, check_result
 from tests.sim.watched import WatchedLog, WireRecord
 
-from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
+from linestop.bus.interfaces import Blobs, Bucket, LiveMessage, Log, Publisher, Queue, Timers
 from linestop.bus.streams.stream_definitions import ConsumerSpec
 from linestop.errors import Unreachable
 from linestop.runtime.actor_process import ActorProcess
@@ -78,11 +78,11 @@ class WorkerBackend:
         del role
         return self._broker.timers()
 
-    async def hints(self, role: RoleName, subject: str) -> AsyncIterator[str]:
-        """The subjects of published hints."""
+    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncIterator[LiveMessage]:
+        """The messages that pass by."""
         del role
-        async for hint in self._broker.listen(subject):
-            yield hint.subject
+        async for message in self._broker.listen(*filters, group=group):
+            yield message
 
 
 def _time_of(actor_processes: list[ActorProcess]) -> datetime:

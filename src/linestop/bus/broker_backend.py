@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections
 from collections.abc import AsyncIterator, Mapping
-from typing import Protocol
-
-import anyio
+from typing import TYPE_CHECKING, Final, Protocol
 
 from linestop.bus.access.credentials import Credential
 from linestop.bus.connection import Connection, connect
-from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
+from linestop.bus.interfaces import Blobs, Bucket, LiveMessage, Log, Publisher, Queue, Timers
 from linestop.bus.jetstream import JetStream
 from linestop.bus.streams.stream_definitions import ConsumerSpec
+from linestop.errors import Unreachable
 from linestop.schemas.subjects import RoleName
 
-HINTS_MAX = 4_096
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+LIVE_WAITING_MAX: Final = 4_096
+"""Live messages that wait for a busy process; more are dropped, and the sweep finds their runs."""
 
 
 class Backend(Protocol):
@@ -44,8 +49,14 @@ class Backend(Protocol):
         """Durable timers as ``role``."""
         ...
 
-    def hints(self, role: RoleName, subject: str) -> AsyncIterator[str]:
-        """The subjects of messages on core NATS that match ``subject``; lossy."""
+    def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncIterator[LiveMessage]:
+        """The messages that match one of ``filters``, from now on; lossy.
+
+        Of all listeners with the same ``group``, one receives each message; without a group, every listener does.
+
+        Raises:
+            Unreachable: the connection was lost, and with it perhaps messages.
+        """
         ...
 
 
@@ -101,23 +112,33 @@ class JetStreamBackend:
         """Durable timers as ``role``."""
         return self._streams[role].timers()
 
-    async def hints(self, role: RoleName, subject: str) -> AsyncIterator[str]:
-        """The subjects of core messages. A full buffer drops them; the sweep makes up for lost hints."""
-        send, receive = anyio.create_memory_object_stream[str](HINTS_MAX)
+    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncIterator[LiveMessage]:
+        """The messages that match one of ``filters``, from now on; see ``Backend``."""
+        wire = self._streams[role].wire
+        waiting: collections.deque[LiveMessage] = collections.deque(maxlen=LIVE_WAITING_MAX)
+        changed = asyncio.Event()
+        was_lost = False
 
-        async def on_message(message: object) -> None:
-            try:
-                send.send_nowait(getattr(message, "subject", ""))
-            except (anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                return
+        def receive(msg: Msg) -> None:
+            seq = (msg.headers or {}).get("Nats-Sequence", "0")
+            waiting.append(LiveMessage(subject=msg.subject, payload=msg.data, seq=int(seq)))
+            changed.set()
 
-        nc = self._connections[role].nc
-        subscription = await nc.subscribe(subject, cb=on_message)  # pyright: ignore[reportUnknownMemberType] - nats-py
+        def note_loss() -> None:
+            nonlocal was_lost
+            was_lost = True
+            changed.set()
+
+        stop_watching = wire.watch(restored=note_loss)
+        subscriptions = [await wire.subscribe(each, receive, group=group) for each in filters]
         try:
-            async with receive:
-                async for hinted_subject in receive:
-                    yield hinted_subject
+            while not was_lost:
+                while waiting:
+                    yield waiting.popleft()
+                changed.clear()
+                await changed.wait()
         finally:
-            send.close()
-            if not self._connections[role].closed:
-                await subscription.unsubscribe()
+            stop_watching()
+            for subscription in subscriptions:
+                await wire.unsubscribe(subscription)
+        raise Unreachable("The connection to the broker was lost for a while; live messages may be missing.")

@@ -28,6 +28,14 @@ class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
 
 
+class LiveMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as it passes by: a republished event, with its sequence in RUNS, or a hint, with sequence 0."""
+
+    subject: str
+    payload: bytes = b""
+    seq: int = 0
+
+
 class HeadMoved(Conflict):
     """Raised when another event came first. ``head_seq`` is the sequence of the run's last message, 0 if unknown."""
 

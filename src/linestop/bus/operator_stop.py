@@ -38,8 +38,7 @@ async def catch_up(log: Log, run: Run, *, head_seq: int = 0, leader: bool = Fals
     """Fold the events that ``run`` lacks. ``head_seq`` is the head that a refusal named, 0 if none did."""
     if head_seq > run.head_seq:
         message = await log.message_at(head_seq)
-        if message is not None and _is_next(run, message):
-            run.apply(message.subject, message.payload, message.seq)
+        if message is not None and apply_if_next(run, message):
             return
     for message in await log.load(run.tenant, run.run, after_seq=run.head_seq, leader=leader):
         run.apply(message.subject, message.payload, message.seq)
@@ -62,14 +61,17 @@ async def catch_up_to(log: Log, run: Run, *, n_min: int, head_seq: int, leader: 
         raise Defect(f"Run {run.run} cannot be folded after event {run.n}: {error}.") from error
 
 
-def _is_next(run: Run, message: StoredMessage) -> bool:
-    """Whether this head is the next event of the chain: if not, the events before it must be read first."""
-    if not message.subject.endswith(f".{run.n + 1}"):
+def apply_if_next(run: Run, message: StoredMessage) -> bool:
+    """Fold this event if it is the next one of the chain; if it is not, the events before it must be read first."""
+    if message.seq <= run.head_seq or not message.subject.endswith(f".{run.n + 1}"):
         return False
     try:
-        return decode_envelope(message.payload).prev == run.head
+        if decode_envelope(message.payload).prev != run.head:
+            return False
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return False
+    run.apply(message.subject, message.payload, message.seq)
+    return True
 
 
 async def stop_run(

@@ -1,14 +1,15 @@
 """A process of linestop: some roles, one shell, and the pumps that feed it.
 
 With all six roles in one process the roles wake each other through the shell; only messages from outside come from
-the broker (tasks, control messages, timers, stops). A role in a process of its own is woken by its durable
-consumer on the run log. The sweep finds every run whose wake was lost on the way.
+the broker (tasks, control messages, timers, stops). A role in a process of its own is woken by the events that the
+server republishes as it stores them. The sweep finds every run whose wake was lost on the way.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,27 +22,26 @@ from linestop.actors.planner import Planner
 from linestop.actors.role_protocol import Role
 from linestop.bus.broker_backend import Backend
 from linestop.bus.event_envelope import EventEncoder
-from linestop.bus.interfaces import Delivery, PullCapacity
+from linestop.bus.interfaces import Delivery, LiveMessage, PullCapacity, StoredMessage
 from linestop.bus.run_outcomes_and_alerts import SYSTEM_TENANT, clock_off_alert, event_alerts
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.stores.idempotency_keys import IdempotencyKeys
 from linestop.bus.stores.kill_switch_store import KillSwitchStore
 from linestop.bus.stores.worker_heartbeats import Heartbeat
 from linestop.bus.streams import stream_names
-from linestop.bus.streams.stream_definitions import SECOND_NS, ConsumerSpec, consumer_spec
+from linestop.bus.streams.stream_definitions import consumer_spec
 from linestop.errors import LinestopError, TooLarge
-from linestop.runtime.ack_extender import AckExtender
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.headroom import Headroom
-from linestop.runtime.housekeeping.dead_letter_given_up import MaxDeliveriesHandler
 from linestop.runtime.housekeeping.space_alerts import SpaceWatch
 from linestop.runtime.housekeeping.stalled_run_sweep import Sweep
 from linestop.runtime.intake import ControlIntake, TaskIntake
 from linestop.runtime.money.ledger import AccountLedger
 from linestop.runtime.money.orphaned_holds import release_orphaned_holds, remove_ended_accounts
 from linestop.runtime.process_settings import ProcessSettings, utc_now
+from linestop.runtime.pumps import RESTART_PAUSE_S, Pumps
 from linestop.runtime.role_binding import RoleBinding, ShellConfig
-from linestop.runtime.role_factory import role_consumer_spec
+from linestop.runtime.role_factory import live_filters
 from linestop.runtime.run_loop import Shell
 from linestop.runtime.workers.presence import Presence, PresenceCallbacks, RoleLoad, count_runs_and_starts
 from linestop.schemas.defaults import ORPHANED_AFTER_S, SPACE_TO_WATCH
@@ -51,6 +51,8 @@ from linestop.schemas.subjects import (
     RoleName,
     RunId,
     TenantId,
+    any_role_filter,
+    live_subject,
     parse_run_event,
     parse_timer,
     parse_wake,
@@ -66,7 +68,6 @@ LOG = structlog.get_logger("linestop.process")
 REFRESH_FACTS_EVERY_S = 2.0
 """Seconds within which a closed kill switch takes effect in every process."""
 
-RESTART_PAUSE_S = 0.5
 OUTCOME_RETRY_S = 60.0
 """Seconds until an outcome that found no space is published again."""
 
@@ -74,11 +75,7 @@ RELEASE_EVERY_S = 60.0
 DEAD_WORKER_HOLD_AFTER_S = 0.0
 """Age from which a hold may be orphaned by a dead worker. A live one loses nothing: the run's log shows its holds."""
 
-IN_FLIGHT_MAX = 64
-WRONG_CLOCK_RETRY_S = 2.0
-"""Seconds until a control message is delivered again after a process with a wrong clock returned it."""
-
-LIVE_STOPS_SUBJECT = "live.runs.*.*.*.stopped.*"
+LIVE_STOPS = live_subject(any_role_filter("stopped"))
 STOP_ALERT_KINDS = frozenset({"stopped"})
 
 ROLE_ORDER: tuple[RoleName, ...] = ("validator", "approver", "executor", "planner", "budget", "recorder", "operator")
@@ -87,6 +84,9 @@ ROLE_ORDER: tuple[RoleName, ...] = ("validator", "approver", "executor", "planne
 
 class ActorProcess:
     """One process: ``roles`` over ``backend``. Use ``async with process.running():``."""
+
+    _pumps: anyio.abc.TaskGroup | None = None
+    _is_sweep_due = False
 
     def __init__(
         self, backend: Backend, roles: Sequence[Role], config: ProcessSettings, *, archive: Archive | None = None
@@ -111,11 +111,7 @@ class ActorProcess:
             {role.name: backend.bucket(role.name, stream_names.BEATS_BUCKET) for role in self.roles},
             self.clock, worker=config.worker, load=self._role_load, compare_clock=config.compare_clock,
         )  # fmt: skip
-        self.ledger = None
-        if "budget" in role_names:
-            shared = backend.bucket("budget", stream_names.SHARED_BUCKET)
-            self.ledger = AccountLedger(shared, config.account_limits, self.clock.now)
-            self.ledger.on_funds_freed = self._on_funds_freed
+        self.ledger = self._make_ledger() if "budget" in role_names else None
         self.facts = FactSource(
             agents=AgentStore(backend.bucket(first, stream_names.AGENTS_BUCKET)),
             ledger=self.ledger,
@@ -145,7 +141,8 @@ class ActorProcess:
         )  # fmt: skip
         self.shell.capacity.has_budget = "budget" in role_names
         self._role_names = role_names
-        self._pumps: anyio.abc.TaskGroup | None = None
+        self._headroom = Headroom(self.facts)
+        self.pumps = Pumps(backend, self._may_decide)
         self._budget_died = anyio.Event()
         self.sweep = self._make_sweep()
 
@@ -169,6 +166,12 @@ class ActorProcess:
                         pumps.cancel_scope.cancel()
                         self.presence.state = "ending"
                         await self.shell.drain()
+
+    def _make_ledger(self) -> AccountLedger:
+        shared = self.backend.bucket("budget", stream_names.SHARED_BUCKET)
+        ledger = AccountLedger(shared, self.config.account_limits, self.clock.now)
+        ledger.on_funds_freed = self._on_funds_freed
+        return ledger
 
     def _role_load(self, role: RoleName) -> RoleLoad:
         runs, starts = count_runs_and_starts(self.shell.cache.entries(), role)
@@ -203,105 +206,77 @@ class ActorProcess:
     # --- pumps -------------------------------------------------------------------------------------------
 
     def _start_pumps(self, pumps: anyio.abc.TaskGroup) -> None:
+        """Start the loops of the roles that this process has, and those of every process."""
         self._pumps = pumps
-        first = self.roles[0].name
-        has_all_roles = self._role_names >= set(ACTORS)
-        if "recorder" in self._role_names:
-            pumps.start_soon(self._pump, "recorder", consumer_spec(stream_names.SEALED_CONSUMER), self._on_seal)
-            log, publisher = self.backend.log("recorder"), self.backend.publisher("recorder")
-            pumps.start_soon(SpaceWatch(log, publisher, self.config.directory, self.clock.now).run_for_ever)
-            max_deliveries = MaxDeliveriesHandler(log, publisher)
-            pumps.start_soon(
-                self._pump, "recorder", consumer_spec(stream_names.ADVISORIES_CONSUMER), max_deliveries.handle
-            )
-            if self.archive is not None:
-                feed = self.backend.queue("recorder", consumer_spec(stream_names.FEED))
-                pumps.start_soon(self.archive.run, log, feed)
-        if "budget" in self._role_names:
-            pumps.start_soon(self._release_orphaned_holds)
-        headroom = Headroom(self.facts)
-        if "validator" in self._role_names:
-            keys = IdempotencyKeys(self.backend.bucket("validator", stream_names.IDS_BUCKET))
-            publisher = self.backend.publisher("validator")
-            tasks = TaskIntake(self.shell, self.facts, headroom, keys=keys, publisher=publisher)
-            pumps.start_soon(
-                self._pump, "validator", consumer_spec(stream_names.TASKS_CONSUMER), tasks.handle, self.shell.capacity
-            )
-        control_role: RoleName = "approver" if "approver" in self._role_names else first
-        publisher = self.backend.publisher(control_role)
-        control = ControlIntake(self.shell, headroom, publisher=publisher, people=self.config.people)
-        requests = stream_names.REQUESTS_CONSUMERS if control_role == "approver" else ()
-        for _, durable in (*stream_names.STOPS_CONSUMERS, *requests):
-            pumps.start_soon(self._pump, control_role, consumer_spec(durable), control.handle)
-        pumps.start_soon(self._pump, first, consumer_spec(stream_names.TIMERS_CONSUMER), self._on_timer)
-        pumps.start_soon(self._listen, first, LIVE_STOPS_SUBJECT, self._on_stop)
+        starters: dict[RoleName, Callable[[], None]] = {
+            "validator": self._start_validator_pumps,
+            "budget": self._start_budget_pumps,
+            "recorder": self._start_recorder_pumps,
+        }
         for role in self.roles:
-            pumps.start_soon(self._listen, role.name, wake_filter(role.name), self._on_hint)
-            if not has_all_roles:
-                spec = role_consumer_spec(role)
-                pumps.start_soon(self._pump, role.name, spec, self._on_wake)
+            starters.get(role.name, _nothing_to_start)()
+            self._listen(role.name, (wake_filter(role.name),), self._on_hint)
+            if not self._role_names >= set(ACTORS):
+                self._listen(
+                    role.name, live_filters(role.name), self._on_event, group=role.name, on_loss=self._sweep_after_loss
+                )
+        first = self.roles[0].name
+        self._start_control_pumps(first)
+        self._pull(first, stream_names.TIMERS_CONSUMER, self._on_timer)
+        self._listen(first, (LIVE_STOPS,), self._on_stop)
         pumps.start_soon(self._refresh_facts)
         pumps.start_soon(self._sweep)
 
-    async def _pump(
+    def _pull(
         self,
         role: RoleName,
-        spec: ConsumerSpec,
+        consumer: str,
         handle: Callable[[Delivery], Awaitable[None]],
         capacity: PullCapacity | None = None,
     ) -> None:
-        """Pull a queue until cancelled, handling at most ``IN_FLIGHT_MAX`` messages at once, and no more than fit."""
-        limiter = anyio.Semaphore(IN_FLIGHT_MAX)
-        extender = AckExtender(spec.config["ack_wait"] / SECOND_NS)
+        assert self._pumps is not None
+        self._pumps.start_soon(self.pumps.pull, role, consumer_spec(consumer), handle, capacity)
 
-        async def handle_one(delivery: Delivery) -> None:
-            try:
-                with extender.extending(delivery):
-                    await handle(delivery)
-            except LinestopError as error:
-                LOG.warning("delivery_failed", subject=delivery.subject, error=str(error))
-            except Exception:
-                # One bad message must not fail the others; unacknowledged, it is delivered again, or given up.
-                LOG.exception("delivery_failed", subject=delivery.subject)
-            finally:
-                limiter.release()
+    def _listen(
+        self,
+        role: RoleName,
+        filters: tuple[str, ...],
+        handle: Callable[[LiveMessage], None],
+        *,
+        group: str = "",
+        on_loss: Callable[[], None] | None = None,
+    ) -> None:
+        assert self._pumps is not None
+        self._pumps.start_soon(partial(self.pumps.listen, role, filters, handle, group=group, on_loss=on_loss))
 
-        while True:
-            try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(extender.run)
-                    async for delivery in self._deliveries(role, spec, capacity):
-                        await limiter.acquire()
-                        tasks.start_soon(handle_one, delivery)
-                    tasks.cancel_scope.cancel()
-            except* LinestopError as group:
-                LOG.warning("pump_failed", consumer=spec.name, error=str(group.exceptions[0]))
-            await anyio.sleep(RESTART_PAUSE_S)
+    def _start_validator_pumps(self) -> None:
+        keys = IdempotencyKeys(self.backend.bucket("validator", stream_names.IDS_BUCKET))
+        publisher = self.backend.publisher("validator")
+        tasks = TaskIntake(self.shell, self.facts, self._headroom, keys=keys, publisher=publisher)
+        self._pull("validator", stream_names.TASKS_CONSUMER, tasks.handle, self.shell.capacity)
 
-    async def _deliveries(
-        self, role: RoleName, spec: ConsumerSpec, capacity: PullCapacity | None
-    ) -> AsyncGenerator[Delivery]:
-        """Yield what is delivered while this process may decide; stops always, since they need no clock."""
-        is_control = spec.stream in {stream_names.CONTROL, stream_names.CLIENTS}
-        while not (self._may_decide() or is_control):  # noqa: ASYNC110 - a clock has no signal of its own
-            await anyio.sleep(RESTART_PAUSE_S)
-        async for delivery in self.backend.queue(role, spec).deliveries(in_flight_max=IN_FLIGHT_MAX, capacity=capacity):
-            if self._may_decide() or (is_control and delivery.subject.endswith(".stop")):
-                yield delivery
-                continue
-            await delivery.nak(WRONG_CLOCK_RETRY_S)
-            if not is_control:
-                # No more is pulled, so that messages go to a process whose clock is right.
-                return
+    def _start_budget_pumps(self) -> None:
+        assert self._pumps is not None
+        self._pumps.start_soon(self._release_orphaned_holds)
 
-    async def _listen(self, role: RoleName, subject: str, handle: Callable[[str], None]) -> None:
-        while True:
-            try:
-                async for heard_subject in self.backend.hints(role, subject):
-                    handle(heard_subject)
-            except LinestopError as error:
-                LOG.warning("listen_failed", subject=subject, error=str(error))
-            await anyio.sleep(RESTART_PAUSE_S)
+    def _start_recorder_pumps(self) -> None:
+        assert self._pumps is not None
+        self._pull("recorder", stream_names.SEALED_CONSUMER, self._on_seal)
+        log, publisher = self.backend.log("recorder"), self.backend.publisher("recorder")
+        self._pumps.start_soon(SpaceWatch(log, publisher, self.config.directory, self.clock.now).run_for_ever)
+        if self.archive is not None:
+            feed = self.backend.queue("recorder", consumer_spec(stream_names.FEED))
+            self._pumps.start_soon(self.archive.run, log, feed)
+
+    def _start_control_pumps(self, first: RoleName) -> None:
+        """Pull stops in every process, and all other control messages where the approver is."""
+        role: RoleName = "approver" if "approver" in self._role_names else first
+        control = ControlIntake(
+            self.shell, self._headroom, publisher=self.backend.publisher(role), people=self.config.people
+        )
+        requests = stream_names.REQUESTS_CONSUMERS if role == "approver" else ()
+        for _, durable in (*stream_names.STOPS_CONSUMERS, *requests):
+            self._pull(role, durable, control.handle)
 
     async def _on_timer(self, delivery: Delivery) -> None:
         """Handle a durable timer: advance the run, or wake the role that lives elsewhere."""
@@ -313,11 +288,25 @@ class ActorProcess:
             await self.shell.bindings[0].publisher.wake(role, subject.tenant, subject.run)
         await delivery.ack()
 
-    async def _on_wake(self, delivery: Delivery) -> None:
-        """Handle an event of the log, for a role in a process of its own."""
-        subject = parse_run_event(delivery.subject)
-        await self.shell.advance(subject.tenant, subject.run, Cue(kind="event", n=subject.n))
-        await delivery.ack()
+    def _on_event(self, message: LiveMessage) -> None:
+        """Handle an event that another process stored and that wakes a role of this one."""
+        subject = parse_run_event(stored_subject(message.subject))
+        entry = self.shell.cache.peek(subject.tenant, subject.run)
+        if entry is None or subject.n not in entry.appended_ns:
+            event = StoredMessage(subject=stored_subject(message.subject), payload=message.payload, seq=message.seq)
+            self.shell.schedule(subject.tenant, subject.run, Cue(kind="event", n=subject.n), event=event)
+
+    def _sweep_after_loss(self) -> None:
+        """Sweep all runs soon, because events that wake a role of this process may have been lost."""
+        if self._pumps is not None and not self._is_sweep_due:
+            self._is_sweep_due = True
+            self._pumps.start_soon(self._sweep_once_after_loss)
+
+    async def _sweep_once_after_loss(self) -> None:
+        # Every role listens on a connection of its own; one sweep is enough for all that return together.
+        await anyio.sleep(2 * RESTART_PAUSE_S)
+        self._is_sweep_due = False
+        await self.sweep.once_with_retries(all_runs=True)
 
     async def _on_seal(self, delivery: Delivery) -> None:
         """Publish the outcome of a sealed run, also if the process that sealed it died before it could."""
@@ -363,8 +352,8 @@ class ActorProcess:
         if self._pumps is not None:
             self._pumps.start_soon(self.backend.publisher("budget").wake, "budget", TenantId(tenant), RunId(run))
 
-    def _on_stop(self, subject: str) -> None:
-        event = parse_run_event(stored_subject(subject))
+    def _on_stop(self, message: LiveMessage) -> None:
+        event = parse_run_event(stored_subject(message.subject))
         entry = self.shell.cache.peek(event.tenant, event.run)
         # An event of this process that is on its way has this number, too; the stop may be why it is never stored.
         if entry is not None and entry.run.n <= event.n:
@@ -372,8 +361,8 @@ class ActorProcess:
             entry.stop_announced = True
             self.shell.schedule(event.tenant, event.run, Cue(kind="event", n=event.n))
 
-    def _on_hint(self, subject: str) -> None:
-        wake = parse_wake(subject)
+    def _on_hint(self, message: LiveMessage) -> None:
+        wake = parse_wake(message.subject)
         self.shell.schedule(TenantId(wake.tenant), RunId(wake.run), Cue(kind="sweep"), fresh=True)
 
     async def _refresh_facts(self) -> None:
@@ -396,3 +385,7 @@ class ActorProcess:
         else:
             # Also without sweeping: the open runs show what this process has to do and which alarms to set.
             await self.sweep.once_with_retries()
+
+
+def _nothing_to_start() -> None:
+    """Start nothing: the role has no loop of its own."""

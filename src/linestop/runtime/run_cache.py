@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,6 +16,8 @@ from linestop.schemas.subjects import RunId, TenantId
 
 Key = tuple[TenantId, RunId]
 IDLE_POLL_S = 0.05
+APPENDED_NS_MAX = 8
+"""Events of this process that are remembered for each run: as many as may pass by before their echo arrives."""
 
 
 class CachedRun:
@@ -24,7 +26,8 @@ class CachedRun:
     The lock is held while deciding and appending, never while performing. ``performing`` maps the number of a
     ``started`` event to the scope in which it is performed, so that a stop can cancel it. ``is_ours``: this process
     advances the run, not another one with all roles. ``stop_announced``: a hint said that a stop is stored, and the
-    log was not read since. ``starting_n`` is the number of a start that is on its way to the log.
+    log was not read since. ``starting_n`` is the number of a start that is on its way to the log. ``appended_ns`` are
+    the numbers of the last events that this process appended: they wake none of its roles again.
     ``results_in_flight`` counts, for each start, the results that are on their way; ``pass_deferred``: a pass was
     requested meanwhile. ``unreported`` are the starts of which a result could not be appended at all. ``deciding`` is
     the scope of a decision that is being computed outside the event loop, under the lock.
@@ -36,6 +39,7 @@ class CachedRun:
         self.is_loaded = False
         self.performing: dict[int, anyio.CancelScope] = {}
         self.starting_n = 0
+        self.appended_ns: deque[int] = deque(maxlen=APPENDED_NS_MAX)
         self.results_in_flight: Counter[int] = Counter()
         self.unreported: set[int] = set()
         self.pass_deferred = False

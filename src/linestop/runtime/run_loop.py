@@ -23,8 +23,8 @@ import structlog
 
 from linestop.actors.facts import Facts
 from linestop.bus.event_envelope import EventEncoder
-from linestop.bus.interfaces import HeadMoved, Timers
-from linestop.bus.operator_stop import catch_up_to
+from linestop.bus.interfaces import HeadMoved, StoredMessage, Timers
+from linestop.bus.operator_stop import apply_if_next, catch_up_to
 from linestop.errors import Conflict, Defect, LinestopError, RetryableError
 from linestop.runtime.deadline_alarms import Alarms
 from linestop.runtime.decide_next import Decider, Draft, Pass, stop_if_subject_taken
@@ -102,28 +102,41 @@ class Shell:
 
     # --- advancing a run -------------------------------------------------------------------------------
 
-    def schedule(self, tenant: TenantId, run: RunId, cue: Cue, *, fresh: bool = False) -> None:
-        """Advance a run in the background; ``fresh`` as in ``advance``."""
+    def schedule(
+        self, tenant: TenantId, run: RunId, cue: Cue, *, fresh: bool = False, event: StoredMessage | None = None
+    ) -> None:
+        """Advance a run in the background; ``fresh`` and ``event`` as in ``advance``."""
         if self._tasks is not None and self._decider.may_start:
-            self._tasks.start_soon(self._advance_safely, tenant, run, cue, fresh)
+            self._tasks.start_soon(self._advance_safely, tenant, run, cue, fresh, event)
 
     def _schedule_again(self, key: tuple[TenantId, RunId], *, fresh: bool) -> None:
         self.schedule(*key, Cue(kind="sweep"), fresh=fresh)
 
-    async def _advance_safely(self, tenant: TenantId, run: RunId, cue: Cue, fresh: bool) -> None:
+    async def _advance_safely(
+        self, tenant: TenantId, run: RunId, cue: Cue, fresh: bool, event: StoredMessage | None
+    ) -> None:
         try:
-            await self.advance(tenant, run, cue, fresh=fresh)
+            await self.advance(tenant, run, cue, fresh=fresh, event=event)
         except LinestopError as error:
             # An alarm is set for another pass: nothing is lost by giving up here.
             LOG.warning("advance_failed", tenant=tenant, run=run, error=str(error))
         except Exception:
             LOG.exception("advance_failed", tenant=tenant, run=run)
 
-    async def advance(self, tenant: TenantId, run: RunId, cue: Cue, *facts: Any, fresh: bool = False) -> CachedRun:  # noqa: ANN401
+    async def advance(
+        self,
+        tenant: TenantId,
+        run: RunId,
+        cue: Cue,
+        *facts: Any,  # noqa: ANN401
+        fresh: bool = False,
+        event: StoredMessage | None = None,
+    ) -> CachedRun:
         """Advance a run: load what is missing, let the roles decide and append, until no role decides anything.
 
         ``facts`` are what caused the pass (a task, a control message). ``fresh`` reads the log first even if the run
-        is cached: for a wake that may know of events this process has not seen.
+        is cached: for a wake that may know of events this process has not seen. ``event`` is the stored event that
+        woke this process: if it is the next one, nothing has to be read.
         """
         entry = self.cache.get(tenant, run)
         run_pass = Pass(entry, cue, facts, set(self.role_names))
@@ -131,6 +144,8 @@ class Shell:
             entry.cancel_decision(for_stop=run_pass.brings_stop)
             async with entry.lock:
                 try:
+                    if event is not None and entry.is_loaded and apply_if_next(entry.run, event):
+                        self._note_foreign_events(entry)
                     if not entry.is_loaded or fresh or cue.n > entry.run.n:
                         await self._refresh(entry, cue.n)
                     if entry.is_reporting and not facts:
@@ -150,7 +165,12 @@ class Shell:
         run, n_before, leader = entry.run, entry.run.n, leader or self.config.replicated
         await catch_up_to(self.bindings[0].log, run, n_min=n_min, head_seq=head_seq, leader=leader)
         entry.is_loaded, entry.stop_announced = True, False
-        entry.is_ours = entry.is_ours and (run.n == n_before or not self._has_all_roles)
+        if run.n != n_before:
+            self._note_foreign_events(entry)
+
+    def _note_foreign_events(self, entry: CachedRun) -> None:
+        """React to events that another process appended."""
+        entry.is_ours = entry.is_ours and not self._has_all_roles
         self._react_to_stop(entry)
 
     async def _decide_until_idle(self, run_pass: Pass) -> bool:
@@ -260,10 +280,13 @@ class Shell:
             run_pass.roles_to_ask |= self._decider.woken_by(append.role, event)
             run_pass.speculation = self._decider.speculate(run_pass, self._now(entry.run), self._encoder)
 
+        # Before its echo can arrive.
+        entry.appended_ns.append(append.n)
         try:
             seq = await binding.log.append(append, on_sent=on_sent)
         except BaseException:
             run_pass.speculation, entry.starting_n = None, 0
+            entry.appended_ns.remove(append.n)
             entry.reset()
             raise
         entry.run.mark_stored(seq)

@@ -207,8 +207,13 @@ def role_filter(role: RoleName) -> str:
 
 
 def event_filter(role: RoleName, event: str) -> str:
-    """Build the filter of one kind of event in any run: a role's consumer is woken by it."""
+    """Build the filter of one kind of event in any run."""
     return f"runs.*.*.{check_role(role)}.{check_name('event', event)}.>"
+
+
+def any_role_filter(event: str) -> str:
+    """Build the filter of an event that every role may append, in any run."""
+    return f"runs.*.*.*.{check_name('event', event)}.>"
 
 
 def task(tenant: TenantId, agent: AgentName) -> str:

@@ -143,5 +143,5 @@ class Cluster:
 
     async def _create_replicated_stream(self, connection: Connection) -> None:
         # A stream that is needed anyway: no credential may create any other, or delete one.
-        spec = next(spec for spec in streams(self._space, replicas=NODES) if spec.name == stream_names.ADVISORIES)
+        spec = next(spec for spec in streams(self._space, replicas=NODES) if spec.name == stream_names.PROBES)
         await connection.api_request(jetstream_api.stream_create(spec.name), spec.config, timeout_s=2.0)

@@ -62,7 +62,6 @@ def _shared_key_filter(kind: str) -> str:
 
 _SWITCHES: Final = stream_names.bucket_key(stream_names.SWITCHES_BUCKET, KEY)
 _OBSERVERS: Final[tuple[CredentialName, ...]] = ("operator", "client", "watcher")
-_ROLE_CONSUMER = stream_names.role_consumer(SELF)
 
 
 def _row(action: Action, granted: tuple[str, ...], *, holders: tuple[CredentialName, ...], why: str) -> Right:
@@ -92,12 +91,11 @@ TABLE: Final[tuple[Right, ...]] = (
         why="see which stream is nearly full, to raise an alert",
     ),
     _row("publish", (jetstream_api.message_get(stream_names.RUNS),), holders=ROLES, why="read a head from the leader"),
-    _row("subscribe", ("live.runs.>",), holders=(*ROLES, "watcher"), why="follow runs as they are stored"),
     _row(
-        "publish",
-        _pull_subjects(stream_names.RUNS, _ROLE_CONSUMER),
-        holders=ACTORS,
-        why="receive hints about stored events, one consumer a role",
+        "subscribe",
+        ("live.runs.>",),
+        holders=(*ROLES, "watcher"),
+        why="follow runs as they are stored; a role in a process of its own is woken by them",
     ),
     _row(
         "publish",
@@ -173,12 +171,6 @@ TABLE: Final[tuple[Right, ...]] = (
     _row("subscribe", ("live.alerts.>",), holders=("operator", "watcher"), why="receive alerts"),
     _row("publish", ("dead.{self}.>",), holders=ACTORS, why="store the messages that it could not handle"),
     _row("publish", _read_subjects(stream_names.DEAD), holders=("operator",), why="read dead letters"),
-    _row(
-        "publish",
-        _pull_subjects(stream_names.ADVISORIES, stream_names.ADVISORIES_CONSUMER),
-        holders=("recorder",),
-        why="make dead letters of events whose delivery reached its limit",
-    ),
     # Timers and blobs.
     _row("publish", ("timers.set.>",), holders=ACTORS, why="set timers"),
     _row(
@@ -295,7 +287,7 @@ TABLE: Final[tuple[Right, ...]] = (
         "publish",
         (
             *(jetstream_api.stream_create(spec.name) for spec in streams()),
-            *(jetstream_api.consumer_create(spec.stream, spec.name) for spec in consumers(dict.fromkeys(ACTORS, ()))),
+            *(jetstream_api.consumer_create(spec.stream, spec.name) for spec in consumers()),
         ),
         holders=("bootstrap",),
         # By name: through a stream or consumer of its own choice it could have the server deliver to any subject.

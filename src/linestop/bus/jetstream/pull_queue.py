@@ -97,12 +97,7 @@ class JetStreamDelivery:
         if delay_s <= 0:
             self._settle(b"-NAK")
             return
-        # With a back-off list, the server adds the difference of this attempt's wait to ack_wait to the delay
-        # (measured: 0.5 s became 3.5 s on the second attempt), so it is subtracted here, below zero if necessary.
-        waits = self._pull.waits
-        surplus_ns = waits.backoff_ns[min(self.attempt, len(waits.backoff_ns)) - 1] - waits.ack_wait_ns
-        delay_ns = int(delay_s * _NANOSECONDS) - surplus_ns
-        self._settle(b"-NAK " + msgspec.json.encode({"delay": delay_ns}))
+        self._settle(b"-NAK " + msgspec.json.encode({"delay": int(delay_s * _NANOSECONDS)}))
 
     async def term(self, reason: str) -> None:
         """Stop all further deliveries."""
@@ -113,25 +108,17 @@ class JetStreamDelivery:
         self._pull.settle(self.seq, ack_payload, self._msg.reply)
 
 
-class _Waits(msgspec.Struct, frozen=True, kw_only=True):
-    """The consumer's waits for an acknowledgement: in general, and at each attempt."""
-
-    ack_wait_ns: int
-    backoff_ns: tuple[int, ...]
-
-
 class _Pull:
     """The open pull requests of one loop, the messages that arrived, and those not settled yet."""
 
     def __init__(
-        self, wire: Wire, subject: str, *, in_flight_max: int, capacity: PullCapacity | None, waits: _Waits
+        self, wire: Wire, subject: str, *, in_flight_max: int, capacity: PullCapacity | None, ack_wait_s: float
     ) -> None:
         self._wire = wire
         self._capacity = capacity
         self._subject = subject
         self._in_flight_max = in_flight_max
-        self.waits = waits
-        self._forget_after_s = max(waits.backoff_ns) / _NANOSECONDS
+        self._ack_wait_s = ack_wait_s
         self._arrived: collections.deque[Msg] = collections.deque()
         self._unsettled: dict[int, float] = {}
         self._requested = 0
@@ -206,7 +193,7 @@ class _Pull:
         if self._subscription is None:
             await self._open_inbox()
         # A dead handler's message is delivered again after ack_wait, so from then it no longer counts here.
-        for seq in [s for s, since in self._unsettled.items() if now - since > self._forget_after_s]:
+        for seq in [s for s, since in self._unsettled.items() if now - since > self._ack_wait_s]:
             del self._unsettled[seq]
         in_flight_max = (
             self._in_flight_max if self._capacity is None else min(self._in_flight_max, self._capacity.free())
@@ -261,15 +248,15 @@ class JetStreamQueue:
     def __init__(self, wire: Wire, spec: ConsumerSpec) -> None:
         self._wire = wire
         self._subject = jetstream_api.consumer_next(spec.stream, spec.name)
-        ack_wait_ns: int = spec.config["ack_wait"]
-        backoff_ns: tuple[int, ...] = tuple(spec.config.get("backoff") or (ack_wait_ns,))
-        self._waits = _Waits(ack_wait_ns=ack_wait_ns, backoff_ns=backoff_ns)
+        self._ack_wait_s: float = spec.config["ack_wait"] / _NANOSECONDS
 
     async def deliveries(
         self, *, in_flight_max: int = IN_FLIGHT_MAX, capacity: PullCapacity | None = None
     ) -> AsyncGenerator[JetStreamDelivery]:
         """Yield messages as they arrive, without end; see ``interfaces.Queue``."""
-        pull = _Pull(self._wire, self._subject, in_flight_max=in_flight_max, capacity=capacity, waits=self._waits)
+        pull = _Pull(
+            self._wire, self._subject, in_flight_max=in_flight_max, capacity=capacity, ack_wait_s=self._ack_wait_s
+        )
         stop_watching = self._wire.watch(restored=pull.restart, denied=pull.deny)
         stop_watching_capacity = capacity.watch(pull.capacity_freed) if capacity is not None else _do_nothing
         try:

@@ -138,12 +138,15 @@ class Wire:
             return False
         return True
 
-    async def subscribe(self, subject: str, receive: Callable[[Msg], None]) -> Subscription:
-        """Call ``receive`` with each message, inside the read loop: it must be quick and must not raise."""
+    async def subscribe(self, subject: str, receive: Callable[[Msg], None], *, group: str = "") -> Subscription:
+        """Call ``receive`` with each message, inside the read loop: it must be quick and must not raise.
+
+        Of all subscriptions with the same ``group``, one receives each message.
+        """
         sink = cast("asyncio.Future[Msg]", _Sink(receive))
         try:
             return await self._nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
-                subject, future=sink
+                subject, queue=group, future=sink
             )
         except FAILURES as error:
             raise NotSent(f"{self.connection.unreachable_reason} ({error})") from None

@@ -21,7 +21,6 @@ from linestop.bus.streams.migrate_streams import Administrator, how_to_update, i
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, Config, StreamSizes, consumers, streams
 from linestop.bus.streams.stream_names import AGENTS_BUCKET, SHARED_BUCKET, bucket_stream
 from linestop.errors import ConfigError
-from linestop.schemas.subjects import RoleName
 
 CREATE_TIMEOUT_S: Final = 10.0
 _LEFT_TO_OPERATORS: Final = frozenset({"max_bytes", "num_replicas"})
@@ -47,16 +46,15 @@ _MUST_BE_ABSENT: Final = (
 )
 
 _MISSING: Final = frozenset({jetstream_api.STREAM_NOT_FOUND, jetstream_api.CONSUMER_NOT_FOUND})
-_UPDATABLE: Final = frozenset({"ack_wait", "backoff", "filter_subjects", "max_ack_pending", "max_deliver"})
+_UPDATABLE: Final = frozenset({"ack_wait", "filter_subjects", "max_ack_pending", "max_deliver"})
 """The fields of an existing durable consumer that the server lets be changed."""
 
 
 class BusLayout(msgspec.Struct, frozen=True, kw_only=True):
-    """The streams to create: their sizes and replicas, and the wakes of each role that runs in its own process."""
+    """The sizes and the number of replicas of the streams to create."""
 
     sizes: StreamSizes = DEFAULT_SIZES
     replicas: int = 1
-    wakes: Mapping[RoleName, tuple[str, ...]] = {}
 
 
 class SetUpResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,7 +175,7 @@ def _definitions(layout: BusLayout) -> list[_Definition]:
             exists_err_codes=frozenset({jetstream_api.CONSUMER_EXISTS, jetstream_api.CONSUMER_NAME_USED}),
             updatable=_UPDATABLE,
         )
-        for spec in consumers(layout.wakes)
+        for spec in consumers()
     ]
     return definitions
 

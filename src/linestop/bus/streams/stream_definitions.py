@@ -9,9 +9,9 @@ The reasons for the settings:
   credential can delete or purge in them, ``bootstrap`` included.
 - A full RUNS refuses new messages (``discard: new``) instead of dropping the oldest, so that history is never lost.
 - TIMERS contains schedules, which require purging and exclude ``discard: new``; so timers have their own stream.
-- TASKS and RUNS's ``feed`` are delivered without a limit: a task or the archive must not be dropped because a process
-  was killed five times. A wake of a role is only a hint. After five deliveries it is dropped and recorded in
-  ADVISORIES, and the sweep advances the run instead.
+- Durable consumers deliver without a limit: a task or a control message must not be dropped because a process was
+  killed five times. A role is woken by republished events instead: they are only hints, and the sweep advances the
+  runs whose hint was lost.
 - CONTROL and CLIENTS store a message only until it is acknowledged (``interest``), so handled messages take no space.
   Messages that the credential ``client`` sends on ``control.`` are stored under ``clients.``, so that a service that
   floods its stream does not block people. In each stream, stops have a separate durable, which every process pulls;
@@ -27,7 +27,7 @@ The reasons for the settings:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
@@ -41,7 +41,7 @@ from linestop.schemas.defaults import (
     RUNS_DAYS_MAX,
     STOP_ACK_WAIT_S,
 )
-from linestop.schemas.subjects import VERBS, RoleName
+from linestop.schemas.subjects import VERBS
 
 SECOND_NS: Final = 1_000_000_000
 DAY_NS: Final = 86_400 * SECOND_NS
@@ -61,8 +61,6 @@ SWITCHES_BYTES: Final = 2 * MIB
 """Space for the longest list of closed kill switches, twice: a value is removed only after the next is stored."""
 
 DUPLICATE_WINDOW_NS: Final = 120 * SECOND_NS
-DELIVERIES_MAX: Final = 5
-WAKE_BACKOFF_NS: Final = tuple(s * SECOND_NS for s in (2, 5, 30, 120))
 ACK_WAIT_NS: Final = 30 * SECOND_NS
 HEARTBEAT_BYTES_MAX: Final = 16 * 1024
 HEARTBEATS_BYTES: Final = 8 * MIB
@@ -131,14 +129,8 @@ def streams(sizes: StreamSizes = DEFAULT_SIZES, *, replicas: int = 1) -> tuple[S
     )
 
 
-def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[ConsumerSpec, ...]:
-    """Return all durable consumers.
-
-    Args:
-        wakes: For each role that runs in its own process, the filters of the events that wake it. A process with
-            every role needs none, because its roles wake each other: each consumer costs the server work for every
-            event.
-    """
+def consumers() -> tuple[ConsumerSpec, ...]:
+    """Return all durable consumers."""
     feed = _pull_consumer(stream_names.RUNS, stream_names.FEED, ["runs.>"], max_ack_pending=5_000)
     # Messages of a killed process are delivered again soon: a task, a timer, and an outcome that a client waits for.
     ack_wait_ns = int(ACK_WAIT_S * SECOND_NS)
@@ -150,11 +142,7 @@ def consumers(wakes: Mapping[RoleName, Iterable[str]] | None = None) -> tuple[Co
     )
     tasks = _pull_consumer(stream_names.TASKS, stream_names.TASKS_CONSUMER, ["tasks.>"], ack_wait=ack_wait_ns)
     timers = _pull_consumer(stream_names.TIMERS, stream_names.TIMERS_CONSUMER, ["timers.fire.>"], ack_wait=ack_wait_ns)
-    max_deliveries = _pull_consumer(
-        stream_names.ADVISORIES, stream_names.ADVISORIES_CONSUMER, [_MAX_DELIVERIES_ADVISORY]
-    )
-    role_consumers = tuple(role_wake_consumer(role, filters) for role, filters in (wakes or {}).items())
-    return (feed, sealed, tasks, timers, max_deliveries, *_control_consumers(), *role_consumers)
+    return (feed, sealed, tasks, timers, *_control_consumers())
 
 
 def consumer_spec(name: str) -> ConsumerSpec:
@@ -162,24 +150,6 @@ def consumer_spec(name: str) -> ConsumerSpec:
     return next(spec for spec in consumers() if spec.name == name)
 
 
-def role_wake_consumer(role: RoleName, filters: Iterable[str]) -> ConsumerSpec:
-    """Return the durable on RUNS that wakes ``role`` in its own process.
-
-    It begins with events that are stored after its creation: a starting shell sweeps its role anyway, so 90 days of
-    old wakes are of no use.
-    """
-    return _pull_consumer(
-        stream_names.RUNS,
-        stream_names.role_consumer(role),
-        sorted(filters),
-        deliver_policy="new",
-        ack_wait=WAKE_BACKOFF_NS[0],
-        backoff=list(WAKE_BACKOFF_NS),
-        max_deliver=DELIVERIES_MAX,
-    )
-
-
-_MAX_DELIVERIES_ADVISORY: Final = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"
 _WRITE_ONCE: Final[Config] = {
     "retention": "limits",
     "storage": "file",
@@ -282,7 +252,6 @@ def _queue_streams(sizes: StreamSizes) -> tuple[StreamSpec, ...]:
             allow_msg_schedules=True,
             allow_msg_ttl=True,
         ),
-        _stream_spec(stream_names.ADVISORIES, [_MAX_DELIVERIES_ADVISORY], **small, discard="old", max_age=7 * DAY_NS),
         _stream_spec(
             stream_names.PROBES,
             [stream_names.probe_subject("*")],
@@ -372,15 +341,13 @@ def _pull_consumer(
     stream: str,
     name: str,
     filters: list[str],
-    *,
-    deliver_policy: Literal["all", "new"] = "all",
     **more: Any,  # noqa: ANN401 - see Config
 ) -> ConsumerSpec:
     config: Config = {
         "durable_name": name,
         "name": name,
         "filter_subjects": filters,
-        "deliver_policy": deliver_policy,
+        "deliver_policy": "all",
         "ack_policy": "explicit",
         "replay_policy": "instant",
         "ack_wait": ACK_WAIT_NS,

@@ -16,7 +16,6 @@ ALERTS: Final = "ALERTS"
 TIMERS: Final = "TIMERS"
 DEAD: Final = "DEAD"
 BLOBS: Final = "BLOBS"
-ADVISORIES: Final = "ADVISORIES"
 PROBES: Final = "PROBES"
 """The stream with which `health` and `doctor` check that the broker stores: one message of each credential."""
 
@@ -42,13 +41,6 @@ SEALED_CONSUMER: Final = "sealed"
 
 TASKS_CONSUMER: Final = "tasks"
 TIMERS_CONSUMER: Final = "timers"
-ADVISORIES_CONSUMER: Final = "advisories"
-
-
-def role_consumer(role: str) -> str:
-    """Name the durable on RUNS that wakes a role in its own process."""
-    return f"role_{role}"
-
 
 STOPS_CONSUMERS: Final = ((CONTROL, "control_stops"), (CLIENTS, "client_stops"))
 """The stops of people, roles and clients. Every process pulls them, so that any one of them appends the stop."""

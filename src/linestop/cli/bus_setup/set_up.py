@@ -29,10 +29,8 @@ from linestop.bus.streams.create_streams import BusLayout
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes
 from linestop.bus.streams.stream_sizes import ExpectedLoad, local_sizes, sizes_for, store_sizes, stored_sizes
 from linestop.cli.output import printing
-from linestop.cli.serving.assemble_process import wakes_of
 from linestop.config.project_file import load_project
 from linestop.errors import ConfigError, Unreachable
-from linestop.schemas.subjects import ACTORS
 
 URL_DEFAULT: Final = "nats://127.0.0.1:4222"
 MONITOR_PORT: Final = 8222
@@ -71,7 +69,7 @@ def init(nats: str | None, replicas: str, copies: Copies, **options: Any) -> Non
             err=True,
         )
         return
-    layout = BusLayout(sizes=space, replicas=int(replicas), wakes=wakes_of(ACTORS))
+    layout = BusLayout(sizes=space, replicas=int(replicas))
 
     async def work() -> InitResult:
         return await bus_init(url, project.directory, layout=layout)

@@ -135,7 +135,7 @@ async def set_stage(folder: Path) -> AsyncGenerator[Stage]:
             starting = asyncio.create_task(executor.start(), name="the executor's start")
             with lock_name(project.directory, WORKER) as lock:
                 try:
-                    await prepare(credentials["bootstrap"], ACTORS, space=SPACE)
+                    await prepare(credentials["bootstrap"], space=SPACE)
                     await deploy_at_start(credentials["operator"], load_project_agents(project, registry))
                     async with serve(project, ROLES_IN_THIS_PROCESS, credentials, lock=lock, registry=registry):
                         await starting

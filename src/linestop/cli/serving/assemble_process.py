@@ -44,7 +44,7 @@ from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.fetch_facts import ResultCheck
 from linestop.runtime.intake import Person
 from linestop.runtime.process_settings import ProcessSettings, utc_now
-from linestop.runtime.role_factory import make_role, role_filters
+from linestop.runtime.role_factory import make_role
 from linestop.runtime.workers.worker_names import WorkerLock, next_incarnation
 from linestop.sandbox.http.egress_guard import EgressPolicy
 from linestop.sandbox.tools.decorator import AnyTool
@@ -121,13 +121,12 @@ def make_importable(project: Project) -> None:
 
 async def prepare(
     bootstrap: Credential,
-    roles: Sequence[RoleName],
     *,
     space: StreamSizes = DEFAULT_SIZES,
     on_wait: Callable[[str], None] | None = None,
     administrator: Administrator | None = None,
 ) -> tuple[str, ...]:
-    """Create streams and consumers; ``roles`` are the roles that run in processes of their own.
+    """Create streams and consumers.
 
     Returns the consumers of an older linestop that were updated, and with an ``administrator`` the updated streams,
     too. Without one, a warning is logged that names what the broker's administrator has to do.
@@ -138,14 +137,12 @@ async def prepare(
         ConfigError: if a stream or consumer is not configured as it must be.
         Unreachable: if the broker is not ready in time.
     """
-    wakes = wakes_of(roles)
     with anyio.move_on_after(READY_WITHIN_S):
         while True:
             try:
                 async with await connect(bootstrap, name="linestop set-up") as connection:
                     connection.require_payload()
-                    bus = BusLayout(sizes=space, wakes=wakes)
-                    set_up_result = await set_up(connection, bus, administrator=administrator)
+                    set_up_result = await set_up(connection, BusLayout(sizes=space), administrator=administrator)
             except Unreachable as error:
                 if on_wait is not None:
                     on_wait(f"{error} Trying for {READY_WITHIN_S:g} s …")
@@ -157,11 +154,6 @@ async def prepare(
                     LOG.warning("stream_outdated", sentence=f"warning: {sentence}")
                 return set_up_result.updated
     raise Unreachable(f"The broker at {bootstrap.url} was not ready within {READY_WITHIN_S:g} s.")
-
-
-def wakes_of(roles: Sequence[RoleName]) -> dict[RoleName, tuple[str, ...]]:
-    """The subjects that wake each of ``roles`` in a process of its own."""
-    return {role: tuple(role_filters(make_role(role, requester=None, runner=None))) for role in roles}
 
 
 async def deploy_at_start(operator: Credential, agents: Sequence[AgentVersion]) -> list[str]:

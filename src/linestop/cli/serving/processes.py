@@ -179,7 +179,7 @@ async def _serve_dev(
             if is_new:
                 store_sizes(project.directory, space)
             credentials: Credentials = {who: server.credential(who) for who in CREDENTIALS}
-            _note_updated(await prepare(credentials["bootstrap"], (), space=space, administrator=server.administrator))
+            _note_updated(await prepare(credentials["bootstrap"], space=space, administrator=server.administrator))
             for sentence in await deploy_at_start(credentials["operator"], agents):
                 printing.note(sentence)
             async with serve(project, ACTORS, credentials, lock=lock, registry=registry) as process:
@@ -256,7 +256,7 @@ async def _serve_up(
     agents = load_project_agents(project, registry, on_left_out=_note_left_out)
     with _worker_lock(project, name, host_name()) as lock:
         credentials = stored_credentials(project, ACTORS)
-        if not await _prepare_if_able(project, (), stop_requested):
+        if not await _prepare_if_able(project, stop_requested):
             return
         if deploying:
             operator = stored_credentials(project, ["operator"])["operator"]
@@ -284,7 +284,7 @@ async def _serve_actor(
 ) -> None:
     with _worker_lock(project, name, f"{host_name()}-{role}") as lock:
         credentials = stored_credentials(project, [role])
-        if not await _prepare_if_able(project, [role], stop_requested):
+        if not await _prepare_if_able(project, stop_requested):
             return
         async with serve(project, [role], credentials, lock=lock) as process:
             printing.note(f"The {role} works as {process.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
@@ -293,9 +293,7 @@ async def _serve_actor(
             await stop_requested.wait()
 
 
-async def _prepare_if_able(
-    project: Project, roles: list[RoleName] | tuple[RoleName, ...], stop_requested: anyio.Event
-) -> bool:
+async def _prepare_if_able(project: Project, stop_requested: anyio.Event) -> bool:
     """Create missing streams and consumers if the credential for that is here; a container has only that of its role.
 
     Returns False if a stop was requested while it waited for the broker.
@@ -311,7 +309,7 @@ async def _prepare_if_able(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(give_up)
         space = stored_sizes(project.directory) or DEFAULT_SIZES
-        _note_updated(await prepare(bootstrap, roles, space=space, on_wait=printing.note))
+        _note_updated(await prepare(bootstrap, space=space, on_wait=printing.note))
         tasks.cancel_scope.cancel()
     return not stop_requested.is_set()
 

@@ -96,11 +96,11 @@ class Sweep:
             await self.once_with_retries()
             await anyio.sleep(self.every_s)
 
-    async def once_with_retries(self) -> None:
-        """Sweep until it has succeeded once."""
+    async def once_with_retries(self, *, all_runs: bool = False) -> None:
+        """Sweep until it has succeeded once; ``all_runs`` as in ``once``."""
         while True:
             try:
-                await self.once()
+                await self.once(all_runs=all_runs)
             except RetryableError as error:
                 LOG.warning("sweep_failed", error=str(error))
                 await anyio.sleep(self.every_s)

@@ -12,8 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Collection
 from datetime import datetime
 from typing import Final
 
-import msgspec
-
+from linestop.bus.interfaces import LiveMessage
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import SECOND_NS, ConsumerSpec, StreamSpec, streams
 from linestop.errors import NotFound
@@ -27,25 +26,19 @@ from linestop.testing.memory.shared import MemoryBucket
 from linestop.testing.memory.stream import MemoryStream, Retention, Stored, matches
 from linestop.testing.memory.timers import MemoryTimers, Schedules
 
-HINTS_WAITING_MAX: Final = 65_536
-"""Hints buffered for a listener that does not read; older ones are dropped, as for a slow consumer."""
-
-
-class Hint(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that is not stored: republished events, wakes, model tokens, replies."""
-
-    subject: str
-    payload: bytes
+LIVE_WAITING_MAX: Final = 65_536
+"""Live messages buffered for a listener that does not read; older ones are dropped."""
 
 
 class _Listener:
-    def __init__(self, filters: tuple[str, ...]) -> None:
+    def __init__(self, filters: tuple[str, ...], group: str) -> None:
         self.filters = filters
-        self.received: collections.deque[Hint] = collections.deque(maxlen=HINTS_WAITING_MAX)
+        self.group = group
+        self.received: collections.deque[LiveMessage] = collections.deque(maxlen=LIVE_WAITING_MAX)
         self.changed = asyncio.Event()
 
-    def receive(self, hint: Hint) -> None:
-        self.received.append(hint)
+    def receive(self, message: LiveMessage) -> None:
+        self.received.append(message)
         self.changed.set()
 
 
@@ -59,6 +52,7 @@ class MemoryBroker:
         self._subjects: list[tuple[str, MemoryStream]] = []
         self._consumers: dict[tuple[str, str], MemoryConsumer] = {}
         self._listeners: list[_Listener] = []
+        self._passed_to_groups = 0
         self._blobs: dict[str, bytes] = {}
         for spec in streams():
             self._add_stream(spec)
@@ -74,9 +68,7 @@ class MemoryBroker:
         """A durable consumer; it is created on first use and remains."""
         key = spec.stream, spec.name
         if key not in self._consumers:
-            self._consumers[key] = MemoryConsumer(
-                self._streams[spec.stream], spec, on_max_deliveries=self._publish_max_deliveries
-            )
+            self._consumers[key] = MemoryConsumer(self._streams[spec.stream], spec)
         return MemoryQueue(self._consumers[key], self.faults)
 
     def blobs(self) -> MemoryBlobs:
@@ -106,9 +98,12 @@ class MemoryBroker:
         async with with_faults(self.faults, "client.publish"):
             self._publish(subject, payload, headers or {})
 
-    async def listen(self, *filters: str) -> AsyncGenerator[Hint]:
-        """Yield the messages on these subjects from now on, including republished events; lossy."""
-        listener = _Listener(filters)
+    async def listen(self, *filters: str, group: str = "") -> AsyncGenerator[LiveMessage]:
+        """Yield the messages on these subjects from now on, including republished events; lossy.
+
+        Of all listeners with the same ``group``, one receives each message.
+        """
+        listener = _Listener(filters, group)
         self._listeners.append(listener)
         try:
             while True:
@@ -131,7 +126,8 @@ class MemoryBroker:
             source, target = republish["src"].removesuffix(">"), republish["dest"].removesuffix(">")
 
             def republished(stored: Stored) -> None:
-                self._pass_to_listeners(f"{target}{stored.subject.removeprefix(source)}", stored.payload)
+                live_subject = f"{target}{stored.subject.removeprefix(source)}"
+                self._pass_to_listeners(LiveMessage(subject=live_subject, payload=stored.payload, seq=stored.seq))
 
             stream.listeners.append(republished)
 
@@ -139,25 +135,21 @@ class MemoryBroker:
         for pattern, stream in self._subjects:
             if matches(pattern, subject):
                 stream.publish(subject, payload, headers=headers, message_id=headers.get("Nats-Msg-Id", ""))
-        self._pass_to_listeners(subject, payload)
+        self._pass_to_listeners(LiveMessage(subject=subject, payload=payload))
 
-    def _pass_to_listeners(self, subject: str, payload: bytes) -> None:
-        hint = Hint(subject=subject, payload=payload)
+    def _pass_to_listeners(self, message: LiveMessage) -> None:
+        groups: dict[str, list[_Listener]] = {}
         for listener in self._listeners:
-            if any(matches(pattern, subject) for pattern in listener.filters):
-                for delay_s in self.faults.copies(subject):
-                    asyncio.get_running_loop().call_later(delay_s, listener.receive, hint)
-
-    def _publish_max_deliveries(self, spec: ConsumerSpec, stored: Stored) -> None:
-        """Publish, as the server does, an advisory that a message is no longer delivered."""
-        advisory = {
-            "stream": spec.stream,
-            "consumer": spec.name,
-            "stream_seq": stored.seq,
-            "deliveries": spec.config["max_deliver"],
-        }
-        subject = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{spec.stream}.{spec.name}"
-        self._publish(subject, msgspec.json.encode(advisory), {})
+            if any(matches(pattern, message.subject) for pattern in listener.filters):
+                groups.setdefault(listener.group, []).append(listener)
+        receivers = groups.pop("", [])
+        for group in groups.values():
+            # In turn, so that a simulation is the same every time; the server chooses by chance.
+            self._passed_to_groups += 1
+            receivers.append(group[self._passed_to_groups % len(group)])
+        for receiver in receivers:
+            for delay_s in self.faults.copies(message.subject):
+                asyncio.get_running_loop().call_later(delay_s, receiver.receive, message)
 
 
 def _retention(spec: StreamSpec) -> Retention:

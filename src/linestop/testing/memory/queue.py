@@ -1,10 +1,10 @@
-"""A durable consumer in memory: at-least-once delivery, ``ack_wait``, delayed nak, a last attempt."""
+"""A durable consumer in memory: at-least-once delivery, ``ack_wait``, delayed nak."""
 
 from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -24,22 +24,15 @@ CAPACITY_POLL_S: Final = 2.0
 class MemoryConsumer:
     """The server's side of a durable consumer; any number of loops pull from it."""
 
-    def __init__(
-        self, stream: MemoryStream, spec: ConsumerSpec, *, on_max_deliveries: Callable[[ConsumerSpec, Stored], None]
-    ) -> None:
-        config = spec.config
-        self.spec = spec
-        self._filters: Sequence[str] = config["filter_subjects"]
-        self._deliver_max: int = config["max_deliver"]
-        waits_ns: Sequence[int] = config.get("backoff") or [config["ack_wait"]]
-        self._waits_s = [wait / SECOND_NS for wait in waits_ns]
-        self._on_max_deliveries = on_max_deliveries
+    def __init__(self, stream: MemoryStream, spec: ConsumerSpec) -> None:
+        self._filters: Sequence[str] = spec.config["filter_subjects"]
+        self._ack_wait_s: float = spec.config["ack_wait"] / SECOND_NS
         self.changed = asyncio.Event()
         self._stream = stream
         self._ready: collections.deque[int] = collections.deque()
         self._attempts: dict[int, int] = {}
         self._unsettled: dict[int, asyncio.TimerHandle] = {}
-        for stored in stream.matching(">") if config["deliver_policy"] == "all" else ():
+        for stored in stream.matching(">"):
             self._offer(stored)
         stream.listeners.append(self._offer)
 
@@ -52,10 +45,7 @@ class MemoryConsumer:
                 continue
             attempt = self._attempts.get(seq, 0) + 1
             self._attempts[seq] = attempt
-            if 0 < self._deliver_max < attempt:
-                self._on_max_deliveries(self.spec, stored)
-                continue
-            self._schedule_redelivery(seq, self._waits_s[min(attempt, len(self._waits_s)) - 1])
+            self._schedule_redelivery(seq, self._ack_wait_s)
             return stored, attempt
         return None
 
@@ -84,7 +74,7 @@ class MemoryConsumer:
     def restart_ack_wait(self, seq: int, attempt: int) -> None:
         """Restart the time until the message is delivered again."""
         if seq in self._unsettled and self._attempts[seq] == attempt:
-            self._schedule_redelivery(seq, self._waits_s[min(attempt, len(self._waits_s)) - 1])
+            self._schedule_redelivery(seq, self._ack_wait_s)
 
     def notify(self) -> None:
         """Wake every loop that waits for a change."""
