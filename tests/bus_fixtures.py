@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -18,8 +18,9 @@ import msgspec
 
 from linestop.bus import jetstream_api
 from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import Connection, connect
-from linestop.bus.interfaces import Blobs, Bucket, Log, Publisher, Queue, Timers
+from linestop.bus.interfaces import Blobs, Bucket, LiveMessage, Log, Publisher, Queue, Timers
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.retry import publish
@@ -84,6 +85,10 @@ class BusFixture(Protocol):
         """The recorder's publisher."""
         ...
 
+    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncGenerator[LiveMessage]:
+        """The messages that pass by, as ``role`` sees them, on a connection of its own."""
+        ...
+
     async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish a task or a control message as a person would, and wait until it is stored."""
         ...
@@ -127,6 +132,11 @@ class MemoryBusFixture:
     async def publisher(self) -> Publisher:
         """The recorder's publisher."""
         return self.broker.publisher()
+
+    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncGenerator[LiveMessage]:
+        """The messages that pass by."""
+        del role
+        return self.broker.listen(*filters, group=group)
 
     async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Publish a task or a control message."""
@@ -200,6 +210,10 @@ class ServerBusFixture:
     async def timers(self) -> Timers:
         """The timers."""
         return (await self._shared_connection("planner")).timers()
+
+    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncGenerator[LiveMessage]:
+        """The messages that pass by, as ``role`` sees them, on a connection of its own."""
+        return JetStreamBackend({role: await self.open(role)}, {}).live(role, *filters, group=group)
 
     async def publisher(self) -> Publisher:
         """The recorder's publisher."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import anyio
@@ -127,7 +127,7 @@ class InMemory:
         del role
         return self._broker.timers()
 
-    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncIterator[LiveMessage]:
+    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncGenerator[LiveMessage]:
         del role
         async for message in self._broker.listen(*filters, group=group):
             yield message

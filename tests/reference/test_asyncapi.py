@@ -97,7 +97,7 @@ def test_every_stream_that_a_channel_names_takes_its_subject() -> None:
             first = channel.address.split(".{", 1)[0]
             assert any(first.startswith(pattern.removesuffix(".>")) for pattern in filters[channel.stream])
     # CLIENTS stores the messages of the channel `control` from clients; PROBES stores only test messages.
-    named = {channel.stream for channel in CHANNELS} | {"RUNS", "ADVISORIES", "CLIENTS", "PROBES"}
+    named = {channel.stream for channel in CHANNELS} | {"RUNS", "CLIENTS", "PROBES"}
     assert {name for name in filters if not name.startswith("KV_")} <= named
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
 from functools import partial
 from typing import cast
@@ -78,7 +78,7 @@ class WorkerBackend:
         del role
         return self._broker.timers()
 
-    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncIterator[LiveMessage]:
+    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncGenerator[LiveMessage]:
         """The messages that pass by."""
         del role
         async for message in self._broker.listen(*filters, group=group):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from linestop.bus.access.credentials import Credential
@@ -49,7 +49,7 @@ class Backend(Protocol):
         """Durable timers as ``role``."""
         ...
 
-    def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncIterator[LiveMessage]:
+    def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncGenerator[LiveMessage]:
         """The messages that match one of ``filters``, from now on; lossy.
 
         Of all listeners with the same ``group``, one receives each message; without a group, every listener does.
@@ -112,7 +112,7 @@ class JetStreamBackend:
         """Durable timers as ``role``."""
         return self._streams[role].timers()
 
-    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncIterator[LiveMessage]:
+    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncGenerator[LiveMessage]:
         """The messages that match one of ``filters``, from now on; see ``Backend``."""
         wire = self._streams[role].wire
         waiting: collections.deque[LiveMessage] = collections.deque(maxlen=LIVE_WAITING_MAX)

@@ -51,7 +51,7 @@ from linestop.schemas.subjects import (
     RoleName,
     RunId,
     TenantId,
-    any_role_filter,
+    event_filter,
     live_subject,
     parse_run_event,
     parse_timer,
@@ -75,7 +75,7 @@ RELEASE_EVERY_S = 60.0
 DEAD_WORKER_HOLD_AFTER_S = 0.0
 """Age from which a hold may be orphaned by a dead worker. A live one loses nothing: the run's log shows its holds."""
 
-LIVE_STOPS = live_subject(any_role_filter("stopped"))
+LIVE_STOPS = live_subject(event_filter(None, "stopped"))
 STOP_ALERT_KINDS = frozenset({"stopped"})
 
 ROLE_ORDER: tuple[RoleName, ...] = ("validator", "approver", "executor", "planner", "budget", "recorder", "operator")
@@ -217,8 +217,9 @@ class ActorProcess:
             starters.get(role.name, _nothing_to_start)()
             self._listen(role.name, (wake_filter(role.name),), self._on_hint)
             if not self._role_names >= set(ACTORS):
+                on_event = partial(self._on_event, role.name)
                 self._listen(
-                    role.name, live_filters(role.name), self._on_event, group=role.name, on_loss=self._sweep_after_loss
+                    role.name, live_filters(role.name), on_event, group=role.name, on_loss=self._sweep_after_loss
                 )
         first = self.roles[0].name
         self._start_control_pumps(first)
@@ -288,11 +289,15 @@ class ActorProcess:
             await self.shell.bindings[0].publisher.wake(role, subject.tenant, subject.run)
         await delivery.ack()
 
-    def _on_event(self, message: LiveMessage) -> None:
-        """Handle an event that another process stored and that wakes a role of this one."""
+    def _on_event(self, role: RoleName, message: LiveMessage) -> None:
+        """Handle an event that another process stored and that wakes ``role`` of this one."""
         subject = parse_run_event(stored_subject(message.subject))
         entry = self.shell.cache.peek(subject.tenant, subject.run)
-        if entry is None or subject.n not in entry.appended_ns:
+        if not self._may_decide():
+            # This worker was chosen from its group, but its clock is wrong: all workers of the role receive a hint.
+            assert self._pumps is not None
+            self._pumps.start_soon(self.backend.publisher(role).wake, role, subject.tenant, subject.run)
+        elif entry is None or subject.n not in entry.appended_ns:
             event = StoredMessage(subject=stored_subject(message.subject), payload=message.payload, seq=message.seq)
             self.shell.schedule(subject.tenant, subject.run, Cue(kind="event", n=subject.n), event=event)
 

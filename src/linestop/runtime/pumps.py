@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 import anyio
 import structlog
@@ -73,11 +74,19 @@ class Pumps:
         group: str = "",
         on_loss: Callable[[], None] | None = None,
     ) -> None:
-        """Hand over live messages until cancelled; ``on_loss`` is called each time after some may have been lost."""
+        """Hand over live messages until cancelled; ``on_loss`` is called each time after some may have been lost.
+
+        A process that may not decide leaves its ``group``, so that the messages go to another one.
+        """
         while True:
+            while group and not self._may_decide():  # noqa: ASYNC110 - a clock has no signal of its own
+                await anyio.sleep(RESTART_PAUSE_S)
             try:
-                async for message in self._backend.live(role, *filters, group=group):
-                    self._handle_live(message, handle)
+                async with aclosing(self._backend.live(role, *filters, group=group)) as messages:
+                    async for message in messages:
+                        self._handle_live(message, handle)
+                        if group and not self._may_decide():
+                            break
             except LinestopError as error:
                 LOG.warning("listen_failed", filters=filters, error=str(error))
             if on_loss is not None:

@@ -12,7 +12,7 @@ from linestop.actors.validator import Validator
 from linestop.errors import InputError
 from linestop.schemas.performer_interfaces import ModelRequester, ToolRunner
 from linestop.schemas.run.whose_turn import NEXT_ROLES
-from linestop.schemas.subjects import RoleName, any_role_filter, check_role, event_filter, live_subject
+from linestop.schemas.subjects import RoleName, check_role, event_filter, live_subject
 
 
 def make_role(name: RoleName, *, requester: ModelRequester | None, runner: ToolRunner | None) -> Role:
@@ -39,5 +39,5 @@ def live_filters(role: RoleName) -> tuple[str, ...]:
     found: list[str] = []
     for wake in sorted(wake for wake, roles in NEXT_ROLES.items() if role in roles):
         source, _, event = wake.rpartition(".")
-        found.append(live_subject(event_filter(check_role(source), event) if source else any_role_filter(event)))
+        found.append(live_subject(event_filter(check_role(source) if source else None, event)))
     return tuple(found)

@@ -206,14 +206,9 @@ def role_filter(role: RoleName) -> str:
     return f"runs.*.*.{check_role(role)}.>"
 
 
-def event_filter(role: RoleName, event: str) -> str:
-    """Build the filter of one kind of event in any run."""
-    return f"runs.*.*.{check_role(role)}.{check_name('event', event)}.>"
-
-
-def any_role_filter(event: str) -> str:
-    """Build the filter of an event that every role may append, in any run."""
-    return f"runs.*.*.*.{check_name('event', event)}.>"
+def event_filter(role: RoleName | None, event: str) -> str:
+    """Build the filter of one kind of event in any run, from one role or (None) from every role."""
+    return f"runs.*.*.{check_role(role) if role else '*'}.{check_name('event', event)}.>"
 
 
 def task(tenant: TenantId, agent: AgentName) -> str:

@@ -52,7 +52,7 @@ class MemoryBroker:
         self._subjects: list[tuple[str, MemoryStream]] = []
         self._consumers: dict[tuple[str, str], MemoryConsumer] = {}
         self._listeners: list[_Listener] = []
-        self._passed_to_groups = 0
+        self._passed_to_group: collections.Counter[str] = collections.Counter()
         self._blobs: dict[str, bytes] = {}
         for spec in streams():
             self._add_stream(spec)
@@ -143,10 +143,10 @@ class MemoryBroker:
             if any(matches(pattern, message.subject) for pattern in listener.filters):
                 groups.setdefault(listener.group, []).append(listener)
         receivers = groups.pop("", [])
-        for group in groups.values():
+        for name, members in groups.items():
             # In turn, so that a simulation is the same every time; the server chooses by chance.
-            self._passed_to_groups += 1
-            receivers.append(group[self._passed_to_groups % len(group)])
+            self._passed_to_group[name] += 1
+            receivers.append(members[self._passed_to_group[name] % len(members)])
         for receiver in receivers:
             for delay_s in self.faults.copies(message.subject):
                 asyncio.get_running_loop().call_later(delay_s, receiver.receive, message)
