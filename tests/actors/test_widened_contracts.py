@@ -11,7 +11,7 @@ from tests.builders import CONTRACTS, NOW, RUN, TENANT, Story, agent, at_gate, a
 
 from linestop.actors.facts import DeadWorkers, ToolHere, ToolsHere, Worker
 from linestop.actors.task_opening import tool_grant
-from linestop.cli.output.printing import question_text
+from linestop.cli.approval_questions import question_text
 from linestop.cli.output.timeline import entry_line as time_line
 from linestop.client.result_types import open_questions, require_shown
 from linestop.errors import Refused

@@ -12,6 +12,7 @@ import pytest
 from tests.stack import CommandResult, Stack, background_stack, command
 
 from linestop.bus.server.embedded import EmbeddedServer
+from linestop.cli import broker_client
 from linestop.cli.output import printing
 from linestop.client import Client
 
@@ -73,12 +74,12 @@ async def test_events_says_when_the_broker_does_not_answer(tmp_path: Path, monke
         notes.append(text)
         noted.set()
 
-    monkeypatch.setattr(printing, "CONNECTION_POLL_S", 0.01)
+    monkeypatch.setattr(broker_client, "CONNECTION_POLL_S", 0.01)
     monkeypatch.setattr(printing, "note", note)
     async with (
         EmbeddedServer(tmp_path) as server,
         Client.connect(tmp_path) as client,
-        printing.note_lost_connection(client),
+        broker_client.note_lost_connection(client),
     ):
         await server.stop()
         with anyio.fail_after(10):

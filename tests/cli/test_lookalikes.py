@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from tests.cli.test_output import asked
 
+from linestop.cli.approval_questions import question_text
 from linestop.cli.output.lookalikes import WORDS_SHOWN, lookalikes
-from linestop.cli.output.printing import question_text
 from linestop.cli.output.terminal_escape import escape_controls
 
 

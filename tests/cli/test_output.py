@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from tests.builders import agent, at_work, call, contract
 
+from linestop.cli.approval_questions import question_text
 from linestop.cli.output import printing
-from linestop.cli.output.printing import question_text
 from linestop.cli.output.terminal_escape import wrap_lines
 from linestop.client.result_types import OpenQuestion, open_questions
 

@@ -15,9 +15,8 @@ import pytest
 from tests.documents import HOME, PAGES, ROOT, anchors, commands, links, name_of, table, targets
 
 from linestop import errors
-from linestop.cli.main import EXIT_INTERRUPTED, cli
-from linestop.cli.output import printing
-from linestop.cli.runs.log_check import EXIT_LOG_BROKEN
+from linestop.cli import exit_codes
+from linestop.cli.main import cli
 from linestop.config.agent_files import AgentFile, PolicyTable
 from linestop.config.project_file import ENVIRONMENT, Config
 from linestop.errors import LinestopError
@@ -130,8 +129,8 @@ def test_the_error_table_is_the_tree() -> None:
 
 def test_the_exit_codes_are_all_there() -> None:
     """Every code that a command can end with stands in the table."""
-    used = {value for name, value in vars(printing).items() if name.startswith("EXIT_") and isinstance(value, int)}
-    used |= {kind.exit_code for kind in all_errors().values()} | {EXIT_LOG_BROKEN, EXIT_INTERRUPTED}
+    used = {value for name, value in vars(exit_codes).items() if name.startswith("EXIT_") and isinstance(value, int)}
+    used |= {kind.exit_code for kind in all_errors().values()}
     assert {int(code) for code in table(ERRORS, "Exit codes")} == used
 
 

@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from linestop.actors.facts import Facts, Reservation
-from linestop.schemas.account_names import budget_sentence, dollars, owner_of, period_end, setting_of
+from linestop.schemas.account_names import budget_sentence, owner_of, period_end, setting_of
+from linestop.schemas.dollars import dollars
 from linestop.schemas.events import (
     AnyEvent,
     CostLine,

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from linestop.bus.cloud_events import event_headers
-from linestop.schemas.account_names import dollars
+from linestop.schemas.dollars import dollars
 from linestop.schemas.events import (
     AnyEvent,
     Asked,

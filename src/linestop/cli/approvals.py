@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 import click
 
+from linestop.cli import approval_questions, broker_client, command_input
 from linestop.cli.output import printing
 from linestop.client import Client
 from linestop.client.client import DecisionOptions, Resolution
@@ -24,11 +25,13 @@ def approvals(*, all_tenants: bool, **options: Any) -> None:  # noqa: ANN401 - a
         if options["as_json"]:
             printing.print_json(questions)
         elif questions:
-            printing.print_text("\n\n".join(printing.question_text(question) for question in questions), block=True)
+            printing.print_text(
+                "\n\n".join(approval_questions.question_text(question) for question in questions), block=True
+            )
         else:
             printing.note("Nothing waits for a person.")
 
-    printing.with_client(options["directory"], work)
+    broker_client.with_client(options["directory"], work)
 
 
 def approve(run: str, call: str, *, edit: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -53,13 +56,13 @@ def answer(run: str, call_and_answer: tuple[str, ...], *, json_answer: bool, **o
     if len(arguments) > 2:
         raise InputError("Give one answer: put it in quotes if it has spaces.")
     call, text = arguments[0] if len(arguments) == 2 else "", arguments[-1]
-    value: object = printing.json_argument(text, "The answer") if json_answer else text
+    value: object = command_input.json_argument(text, "The answer") if json_answer else text
     _decide(options, lambda client, control: client.answer(run, value, call=call, **control))
 
 
 def event(run: str, name: str, *, data: str | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
     """Report the event NAME to RUN, which waits for it or will wait for it."""
-    value: object = None if data is None else printing.json_argument(data, "--data")
+    value: object = None if data is None else command_input.json_argument(data, "--data")
     _decide({"shown": "", **options}, lambda client, control: client.event(run, name, value, **control))
 
 
@@ -69,14 +72,14 @@ def resolve(run: str, call: str, *, action: str | None, result: str | None, **op
         raise InputError("Give the outcome of the call: --retry, --done or --stop.")
     if result is not None and action != "done":
         raise InputError("--result goes with --done.")
-    value: object = None if result is None else printing.json_argument(result, "The result")
+    value: object = None if result is None else command_input.json_argument(result, "The result")
     resolution = cast("Resolution", action)
     options = _with_shown_digest(options, run, call, verb="resolve", confirmation=f"Resolve the call as {action}?")
     _decide(options, lambda client, control: client.resolve(run, resolution, call=call, result=value, **control))
 
 
 def _new_args(text: str) -> dict[str, Any]:
-    args = printing.json_argument(text, "--edit")
+    args = command_input.json_argument(text, "--edit")
     if not isinstance(args, dict):
         raise InputError("--edit: give the new arguments as a JSON object.")
     return cast("dict[str, Any]", args)
@@ -96,14 +99,14 @@ def _with_shown_digest(options: dict[str, Any], run: str, call: str, *, verb: st
         state = await client.run(run, tenant=options["tenant"])
         return pick_question(state, await client.questions_of(state), call)
 
-    question = printing.with_client(options["directory"], read_question)
+    question = broker_client.with_client(options["directory"], read_question)
     _require_verb(question, verb)
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise InputError(
             "Name the question that was shown to you: add `--shown DIGEST`, as `linestop approvals` prints it."
         )
-    printing.note(printing.question_text(question), block=True)
-    printing.discard_typed_ahead()
+    printing.note(approval_questions.question_text(question), block=True)
+    command_input.discard_typed_ahead()
     if not click.confirm(confirmation, err=True):
         raise InputError("Nothing was decided; the question stays open.")
     return options | {"shown": question.shown}
@@ -120,7 +123,7 @@ WAITS_FOR_SENTENCES: Final = {
 
 def _require_verb(question: OpenQuestion, verb: str) -> None:
     """Refuse a decision that cannot be made about the question, before a person is asked to confirm it."""
-    commands = printing.commands_for(question)
+    commands = approval_questions.commands_for(question)
     if any(command.startswith(f"linestop {verb} ") for command in commands):
         return
     what = f"Call '{question.call}' of run '{question.run}'" if question.call else f"Run '{question.run}'"
@@ -134,4 +137,4 @@ def _decide(options: dict[str, Any], decide: Callable[[Client, DecisionOptions],
     async def work(client: Client) -> Reply:
         return await decide(client, control)
 
-    printing.print_reply(printing.with_client(options["directory"], work), as_json=options["as_json"])
+    printing.print_reply(broker_client.with_client(options["directory"], work), as_json=options["as_json"])

@@ -64,13 +64,12 @@ def _from_broker(ctx: click.Context, work: Callable[..., object]) -> Sequence[st
     """The names that ``work`` returns with a client of the command's state folder."""
 
     def read_names() -> Sequence[str]:
-        from linestop.cli import options  # noqa: PLC0415 - as above
-        from linestop.cli.output import printing  # noqa: PLC0415 - as above
+        from linestop.cli import broker_client, options  # noqa: PLC0415 - as above
 
         _enter_project(ctx)
         directory = Path(ctx.params.get("directory") or options.directory_default())
         tenant = ctx.params.get("tenant") or options.tenant_default()
-        return printing.with_client(directory, lambda client: work(client, tenant), as_="client")  # type: ignore[arg-type, return-value] # pyright: ignore[reportArgumentType, reportUnknownVariableType] # it is a coroutine function
+        return broker_client.with_client(directory, lambda client: work(client, tenant), as_="client")  # type: ignore[arg-type, return-value] # pyright: ignore[reportArgumentType, reportUnknownVariableType] # it is a coroutine function
 
     return _names_in_time(read_names)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from linestop.cli.output import printing
+from linestop.cli import broker_client
+from linestop.cli.output import printing, wording
 from linestop.client import Client
 
 
@@ -17,13 +18,13 @@ def ls(**options: Any) -> None:  # noqa: ANN401 - as click gives them
             printing.print_json(dead_letters)
         elif dead_letters:
             rows = [
-                (str(each.seq), each.role, each.tenant, each.run, printing.short(each.reason)) for each in dead_letters
+                (str(each.seq), each.role, each.tenant, each.run, wording.short(each.reason)) for each in dead_letters
             ]
             printing.print_table(("dead letter", "role", "tenant", "run", "reason"), rows, wrap=("reason",))
         else:
             printing.note("There are no dead letters.")
 
-    printing.with_client(options["directory"], work)
+    broker_client.with_client(options["directory"], work)
 
 
 def show(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -44,7 +45,7 @@ def show(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as cli
         for name, value in dead_letter.more.items():
             printing.print_text(f"{name:<8} {value}")
 
-    printing.with_client(options["directory"], work)
+    broker_client.with_client(options["directory"], work)
 
 
 def requeue(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -64,4 +65,4 @@ def requeue(dead_letter_seq: int, **options: Any) -> None:  # noqa: ANN401 - as 
         )
         printing.print_text(f"Dead letter {dead_letter.seq}: {consequence}.")
 
-    printing.with_client(options["directory"], work)
+    broker_client.with_client(options["directory"], work)

@@ -14,7 +14,8 @@ from linestop.bus.interfaces import Bucket
 from linestop.bus.jetstream import JetStream
 from linestop.bus.stores.agent_versions import AgentStore, Mark
 from linestop.bus.streams import stream_names
-from linestop.cli.output import printing
+from linestop.cli import exit_codes
+from linestop.cli.output import printing, wording
 from linestop.cli.serving.assemble_process import load_project_agents, load_tools, stored_credentials
 from linestop.config.agent_files import AgentTooLargeError
 from linestop.config.project_file import Project, load_project
@@ -167,9 +168,7 @@ def open_runs_with_changed_contracts(runs: Sequence[Run], agents: Sequence[Agent
 
 def _changed_contract_sentence(tool: str, consequence: str, runs: list[str]) -> str:
     names = ", ".join(runs[:RUNS_NAMED_MAX]) + (", …" if len(runs) > RUNS_NAMED_MAX else "")
-    return (
-        f"{printing.counted(len(runs), 'open run')} ({names}) began with another contract of '{tool}', {consequence}."
-    )
+    return f"{wording.counted(len(runs), 'open run')} ({names}) began with another contract of '{tool}', {consequence}."
 
 
 def undeploy(name: str, *, nats: str | None, as_json: bool) -> None:
@@ -255,9 +254,9 @@ def tools_lint(as_json: bool) -> None:
     else:
         for finding in findings:
             printing.print_text(f"{finding.level:<7}  {finding.tool}  {finding.rule}: {finding.message}", hang=9)
-        click.echo(f"{printing.counted(len(registry), 'tool')}, {printing.counted(len(findings), 'finding')}", err=True)
+        click.echo(f"{wording.counted(len(registry), 'tool')}, {wording.counted(len(findings), 'finding')}", err=True)
     if any(found.level == "error" for found in findings):
-        printing.exit_with(1)
+        exit_codes.exit_with(1)
 
 
 def with_store(project: Project, work: Callable[[Bucket], Awaitable[T]]) -> T:

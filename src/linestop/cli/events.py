@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from linestop.cli import approval_questions, broker_client, exit_codes
 from linestop.cli.output import printing, timeline
 from linestop.cli.runs.run_report import entry_document
 from linestop.client import Client
@@ -18,14 +19,14 @@ def events(run: str, *, after_n: int, follow: bool, **options: Any) -> None:  # 
         if follow:
             await _note_if_absent(client, run, options["tenant"])
         source = client.watch(run, after_n=after_n, follow=follow, tenant=options["tenant"])
-        async with printing.note_lost_connection(client), contextlib.aclosing(source) as states:
+        async with broker_client.note_lost_connection(client), contextlib.aclosing(source) as states:
             async for state, entry in states:
                 if options["as_json"]:
                     printing.print_json(entry_document(entry))
                 else:
                     printing.print_text(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
 
-    printing.with_client(options["directory"], work, as_="client")
+    broker_client.with_client(options["directory"], work, as_="client")
 
 
 def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -35,7 +36,7 @@ def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives th
         status = ""
         await _note_if_absent(client, run, options["tenant"])
         async with (
-            printing.note_lost_connection(client),
+            broker_client.note_lost_connection(client),
             contextlib.aclosing(client.watch(run, tenant=options["tenant"])) as states,
         ):
             async for state, entry in states:
@@ -45,11 +46,11 @@ def watch(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives th
                     printing.print_text(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
                 if entry.name == "asked" and not entry.ignored:
                     for question in await client.questions(run, tenant=options["tenant"]):
-                        printing.note(printing.question_text(question), block=True)
+                        printing.note(approval_questions.question_text(question), block=True)
                 status = state.sealed.status if state.sealed else ""
-        return printing.EXIT_CODE_BY_STATUS.get(status, printing.EXIT_FAILED)
+        return exit_codes.EXIT_CODE_BY_STATUS.get(status, exit_codes.EXIT_FAILED)
 
-    printing.exit_with(printing.with_client(options["directory"], work, as_="client"))
+    exit_codes.exit_with(broker_client.with_client(options["directory"], work, as_="client"))
 
 
 async def _note_if_absent(client: Client, run: str, tenant: str) -> None:

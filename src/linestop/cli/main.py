@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
+from linestop.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from linestop.cli.output.terminal_escape import accept_any_text, escape_controls, wrap_for
 from linestop.errors import LinestopError
 
@@ -84,8 +85,6 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
 }
 """Every command by section; where it is declared is a module of ``linestop.cli.commands`` and a name there."""
 
-EXIT_USAGE: Final = 2
-EXIT_INTERRUPTED: Final = 130
 PATH_CHARS_SHOWN: Final = 400
 _SYSTEM_ERRORS: Final = frozenset(
     {

@@ -74,11 +74,11 @@ def implemented_by(target: str) -> Callable[[Callable[[], None]], Callable[..., 
 def _whole_run_id(text: str, options: dict[str, Any]) -> str:
     """The full id of the run that a person named by ``last`` or by the beginning of its id."""
     # Imported here: a full id is used without reading the log.
-    from linestop.cli.output import printing  # noqa: PLC0415
+    from linestop.cli import broker_client  # noqa: PLC0415
     from linestop.errors import NotFound  # noqa: PLC0415
 
     try:
-        return printing.with_client(
+        return broker_client.with_client(
             options["directory"], lambda client: client.find_run(text, tenant=options["tenant"]), as_="client"
         )
     except NotFound:

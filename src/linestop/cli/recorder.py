@@ -11,7 +11,8 @@ import msgspec
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveStatus
 from linestop.archive.query_socket import QueryRequest, ask_recorder
 from linestop.archive.writer import ARCHIVE_FILE, Archive
-from linestop.cli.output import printing
+from linestop.cli import broker_client
+from linestop.cli.output import printing, wording
 from linestop.client import Client
 from linestop.errors import NotFound
 
@@ -48,7 +49,7 @@ def rebuild(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     async def work(client: Client) -> ArchiveStatus:
         return await Archive(directory / ARCHIVE_FILE).rebuild(client.bus.log())
 
-    _print(printing.with_client(directory, work), as_json=options["as_json"])
+    _print(broker_client.with_client(directory, work), as_json=options["as_json"])
 
 
 def _archive_path(directory: Path) -> Path:
@@ -79,7 +80,7 @@ def _print(status: ArchiveStatus, *, as_json: bool) -> None:
         printing.print_json(status)
         return
     printing.print_text(
-        f"{status.path}: {printing.counted(status.events, 'event')} of {printing.counted(status.runs, 'run')} "
-        f"with {printing.counted(status.calls, 'call')}"
+        f"{status.path}: {wording.counted(status.events, 'event')} of {wording.counted(status.runs, 'run')} "
+        f"with {wording.counted(status.calls, 'call')}"
     )
     printing.print_text(f"read up to sequence {status.watermark} of the run log; {status.bytes / MIB:.1f} MiB")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from linestop.bus.stores.worker_heartbeats import WorkerStatus
+from linestop.cli import broker_client
 from linestop.cli.doctor.worker_checks import clock_text, overload_text
-from linestop.cli.output import printing
+from linestop.cli.output import printing, wording
 from linestop.client import Client
 from linestop.schemas.subjects import ACTORS
 
@@ -17,7 +18,7 @@ def workers(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     async def work(client: Client) -> list[WorkerStatus]:
         return await client.workers()
 
-    all_workers = printing.with_client(options["directory"], work, as_="client")
+    all_workers = broker_client.with_client(options["directory"], work, as_="client")
     if options["as_json"]:
         printing.print_json(all_workers)
         return
@@ -36,9 +37,9 @@ def row(worker: WorkerStatus) -> tuple[str, ...]:
     beat = worker.beat
     state: str = beat.state if worker.alive or beat.state == "ended" else "dead"
     if beat.why and worker.alive:
-        state += f": {printing.short(beat.why)}"
+        state += f": {wording.short(beat.why)}"
     if overload := overload_text(worker):
         state += f", {overload}"
-    holds = f"{printing.counted(beat.runs, 'run')}, {printing.counted(beat.starts, 'start')}"
-    last = f"{printing.age(worker.last_beat)} ago"
+    holds = f"{wording.counted(beat.runs, 'run')}, {wording.counted(beat.starts, 'start')}"
+    last = f"{wording.age(worker.last_beat)} ago"
     return (beat.role, beat.worker, state, beat.host, beat.version, last, clock_text(worker) or "right", holds)

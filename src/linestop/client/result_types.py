@@ -11,6 +11,7 @@ import msgspec
 
 from linestop.bus.run_outcomes_and_alerts import agent_of
 from linestop.errors import InputError, NotFound, Refused
+from linestop.schemas.dollars import rounded_dollars
 from linestop.schemas.events import NEVER, AskedCall, BlobRef, OpenStart, Provenance, Question, Text
 from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.run.fold import Run
@@ -175,7 +176,7 @@ def open_questions(run: Run, texts: Mapping[str, str]) -> list[OpenQuestion]:
     questions = [_question(run, call, texts) for call in _asked_calls(run)]
     if run.spend_asked:
         spend = run.spend_asked
-        so_far, limit = spend.so_far_micros / 1e6, spend.limit_micros / 1e6
+        so_far, limit = rounded_dollars(spend.so_far_micros), rounded_dollars(spend.limit_micros)
         questions.append(
             OpenQuestion(
                 kind="spend",
@@ -184,7 +185,7 @@ def open_questions(run: Run, texts: Mapping[str, str]) -> list[OpenQuestion]:
                 agent=agent_of(run),
                 task=_task(run),
                 expires_at=spend.expires_at,
-                text=f"The run has spent ${so_far:.4f}; beyond ${limit:.4f} it needs a person.",
+                text=f"The run has spent {so_far}; beyond {limit} it needs a person.",
             )
         )
     return [msgspec.structs.replace(question, shown=_digest(question)) for question in questions]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from linestop.schemas.dollars import dollars
 from linestop.schemas.events import AccountLine
 from linestop.schemas.subjects import TenantId
 
@@ -54,9 +55,3 @@ def budget_sentence(line: AccountLine, owner: str) -> str:
         + (f" and holds {dollars(held)} for runs at work" if held > 0 else "")
         + f", resets at {period_end(line.period):%Y-%m-%d %H:%M} UTC"
     )
-
-
-def dollars(micros: int) -> str:
-    """Return micro-dollars as dollars: at least two decimals, and more only if necessary."""
-    whole, _, rest = f"{micros / 1e6:.6f}".partition(".")
-    return f"${whole}.{rest.rstrip('0').ljust(2, '0')}"

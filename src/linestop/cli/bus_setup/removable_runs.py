@@ -13,6 +13,7 @@ from linestop.archive.requests import Reach
 from linestop.archive.writer import ARCHIVE_FILE
 from linestop.bus.disk_space import is_broker_directory
 from linestop.bus.streams import stream_names
+from linestop.cli import broker_client
 from linestop.cli.output import printing
 from linestop.client import Client
 from linestop.config.project_file import load_project
@@ -33,7 +34,7 @@ def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click
     async def work(client: Client) -> Cut:
         return await find_cut(client.bus, await reach_of(directory / ARCHIVE_FILE), keep)
 
-    cut = printing.with_client(directory, work, as_="operator")
+    cut = broker_client.with_client(directory, work, as_="operator")
     if options["as_json"]:
         printing.print_json(
             {"before": cut.before, "held_by": cut.held_by, "commands": cut.manual_commands() if cut.before else ""}

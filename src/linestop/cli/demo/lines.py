@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from linestop.cli.output.printing import counted, dollars
+from linestop.cli.output.wording import counted
+from linestop.schemas.dollars import rounded_dollars
 from linestop.schemas.events import (
     Accepted,
     AnyEvent,
@@ -69,9 +70,9 @@ def _describe_run_event(event: Opened | Held | Settled | Sealed) -> str:
         case Opened():
             return f'"{_text(event.task.text)}"'
         case Held():
-            return f"may spend {dollars(event.amount_micros)} more"
+            return f"may spend {rounded_dollars(event.amount_micros)} more"
         case Settled():
-            return f"spent {dollars(sum(hold.spent_micros for hold in event.holds))}, the rest is given back"
+            return f"spent {rounded_dollars(sum(hold.spent_micros for hold in event.holds))}, the rest is given back"
         case Sealed():
             totals = event.totals
             counts = (counted(totals.turns, "turn"), counted(totals.calls, "call"), counted(totals.tokens, "token"))
@@ -85,7 +86,7 @@ def _describe_model_event(event: Proposed | ModelStarted | ModelFailedEvent | Ac
         case Proposed():
             return f'"{_text(event.text)}"'
         case ModelStarted():
-            return f"{event.model}, turn {event.turn}, at most {dollars(event.cost_max_micros)}"
+            return f"{event.model}, turn {event.turn}, at most {rounded_dollars(event.cost_max_micros)}"
         case ModelFailedEvent():
             return f"{event.kind}: {event.message}"
         case Accepted():

@@ -15,6 +15,7 @@ from linestop.cli.demo.lines import cost_micros, describe
 from linestop.cli.output import printing
 from linestop.cli.output.rich_console import PipeConsole
 from linestop.cli.runs.run_report import entry_document
+from linestop.schemas.dollars import rounded_dollars
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
 
@@ -64,7 +65,7 @@ class Screen:
         """Show one event: n, role, event, detail, cost."""
         text = describe(entry.event, run) if entry.event is not None else f"ignored: {entry.ignored}"
         cost = cost_micros(entry.event) if entry.event is not None else 0
-        price = printing.dollars(cost) if cost else ""
+        price = rounded_dollars(cost) if cost else ""
         text_width = self.width - (4 + 11 + 11 + COST_WIDTH + 1)
         text = text.replace("\n", " ")
         text = text if len(text) <= text_width else text[: text_width - 1] + "…"

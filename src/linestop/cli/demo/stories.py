@@ -10,12 +10,13 @@ from typing import Final, TypeVar
 
 import anyio
 
+from linestop.cli.approval_questions import reason_of_model
 from linestop.cli.demo.screen import ASK_WITHIN_S, Screen
 from linestop.cli.demo.shop import SLOW_BATCH_NUMBER
 from linestop.cli.demo.stage import Stage, wait_for_shop
-from linestop.cli.output.printing import dollars, reason_of_model
 from linestop.client import Client
 from linestop.errors import Defect
+from linestop.schemas.dollars import rounded_dollars
 from linestop.schemas.events import AnyEvent, Asked, EffectStarted, Finished, Granted, Sealed
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
@@ -79,7 +80,8 @@ async def loop(stage: Stage, screen: Screen) -> None:
     require(requests == run.limits.equal_calls_max, "no further call was made")
     screen.result(
         f"The same call {requests} times with the same result was enough: stopped by the validator "
-        f"after {dollars(sealed.totals.cost_micros)}, with {dollars(run.limits.cost_max_micros)} allowed."
+        f"after {rounded_dollars(sealed.totals.cost_micros)}, "
+        f"with {rounded_dollars(run.limits.cost_max_micros)} allowed."
     )
 
 
@@ -114,7 +116,7 @@ async def follow(client: Client, screen: Screen, name: str, on_entry: OnEntry | 
             if on_entry is not None:
                 await on_entry(run, entry)
             if run.sealed is not None:
-                screen.note(f"    {name}: {run.sealed.status}, {dollars(run.spent_micros)} in all")
+                screen.note(f"    {name}: {run.sealed.status}, {rounded_dollars(run.spent_micros)} in all")
                 return run
     raise StoryFailed(f"The run {name} did not end within {STORY_WITHIN_S:g} s.")
 

@@ -28,6 +28,7 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.server.process import server_program
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import compare
+from linestop.cli import exit_codes
 from linestop.cli.doctor.stream_checks import (
     CheckWarning,
     broker_log_hint,
@@ -90,7 +91,7 @@ def doctor(nats: str | None, as_json: bool, no_code: bool) -> None:
             )
     errors = [found for found in findings if found.level == "error"]
     if errors:
-        printing.exit_with(Unreachable.exit_code if all(found.code == Unreachable.code for found in errors) else 1)
+        exit_codes.exit_with(Unreachable.exit_code if all(found.code == Unreachable.code for found in errors) else 1)
 
 
 def health(worker: str | None, role: str | None, *, nats: str | None, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import assert_never
 
-from linestop.cli.output.printing import dollars
+from linestop.schemas.dollars import rounded_dollars
 from linestop.schemas.events import (
     Accepted,
     Amended,
@@ -90,11 +90,11 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
         case Paused() | Resumed():
             return f"by {event.by}" + (f": {event.why}" if event.why else "")
         case Held():
-            return f"may spend {dollars(event.amount_micros)} ({event.hold})"
+            return f"may spend {rounded_dollars(event.amount_micros)} ({event.hold})"
         case Queued():
             return f"waits for money: {event.why}"
         case Settled():
-            return f"spent {dollars(sum(hold.spent_micros for hold in event.holds))}"
+            return f"spent {rounded_dollars(sum(hold.spent_micros for hold in event.holds))}"
         case Warned():
             return f"{event.limit}: {event.value} of {event.max_value}"
         case ModelStarted():
@@ -167,7 +167,7 @@ def _describe_approver_event(
             if event.question:
                 parts.append(f"{event.question.text} ({calls(event.question.call)})")
             if event.spend:
-                parts.append(f"may it spend more than {dollars(event.spend.limit_micros)}?")
+                parts.append(f"may it spend more than {rounded_dollars(event.spend.limit_micros)}?")
             return ", ".join(parts)
         case Granted() | Denied():
             what = calls(event.call) if event.call else "spending"

@@ -12,13 +12,15 @@ import anyio
 import click
 import msgspec
 
-from linestop.cli.output import printing, timeline
+from linestop.cli import approval_questions, broker_client, command_input, exit_codes
+from linestop.cli.output import printing, timeline, wording
 from linestop.cli.runs.stop_runs import closed_sentence
 from linestop.client import Client, Outcome, Submitted
 from linestop.client.client import DecisionOptions, TaskOptions
 from linestop.client.result_types import OpenQuestion, RunLine
 from linestop.errors import InputError, LinestopError, TimedOut, TooLarge
 from linestop.schemas.defaults import MATERIAL_BYTES_MAX, MESSAGE_BYTES_MAX
+from linestop.schemas.dollars import rounded_dollars
 
 TASK_CHARS_SHOWN: Final = 60
 
@@ -48,15 +50,15 @@ def run(agent: str, text: str, **options: Any) -> None:  # noqa: ANN401 - as cli
         return await waiting.run(submitted.run, options["wait_s"])
 
     try:
-        code = printing.with_client(options["directory"], work, as_="client")
+        code = broker_client.with_client(options["directory"], work, as_="client")
     except KeyboardInterrupt:
         for name in runs_submitted:
-            target = name + printing.for_tenant(options["tenant"])
+            target = name + wording.for_tenant(options["tenant"])
             printing.note(
                 f"Run {name} is still running: `linestop watch {target}` follows it, `linestop stop {target}` ends it."
             )
         raise
-    printing.exit_with(code)
+    exit_codes.exit_with(code)
 
 
 def _material(path: str) -> str:
@@ -119,7 +121,7 @@ def _detached(submitted: Submitted, *, as_json: bool) -> int:
         printing.print_text(submitted.run)
         if submitted.status == "refused":
             printing.note(submitted.sentence)
-    return printing.EXIT_FAILED if submitted.status == "refused" else printing.EXIT_DONE
+    return exit_codes.EXIT_FAILED if submitted.status == "refused" else exit_codes.EXIT_DONE
 
 
 DECISION_VERBS: Final[dict[str, tuple[str, ...]]] = {
@@ -148,7 +150,7 @@ async def _typed_decision(verbs: tuple[str, ...]) -> str:
     wants_text = verbs == ("answer",)
     prompt = "Your answer (Enter for later): " if wants_text else f"{', '.join(verbs)} or later? [later] "
     for _ in range(TYPED_TRIES_MAX):
-        printing.discard_typed_ahead()
+        command_input.discard_typed_ahead()
         click.echo(prompt, nl=False, err=True)
         # Not in a thread: a thread that waits for a line would keep the command from ending.
         await anyio.wait_readable(sys.stdin)
@@ -182,17 +184,17 @@ class _RunFollower:
                 return self._print_outcome(await self._client.outcome(run, tenant=self._tenant))
         if code is not None:
             return code
-        target = run + printing.for_tenant(self._tenant)
+        target = run + wording.for_tenant(self._tenant)
         raise TimedOut(f"Run '{run}' is still running after {wait_s:g} s; `linestop watch {target}` follows it.")
 
     async def _until_over(self, run: str) -> int | None:
         """Follow the run; the exit code if it waits for a person and there is no terminal, None when it is sealed."""
         entries = self._client.watch(run, tenant=self._tenant)
-        async with printing.note_lost_connection(self._client), contextlib.aclosing(entries) as states:
+        async with broker_client.note_lost_connection(self._client), contextlib.aclosing(entries) as states:
             async for state, entry in states:
                 printing.note(timeline.entry_line(entry, state), hang=timeline.HANGING_INDENT)
                 if entry.name == "asked" and not entry.ignored and await self._show_questions(state.run):
-                    return printing.EXIT_WAITING
+                    return exit_codes.EXIT_WAITING
         return None
 
     async def _show_questions(self, run: str) -> bool:
@@ -201,7 +203,7 @@ class _RunFollower:
         questions = [q for q in await self._client.questions(run, tenant=self._tenant) if q not in self._shown]
         self._shown.extend(questions)
         for question in questions:
-            printing.note(printing.question_text(question), block=True)
+            printing.note(approval_questions.question_text(question), block=True)
         # A closed stdin is None.
         if not questions:
             return False
@@ -226,7 +228,7 @@ class _RunFollower:
             return
         control = DecisionOptions(tenant=self._tenant, shown=question.shown)
         try:
-            async with printing.client_of(self._directory, as_="operator") as client:
+            async with broker_client.client_of(self._directory, as_="operator") as client:
                 if verbs == ("answer",):
                     reply = await client.answer(question.run, typed, call=question.call, tenant=self._tenant)
                 elif typed == "approve":
@@ -246,8 +248,8 @@ class _RunFollower:
         elif outcome.partial:
             printing.note(f"Partial answer: {outcome.partial}", block=True)
         why = f": {outcome.why}" if outcome.why else ""
-        printing.note(f"{outcome.run} {outcome.status}{why} ({printing.dollars(outcome.cost_micros)})")
-        return printing.EXIT_CODE_BY_STATUS.get(outcome.status, printing.EXIT_FAILED)
+        printing.note(f"{outcome.run} {outcome.status}{why} ({rounded_dollars(outcome.cost_micros)})")
+        return exit_codes.EXIT_CODE_BY_STATUS.get(outcome.status, exit_codes.EXIT_FAILED)
 
 
 def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_tenants: bool, limit: int) -> None:  # noqa: PLR0913 - its options
@@ -271,7 +273,7 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
             [
                 (
                     line.run, line.agent, line.status, str(line.turns), str(line.calls),
-                    printing.dollars(line.cost_micros), printing.age(line.opened_at or line.last_at),
+                    rounded_dollars(line.cost_micros), wording.age(line.opened_at or line.last_at),
                     _task_cell(line),
                 )
                 for line in lines
@@ -279,7 +281,7 @@ def runs(directory: Path, *, tenant: str, as_json: bool, open_only: bool, all_te
             wrap=("task",),
         )  # fmt: skip
 
-    printing.with_client(directory, work, as_="client")
+    broker_client.with_client(directory, work, as_="client")
 
 
 def _no_runs_sentence(tenant: str, *, open_only: bool, all_tenants: bool) -> str:
@@ -290,7 +292,7 @@ def _no_runs_sentence(tenant: str, *, open_only: bool, all_tenants: bool) -> str
 def _task_cell(line: RunLine) -> str:
     """The task, and below it the reason for the run's status; a refused run has only the reason."""
     reason = f"{line.status}: {line.why}" if line.why else ""
-    return "\n".join(printing.short(text, TASK_CHARS_SHOWN) for text in (line.text, reason) if text)
+    return "\n".join(wording.short(text, TASK_CHARS_SHOWN) for text in (line.text, reason) if text)
 
 
 def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -300,7 +302,7 @@ def pause(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN4
         reply = await client.pause(run, by=by, why=why, tenant=options["tenant"])
         printing.print_reply(reply, as_json=options["as_json"])
 
-    printing.with_client(options["directory"], work)
+    broker_client.with_client(options["directory"], work)
 
 
 def resume(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -310,4 +312,4 @@ def resume(run: str, *, by: str, why: str, **options: Any) -> None:  # noqa: ANN
         reply = await client.resume(run, by=by, why=why, tenant=options["tenant"])
         printing.print_reply(reply, as_json=options["as_json"])
 
-    printing.with_client(options["directory"], work)
+    broker_client.with_client(options["directory"], work)

@@ -13,8 +13,9 @@ from linestop.bus.jetstream.reads import Reader
 from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.bus.stores.signed_checkpoints import trusted_checkpoint_key
 from linestop.bus.streams import stream_names
+from linestop.cli import broker_client, exit_codes
 from linestop.cli.options import SHORT_RUN
-from linestop.cli.output import printing
+from linestop.cli.output import printing, wording
 from linestop.client import Client
 from linestop.client.run_names import named_runs
 from linestop.client.run_reader import LAST_RUN
@@ -28,7 +29,6 @@ from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict
 from linestop.schemas.verify import verify as check
 from linestop.schemas.verify.export_bundle import Bundle, read_bundle, write_bundle
 
-EXIT_LOG_BROKEN: Final = 9
 KEY_DIGITS: Final = 64
 LINE_BYTES_MAX: Final = 2 * BLOB_BYTES_MAX
 """Of an exported log: the longest text in base64, and room for the JSON around it."""
@@ -45,10 +45,10 @@ def verify(run: str, *, file: Path | None, keys: Sequence[str], **options: Any) 
             bundle = read_bundle(_bounded_lines(lines))
         name = _run_in_file(name, tenant, bundle)
     else:
-        bundle = printing.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
+        bundle = broker_client.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
     verdict = check(tenant, name, bundle.messages, checkpoints=bundle.checkpoints, keys=trusted, texts=bundle.texts)
     _print(verdict, as_json=options["as_json"])
-    printing.exit_with(EXIT_LOG_BROKEN if verdict.broken else printing.EXIT_DONE)
+    exit_codes.exit_with(exit_codes.EXIT_LOG_BROKEN if verdict.broken else exit_codes.EXIT_DONE)
 
 
 def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -60,7 +60,7 @@ def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as
     if out.exists():
         raise InputError(f"{out} already exists: name another file, or remove it.")
     tenant, name = tenant_id(options["tenant"]), run_id(run)
-    bundle = printing.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
+    bundle = broker_client.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
     lines = write_bundle(bundle.messages, checkpoints=bundle.checkpoints, texts=bundle.texts)
     try:
         write_private(out, b"".join(lines))
@@ -72,8 +72,8 @@ def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as
             {"run": run, "file": str(out), "events": events, "checkpoints": checkpoints, "texts": texts}
         )
     else:
-        counts = (printing.counted(events, "event"), printing.counted(checkpoints, "checkpoint"))
-        printing.print_text(f"{run}: {counts[0]}, {counts[1]} and {printing.counted(texts, 'long text')} are in {out}")
+        counts = (wording.counted(events, "event"), wording.counted(checkpoints, "checkpoint"))
+        printing.print_text(f"{run}: {counts[0]}, {counts[1]} and {wording.counted(texts, 'long text')} are in {out}")
 
 
 def _run_in_file(name: RunId, tenant: TenantId, bundle: Bundle) -> RunId:

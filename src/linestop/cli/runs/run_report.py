@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
-from linestop.cli.output import printing, timeline
+from linestop.cli import approval_questions, broker_client
+from linestop.cli.output import printing, timeline, wording
 from linestop.client import Client
 from linestop.client.result_types import OpenQuestion, run_line
 from linestop.client.what_a_run_waits_for import Wait
+from linestop.schemas.dollars import rounded_dollars
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
 
@@ -26,7 +28,7 @@ def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:
         else:
             _print(state, questions, waits)
 
-    printing.with_client(directory, work, as_="client")
+    broker_client.with_client(directory, work, as_="client")
 
 
 def _print(state: Run, questions: list[OpenQuestion], waits: list[Wait]) -> None:
@@ -41,17 +43,16 @@ def _print(state: Run, questions: list[OpenQuestion], waits: list[Wait]) -> None
         printing.print_text(f"         {wait_text(wait)}", hang=timeline.HANGING_INDENT)
     if opened:
         printing.print_text(
-            f"task     {printing.short(summary.text)}" + (f" (for {summary.user})" if summary.user else "")
+            f"task     {wording.short(summary.text)}" + (f" (for {summary.user})" if summary.user else "")
         )
         printing.print_text(f"opened   {state.opened_at:%Y-%m-%d %H:%M:%S} UTC")
     printing.print_text(
-        f"cost     {printing.dollars(state.spent_micros)} spent, {printing.dollars(state.reserved_micros)} reserved, "
-        f"{printing.dollars(state.limits.cost_max_micros)} at most; {state.tokens} tokens"
+        f"cost     {rounded_dollars(state.spent_micros)} spent, {rounded_dollars(state.reserved_micros)} reserved, "
+        f"{rounded_dollars(state.limits.cost_max_micros)} at most; {state.tokens} tokens"
     )
     for hold in state.holds.values():
         printing.print_text(
-            f"hold     {hold.hold} {printing.dollars(hold.amount_micros)}, "
-            f"until {hold.release_after:%Y-%m-%d %H:%M} UTC"
+            f"hold     {hold.hold} {rounded_dollars(hold.amount_micros)}, until {hold.release_after:%Y-%m-%d %H:%M} UTC"
         )
     if state.stopped:
         printing.print_text(f"stopped  by {state.stopped.by} ({state.stopped.code}): {state.stopped.why}")
@@ -63,7 +64,7 @@ def _print(state: Run, questions: list[OpenQuestion], waits: list[Wait]) -> None
     if isinstance(answer, str):
         printing.print_text(f"\n{answer}", block=True)
     for question in questions:
-        printing.print_text("\n" + printing.question_text(question), block=True)
+        printing.print_text("\n" + approval_questions.question_text(question), block=True)
 
 
 def _print_calls(state: Run) -> None:
@@ -84,8 +85,8 @@ def wait_text(wait: Wait) -> str:
     """A reason why the run waits, since when and until when."""
     until = ""
     if wait.until is not None:
-        until = f", until {wait.until:%Y-%m-%d %H:%M:%S} UTC at most ({printing.time_left(wait.until)})"
-    return f"{wait.sentence}; since {printing.age(wait.since)}{until}"
+        until = f", until {wait.until:%Y-%m-%d %H:%M:%S} UTC at most ({wording.time_left(wait.until)})"
+    return f"{wait.sentence}; since {wording.age(wait.since)}{until}"
 
 
 def _document(state: Run, questions: list[OpenQuestion]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from click.core import ParameterSource
 
 from linestop.actors.facts import kill_switch_message
 from linestop.bus.disk_space import broker_disk_is_full, disk_full_message
-from linestop.cli.output import printing
+from linestop.cli import broker_client, exit_codes
+from linestop.cli.output import printing, wording
 from linestop.cli.runs.known_names import note_unknown_names
 from linestop.client import Client
 from linestop.client.client import DecisionOptions
@@ -78,7 +79,7 @@ def _stop_one(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None
         for start in receipt.open:
             printing.print_text(f"  still open: {start.what} (attempt {start.attempt}, started in event {start.n})")
 
-    printing.with_client(options["directory"], work)
+    broker_client.with_client(options["directory"], work)
 
 
 async def _nothing_stopped(client: Client, run: str, tenant: str) -> str:
@@ -106,18 +107,18 @@ def _stop_many(scope: str, *, is_tenant_named: bool, mode: Any, by: str, why: st
         if options["as_json"]:
             printing.print_json(result)
             return 1 if result.failed else 0
-        over = f"; {printing.counted(result.over, 'run')} had already ended" if result.over else ""
-        printing.print_text(f"{printing.counted(len(result.stopped), 'run')} stopped{over}.")
+        over = f"; {wording.counted(result.over, 'run')} had already ended" if result.over else ""
+        printing.print_text(f"{wording.counted(len(result.stopped), 'run')} stopped{over}.")
         for run, sentence in list(result.failed.items())[:FAILURES_SHOWN]:
             printing.print_text(f"  {run} is not stopped: {sentence}")
         if result.failed:
-            printing.note(f"{printing.counted(len(result.failed), 'run')} could not be stopped: repeat the command.")
+            printing.note(f"{wording.counted(len(result.failed), 'run')} could not be stopped: repeat the command.")
         closes = scope if scope != EVERYTHING or not tenant else f"tenant:{tenant}"
         printing.note(f"New runs are still accepted; `linestop switch close {closes}` refuses them.")
         return 1 if result.failed else 0
 
-    if code := printing.with_client(options["directory"], work):
-        printing.exit_with(code)
+    if code := broker_client.with_client(options["directory"], work):
+        exit_codes.exit_with(code)
 
 
 @asynccontextmanager
@@ -149,7 +150,7 @@ def close(switches: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - 
         await note_unknown_names(client, switches)
         return closed
 
-    _print_closed(printing.with_client(options["directory"], work), as_json=options["as_json"])
+    _print_closed(broker_client.with_client(options["directory"], work), as_json=options["as_json"])
 
 
 def open_switches(switches: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -158,7 +159,7 @@ def open_switches(switches: tuple[str, ...], **options: Any) -> None:  # noqa: A
     async def work(client: Client) -> frozenset[str]:
         return await client.kill_switches.open(*switches)
 
-    _print_closed(printing.with_client(options["directory"], work), as_json=options["as_json"])
+    _print_closed(broker_client.with_client(options["directory"], work), as_json=options["as_json"])
 
 
 def list_switches(**options: Any) -> None:  # noqa: ANN401 - as click gives them
@@ -167,7 +168,7 @@ def list_switches(**options: Any) -> None:  # noqa: ANN401 - as click gives them
     async def work(client: Client) -> frozenset[str]:
         return await client.kill_switches.closed()
 
-    _print_closed(printing.with_client(options["directory"], work, as_="client"), as_json=options["as_json"])
+    _print_closed(broker_client.with_client(options["directory"], work, as_="client"), as_json=options["as_json"])
 
 
 def _print_closed(closed: frozenset[str], *, as_json: bool) -> None:

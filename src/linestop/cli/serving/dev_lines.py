@@ -16,9 +16,10 @@ from nats.aio.msg import Msg
 from linestop.bus.connection import Connection
 from linestop.bus.interfaces import Log
 from linestop.bus.jetstream import JetStream
-from linestop.cli.output import printing
+from linestop.cli.output import wording
 from linestop.config.project_file import AGENTS_FOLDER, Project
 from linestop.errors import LinestopError
+from linestop.schemas.dollars import rounded_dollars
 from linestop.schemas.events import AnyEvent, Asked, Opened, Queued, Refused, Sealed, decode
 from linestop.schemas.run.approval_policy import EVENT_WAIT
 from linestop.schemas.run.fold import Run, fold_messages
@@ -83,7 +84,7 @@ class RunLines:
         call = run.calls.get(event.question.call) if run else None
         if call is None or call.tool != EVENT_WAIT:
             return ""
-        name = printing.short(event.question.text, TEXT_CHARS_SHOWN)
+        name = wording.short(event.question.text, TEXT_CHARS_SHOWN)
         return f"waits for the event '{name}' (`linestop event {subject.run} {name}` reports it)"
 
     async def _load_run(self, subject: RunSubject) -> Run | None:
@@ -107,23 +108,23 @@ def describe(event: AnyEvent) -> str:
     match event:
         case Opened():
             text = event.task.text if isinstance(event.task.text, str) else ""
-            return f"opened: {printing.short(text, TEXT_CHARS_SHOWN)}"
+            return f"opened: {wording.short(text, TEXT_CHARS_SHOWN)}"
         case Refused():
-            return f"refused: {printing.short(event.sentence, 2 * TEXT_CHARS_SHOWN)}"
+            return f"refused: {wording.short(event.sentence, 2 * TEXT_CHARS_SHOWN)}"
         case Asked():
             waits_for = [call.tool for call in event.calls]
-            waits_for += [printing.short(event.question.text, TEXT_CHARS_SHOWN)] if event.question else []
+            waits_for += [wording.short(event.question.text, TEXT_CHARS_SHOWN)] if event.question else []
             waits_for += ["spending"] if event.spend else []
             return f"waits for a person: {', '.join(waits_for)} (`linestop approvals`)"
         case Queued():
-            return f"waits for money: {printing.short(event.why, 2 * TEXT_CHARS_SHOWN)}"
+            return f"waits for money: {wording.short(event.why, 2 * TEXT_CHARS_SHOWN)}"
         case Sealed(status="refused"):
             # Its refusal already has a line.
             return ""
         case Sealed():
-            why = f": {printing.short(event.why, 2 * TEXT_CHARS_SHOWN)}" if event.why else ""
-            cost = printing.dollars(event.totals.cost_micros)
-            return f"{event.status}{why} ({printing.counted(event.totals.turns, 'turn')}, {cost})"
+            why = f": {wording.short(event.why, 2 * TEXT_CHARS_SHOWN)}" if event.why else ""
+            cost = rounded_dollars(event.totals.cost_micros)
+            return f"{event.status}{why} ({wording.counted(event.totals.turns, 'turn')}, {cost})"
         case _:
             return ""
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from linestop.schemas.account_names import dollars
 from linestop.schemas.defaults import (
     CLOSING_ANSWER_TOKENS_MAX,
     CLOSING_ANSWER_TOKENS_MIN,
     CLOSING_EVENTS,
     TOKEN_OVERHEAD,
 )
+from linestop.schemas.dollars import dollars
 from linestop.schemas.events import LimitHit, ModelChoice
 from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX
 from linestop.schemas.run.call_states import CallState, Stage

@@ -1,0 +1,43 @@
+"""Words for people: short texts, counts, times. Each is one line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from linestop.cli.output.terminal_escape import escape_controls
+from linestop.schemas.defaults import DEFAULT_TENANT
+
+
+def short(text: str, chars_max: int = 100) -> str:
+    """One clean line of at most ``chars_max`` characters."""
+    line = escape_controls(" ".join(text.split(" ")))
+    return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
+
+
+def for_tenant(tenant: str) -> str:
+    """The end of a command about a run of this tenant."""
+    return "" if tenant == DEFAULT_TENANT else f" --tenant {tenant}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``1 call``, ``2 calls``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def age(moment: datetime | None) -> str:
+    """The time since a moment, in one unit; empty for None."""
+    if moment is None:
+        return ""
+    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def time_left(moment: datetime) -> str:
+    """The time until a moment, in one unit; ``expired`` once it has passed."""
+    seconds = int((moment - datetime.now(UTC)).total_seconds())
+    if seconds <= 0:
+        return "expired"
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
