@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import anyio
 import msgspec
+from bench.aims import aims_table, turns_table
 from bench.compare import compare, load_report
 from bench.report import ROOT, Report, this_machine
 
@@ -34,6 +35,10 @@ def main() -> int:
     if args.compare:
         before, after = (load_report(path) for path in args.compare)
         print(compare(before, after))
+        return 0
+    if args.markdown:
+        reports = [(path.stem, load_report(path)) for path in args.markdown]
+        print("\n\n".join([aims_table(reports), *(f"{name}:\n\n{turns_table(report)}" for name, report in reports)]))
         return 0
     names = args.names or (BENCHES if args.full else DEFAULT)
     if unknown := [name for name in names if name not in BENCHES]:
@@ -78,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--full", action="store_true", help="every configuration; without a name also every bench")
     parser.add_argument("--json", type=Path, default=FIGURES_FILE, metavar="FILE", help="where the figures are written")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="compare two such files")
+    parser.add_argument(
+        "--markdown",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="print the tables of docs/performance.md",
+    )
     return parser
 
 

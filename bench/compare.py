@@ -12,7 +12,7 @@ Key = tuple[str, str, str]
 
 def compare(before: Report, after: Report) -> str:
     """A table of all common figures, and the names of those that only one file has."""
-    old, new = _by_key(before), _by_key(after)
+    old, new = figures_by_key(before), figures_by_key(after)
     rows = [("figure", "before", "after", "ratio", "")]
     rows += [_row(key, old[key], new[key]) for key in new if key in old]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -35,7 +35,8 @@ def load_report(path: Path) -> Report:
     return msgspec.json.decode(path.read_bytes(), type=Report)
 
 
-def _by_key(report: Report) -> dict[Key, Figure]:
+def figures_by_key(report: Report) -> dict[Key, Figure]:
+    """The figures of a report by bench, configuration and name."""
     return {(figure.bench, figure.configuration, figure.name): figure for figure in report.figures}
 
 

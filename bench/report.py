@@ -66,11 +66,18 @@ class Report(msgspec.Struct, kw_only=True):
 
     def fail(self, bench: str, configuration: str, error: BaseException) -> None:
         """Print that something could not be measured, and keep the reason."""
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
         place = f"{bench}, {configuration}" if configuration else bench
-        self.failed[place] = f"{type(error).__name__}: {error}"
+        first = first_error(error)
+        self.failed[place] = f"{type(first).__name__}: {first}"
         print(f"{bench:20} {configuration:48} not measured: {self.failed[place]}", flush=True)
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The first error in a group of errors, as task groups raise them."""
+    if isinstance(error, BaseExceptionGroup):
+        inner: tuple[BaseException, ...] = error.exceptions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return first_error(inner[0])
+    return error
 
 
 def significant(value: float, digits: int = 4) -> float:
