@@ -43,7 +43,7 @@ from linestop.runtime.pumps import RESTART_PAUSE_S, Pumps
 from linestop.runtime.role_binding import RoleBinding, ShellConfig
 from linestop.runtime.role_factory import live_filters
 from linestop.runtime.run_loop import Shell
-from linestop.runtime.workers.presence import Presence, PresenceCallbacks, RoleLoad, count_runs_and_starts
+from linestop.runtime.workers.presence import Presence, PresenceCallbacks, RoleLoad, count_starts
 from linestop.schemas.defaults import ORPHANED_AFTER_S, SPACE_TO_WATCH
 from linestop.schemas.events import NEVER, Cue
 from linestop.schemas.subjects import (
@@ -174,8 +174,8 @@ class ActorProcess:
         return ledger
 
     def _role_load(self, role: RoleName) -> RoleLoad:
-        runs, starts = count_runs_and_starts(self.shell.cache.entries(), role)
-        return RoleLoad(runs=runs, starts=starts, process=self.shell.capacity.load)
+        starts = count_starts(self.shell.cache.at_work(), role)
+        return RoleLoad(runs=self.shell.cache.open_count, starts=starts, process=self.shell.capacity.load)
 
     def _may_decide(self) -> bool:
         return not self.clock.refusal

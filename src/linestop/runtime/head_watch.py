@@ -17,7 +17,7 @@ async def watch_heads(cache: RunCache, every_s: float, refresh: Callable[[Cached
     """Refresh all runs with work in progress every ``every_s`` seconds, until cancelled; the live hint is faster."""
     while True:
         await anyio.sleep(every_s)
-        for entry in cache.entries():
+        for entry in cache.at_work():
             if not entry.performing or entry.lock.locked():
                 # The task that holds the lock appends or reads, and so learns of the head itself.
                 continue

@@ -122,7 +122,7 @@ class StartPerformer:
                     await self._report(entry, binding, execution.with_duration(event) if begun else event, execution.n)
         finally:
             # Only after the last result is reported: roles report a start as never begun if its process forgot it.
-            entry.performing.pop(execution.n, None)
+            entry.end(execution.n)
             self._capacity.end(entry.key, execution.n)
 
     async def _perform_safely(

@@ -19,12 +19,16 @@ IDLE_POLL_S = 0.05
 APPENDED_NS_MAX = 8
 """Events of this process that are remembered for each run: as many as may pass by before their echo arrives."""
 
+EVICTION_LOOKS_MAX = 4
+"""Entries looked at to evict one: a new run costs the same however many runs are busy."""
+
 
 class CachedRun:
     """One folded run with the lock under which this process works on it.
 
     The lock is held while deciding and appending, never while performing. ``performing`` maps the number of a
-    ``started`` event to the scope in which it is performed, so that a stop can cancel it. ``is_ours``: this process
+    ``started`` event to the scope in which it is performed, so that a stop can cancel it; ``begin`` and ``end`` change
+    it, and with it ``at_work``, which has the runs that the process performs something for. ``is_ours``: this process
     advances the run, not another one with all roles. ``stop_announced``: a hint said that a stop is stored, and the
     log was not read since. ``starting_n`` is the number of a start that is on its way to the log. ``appended_ns`` are
     the numbers of the last events that this process appended: they wake none of its roles again.
@@ -33,8 +37,9 @@ class CachedRun:
     the scope of a decision that is being computed outside the event loop, under the lock.
     """
 
-    def __init__(self, tenant: TenantId, run: RunId) -> None:
+    def __init__(self, tenant: TenantId, run: RunId, at_work: dict[Key, CachedRun]) -> None:
         self.run = Run(tenant, run)
+        self._at_work = at_work
         self.lock = asyncio.Lock()
         self.is_loaded = False
         self.performing: dict[int, anyio.CancelScope] = {}
@@ -65,6 +70,17 @@ class CachedRun:
         """Cancel a decision that is being computed: a stop comes first and makes the decision useless."""
         if for_stop and self.deciding is not None:
             self.deciding.cancel()
+
+    def begin(self, n: int, scope: anyio.CancelScope) -> None:
+        """Record that the start in event ``n`` is performed in ``scope`` from now on."""
+        self.performing[n] = scope
+        self._at_work[self.key] = self
+
+    def end(self, n: int) -> None:
+        """Record that the start in event ``n`` is performed no more; a second call changes nothing."""
+        self.performing.pop(n, None)
+        if not self.performing:
+            self._at_work.pop(self.key, None)
 
     @contextmanager
     def in_use(self) -> Generator[None]:
@@ -99,11 +115,17 @@ class CachedRun:
 
 
 class RunCache:
-    """At most ``runs_max`` folded runs; the least recently used one is dropped first unless it is busy."""
+    """At most ``runs_max`` folded runs, or all busy ones; the one not used or busy for longest is dropped first.
+
+    A busy run that stands in the way of an eviction counts as used then: it goes to the end, and is looked at again
+    when all others were. So an eviction looks at few runs, and a run that is no longer busy is found in the end.
+    """
 
     def __init__(self, runs_max: int = 2_048) -> None:
         self._runs_max = runs_max
         self._runs: OrderedDict[Key, CachedRun] = OrderedDict()
+        self._at_work: dict[Key, CachedRun] = {}
+        self._open: set[Key] = set()
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -113,7 +135,7 @@ class RunCache:
         key = (tenant, run)
         entry = self._runs.get(key)
         if entry is None:
-            entry = self._runs[key] = CachedRun(tenant, run)
+            entry = self._runs[key] = CachedRun(tenant, run, self._at_work)
             self._shrink()
         else:
             self._runs.move_to_end(key)
@@ -127,22 +149,46 @@ class RunCache:
         """Drop a run that is over, unless it is busy."""
         entry = self._runs.get((tenant, run))
         if entry is not None and not entry.is_busy:
-            del self._runs[tenant, run]
+            self._remove(entry.key)
 
     async def wait_until_idle(self, *, within_s: float) -> None:
         """Wait until nothing is performed any more, at most ``within_s``."""
         with anyio.move_on_after(within_s):
-            while any(entry.performing for entry in self._runs.values()):  # noqa: ASYNC110 - many entries, one wait
+            while self._at_work:  # noqa: ASYNC110 - many entries, one wait
                 await anyio.sleep(IDLE_POLL_S)
 
     def entries(self) -> list[CachedRun]:
-        """Return all entries, for the sweep and for drain."""
+        """Return all entries, for the end of the process."""
         return list(self._runs.values())
 
+    def at_work(self) -> list[CachedRun]:
+        """Return the entries of the runs for which this process performs something."""
+        return list(self._at_work.values())
+
+    def record_pass(self, entry: CachedRun) -> None:
+        """Record after a pass whether the run is open."""
+        is_open = entry.run.opened is not None and entry.run.sealed is None
+        if is_open and entry.key in self._runs:
+            self._open.add(entry.key)
+        else:
+            self._open.discard(entry.key)
+
+    @property
+    def open_count(self) -> int:
+        """The number of open runs among the entries, as of the last pass over each."""
+        return len(self._open)
+
     def _shrink(self) -> None:
-        if len(self._runs) <= self._runs_max:
-            return
-        for key, entry in self._runs.items():
-            if not entry.is_busy:
-                del self._runs[key]
+        """Drop runs that are too many and not busy, up to those that few looks find; the newest run stays."""
+        for _ in range(min(EVICTION_LOOKS_MAX, len(self._runs) - 1)):
+            if len(self._runs) <= self._runs_max:
                 return
+            key, entry = next(iter(self._runs.items()))
+            if entry.is_busy:
+                self._runs.move_to_end(key)
+            else:
+                self._remove(key)
+
+    def _remove(self, key: Key) -> None:
+        del self._runs[key]
+        self._open.discard(key)

@@ -95,7 +95,7 @@ class Shell:
         """Start nothing more; let started work end for at most ``drain_s``, then cancel it."""
         self._decider.may_start = False
         await self.cache.wait_until_idle(within_s=self.config.drain_s)
-        for entry in self.cache.entries():
+        for entry in self.cache.at_work():
             for scope in entry.performing.values():
                 scope.cancel()
         await self.cache.wait_until_idle(within_s=self.config.drain_s)
@@ -222,6 +222,7 @@ class Shell:
             if not is_idle:
                 self._alarms.retry_soon(entry)
         finally:
+            self.cache.record_pass(entry)
             self.capacity.pass_ended(entry.run, self._now(entry.run), is_ours=entry.is_ours)
 
     async def _append_and_follow_up(self, run_pass: Pass, draft: Draft) -> None:
@@ -241,7 +242,7 @@ class Shell:
         if isinstance(event, ModelStarted | EffectStarted) and binding.performer is not None:
             assert self._tasks is not None
             scope, entry.starting_n = anyio.CancelScope(), 0
-            entry.performing[run.n] = scope
+            entry.begin(run.n, scope)
             self.capacity.begin(run, event)
             self._tasks.start_soon(
                 self._performer.perform,

@@ -202,16 +202,13 @@ class Presence:
         )  # fmt: skip
 
 
-def count_runs_and_starts(entries: Iterable[CachedRun], role: RoleName) -> tuple[int, int]:
-    """Return the number of open runs among these, and of starts that are performed for ``role``."""
-    runs = starts = 0
-    for entry in entries:
-        runs += entry.run.opened is not None and entry.run.sealed is None
-        if entry.performing and role in {"planner", "executor"}:
-            # After a fold was discarded its attempts are unknown; such a start counts for either role.
-            found = [entry.run.attempts.get(n) for n in entry.performing]
-            starts += sum(1 for attempts in found if not attempts or bool(attempts[0].call) == (role == "executor"))
-    return runs, starts
+def count_starts(at_work: Iterable[CachedRun], role: RoleName) -> int:
+    """Return the number of starts that are performed for ``role`` in these runs."""
+    if role not in {"planner", "executor"}:
+        return 0
+    # After a fold was discarded its attempts are unknown; such a start counts for either role.
+    found = [entry.run.attempts.get(n) for entry in at_work for n in entry.performing]
+    return sum(1 for attempts in found if not attempts or bool(attempts[0].call) == (role == "executor"))
 
 
 def _own_version() -> str:
