@@ -19,6 +19,10 @@ from linestop.bus.streams import stream_names
 EVENTS: Final = 40_000
 IN_FLIGHT: Final = 16
 SECONDS: Final = 3.0
+SECONDS_BEHIND: Final = 1.5
+"""Shorter than the archive needs at 20,000 events a second."""
+
+POLL_S: Final = 0.1
 CAUGHT_UP_WITHIN_S: Final = 120.0
 BENCH: Final = "archive_catching_up"
 
@@ -32,15 +36,24 @@ async def measure(report: Report, *, full: bool) -> None:
         await system.end_processes()
         await measure_rebuild(report, system)
         await remove_archive(system)
+        log_events = await last_event(system)
         await system.start(ONE)
-        began, first = time.perf_counter(), await archived(system)
-        behind = await system.keep_busy(TEN_TURNS, IN_FLIGHT, SECONDS, warm_s=0.2)
-        reached, took_s = await archived(system), time.perf_counter() - began
-        await wait_until_caught_up(system)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(report_catching_up, report, system, log_events)
+            behind = await system.keep_busy(TEN_TURNS, IN_FLIGHT, SECONDS_BEHIND, warm_s=0.2)
         level = [await system.keep_busy(TEN_TURNS, IN_FLIGHT, SECONDS) for _ in range(3)]
     turns_s = median([each.turns_s for each in level])
     report.add(BENCH, ONE.name, "turns beside it to turns after it", behind.turns_s / turns_s, better="higher")
-    report.add(BENCH, ONE.name, "events archived beside turns", (reached - first) / took_s, "/s", better="higher")
+
+
+async def report_catching_up(report: Report, system: RunningSystem, events: int) -> None:
+    """Report how fast the archive reads the events that were in the log when its process started."""
+    began = time.perf_counter()
+    with anyio.fail_after(CAUGHT_UP_WITHIN_S):
+        while await archived(system) < events:
+            await anyio.sleep(POLL_S)
+    rate = events / (time.perf_counter() - began)
+    report.add(BENCH, ONE.name, "events archived beside turns", rate, "/s", better="higher")
 
 
 async def measure_rebuild(report: Report, system: RunningSystem) -> None:
@@ -68,13 +81,6 @@ async def archived(system: RunningSystem) -> int:
     """How many events are in the archive."""
     status = await ask_recorder(system.directory / ARCHIVE_FILE, QueryRequest(want="status"))
     return status.watermark if status else 0
-
-
-async def wait_until_caught_up(system: RunningSystem) -> None:
-    """Wait until the archive has the whole log."""
-    with anyio.fail_after(CAUGHT_UP_WITHIN_S):
-        while await archived(system) < await last_event(system):
-            await anyio.sleep(0.2)
 
 
 async def remove_archive(system: RunningSystem) -> None:
