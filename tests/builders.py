@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar
 
@@ -17,10 +17,11 @@ from linestop.actors.approver import Approver
 from linestop.actors.budget import Budget, next_hold
 from linestop.actors.control_messages import rejection_reason
 from linestop.actors.executor import Executor
-from linestop.actors.facts import ControlMessage, CurrentAgent, Facts, IncomingTask, PinnedAgent, Reservation, Worker
+from linestop.actors.facts import ControlMessage, CurrentAgent, Fact, IncomingTask, PinnedAgent, Reservation, Worker
 from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
-from linestop.actors.role_protocol import Role
+from linestop.actors.role_facts import ExecutorFacts, PlannerFacts
+from linestop.actors.role_protocol import AnyRole
 from linestop.actors.task_opening import task_sha256
 from linestop.actors.validator import Validator
 from linestop.schemas.agents import AgentVersion
@@ -30,7 +31,6 @@ from linestop.schemas.events import (
     EVENT_ROLES,
     AccountLine,
     AnyEvent,
-    Cue,
     EffectStarted,
     Finished,
     ModelChoice,
@@ -173,7 +173,7 @@ class Story:
     """One run, its six roles, and a clock that only the test moves."""
 
     def __init__(
-        self, version: AgentVersion | None = None, *, task: Task | None = None, facts: tuple[Any, ...] = ()
+        self, version: AgentVersion | None = None, *, task: Task | None = None, facts: tuple[Fact, ...] = ()
     ) -> None:
         self.version = version or agent()
         self.task = task or Task(text=TASK, user="ann")
@@ -182,11 +182,11 @@ class Story:
         self.messages: list[tuple[str, bytes, int]] = []
         self.caller, self.runner = ScriptedModel(), ScriptedTools()
         self.planner, self.executor = Planner(self.caller), Executor(self.runner)
-        self.roles: dict[RoleName, Role] = {
+        self.roles: dict[RoleName, AnyRole] = {
             "validator": Validator(), "approver": Approver(), "budget": Budget(),
             "executor": self.executor, "planner": self.planner, "recorder": Recorder(),
         }  # fmt: skip
-        self.facts = Facts(PinnedAgent(version=self.version), Worker(id=WORKER), *facts)
+        self.facts: tuple[Fact, ...] = (PinnedAgent(version=self.version), Worker(id=WORKER), *facts)
         self.decided: AnyEvent | None = None
         self.role: RoleName = "validator"
 
@@ -222,11 +222,11 @@ class Story:
 
     # --- when and then -----------------------------------------------------------------------------------
 
-    def current_facts(self, *more: Any) -> Facts:  # noqa: ANN401 - any facts
+    def current_facts(self, *more: Fact) -> tuple[Fact, ...]:
         """The facts of a role now: accounts always have room."""
         hold, amount = next_hold(self.run, self.now)
         reservation = (Reservation(hold=hold, amount_micros=amount, accounts=self.accounts()),) if amount else ()
-        return self.facts.with_facts(*reservation, *more)
+        return (*self.facts, *reservation, *more)
 
     def accounts(self) -> tuple[AccountLine, ...]:
         """The accounts' reply to a hold: they have room for anything."""
@@ -236,11 +236,26 @@ class Story:
             AccountLine(account=name, period=period, before_micros=0, limit_micros=10**12) for name, period in named
         )
 
-    def when(self, role: RoleName, *more: Any) -> Self:  # noqa: ANN401 - any facts
+    def when(self, role: RoleName, *more: Fact) -> Self:
         """Let one role decide."""
         self.role = role
-        self.decided = self.roles[role].decide(self.run, Cue(kind="sweep"), self.current_facts(*more), self.now)
+        self.decided = self.ask(role, self.current_facts(*more))
         return self
+
+    def ask(self, role: RoleName, facts: Iterable[Fact]) -> AnyEvent | None:
+        """What a role that knows these facts would append now."""
+        asked = self.roles[role]
+        return asked.decide(self.run, asked.facts_type.of(facts), self.now)
+
+    @property
+    def planner_facts(self) -> PlannerFacts:
+        """What the planner knows."""
+        return PlannerFacts.of(self.facts)
+
+    @property
+    def executor_facts(self) -> ExecutorFacts:
+        """What the executor knows."""
+        return ExecutorFacts.of(self.facts)
 
     def then(self, kind: type[E], /, **fields: Any) -> E:  # noqa: ANN401 - any field's value
         """Expect that the role decided this, with these fields; append it and return it."""
@@ -268,7 +283,7 @@ class Story:
 
     # --- the run continues ---------------------------------------------------------------------------------
 
-    def run_until_idle(self, *more: Any) -> Self:  # noqa: ANN401 - any facts
+    def run_until_idle(self, *more: Fact) -> Self:
         """Let every role decide until none decides anything; starts stay open."""
         for _ in range(STEPS_MAX):
             if not any(self.when(name, *more).decided and self.append_decided() for name in self.roles):
@@ -284,7 +299,7 @@ class Story:
         started = self.run.entries[(n or self.open_model()) - 1].event
         assert isinstance(started, ModelStarted)
         self.caller.answer = answer
-        view = self.planner.prepare(self.run, started, self.facts)
+        view = self.planner.prepare(self.run, started, self.planner_facts)
         return [self.with_duration(event, started.at) for event in all_at_once(self.planner.perform(view, started))]
 
     def with_duration(self, event: AnyEvent, since: datetime) -> AnyEvent:
@@ -307,7 +322,7 @@ class Story:
         for n in sorted({attempt.n for attempt in self.run.open_attempts if attempt.call in results}):
             started = self.run.entries[n - 1].event
             assert isinstance(started, EffectStarted)
-            view = self.executor.prepare(self.run, started, self.facts)
+            view = self.executor.prepare(self.run, started, self.executor_facts)
             self.given(*(self.with_duration(event, started.at) for event in performed(self.executor, view, started)))
         return self.run_until_idle()
 

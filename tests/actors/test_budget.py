@@ -7,11 +7,10 @@ import pytest
 from tests.builders import OK, RUN, TENANT, Story, agent, at_work, call, contract, reply
 
 from linestop.actors.budget import next_hold
-from linestop.actors.facts import Facts, Reservation
+from linestop.actors.facts import Reservation
 from linestop.schemas.defaults import STARTS_PER_HOLD
 from linestop.schemas.events import (
     AccountLine,
-    Cue,
     Finished,
     Held,
     ModelStarted,
@@ -93,10 +92,9 @@ def test_the_same_hold_twice_counts_once() -> None:
 def test_nothing_is_held_without_a_reply_of_the_accounts() -> None:
     """Nor with a reply about another hold."""
     story = Story().open_run()
-    cue = Cue(kind="sweep")
-    assert story.roles["budget"].decide(story.run, cue, Facts(), story.now) is None
-    other = Facts(Reservation(hold="r1.7", amount_micros=5))
-    assert story.roles["budget"].decide(story.run, cue, other, story.now) is None
+    assert story.ask("budget", ()) is None
+    other = Reservation(hold="r1.7", amount_micros=5)
+    assert story.ask("budget", (other,)) is None
 
 
 def refused(story: Story, *, waits: bool, spent: int = 4_999_999) -> Reservation:

@@ -185,7 +185,7 @@ def test_an_edit_approves_the_persons_own_arguments(tool: str) -> None:
     story.run_until_idle()
     assert story.last(Judged).calls[0].args == '{"q":"ann@example.com"}'
     assert [line.rule for line in story.last(Cleared).calls] == ["edited"]
-    work = story.executor.prepare(story.run, story.last(EffectStarted), story.facts)[0]
+    work = story.executor.prepare(story.run, story.last(EffectStarted), story.executor_facts)[0]
     assert work.args == b'{"q":"ann@example.com"}'
     assert verify(TENANT, RUN, story.messages).status != "broken"
 

@@ -144,14 +144,14 @@ def test_a_run_that_allows_less_time_bounds_every_tool() -> None:
     story = at_work(call("slow"), version=agent(tools=(slow,), limits={"tool_timeout_s": 1.0}))
     line = started(story).calls[0]
     assert line.done_by - line.start_by == timedelta(seconds=3)
-    assert story.executor.prepare(story.run, started(story), story.facts)[0].timeout_s == 1.0
+    assert story.executor.prepare(story.run, started(story), story.executor_facts)[0].timeout_s == 1.0
 
 
 def test_the_default_tool_timeout_leaves_a_longer_contract_alone() -> None:
     """A tool that declares 30 s has them."""
     story = at_work(call("slow"), version=agent(tools=(contract("slow", timeout_s=30),)))
     assert Limits().tool_timeout_s == 5
-    assert story.executor.prepare(story.run, started(story), story.facts)[0].timeout_s == 30
+    assert story.executor.prepare(story.run, started(story), story.executor_facts)[0].timeout_s == 30
 
 
 def test_an_ordered_call_starts_only_after_those_before_it() -> None:
@@ -205,7 +205,7 @@ def test_after_a_stop_only_results_are_appended() -> None:
 def test_a_dry_run_describes_every_effect_above_read() -> None:
     """``dry_run`` reaches the tool for all tiers but ``read``."""
     story = at_work(call("look"), call("note"), call("pay"), task=Task(text=TASK, dry_run=True))
-    works = story.executor.prepare(story.run, started(story), story.facts)
+    works = story.executor.prepare(story.run, started(story), story.executor_facts)
     assert {work.tool: work.dry_run for work in works} == {"look": False, "note": True, "pay": True}
 
 
@@ -227,7 +227,7 @@ def test_a_truncated_result_comes_with_its_full_text(value: object, whole: str, 
     """It is stored beside the log: only the model gets the cut text, a later reader gets all of it."""
     story = at_work(call("look"))
     story.runner.results = {"look": ToolResult(outcome="succeeded", value=value)}
-    view = story.executor.prepare(story.run, started(story), story.facts)
+    view = story.executor.prepare(story.run, started(story), story.executor_facts)
     (long_result,) = all_at_once(story.executor.perform(view, started(story)))
     assert isinstance(long_result, LongResult)
     assert (long_result.full_text, long_result.type) == (whole, kind)
@@ -265,7 +265,7 @@ def test_long_arguments_are_read_from_their_blob() -> None:
     )
     story.given(Judged(proposal_n=story.run.n, calls=(verdict,))).run_until_idle()
     works = story.executor.prepare(
-        story.run, started(story), story.facts.with_facts(Texts(by_sha256={"a" * 64: b"{}"}))
+        story.run, started(story), story.executor_facts.with_facts(Texts(by_sha256={"a" * 64: b"{}"}))
     )
     assert works[0].args == b"{}"
 
@@ -273,7 +273,7 @@ def test_long_arguments_are_read_from_their_blob() -> None:
 def test_cancelled_calls_are_unknown_once_begun_and_never_started_before() -> None:
     """A call that has its result is not reported again."""
     story = at_work(call("look"), call("note"))
-    view = story.executor.prepare(story.run, started(story), story.facts)
+    view = story.executor.prepare(story.run, started(story), story.executor_facts)
     begun = story.executor.report_cancelled(view, frozenset({("look", 1)}), begun=True)
     assert [(e.call, e.outcome) for e in begun if isinstance(e, Finished)] == [("note", "unknown")]
     not_begun = story.executor.report_cancelled(view, frozenset(), begun=False)
@@ -283,7 +283,7 @@ def test_cancelled_calls_are_unknown_once_begun_and_never_started_before() -> No
 def test_a_read_cancelled_by_a_stop_has_a_known_outcome() -> None:
     """It failed and is charged in full; only effects that may have happened are left for a person."""
     story = at_work(call("rent"), call("note"))
-    view = story.executor.prepare(story.run, started(story), story.facts)
+    view = story.executor.prepare(story.run, started(story), story.executor_facts)
     story.given(Stopped(by="bob", why="enough"), by="operator")
     story.given(*story.executor.report_cancelled(view, frozenset(), begun=True)).run_until_idle()
     assert [(fate.call, fate.fate) for fate in story.last(Sealed).receipt] == [("rent", "failed"), ("note", "unknown")]
@@ -301,7 +301,7 @@ def test_a_read_whose_worker_died_is_a_failure_after_a_stop_too() -> None:
 def test_a_cancelled_read_is_repeated_at_once_while_the_run_is_open() -> None:
     """After a worker ended in good order, no role has to wait."""
     story = at_work(call("look"))
-    view = story.executor.prepare(story.run, started(story), story.facts)
+    view = story.executor.prepare(story.run, started(story), story.executor_facts)
     story.given(*story.executor.report_cancelled(view, frozenset(), begun=True))
     story.when("executor").then(EffectStarted)
 
@@ -309,7 +309,7 @@ def test_a_cancelled_read_is_repeated_at_once_while_the_run_is_open() -> None:
 def test_a_cancelled_probe_leaves_the_outcome_unknown() -> None:
     """Whatever its tier: the effect's outcome stays unknown."""
     story = at_work(call("wire")).send_control("approve", call="wire").append_decided().run_until_idle()
-    (work,) = story.executor.prepare(story.run, started(story), story.facts)
+    (work,) = story.executor.prepare(story.run, started(story), story.executor_facts)
     probe = msgspec.structs.replace(work, probe=True, tier="read")
     for begun in (True, False):
         (event,) = story.executor.report_cancelled((probe,), frozenset(), begun=begun)

@@ -95,7 +95,9 @@ def test_a_known_secret_is_in_no_summary() -> None:
     """Otherwise it would be in every later prompt."""
     story = secretive()
     started = msgspec.structs.replace(story.last(ModelStarted), purpose="compact")
-    view = msgspec.structs.replace(story.planner.prepare(story.run, story.last(ModelStarted), story.facts), covers_to=1)
+    view = msgspec.structs.replace(
+        story.planner.prepare(story.run, story.last(ModelStarted), story.planner_facts), covers_to=1
+    )
     story.caller.answer = reply(text=f"it is {SECRET}")
     (event,) = all_at_once(story.planner.perform(view, started))
     assert isinstance(event, Compacted)

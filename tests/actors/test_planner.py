@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.builders import MODEL, NOW, OK, SPARE, WORKER, Story, agent, at_work, call, reply
 
-from linestop.actors.facts import Facts, KillSwitches, PinnedAgent, Worker
+from linestop.actors.facts import KillSwitches, PinnedAgent, Worker
 from linestop.actors.model_reply_events import CALL_ID_CHARS_MAX
 from linestop.actors.prompt import assemble
 from linestop.schemas.defaults import START_WITHIN_S
@@ -57,7 +57,7 @@ def test_a_start_reserves_its_cost_and_names_its_deadlines() -> None:
     assert event.cost_max_micros == start.cost_max_micros > 0
     assert event.start_by == story.now + timedelta(seconds=START_WITHIN_S)
     assert event.done_by == story.now + timedelta(seconds=125)
-    assert event.prompt_sha256 == story.planner.prepare(story.run, event, story.facts).prompt_sha256 != ""
+    assert event.prompt_sha256 == story.planner.prepare(story.run, event, story.planner_facts).prompt_sha256 != ""
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_model_keeps_its_tool_mode_in_any_process(ids: tuple[str, str], mode: 
 
 def _mode(story: Story) -> str:
     started = story.last(ModelStarted)
-    return story.planner.prepare(story.run, started, story.facts).tool_mode
+    return story.planner.prepare(story.run, started, story.planner_facts).tool_mode
 
 
 def test_nothing_starts_without_a_hold() -> None:
@@ -114,7 +114,7 @@ def test_a_prompt_follows_the_log_whatever_was_speculated_before() -> None:
     speculated.finish_tools(look=ToolResult(outcome="succeeded", value={"is": "lost"}))
     started = stored.finish_tools(look=ToolResult(outcome="succeeded", value={"is": "stored"})).last(ModelStarted)
     assert started.prompt_sha256 == assemble(stored.run, stored.version).sha256
-    sent = stored.planner.prepare(stored.run, started, stored.facts).request.messages
+    sent = stored.planner.prepare(stored.run, started, stored.planner_facts).request.messages
     assert "stored" in sent[-1].text
 
 
@@ -172,7 +172,7 @@ def test_the_deadline_of_a_call_reaches_the_caller() -> None:
     story = thinking(model_deadline_s=7.0)
     event = story.last(ModelStarted)
     assert event.done_by - event.start_by == timedelta(seconds=12)
-    assert story.planner.prepare(story.run, event, story.facts).request.deadline_s == 7.0
+    assert story.planner.prepare(story.run, event, story.planner_facts).request.deadline_s == 7.0
 
 
 @pytest.mark.parametrize("kind", ["availability", "rate_limit", "malformed", "truncated", "unknown", "cancelled"])
@@ -225,7 +225,7 @@ def test_a_model_that_is_down_is_replaced_by_the_next_one_visibly(kind: FailureC
     event = story.finish_model(ModelFailed(kind, "down")).last(ModelStarted)
     assert (event.model, event.fallback_of, event.attempt) == ("playbook/small", "playbook/large", 2)
     assert event.cost_max_micros == SPARE.price.cost_max_micros(event.input_tokens_max, event.output_tokens_max)
-    assert story.planner.prepare(story.run, event, story.facts).price == SPARE.price
+    assert story.planner.prepare(story.run, event, story.planner_facts).price == SPARE.price
     assert story.finish_model(DOWN).last(Stopped).code == "model_down"
 
 
@@ -290,9 +290,9 @@ def test_no_call_outlives_the_time_of_its_run() -> None:
     story = at_work(call("look")).advance_s(10).finish_tools(look=OK)
     event = story.last(ModelStarted)
     assert event.done_by == NOW + timedelta(seconds=125)
-    assert story.planner.prepare(story.run, event, story.facts).request.deadline_s == 111
+    assert story.planner.prepare(story.run, event, story.planner_facts).request.deadline_s == 111
     short = Story(agent(limits={"wall_s": 3})).open_run().run_until_idle()
-    assert short.planner.prepare(short.run, short.last(ModelStarted), short.facts).request.deadline_s == 6
+    assert short.planner.prepare(short.run, short.last(ModelStarted), short.planner_facts).request.deadline_s == 6
 
 
 def test_a_run_without_time_starts_no_model_and_names_the_reason() -> None:
@@ -322,7 +322,7 @@ def test_a_restarted_worker_reports_its_predecessors_request_as_lost_before_its_
     story.given(Held(hold="acme.r1.1", amount_micros=cost, release_after=story.now)).run_until_idle()
     assert story.run.available_micros == 0
     next_life = Worker(id="w#2")
-    story.facts = Facts(PinnedAgent(version=story.version), next_life)
+    story.facts = (PinnedAgent(version=story.version), next_life)
     story.advance_s(1).when("planner").then(ModelFailedEvent, kind="unknown", possibly_billed=True, charged_micros=cost)
     story.when("budget").then(Held)
     again = story.advance_s(2).when("planner").then(ModelStarted, attempt=2, worker="w#2")
@@ -336,7 +336,7 @@ def test_a_request_of_a_live_worker_is_not_reported_as_lost() -> None:
     story = Story().open_run()
     story.given(Held(hold="acme.r1.1", amount_micros=cost, release_after=story.now)).run_until_idle()
     for worker in (WORKER, "v#9"):
-        story.facts = Facts(PinnedAgent(version=story.version), Worker(id=worker))
+        story.facts = (PinnedAgent(version=story.version), Worker(id=worker))
         story.when("planner").expect_nothing()
 
 
@@ -420,7 +420,7 @@ def test_a_start_names_the_parameters_that_are_sent() -> None:
     story = Story(agent(params={"temperature": 0.5, "stop": ["x"]})).open_run().run_until_idle()
     start = story.last(ModelStarted)
     assert start.params == {"temperature": 0.5, "stop": ["x"]}
-    assert story.planner.prepare(story.run, start, story.facts).request.params == start.params
+    assert story.planner.prepare(story.run, start, story.planner_facts).request.params == start.params
 
 
 def test_a_proposal_whose_call_ids_are_used_is_ignored() -> None:
@@ -434,7 +434,7 @@ def test_a_cancelled_call_is_charged_once_it_had_begun() -> None:
     """A call whose first byte never left costs nothing."""
     story = thinking()
     start = story.last(ModelStarted)
-    work = story.planner.prepare(story.run, start, story.facts)
+    work = story.planner.prepare(story.run, start, story.planner_facts)
     no_results: frozenset[tuple[str, int]] = frozenset()
     begun = story.planner.report_cancelled(work, no_results, begun=True)[0]
     not_begun = story.planner.report_cancelled(work, no_results, begun=False)[0]

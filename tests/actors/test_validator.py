@@ -7,7 +7,6 @@ from tests.builders import OK, Story, agent, at_work, call, reply
 
 from linestop.actors.facts import (
     CheckFindings,
-    Facts,
     Performing,
     PinnedAgent,
     Secrets,
@@ -16,7 +15,6 @@ from linestop.schemas.events import (
     Accepted,
     BlobRef,
     Checked,
-    Cue,
     Denied,
     Judged,
     LimitHit,
@@ -210,4 +208,4 @@ def test_denied_and_failed_calls_still_let_the_run_complete() -> None:
 def test_an_empty_run_needs_no_facts() -> None:
     """A wake without facts is harmless."""
     story = Story()
-    assert story.roles["validator"].decide(story.run, Cue(kind="sweep"), Facts(), story.now) is None
+    assert story.ask("validator", ()) is None

@@ -91,7 +91,7 @@ def test_a_waiting_call_is_asked_about_again(fields: dict[str, Any], reason: str
     approve(story, tools)
     (started,) = story.last(EffectStarted).calls
     assert started.contract_digest == asked.contract_digest
-    view = story.executor.prepare(story.run, story.last(EffectStarted), story.facts)
+    view = story.executor.prepare(story.run, story.last(EffectStarted), story.executor_facts)
     assert view[0].grant.contract_digest == asked.contract_digest
     story.finish_tools(pay=ToolResult(outcome="succeeded", value=1))
     assert story.run.calls["pay"].stage is Stage.ENDED

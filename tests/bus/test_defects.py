@@ -13,8 +13,9 @@ import msgspec
 import pytest
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns, Tools
 
-from linestop.actors.facts import Facts
-from linestop.actors.role_protocol import Role
+from linestop.actors.facts import Fact
+from linestop.actors.role_facts import RoleFacts
+from linestop.actors.role_protocol import AnyRole
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.stores.kill_switch_store import KillSwitchStore
 from linestop.bus.streams import stream_names
@@ -136,7 +137,7 @@ def test_a_cached_fact_that_fails_stops_the_run(monkeypatch: pytest.MonkeyPatch)
     """Cached facts may fail as well as fetched ones."""
     inner = FactSource.facts_at_hand
 
-    def at_hand(self: FactSource, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts | None:
+    def at_hand(self: FactSource, run: Run, role: AnyRole, now: datetime, extra: tuple[Fact, ...]) -> RoleFacts | None:
         return fails() if role.name == "planner" and run.run == RUN else inner(self, run, role, now, extra)
 
     monkeypatch.setattr(FactSource, "facts_at_hand", at_hand)
@@ -159,7 +160,7 @@ def test_a_task_whose_facts_fail_becomes_a_dead_letter(monkeypatch: pytest.Monke
     """There is no run to stop yet: the task is tried a few times, then stored as a dead letter."""
     inner = FactSource.gather
 
-    async def gather(self: FactSource, run: Run, role: Role, now: datetime, extra: tuple[Any, ...]) -> Facts:
+    async def gather(self: FactSource, run: Run, role: AnyRole, now: datetime, extra: tuple[Fact, ...]) -> RoleFacts:
         return fails() if run.run == RUN else await inner(self, run, role, now, extra)
 
     monkeypatch.setattr(FactSource, "gather", gather)

@@ -223,7 +223,7 @@ def test_a_roles_page_names_what_wakes_it_and_what_it_reads(role: str) -> None:
     wakes = set(re.findall(r"`([a-z.]+)`", section(page, "Woken by")))
     assert wakes == set(found.wakes)
     needs = set(re.findall(r"`([A-Z]\w+)`", section(page, "Reads")))
-    assert {kind.__name__ for kind in found.needs} == needs
+    assert {kind.__name__ for kind in found.facts_type.kinds()} == needs
 
 
 def section(page: Path, heading: str) -> str:

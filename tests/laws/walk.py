@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 from tests.builders import SPARE, TASK, Story, agent, call, performed, reply
 
-from linestop.actors.facts import CheckFindings, ControlMessage, Facts, Worker
+from linestop.actors.facts import CheckFindings, ControlMessage, Fact, Worker
 from linestop.actors.prompt import assemble
+from linestop.actors.role_facts import ExecutorFacts
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
     EVENT_NAMES,
@@ -130,20 +131,20 @@ class Walk(Story):
 
     # --- laws ------------------------------------------------------------------------------------------
 
-    def current_facts(self, *more: Any) -> Facts:  # noqa: ANN401 - any facts
+    def current_facts(self, *more: Fact) -> tuple[Fact, ...]:
         """The facts of a role: its worker's present incarnation, and the findings of the tools' checks."""
         waiting: dict[int, tuple[str, ...]] = {
             c.finished_n: () for c in self.run.calls.values() if c.stage is Stage.CHECK
         }
         return super().current_facts(Worker(id=f"w#{self.incarnation}"), CheckFindings(by_event=waiting), *more)
 
-    def decide(self, role: RoleName, *more: Any) -> bool:  # noqa: ANN401 - any facts
+    def decide(self, role: RoleName, *more: Fact) -> bool:
         """Let one role decide, check every law about it, and append its event."""
         facts, run = self.current_facts(*more), self.run
         before = pickle.dumps(run) if self.check else b""
-        event = self.roles[role].decide(run, CUE, facts, self.now)
+        event = self.ask(role, facts)
         if self.check:
-            assert event == self.roles[role].decide(run, CUE, facts, self.now), "the same question, two answers"
+            assert event == self.ask(role, facts), "the same question, two answers"
             assert pickle.dumps(run) == before, f"{role} changed the run"
             self._check_unknown_events(role, facts)
         if event is None:
@@ -153,7 +154,7 @@ class Walk(Story):
         roles_ready = self._roles_with_events() if self.check else set[RoleName]()
         self.put(role, event)
         if self.check:
-            repeated = self.roles[role].decide(run, CUE, facts, self.now)
+            repeated = self.ask(role, facts)
             assert repeated is None or repeated != event, f"{role} decides the same again: {event}"
             self._check_wakes(role, event, roles_ready)
         return True
@@ -163,11 +164,9 @@ class Walk(Story):
         entry = self.append(role, event)
         assert not entry.ignored, f"{role} appended {EVENT_NAMES[type(event)]}, which is ignored: {entry.ignored}"
 
-    def _check_unknown_events(self, role: RoleName, facts: Facts) -> None:
+    def _check_unknown_events(self, role: RoleName, facts: tuple[Fact, ...]) -> None:
         self.run.has_unknown_events = True
-        assert self.roles[role].decide(self.run, CUE, facts, self.now) is None, (
-            f"{role} decides although the run has an unknown event"
-        )
+        assert self.ask(role, facts) is None, f"{role} decides although the run has an unknown event"
         self.run.has_unknown_events = False
 
     def _check_start(self, event: AnyEvent) -> None:
@@ -191,9 +190,7 @@ class Walk(Story):
 
     def _roles_with_events(self) -> set[RoleName]:
         facts = self.current_facts()
-        decided: dict[RoleName, AnyEvent | None] = {
-            name: role.decide(self.run, CUE, facts, self.now) for name, role in self.roles.items()
-        }
+        decided: dict[RoleName, AnyEvent | None] = {name: self.ask(name, facts) for name in self.roles}
         # A limit or a warning may wait for the next pass; every other event must not.
         return {
             name for name, event in decided.items() if event is not None and not isinstance(event, Stopped | Warned)
@@ -275,7 +272,9 @@ class Walk(Story):
         assert isinstance(started, EffectStarted)
         self.runner.results = {attempt.call: result}
         view = tuple(
-            w for w in self.executor.prepare(self.run, started, self.current_facts()) if w.call == attempt.call
+            w
+            for w in self.executor.prepare(self.run, started, ExecutorFacts.of(self.current_facts()))
+            if w.call == attempt.call
         )
         roles_ready = self._roles_with_events() if self.check else set[RoleName]()
         for event in performed(self.executor, view, started):

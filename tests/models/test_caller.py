@@ -70,7 +70,7 @@ async def _turn(story: Story, caller: Requester) -> None:
     started = story.run.entries[story.open_model() - 1].event
     assert isinstance(started, ModelStarted)
     planner = Planner(caller)
-    view = planner.prepare(story.run, started, story.facts)
+    view = planner.prepare(story.run, started, story.planner_facts)
     view = msgspec.structs.replace(view, start_by=datetime.now(UTC) + timedelta(seconds=30))
     events = [event async for event in planner.perform(view, started)]
     story.given(*events).run_until_idle()

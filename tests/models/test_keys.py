@@ -81,7 +81,7 @@ async def _ask(story: Story) -> AnyEvent:
     started = story.run.entries[story.open_model() - 1].event
     assert isinstance(started, ModelStarted)
     caller = Requester()
-    view = Planner(caller).prepare(story.run, started, story.facts)
+    view = Planner(caller).prepare(story.run, started, story.planner_facts)
     view = msgspec.structs.replace(view, start_by=datetime.now(UTC) + timedelta(seconds=30))
     try:
         (event,) = [event async for event in Planner(caller).perform(view, started)]

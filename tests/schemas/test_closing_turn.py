@@ -40,7 +40,7 @@ def seal_after_closing_turn(story: Story, text: str = "So far: one look, and it 
 def test_out_of_turns_the_model_sums_up_without_tools() -> None:
     """One turn beyond ``turns_max``; the outcome says that this is not the answer."""
     story = at_work(call("look"), version=agent(limits={"turns_max": 1})).finish_tools(look=OK)
-    view = story.planner.prepare(story.run, story.last(ModelStarted), story.facts)
+    view = story.planner.prepare(story.run, story.last(ModelStarted), story.planner_facts)
     assert view.request.tools == ()
     assert "limit 'turns_max'" in view.request.messages[-1].text
     sealed = seal_after_closing_turn(story)
@@ -65,7 +65,7 @@ def test_out_of_money_the_model_sums_up() -> None:
     version = agent(tools=(contract("rent", price_micros=400_000),))
     story = at_work(call("rent"), version=version).finish_tools(rent=msgspec.structs.replace(OK, cost_micros=400_000))
     story.finish_model(reply(call("rent", '{"q":"b"}', id="more")))
-    view = story.planner.prepare(story.run, story.last(ModelStarted), story.facts)
+    view = story.planner.prepare(story.run, story.last(ModelStarted), story.planner_facts)
     assert view.request.messages[-2].text.startswith("(not made")
     assert seal_after_closing_turn(story).status == "over_budget"
 

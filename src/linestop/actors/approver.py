@@ -12,13 +12,11 @@ reports that a tool may do more by now, a person is asked again, under the prese
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
 import msgspec
 
 from linestop.actors.control_messages import event_for_message
-from linestop.actors.facts import ControlMessage, Facts, PinnedAgent
-from linestop.schemas.agents import AgentVersion
+from linestop.actors.role_facts import ApproverFacts
 from linestop.schemas.events import (
     Answered,
     AnyEvent,
@@ -26,12 +24,12 @@ from linestop.schemas.events import (
     AskedCall,
     Cleared,
     ClearedCall,
-    Cue,
     Denied,
     Question,
     SpendQuestion,
     Stopped,
 )
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.run.approval_policy import approval_rule, awaited_event, is_by_fallback, may_do_more
 from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.run.fold import Run
@@ -53,15 +51,17 @@ class Approver:
         "executor.widened",
         "planner.failed", "planner.compacted", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (ControlMessage, PinnedAgent)
+    facts_type = ApproverFacts
 
-    def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
+    def decide(self, run: Run, facts: ApproverFacts, now: datetime) -> AnyEvent | None:
         """Append a person's decision, deny questions that have expired, then clear or ask."""
-        del cue
         if run.has_unknown_events:
             return None
-        message = facts.get(ControlMessage)
-        if message is not None and (event := event_for_message(run, message, now, _agent(facts))) is not None:
+        message = facts.message
+        if (
+            message is not None
+            and (event := event_for_message(run, message, now, facts.pinned_agent.version)) is not None
+        ):
             return event
         if run.opened is None or run.done or run.is_full:
             return None
@@ -72,11 +72,6 @@ class Approver:
             or _clear_or_ask(run, now)
             or _ask_about_outcome(run, now)
         )
-
-
-def _agent(facts: Facts) -> AgentVersion | None:
-    pinned = facts.get(PinnedAgent)
-    return pinned.version if pinned else None
 
 
 def _stop_after_decision(run: Run) -> Stopped | None:
@@ -169,9 +164,9 @@ def _asked_call(run: Run, call: CallState, name: str, now: datetime) -> AskedCal
 
 
 def _question(run: Run, call: CallState, now: datetime) -> Question:
-    args: dict[str, Any] = {}
+    args: JsonObject = {}
     if call.judged and isinstance(call.judged.args, str):
-        args = msgspec.json.decode(call.judged.args, type=dict[str, Any])
+        args = msgspec.json.decode(call.judged.args, type=JsonObject)
     wait_s = args.get("timeout_s") or run.limits.approval_expires_s
     return Question(
         call=call.call,

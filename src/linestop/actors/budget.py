@@ -12,15 +12,14 @@ measurement taken afterwards.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
-from linestop.actors.facts import Facts, Reservation
+from linestop.actors.facts import Reservation
+from linestop.actors.role_facts import BudgetFacts
 from linestop.schemas.account_names import budget_sentence, owner_of, period_end, setting_of
 from linestop.schemas.dollars import dollars
 from linestop.schemas.events import (
     AnyEvent,
     CostLine,
-    Cue,
     Held,
     LimitHit,
     Queued,
@@ -48,18 +47,17 @@ class Budget:
         "approver.answered", "approver.resumed", "executor.finished", "planner.proposed", "planner.failed",
         "planner.compacted", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (Reservation,)
+    facts_type = BudgetFacts
 
-    def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
+    def decide(self, run: Run, facts: BudgetFacts, now: datetime) -> AnyEvent | None:
         """Settle a run that is over, hold money for one that is not covered, warn, or stop it."""
-        del cue
         if run.sealed or run.has_unknown_events:
             return None
         if run.done:
             return _settle(run) if run.holds and not run.open_attempts else None
         if run.opened is None or run.is_full:
             return None
-        return _warn(run) or _hold_or_wait(run, facts.get(Reservation), now)
+        return _warn(run) or _hold_or_wait(run, facts.reservation, now)
 
 
 def next_hold(run: Run, now: datetime) -> tuple[str, int]:

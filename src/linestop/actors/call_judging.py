@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Literal
 
 import msgspec
 
@@ -15,6 +15,7 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.defaults import WAIT_MAX_S
 from linestop.schemas.events import BlobRef, JudgedCall, LimitHit, Policy, ToolGrant
+from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.provenance.argument_origins import has_untrusted
 from linestop.schemas.provenance.run_sources import provenance
 from linestop.schemas.run.call_states import CallState, ProposalState, Stage
@@ -27,6 +28,7 @@ WAIT_OVERDUE_MAX_S = 60.0
 
 TOKENIZING_COST = 8
 NAMES_SHOWN_MAX = 20
+RECORDED = "This was done already; the answer is the recorded one."
 
 
 def judge(
@@ -97,14 +99,14 @@ def _judge(  # noqa: PLR0913 - one verdict needs all of it
     args_sha256 = hashlib.sha256(checked.args).hexdigest()
     key = effect_key(f"{run.tenant}/{run.run}", call.tool, checked.args)
     earlier = [c for c in run.judged_calls.of_effect(key) if c.call != call.call]
-    verdict, errors, recorded_n = _check_repetition(run, grant, earlier, key=key, before=before)
-    if verdict == "pass" and (duplicate := _duplicate_question(run, grant, key=key, before=before)):
+    repeat = _check_repetition(run, grant, earlier, key=key, before=before)
+    if repeat.verdict == "pass" and (duplicate := _duplicate_question(run, grant, key=key, before=before)):
         return reject(duplicate)
     lines = provenance(run, contract, msgspec.json.decode(checked.args), agent)
     return JudgedCall(
-        call=call.call, tool=call.tool, verdict=verdict, errors=errors, args=checked.args.decode(),
+        call=call.call, tool=call.tool, verdict=repeat.verdict, errors=repeat.errors, args=checked.args.decode(),
         args_sha256=args_sha256, raw_args_sha256=raw_sha256, effect_key=key, tier=grant.tier, provenance=lines,
-        flags=("untrusted-value",) if has_untrusted(lines) else (), recorded_n=recorded_n, wait_until=until,
+        flags=("untrusted-value",) if has_untrusted(lines) else (), recorded_n=repeat.recorded_n, wait_until=until,
     )  # fmt: skip
 
 
@@ -147,32 +149,47 @@ def _exceeded_call_limit(
     return None
 
 
+class Repeat(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict on a call as a repetition of earlier ones; ``recorded_n`` is the event whose result counts again."""
+
+    verdict: Literal["pass", "reject", "loop", "recorded"]
+    errors: tuple[str, ...] = ()
+    recorded_n: int = 0
+
+
+NO_REPEAT = Repeat(verdict="pass")
+
+
+def _refused_repeat(sentence: str) -> Repeat:
+    return Repeat(verdict="reject", errors=(sentence,))
+
+
 def _check_repetition(
     run: Run, grant: ToolGrant, earlier: list[CallState], *, key: str, before: list[JudgedCall]
-) -> tuple[Any, tuple[str, ...], int]:
-    """Whether this call was made before: verdict, errors, and the event whose result counts again."""
+) -> Repeat:
+    """Return whether this call was made before, in the run or in the same proposal."""
     outcomes = [c.outcome_text for c in earlier if c.stage is Stage.ENDED and c.judged and c.judged.verdict != "loop"]
     calls_max = run.limits.equal_calls_max
     if len(outcomes) >= calls_max and len(set(outcomes[-calls_max:])) == 1:
         sentence = f"This call was made {len(outcomes)} times with the same result; making it again changes nothing."
-        return "loop", (sentence,), 0
+        return Repeat(verdict="loop", errors=(sentence,))
     if grant.tier == "read" or grant.repeatable:
-        return "pass", (), 0
+        return NO_REPEAT
     if any(verdict.effect_key == key and verdict.verdict == "pass" for verdict in before):
-        return "reject", ("The same effect is proposed twice in this answer.",), 0
+        return _refused_repeat("The same effect is proposed twice in this answer.")
     for call in reversed(earlier):
         if call.finished is not None and call.finished.outcome == "succeeded" and call.stage is Stage.ENDED:
-            return "recorded", ("This was done already; the answer is the recorded one.",), call.finished_n
+            return Repeat(verdict="recorded", errors=(RECORDED,), recorded_n=call.finished_n)
         if call.stage in {Stage.OPEN, Stage.READY, Stage.CHECK, Stage.ASKED, Stage.GATE}:
-            return "reject", (f"The same effect is under way already (call '{call.call}').",), 0
+            return _refused_repeat(f"The same effect is under way already (call '{call.call}').")
         if call.fate == "done" or any(attempt.outcome == "succeeded" for attempt in call.effects):
-            return "reject", (f"The same effect was done already (call '{call.call}').",), 0
+            return _refused_repeat(f"The same effect was done already (call '{call.call}').")
         unclear = not grant.safe_to_repeat and any(
             a.outcome == "failed" and may_have_taken_effect(a.error) for a in call.effects
         )
         if call.stage is Stage.UNKNOWN_OUTCOME or call.fate == "unknown" or unclear:
-            return "reject", (f"The fate of the same effect (call '{call.call}') is not known yet.",), 0
-    return "pass", (), 0
+            return _refused_repeat(f"The fate of the same effect (call '{call.call}') is not known yet.")
+    return NO_REPEAT
 
 
 def _duplicate_question(run: Run, grant: ToolGrant, *, key: str, before: list[JudgedCall]) -> str:
@@ -188,8 +205,8 @@ def _wait_until(tool: str, args: bytes, now: datetime) -> datetime | str | None:
     """Return when a ``wait.until`` is over, a sentence if that moment exceeds the limits, None for other tools."""
     if tool != "wait.until":
         return None
-    given: Any = msgspec.json.decode(args)
-    value: Any = given.get("until", given.get("seconds"))
+    given: JsonObject = msgspec.json.decode(args)
+    value: JsonValue = given.get("until", given.get("seconds"))
     if isinstance(value, int | float):
         if not value > 0:
             return f"A wait of {value} s is over before it begins; name a number of seconds above 0."

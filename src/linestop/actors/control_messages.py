@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
 from linestop.actors.call_judging import judge_edit
-from linestop.actors.facts import ControlMessage
+from linestop.actors.facts import ControlMessage, Fact
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import REPORTED_EVENTS_MAX
 from linestop.schemas.events import (
@@ -26,6 +26,7 @@ from linestop.schemas.events import (
     Resumed,
     Stopped,
 )
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.messages import SIGNED_VERBS, Control, Verb
 from linestop.schemas.run.approval_policy import call_waiting_for
 from linestop.schemas.run.approval_rules import stored_reports_n
@@ -265,7 +266,7 @@ def _report_event(run: Run, message: ControlMessage, text: str, by: str) -> Answ
     )  # fmt: skip
 
 
-def _signed_fields(control: Control) -> dict[str, Any]:
+def _signed_fields(control: Control) -> JsonObject:
     """Return what else a decision's signature covers, so that the signature can be checked from the log alone."""
     return {
         "shown_sha256": control.args_sha256, "contract_digest": control.contract_digest, "nonce": control.nonce,
@@ -303,12 +304,12 @@ def is_recorded(run: Run, cue: Cue) -> bool:
     )
 
 
-def has_stop_message(facts: tuple[Any, ...]) -> bool:
+def has_stop_message(facts: Iterable[Fact]) -> bool:
     """Whether a stop is requested; its append does not give way to others at the run's head."""
     return any(isinstance(fact, ControlMessage) and fact.verb == "stop" for fact in facts)
 
 
-def requested_stop(run: Run, facts: tuple[Any, ...], now: datetime) -> AnyEvent | None:
+def requested_stop(run: Run, facts: Iterable[Fact], now: datetime) -> AnyEvent | None:
     """Return a requested stop: every role may append it, so the first shell that sees it does."""
     for fact in facts:
         if isinstance(fact, ControlMessage) and fact.verb == "stop":

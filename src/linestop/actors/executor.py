@@ -13,25 +13,17 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from linestop.actors.facts import (
-    DeadWorkers,
-    Facts,
-    KillSwitches,
-    Performing,
-    Texts,
-    ToolsHere,
-    Worker,
-    kill_switch_message,
-)
+from linestop.actors.facts import KillSwitches, Texts, kill_switch_message
 from linestop.actors.own_starts import has_unreported_result, stop_out_of_time, unacknowledged_start
+from linestop.actors.role_facts import ExecutorFacts
 from linestop.actors.widened_contracts import attempt_left_open, widened
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import START_WITHIN_S, TOOL_GRACE_S
-from linestop.schemas.events import AnyEvent, BlobRef, Cue, EffectStarted, Finished, StartedCall
+from linestop.schemas.events import AnyEvent, BlobRef, EffectStarted, Finished, StartedCall
 from linestop.schemas.performer_interfaces import CallWork, LongResult, ToolRunner
 from linestop.schemas.run.call_states import Attempt, CallState, Stage, dead_workers_relied_on
 from linestop.schemas.run.fold import Run
@@ -50,22 +42,18 @@ class Executor:
         "approver.cleared", "approver.granted", "approver.denied", "approver.answered", "approver.resolved",
         "approver.resumed", "budget.held", "validator.checked", "validator.judged", "executor.finished", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (Worker, DeadWorkers, KillSwitches, Texts, Performing, ToolsHere)
+    facts_type = ExecutorFacts
 
     def __init__(self, runner: ToolRunner | None = None) -> None:
         self._runner = runner
 
     # --- deciding ----------------------------------------------------------------------------------------
 
-    def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
+    def decide(self, run: Run, facts: ExecutorFacts, now: datetime) -> AnyEvent | None:
         """Start the calls that may start, end waits that are over, and report attempts that no other worker will."""
-        del cue
         if run.opened is None or run.has_unknown_events or run.phase is Phase.SEALED:
             return None
-        worker = facts.get(Worker)
-        worker_id = worker.id if worker else ""
-        dead = (facts.get(DeadWorkers) or DeadWorkers()).workers
-        performing = facts.get(Performing)
+        worker_id, dead, performing = facts.worker.id, facts.dead_workers.workers, facts.performing
         if unacknowledged := unacknowledged_start(run, worker_id, performing, effect=True):
             return _report_unacknowledged(unacknowledged)
         unreported = [attempt for attempt in run.open_attempts if not has_unreported_result(attempt, performing)]
@@ -75,25 +63,23 @@ class Executor:
             return timeout_stop
         if ended_wait := _end_wait(run, now):
             return ended_wait
-        tools = facts.get(ToolsHere) or ToolsHere()
-        if wider := widened(run, tools, facts.get(Texts) or Texts(), worker=worker_id):
+        if wider := widened(run, facts.tools_here, facts.texts, worker=worker_id):
             return wider
         start = next_start(run, now, worker_id, dead)
         if isinstance(start, NextStart) and _is_due(run, start, now, unreported):
-            if attempt := attempt_left_open(run, start, tools):
+            if attempt := attempt_left_open(run, start, facts.tools_here):
                 return _report_given_up(run, attempt, now, worker=worker_id, dead=dead)
-            if event := _start(run, start, facts.get(KillSwitches) or KillSwitches(), now, worker=worker_id, dead=dead):
+            if event := _start(run, start, facts.kill_switches, now, worker=worker_id, dead=dead):
                 return event
         return _report_abandoned(run, unreported, now, worker=worker_id, dead=dead)
 
     # --- performing --------------------------------------------------------------------------------------
 
-    def prepare(self, run: Run, started: AnyEvent, facts: Facts) -> tuple[CallWork, ...]:
+    def prepare(self, run: Run, started: AnyEvent, facts: ExecutorFacts) -> tuple[CallWork, ...]:
         """Collect what the calls of ``started`` need."""
         assert isinstance(started, EffectStarted)
         assert run.opened is not None
-        texts = facts.get(Texts) or Texts()
-        return tuple(_call_work(run, line, started, texts) for line in started.calls)
+        return tuple(_call_work(run, line, started, facts.texts) for line in started.calls)
 
     async def perform(self, work: tuple[CallWork, ...], started: AnyEvent) -> AsyncIterator[Finished | LongResult]:
         """Perform all calls at once and yield each result as it comes; one that had to be cut, with its full text."""

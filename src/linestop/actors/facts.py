@@ -6,7 +6,7 @@ Every event stores the facts that its role used, so that a replay can hand them 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeAlias
 
 import msgspec
 
@@ -16,24 +16,6 @@ from linestop.schemas.kill_switches import EVERYTHING, UNREADABLE
 from linestop.schemas.messages import Control, Task, Verb
 from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import Contract
-
-F = TypeVar("F")
-
-
-class Facts:
-    """A bag of facts, one of each type."""
-
-    def __init__(self, *facts: Any) -> None:  # noqa: ANN401 - any fact type
-        self._by_type: dict[type[Any], Any] = {type(fact): fact for fact in facts}
-
-    def get(self, kind: type[F]) -> F | None:
-        """The fact of that type, if the shell has one."""
-        fact: F | None = self._by_type.get(kind)
-        return fact
-
-    def with_facts(self, *facts: Any) -> Facts:  # noqa: ANN401 - any fact type
-        """A copy with more facts."""
-        return Facts(*self._by_type.values(), *facts)
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -191,3 +173,21 @@ class Secrets(msgspec.Struct, frozen=True, kw_only=True):
     """Values that must never appear in an answer."""
 
     values: tuple[str, ...] = ()
+
+
+Fact: TypeAlias = (
+    Worker
+    | Performing
+    | DeadWorkers
+    | IncomingTask
+    | ControlMessage
+    | CurrentAgent
+    | PinnedAgent
+    | KillSwitches
+    | Space
+    | Reservation
+    | Texts
+    | ToolsHere
+    | CheckFindings
+    | Secrets
+)

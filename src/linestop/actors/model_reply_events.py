@@ -5,14 +5,13 @@ The texts of a reply are redacted, its size and its calls are checked, and what 
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from linestop.actors.prompt_exact_values import exact_values
 from linestop.actors.unusable_calls import clean_call
 from linestop.schemas.defaults import ARGUMENTS_BYTES_MAX, INLINE_BYTES_MAX
 from linestop.schemas.events import AnyEvent, Compacted, ModelFailedEvent, Proposed, ProposedCall
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import ModelFailed, ModelReply, Usage
 from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.redaction import Redactor
@@ -114,7 +113,7 @@ def closing_event(work: ModelWork, reply: ModelReply, duration_s: float) -> AnyE
     return proposed_event(work, msgspec.structs.replace(reply, calls=(), blocks=()), duration_s)
 
 
-def _redacted_blocks(blocks: tuple[dict[str, Any], ...], redactor: Redactor) -> list[dict[str, Any]]:
+def _redacted_blocks(blocks: tuple[JsonObject, ...], redactor: Redactor) -> list[JsonObject]:
     """Return the provider's blocks with texts redacted; other blocks are signed or checked by the provider itself."""
     return [
         block | {"text": redactor.text(block["text"])}

@@ -14,12 +14,13 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import msgspec
 
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import TOKEN_OVERHEAD
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.run.call_states import ProposalState
 from linestop.schemas.run.closing_turn import cost_left_micros
 from linestop.schemas.run.fold import Run
@@ -201,7 +202,7 @@ def _tool_of_json_call(value: object, known: dict[str, str]) -> str:
     """Return the tool of a call that is written as a JSON object; an object without arguments is not a call."""
     if not isinstance(value, dict):
         return ""
-    fields = cast("dict[str, Any]", value)
+    fields = cast("JsonObject", value)
     if isinstance(inner := fields.get("function"), dict):
         return _tool_of_json_call(cast("object", inner), known)
     name = next((name for key in _NAME_FIELDS if isinstance(name := fields.get(key), str)), "")

@@ -12,29 +12,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 import msgspec
 
-from linestop.actors.facts import (
-    DeadWorkers,
-    Facts,
-    KillSwitches,
-    Performing,
-    PinnedAgent,
-    Secrets,
-    Worker,
-    kill_switch_message,
-)
+from linestop.actors.facts import kill_switch_message
 from linestop.actors.model_reply_events import closing_event, compacted_event, failed_event, proposed_event
 from linestop.actors.own_starts import has_unreported_result, stop_out_of_time, unacknowledged_start
 from linestop.actors.prompt import Conversations, Prompt, assemble, request
 from linestop.actors.prompt_exact_values import covered_texts
+from linestop.actors.role_facts import PlannerFacts
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import MODEL_GRACE_S, START_WITHIN_S
 from linestop.schemas.events import (
     AnyEvent,
-    Cue,
     LimitHit,
     ModelChoice,
     ModelFailedEvent,
@@ -67,7 +57,7 @@ class Planner:
         "approver.denied", "approver.answered", "approver.resolved", "approver.granted", "approver.resumed",
         "executor.finished", "planner.proposed", "planner.failed", "planner.compacted", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (Worker, DeadWorkers, PinnedAgent, KillSwitches, Secrets, Performing)
+    facts_type = PlannerFacts
 
     def __init__(self, requester: ModelRequester | None = None) -> None:
         self._requester = requester
@@ -86,20 +76,17 @@ class Planner:
 
     # --- deciding ----------------------------------------------------------------------------------------
 
-    def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
+    def decide(self, run: Run, facts: PlannerFacts, now: datetime) -> AnyEvent | None:
         """Start the next model request if it is covered; stop the run if no model can be asked any more."""
-        del cue
-        waits = has_unreported_result(run.model_attempt, facts.get(Performing))
+        waits = has_unreported_result(run.model_attempt, facts.performing)
         if run.opened is None or run.has_unknown_events or run.phase is Phase.SEALED or waits:
             return None
-        worker = facts.get(Worker)
-        worker_id = worker.id if worker else ""
-        dead = (facts.get(DeadWorkers) or DeadWorkers()).workers
-        if unacknowledged := unacknowledged_start(run, worker_id, facts.get(Performing), effect=False):
+        worker_id, dead = facts.worker.id, facts.dead_workers.workers
+        if unacknowledged := unacknowledged_start(run, worker_id, facts.performing, effect=False):
             return _no_reply(unacknowledged.turn, unacknowledged.attempt, 0, kind="cancelled")
         if run.done:
             return _report_abandoned(run, now, worker_id, dead)
-        if timeout_stop := stop_out_of_time(run, now, facts.get(Performing), by="planner"):
+        if timeout_stop := stop_out_of_time(run, now, facts.performing, by="planner"):
             return timeout_stop
         start = next_start(run, now, worker_id, dead)
         if not isinstance(start, NextStart):
@@ -110,15 +97,14 @@ class Planner:
             return None
         if start.cost_max_micros > run.available_micros:
             return _report_uncovered_takeover(run, now, worker_id, dead) if start.takeover else None
-        kill_switches = facts.get(KillSwitches) or KillSwitches()
-        if closed := kill_switches.first_closed_for(run):
+        if closed := facts.kill_switches.first_closed_for(run):
             return stop_event(run, by="planner", why=kill_switch_message(closed), code="policy")
-        pinned = facts.get(PinnedAgent)
-        if pinned is None or pinned.version is None:
+        agent = facts.pinned_agent.version
+        if agent is None:
             return stop_event(run, by="planner", why="The agent's version is not in the store.", code="defect")
         prompt = self._cache_prompt(
             assemble(
-                run, pinned.version, purpose=start.purpose, model=start.model, dropped_to=start.dropped_to,
+                run, agent, purpose=start.purpose, model=start.model, dropped_to=start.dropped_to,
                 limit=start.limit, conversations=self._conversations,
             )
         )  # fmt: skip
@@ -126,24 +112,22 @@ class Planner:
 
     # --- performing --------------------------------------------------------------------------------------
 
-    def prepare(self, run: Run, started: AnyEvent, facts: Facts) -> ModelWork:
+    def prepare(self, run: Run, started: AnyEvent, facts: PlannerFacts) -> ModelWork:
         """Collect the prompt and everything that the reply will be checked with."""
         assert isinstance(started, ModelStarted)
         assert run.opened is not None
-        pinned = facts.get(PinnedAgent)
-        assert pinned is not None
-        assert pinned.version is not None
+        agent = facts.pinned_agent.version
+        assert agent is not None
         prompt = self._prompts.pop(started.prompt_sha256, None)
         choice = _pinned_model(run, started)
-        prompt = prompt or assemble(run, pinned.version, purpose=started.purpose, model=choice, limit=started.limit)
-        settings = pinned.version.settings(choice)
+        prompt = prompt or assemble(run, agent, purpose=started.purpose, model=choice, limit=started.limit)
+        settings = agent.settings(choice)
         granted = {tool.name for tool in run.opened.tools}
         tool_mode = settings.tool_mode
         if tool_mode == "auto" and started.model.startswith("openai/"):
             tool_mode = observed_mode(run, started.model, settings.base_url)
         compacts = started.purpose == "compact"
         covers_to = last_covered_n(run) if compacts else 0
-        secrets = facts.get(Secrets) or Secrets()
         return ModelWork(
             tenant=run.tenant, run=run.run, turn=started.turn, attempt=started.attempt,
             request=request(
@@ -151,11 +135,11 @@ class Planner:
                 deadline_s=_deadline_s(run, started),
             ),
             base_url=settings.base_url, api_key_env=settings.api_key_env, tool_mode=tool_mode,
-            planner=pinned.version.planner, price=choice.price, cost_max_micros=started.cost_max_micros,
+            planner=agent.planner, price=choice.price, cost_max_micros=started.cost_max_micros,
             used_ids=frozenset(run.calls), covers_to=covers_to,
             covered_texts=covered_texts(run, covers_to) if compacts else (),
-            contracts=tuple(c for c in pinned.version.tools if c.name in granted),
-            calls_max=run.limits.proposal_calls_max, redactor=Redactor(secrets.values),
+            contracts=tuple(c for c in agent.tools if c.name in granted),
+            calls_max=run.limits.proposal_calls_max, redactor=Redactor(facts.secrets.values),
             prompt_sha256=started.prompt_sha256, start_by=started.start_by,
         )  # fmt: skip
 

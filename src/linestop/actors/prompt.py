@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 from weakref import WeakKeyDictionary
 
 import msgspec
 
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import BlobRef, Compacted, LimitHit, ModelChoice, Text
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import Message, ModelRequest, ToolCall, ToolSpec
 from linestop.schemas.run import call_outcome
 from linestop.schemas.run.call_outcome import STRUCTURED
@@ -69,8 +70,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     system: str
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...]
-    params: dict[str, Any] = {}
-    output_schema: dict[str, Any] | None = None
+    params: JsonObject = {}
+    output_schema: JsonObject | None = None
     sha256: str
 
 
@@ -169,14 +170,14 @@ class Conversation:
                 rest += messages
         return rest
 
-    def messages_and_sha256(self, rest: list[Message], last_parts: list[Any]) -> tuple[tuple[Message, ...], str]:
+    def messages_and_sha256(self, rest: list[Message], last_parts: list[object]) -> tuple[tuple[Message, ...], str]:
         """Return all messages with ``rest`` at their end, and the digest of the list that ``last_parts`` follow."""
         sha256 = self._sha256.copy()
         sha256.update(_following(rest) + b"]" + _following(last_parts) + b"]")
         return (*self._messages, *rest), sha256.hexdigest()
 
 
-def _following(values: Iterable[Any]) -> bytes:
+def _following(values: Iterable[object]) -> bytes:
     """Return the values as they follow others in a JSON list."""
     return b"".join(b"," + canonical(value) for value in values)
 
@@ -248,7 +249,7 @@ def request(prompt: Prompt, *, model: str, output_tokens_max: int, deadline_s: f
 def _exchange_messages(proposal: ProposalState, dropped_to: int, *, structured: bool) -> list[Message]:
     """Return one proposal of the model and the results that it got."""
     event = proposal.event
-    blocks: tuple[dict[str, Any], ...] = ()
+    blocks: tuple[JsonObject, ...] = ()
     if isinstance(event.blocks, str) and event.blocks:
         blocks = tuple(_with_edited_args(block, proposal) for block in msgspec.json.decode(event.blocks))
     edited_args = {call.call: call.edited_args for call in proposal.calls}
@@ -260,7 +261,7 @@ def _exchange_messages(proposal: ProposalState, dropped_to: int, *, structured: 
     return [proposed, *(_outcome_message(call, dropped_to, structured=structured) for call in proposal.calls)]
 
 
-def _with_edited_args(block: dict[str, Any], proposal: ProposalState) -> dict[str, Any]:
+def _with_edited_args(block: JsonObject, proposal: ProposalState) -> JsonObject:
     """Return a provider's block of the reply, with the arguments that a person put in place of the model's."""
     for call in proposal.calls:
         if block.get("id") == call.call and "input" in block and call.edited_args:

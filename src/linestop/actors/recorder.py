@@ -8,10 +8,9 @@ The outcome and the archive follow from the sealed log.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-from linestop.actors.facts import Facts
-from linestop.schemas.events import Amended, AnyEvent, Cue, Fate, Sealed, SealStatus, Totals
+from linestop.actors.role_facts import RecorderFacts
+from linestop.schemas.events import Amended, AnyEvent, Fate, Sealed, SealStatus, Totals
 from linestop.schemas.run.closing_turn import NO_PARTIAL, partial_answer
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import CAUSE, STATUS, fit_receipt
@@ -27,11 +26,11 @@ class Recorder:
         "validator.refused", "validator.accepted", "budget.settled", "planner.proposed", "planner.failed",
         "planner.compacted", "executor.finished", "recorder.sealed", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = ()
+    facts_type = RecorderFacts
 
-    def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
+    def decide(self, run: Run, facts: RecorderFacts, now: datetime) -> AnyEvent | None:
         """Seal a run that is over; amend a sealed one that got late results."""
-        del cue, facts, now
+        del facts, now
         if run.has_unknown_events:
             return None
         if run.sealed:

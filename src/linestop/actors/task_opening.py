@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from linestop.actors.facts import CurrentAgent, Facts, IncomingTask, KillSwitches, Secrets, Space, kill_switch_message
+from linestop.actors.facts import IncomingTask, KillSwitches, Space, kill_switch_message
 from linestop.actors.prompt import base_size, material_bytes
+from linestop.actors.role_facts import ValidatorFacts
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import (
     LABEL_CHARS_MAX,
@@ -32,17 +33,13 @@ REFUSED_LABELS_BYTES_MAX = 4_096
 """The most bytes that a refused task's labels take in its refusal: one client may send many tasks that are refused."""
 
 
-def open_or_refuse(run: Run, incoming: IncomingTask, facts: Facts, now: datetime) -> Opened | Refused:
+def open_or_refuse(run: Run, incoming: IncomingTask, facts: ValidatorFacts, now: datetime) -> Opened | Refused:
     """Open a run for an incoming task or refuse it.
 
     Everything that the run may use is fixed here, before any untrusted data is read.
     """
-    current, kill_switches, space = (
-        facts.get(CurrentAgent),
-        facts.get(KillSwitches) or KillSwitches(),
-        facts.get(Space) or Space(),
-    )
-    agent = current.version if current else None
+    current, kill_switches = facts.current_agent, facts.kill_switches
+    agent = current.version
 
     def refuse(code: str, sentence: str) -> Refused:
         return Refused(
@@ -61,7 +58,7 @@ def open_or_refuse(run: Run, incoming: IncomingTask, facts: Facts, now: datetime
     user = (f"user:{incoming.task.user}",) if incoming.task.user else ()
     if closed := kill_switches.first_closed(f"tenant:{run.tenant}", f"agent:{agent.name}", *user):
         return refuse("door_closed", f"No new runs are accepted. {kill_switch_message(closed)}")
-    if space_reason := no_space_message(space):
+    if space_reason := no_space_message(facts.space):
         return refuse("no_space", space_reason)
     limits = lower_limits(agent.limits, incoming.task.limits)
     if isinstance(limits, str):
@@ -71,7 +68,7 @@ def open_or_refuse(run: Run, incoming: IncomingTask, facts: Facts, now: datetime
     if sentence := _invalid_task(incoming.task, agent, limits):
         return refuse("bad_task", sentence)
     # The digest of the store is pinned: a newer build may encode the same version differently.
-    digest = current.digest if current and current.digest else agent.digest()
+    digest = current.digest or agent.digest()
     return _opened_event(
         _redact_material(incoming, facts), agent, limits, digest=digest, kill_switches=kill_switches, now=now
     )
@@ -90,12 +87,12 @@ def asked_for(incoming: IncomingTask, now: datetime) -> AskedFor:
     return AskedFor(user=user, submitter=submitter, labels=labels, key=key, asked_at=asked_at)
 
 
-def _redact_material(incoming: IncomingTask, facts: Facts) -> IncomingTask:
+def _redact_material(incoming: IncomingTask, facts: ValidatorFacts) -> IncomingTask:
     """Return the task with its material redacted: material is outside data, as a tool's result is."""
-    task, secrets = incoming.task, facts.get(Secrets) or Secrets()
+    task = incoming.task
     if task is None or not task.material:
         return incoming
-    clean = msgspec.structs.replace(task, material=Redactor(secrets.values).text(task.material))
+    clean = msgspec.structs.replace(task, material=Redactor(facts.secrets.values).text(task.material))
     return msgspec.structs.replace(incoming, task=clean)
 
 

@@ -9,23 +9,12 @@ final answer, and ``stopped`` when a limit, a loop or the clock ends the run.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from linestop.actors import task_opening
 from linestop.actors.call_judging import judge
-from linestop.actors.facts import (
-    CheckFindings,
-    CurrentAgent,
-    Facts,
-    IncomingTask,
-    KillSwitches,
-    Performing,
-    PinnedAgent,
-    Secrets,
-    Space,
-    Texts,
-)
+from linestop.actors.facts import Performing, Space
 from linestop.actors.narrated_calls import narration_errors
+from linestop.actors.role_facts import ValidatorFacts
 from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.defaults import SPACE_FOR_STARTS
 from linestop.schemas.events import (
@@ -33,7 +22,6 @@ from linestop.schemas.events import (
     AnyEvent,
     BlobRef,
     Checked,
-    Cue,
     Judged,
     LimitHit,
     Refused,
@@ -60,17 +48,14 @@ class Validator:
         "planner.proposed", "planner.failed", "approver.edited", "approver.answered", "approver.denied",
         "executor.finished", "stopped",
     })  # fmt: skip
-    needs: tuple[type[Any], ...] = (
-        IncomingTask, CurrentAgent, PinnedAgent, KillSwitches, Space, Texts, CheckFindings, Secrets, Performing,
-    )  # fmt: skip
+    facts_type = ValidatorFacts
 
-    def decide(self, run: Run, cue: Cue, facts: Facts, now: datetime) -> AnyEvent | None:
+    def decide(self, run: Run, facts: ValidatorFacts, now: datetime) -> AnyEvent | None:
         """Open, judge, check, accept or return; or stop the run at a limit."""
-        del cue
         if run.has_unknown_events:
             return None
         if run.opened is None:
-            incoming = facts.get(IncomingTask)
+            incoming = facts.incoming
             if incoming is None or run.refused or run.sealed:
                 return None
             if run.stopped:
@@ -82,16 +67,16 @@ class Validator:
             return task_opening.open_or_refuse(run, incoming, facts, now)
         if run.done:
             return None
-        if limit_stop := _stop_at_limit(run, now, facts.get(Performing) or Performing()):
+        if limit_stop := _stop_at_limit(run, now, facts.performing):
             return limit_stop
         proposal = run.proposal
         if proposal is None:
             return None
         if run.phase is Phase.JUDGING:
-            return _stop_without_space(run, facts.get(Space) or Space()) or _judge_calls(run, proposal, facts, now)
+            return _stop_without_space(run, facts.space) or _judge_calls(run, proposal, facts, now)
         if run.phase is Phase.ANSWERING:
             return _judge_answer(run, proposal, facts, now)
-        return _check_result(run, proposal, facts)
+        return _check_result(proposal, facts)
 
 
 def _stop_without_space(run: Run, space: Space) -> Stopped | None:
@@ -126,30 +111,28 @@ def _stop_at_limit(run: Run, now: datetime, performing: Performing) -> Stopped |
     return None
 
 
-def _judge_calls(run: Run, proposal: ProposalState, facts: Facts, now: datetime) -> AnyEvent | None:
-    pinned = facts.get(PinnedAgent)
+def _judge_calls(run: Run, proposal: ProposalState, facts: ValidatorFacts, now: datetime) -> AnyEvent | None:
+    pinned = facts.pinned_agent
     if pinned is None:
         return None
     if pinned.version is None:
         return stop_event(run, by="validator", why="The agent's version is not in the store.", code="defect")
-    texts = facts.get(Texts) or Texts()
-    calls = judge(run, proposal, pinned.version, texts.by_sha256, now=now)
+    calls = judge(run, proposal, pinned.version, facts.texts.by_sha256, now=now)
     rejected = all(verdict.verdict == "reject" for verdict in calls)
     in_a_row = run.rejections_in_a_row + 1 if rejected else 0
     return Judged(proposal_n=proposal.n, calls=calls, rejections_in_a_row=in_a_row, rule=RULE)
 
 
-def _judge_answer(run: Run, proposal: ProposalState, facts: Facts, now: datetime) -> AnyEvent | None:
-    pinned = facts.get(PinnedAgent)
+def _judge_answer(run: Run, proposal: ProposalState, facts: ValidatorFacts, now: datetime) -> AnyEvent | None:
+    pinned = facts.pinned_agent
     if pinned is None:
         return None
     if pinned.version is None:
         return stop_event(run, by="validator", why="The agent's version is not in the store.", code="defect")
     text = proposal.event.text
-    secrets = facts.get(Secrets) or Secrets()
     errors = _answer_errors(text, pinned.version.output_schema) or narration_errors(run, proposal, pinned.version, now)
     if not errors:
-        answer = Redactor(secrets.values).text(text) if isinstance(text, str) else text
+        answer = Redactor(facts.secrets.values).text(text) if isinstance(text, str) else text
         read = any(call.finished is not None and call.finished.untrusted for call in run.calls.values())
         derived = read or (run.opened is not None and bool(run.opened.task.material))
         return Accepted(proposal_n=proposal.n, answer=answer, derived_from_untrusted=derived)
@@ -172,11 +155,10 @@ def _answer_errors(text: str | BlobRef, schema: dict[str, object] | None) -> tup
     return checked.errors
 
 
-def _check_result(run: Run, proposal: ProposalState, facts: Facts) -> Checked | None:
-    findings = facts.get(CheckFindings)
+def _check_result(proposal: ProposalState, facts: ValidatorFacts) -> Checked | None:
+    findings = facts.check_findings.by_event
     for call in proposal.calls:
-        if call.stage is Stage.CHECK and findings is not None and call.finished_n in findings.by_event:
-            sentences = findings.by_event[call.finished_n]
+        if call.stage is Stage.CHECK and call.finished_n in findings:
+            sentences = findings[call.finished_n]
             return Checked(finished_n=call.finished_n, verdict="reject" if sentences else "pass", findings=sentences)
-    del run
     return None

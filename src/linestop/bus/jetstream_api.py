@@ -7,11 +7,12 @@ configuration maps the prefix to that account (see ``server/nats_config.py``).
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from linestop.errors import Refused
+from linestop.schemas.json_values import JsonObject
 
 PREFIX: Final = "LINESTOP.API"
 SERVER_PREFIX: Final = "$JS.API"
@@ -42,7 +43,7 @@ class _Reply(msgspec.Struct, frozen=True):
     error: _Error | None = None
 
 
-def read_reply(subject: str, payload: bytes) -> dict[str, Any]:  # the API's replies are open JSON objects
+def read_reply(subject: str, payload: bytes) -> JsonObject:  # the API's replies are open JSON objects
     """Return the reply to a request on ``subject`` as JSON.
 
     Raises:
@@ -54,7 +55,7 @@ def read_reply(subject: str, payload: bytes) -> dict[str, Any]:  # the API's rep
             f"JetStream refused {subject}: {error.description} (error {error.err_code}).",
             err_code=error.err_code,
         )
-    return msgspec.json.decode(payload, type=dict[str, Any])
+    return msgspec.json.decode(payload, type=JsonObject)
 
 
 def stream_create(stream: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -23,6 +23,7 @@ from linestop.schemas.events import (
     Text,
     Warned,
 )
+from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
@@ -102,7 +103,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     calls: int = 0
     tokens: int = 0
     cost_micros: int = 0
-    receipt: tuple[dict[str, Any], ...] = ()
+    receipt: tuple[JsonObject, ...] = ()
     receipt_omits: int = 0
     n: int = 0
     head_sha256: str = ""
@@ -174,7 +175,7 @@ def alert_for_event(run: Run, entry: Entry) -> AlertMessage | None:
     return AlertMessage(kind, payload, {**headers, "Nats-Msg-Id": _digest(alert_id, payload)})
 
 
-def _over_reservation(run: Run, entry: Entry) -> dict[str, Any]:
+def _over_reservation(run: Run, entry: Entry) -> JsonObject:
     """Describe a provider's report of more usage than the limits of the request allow; empty if it reported less."""
     if not isinstance(entry.event, Proposed | ModelFailedEvent | Compacted):
         return {}
@@ -274,5 +275,5 @@ def _digest(alert_id: str, rest: bytes) -> str:
     return hashlib.sha256(f"{alert_id}\0".encode() + rest).hexdigest()
 
 
-def _payload(run: Run, n: int, **more: Any) -> bytes:  # noqa: ANN401 - any JSON
+def _payload(run: Run, n: int, **more: JsonValue) -> bytes:
     return canonical({"tenant": run.tenant, "run": run.run, "agent": agent_of(run), "n": n, **more})

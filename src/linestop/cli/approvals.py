@@ -14,6 +14,7 @@ from linestop.client import Client
 from linestop.client.client import DecisionOptions, Resolution
 from linestop.client.result_types import OpenQuestion, pick_question
 from linestop.errors import InputError, Refused
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.messages import Reply
 
 
@@ -78,11 +79,11 @@ def resolve(run: str, call: str, *, action: str | None, result: str | None, **op
     _decide(options, lambda client, control: client.resolve(run, resolution, call=call, result=value, **control))
 
 
-def _new_args(text: str) -> dict[str, Any]:
+def _new_args(text: str) -> JsonObject:
     args = command_input.json_argument(text, "--edit")
     if not isinstance(args, dict):
         raise InputError("--edit: give the new arguments as a JSON object.")
-    return cast("dict[str, Any]", args)
+    return cast("JsonObject", args)
 
 
 def _with_shown_digest(options: dict[str, Any], run: str, call: str, *, verb: str, confirmation: str) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import Any
 
 from linestop.errors import InputError, TooLarge
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
+from linestop.schemas.json_values import JsonValue
 
 
-def json_argument(text: str, what: str) -> Any:  # noqa: ANN401 - any JSON value
+def json_argument(text: str, what: str) -> JsonValue:
     """Read JSON from the command line: the text itself, or the file named as ``@file`` or by its name.
 
     Raises:

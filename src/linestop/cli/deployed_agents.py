@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 import click
@@ -22,6 +22,7 @@ from linestop.config.project_file import Project, load_project
 from linestop.errors import LinestopError, NotFound
 from linestop.sandbox.tools.contract_lint import lint_contracts
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.run.fold import Run
 
 DIGEST_SHOWN: Final = 12
@@ -234,7 +235,7 @@ def tools_inspect(name: str, as_json: bool) -> None:
         printing.print_json(contract)
         return
     click.echo(f"{contract.name}: {contract.description}")
-    shown: dict[str, Any] = msgspec.to_builtins(contract)
+    shown: JsonObject = msgspec.to_builtins(contract)
     for field in ("name", "description", "parameters", "returns"):
         shown.pop(field, None)
     shown = {"tier": contract.tier, "kind": contract.kind, "timeout_s": contract.timeout_s, **shown}

@@ -24,6 +24,7 @@ from linestop.client.stop_scope import stop_scope
 from linestop.errors import InputError, NotFound, PermissionDenied, Refused, TimedOut
 from linestop.schemas import events, subjects
 from linestop.schemas.defaults import DEFAULT_TENANT
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.kill_switches import switch_name
 from linestop.schemas.messages import Control, Reply, Task, Verb, shorten, unknown_field
 from linestop.schemas.run.fold import Run
@@ -156,9 +157,7 @@ class Client(RunFollower):
         """Deny the call; the model reads ``why``. Errors as ``approve``."""
         return await self._send_decision("deny", run, Control(call=call), options)
 
-    async def edit(
-        self, run: str, args: dict[str, Any], *, call: str = "", **options: Unpack[DecisionOptions]
-    ) -> Reply:
+    async def edit(self, run: str, args: JsonObject, *, call: str = "", **options: Unpack[DecisionOptions]) -> Reply:
         """Replace a call's arguments and approve the new ones; asked again where the policy requires two people.
 
         Errors as ``approve``; also ``Refused`` if these arguments are not valid for the tool: the question stays open.

@@ -13,6 +13,7 @@ from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.bus.streams import stream_names
 from linestop.client.result_types import DeadLetter
 from linestop.errors import InputError, NotFound
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.subjects import parse_dead_letter, wake
 
 ALL_SUBJECTS: Final = "dead.>"
@@ -78,7 +79,7 @@ def _read_dead_letter(message: StreamMessage) -> DeadLetter:
         body: Any = msgspec.json.decode(message.payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         body = None
-    fields = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+    fields = cast("JsonObject", body) if isinstance(body, dict) else {}
     known = {"reason", "subject", "payload", "role", "run"}
     return DeadLetter(
         seq=message.seq, role=subject.role, tenant=subject.tenant, run=subject.run,

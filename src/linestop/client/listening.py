@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ from linestop.bus.streams import stream_names
 from linestop.client.waiting import watch_hints
 from linestop.errors import Conflict, Defect, InputError, Unreachable
 from linestop.schemas import subjects
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.subjects import check_name
 
 LOG = logging.getLogger("linestop.client")
@@ -51,7 +52,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run: str = ""
     agent: str = ""
     n: int = 0
-    event: dict[str, Any] = {}
+    event: JsonObject = {}
     role: str = ""
     why: str = ""
     worker: str = ""
@@ -63,7 +64,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def read_alert(message: StreamMessage) -> Alert:
     """Read a stored alert."""
-    fields = msgspec.json.decode(message.payload, type=dict[str, Any])
+    fields = msgspec.json.decode(message.payload, type=JsonObject)
     kind, at = message.subject.rpartition(".")[2], message.headers.get("ce-time", "")
     return msgspec.convert({**fields, "kind": kind, "at": at, "position": message.seq}, Alert)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -13,6 +13,7 @@ from linestop.bus.run_outcomes_and_alerts import agent_of
 from linestop.errors import InputError, NotFound, Refused
 from linestop.schemas.dollars import rounded_dollars
 from linestop.schemas.events import NEVER, AskedCall, BlobRef, OpenStart, Provenance, Question, Text
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import Tier, canonical
@@ -125,7 +126,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: str = ""
     subject: str = ""
     payload: str = ""
-    more: dict[str, Any] = {}
+    more: JsonObject = {}
 
 
 def status_of(run: Run) -> str:
@@ -237,7 +238,7 @@ def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuesti
     args_text = (
         args if isinstance(args, str) else texts.get(args.sha256, f"[{args.bytes} bytes, SHA-256 {args.sha256}]")
     )
-    common: dict[str, Any] = {
+    common: JsonObject = {
         "tenant": run.tenant,
         "run": run.run,
         "agent": agent_of(run),

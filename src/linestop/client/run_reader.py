@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import anyio
 import msgspec
@@ -32,6 +32,7 @@ from linestop.errors import InputError, LinestopError, NotFound
 from linestop.schemas import subjects
 from linestop.schemas.defaults import DEFAULT_TENANT
 from linestop.schemas.events import Text
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
 from linestop.schemas.subjects import RunId, TenantId, check_name
@@ -308,7 +309,7 @@ class RunReader:
     async def _newest_runs(self, limit: int, tenant: str, *, begun_only: bool = False) -> list[Key]:
         reader = Reader(self.bus.wire, stream_names.RUNS)
         info = await self.bus.wire.connection.api_request(jetstream_api.stream_info(stream_names.RUNS))
-        last = int(msgspec.convert(info["state"], dict[str, Any])["last_seq"])
+        last = int(msgspec.convert(info["state"], JsonObject)["last_seq"])
         window = WINDOW_MESSAGES
         while True:
             messages = await reader.read_all(f"runs.{tenant or '*'}.*.*.*.1", after_seq=max(0, last - window))

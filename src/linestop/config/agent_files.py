@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -21,6 +21,7 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import schema_error
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX, Limits, excessive_limit
 from linestop.schemas.events import ModelChoice, Policy
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX, Price, ToolMode
 from linestop.schemas.subjects import check_name
 from linestop.schemas.tool_contracts import Contract
@@ -71,7 +72,7 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     base_url: str = ""
     api_key_env: str = ""
     tool_mode: ToolMode = "auto"
-    params: dict[str, Any] = {}
+    params: JsonObject = {}
     price: PriceTable | None = None
     window_tokens: Tokens = 128_000
     output_tokens_max: Tokens = 4_096
@@ -111,7 +112,7 @@ class AgentFile(ModelTable, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pinned: tuple[str, ...] = ()
     limits: LimitsTable = LimitsTable()
     policy: PolicyTable = PolicyTable()
-    output_schema: str | dict[str, Any] | None = None
+    output_schema: str | JsonObject | None = None
 
 
 def load_agents(
@@ -299,7 +300,7 @@ def _tools(path: Path, patterns: Iterable[str], contracts: Sequence[Contract]) -
     return tuple(chosen[name] for name in sorted(chosen))
 
 
-def _schema(path: Path, output_schema: str | dict[str, Any] | None) -> dict[str, Any] | None:
+def _schema(path: Path, output_schema: str | JsonObject | None) -> JsonObject | None:
     if output_schema is None:
         return None
     schema = output_schema if isinstance(output_schema, dict) else _schema_file(path, path.parent / output_schema)
@@ -308,8 +309,8 @@ def _schema(path: Path, output_schema: str | dict[str, Any] | None) -> dict[str,
     return schema
 
 
-def _schema_file(path: Path, file: Path) -> dict[str, Any]:
+def _schema_file(path: Path, file: Path) -> JsonObject:
     try:
-        return msgspec.json.decode(read_text(file, f"{path}, output_schema"), type=dict[str, Any])
+        return msgspec.json.decode(read_text(file, f"{path}, output_schema"), type=JsonObject)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"{path}, output_schema: {file} is not a JSON Schema ({error}).") from None

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Literal, cast, get_args
+from typing import Final, Literal, cast, get_args
 
 import msgspec
 
@@ -22,6 +22,7 @@ from linestop.bus.access.credentials import require_urls
 from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError
 from linestop.schemas.defaults import DEFAULT_TENANT, AccountLimits, Retention, WorkerLimits
+from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.subjects import check_name
 
 CONFIG_FILE: Final = "linestop.toml"
@@ -88,7 +89,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     secrets: dict[str, str] = {}
     tools: tuple[str, ...] = ()
     playbooks: tuple[str, ...] = ("playbooks/*.toml",)
-    profiles: dict[ProfileName, dict[str, Any]] = {}
+    profiles: dict[ProfileName, JsonObject] = {}
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,7 +240,7 @@ def _profile(environ: Mapping[str, str], file_profile: ProfileName) -> ProfileNa
     raise ConfigError(f"LINESTOP_PROFILE is {profile!r}: use one of {', '.join(PROFILES)}.")
 
 
-def _profile_table(raw: Mapping[str, Any], file_config: Config, profile: ProfileName, source: str) -> dict[str, Any]:
+def _profile_table(raw: Mapping[str, JsonValue], file_config: Config, profile: ProfileName, source: str) -> JsonObject:
     for name, table in file_config.profiles.items():
         if not {"profile", "profiles"}.isdisjoint(table):
             raise ConfigError(f"{source}, profiles.{name}: a profile cannot choose or hold profiles.")
@@ -251,13 +252,13 @@ def _profile_table(raw: Mapping[str, Any], file_config: Config, profile: Profile
     return file_config.profiles.get(profile, {})
 
 
-def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, JsonValue], overrides: Mapping[str, JsonValue]) -> JsonObject:
     """``base`` with the values of ``overrides``; tables are merged, everything else is replaced."""
     merged = dict(base)
     for key, value in overrides.items():
         base_value = merged.get(key)
         if isinstance(base_value, dict) and isinstance(value, dict):
-            merged[key] = _merged(cast("dict[str, Any]", base_value), cast("dict[str, Any]", value))
+            merged[key] = _merged(cast("JsonObject", base_value), cast("JsonObject", value))
         else:
             merged[key] = value
     return merged

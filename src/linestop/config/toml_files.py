@@ -6,25 +6,26 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from linestop.bus.read_file import read_regular
 from linestop.config.known_values import known_values
 from linestop.errors import ConfigError
+from linestop.schemas.json_values import JsonObject, JsonValue
 
 FILE_BYTES_MAX: Final = 1024 * 1024
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 T = TypeVar("T")
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> JsonObject:
     """Read a TOML file of at most ``FILE_BYTES_MAX``, or raise ``ConfigError`` naming it."""
     return parse_toml(read_text(path, str(path)), str(path))
 
 
-def parse_toml(text: str, source: str) -> dict[str, Any]:
+def parse_toml(text: str, source: str) -> JsonObject:
     """Read TOML, or raise ``ConfigError`` naming ``source``."""
     try:
         return tomllib.loads(text)
@@ -49,7 +50,7 @@ def read_text(path: Path, location: str) -> str:
         raise ConfigError(f"{label} cannot be read ({reason}).") from None
 
 
-def convert(raw: Mapping[str, Any], kind: type[T], source: str) -> T:
+def convert(raw: Mapping[str, JsonValue], kind: type[T], source: str) -> T:
     """Convert the content of a TOML file to ``kind``, strictly, or raise ``ConfigError`` with file and key."""
     try:
         return msgspec.convert(raw, kind)

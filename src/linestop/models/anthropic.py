@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import cast
 
 import httpx2
 from anthropic import AnthropicError, AsyncAnthropic, DefaultAsyncHttpxClient
@@ -12,6 +12,7 @@ from anthropic import AnthropicError, AsyncAnthropic, DefaultAsyncHttpxClient
 from linestop.models.anthropic_reply import AnthropicReplyReader, arguments_object
 from linestop.models.transport import CONNECT_S, HOOKS, HttpResponse, exchange, with_deadline
 from linestop.models.wire_names import check_names, to_wire, wire_id
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, OnDelta, ToolSpec
 from linestop.schemas.visible_text import is_blank
 
@@ -77,7 +78,7 @@ class AnthropicClient:
         await self._sdk.close()
 
     @asynccontextmanager
-    async def _open(self, body: dict[str, Any], deadline_s: float) -> AsyncGenerator[HttpResponse]:
+    async def _open(self, body: JsonObject, deadline_s: float) -> AsyncGenerator[HttpResponse]:
         fields = dict(body)
         async with self._sdk.messages.with_streaming_response.create(
             model=fields.pop("model"),
@@ -90,7 +91,7 @@ class AnthropicClient:
             yield cast("HttpResponse", response)
 
 
-def request_body(request: ModelRequest) -> dict[str, Any]:
+def request_body(request: ModelRequest) -> JsonObject:
     """Encode ``request`` for the Messages API.
 
     Raises:
@@ -105,7 +106,7 @@ def request_body(request: ModelRequest) -> dict[str, Any]:
             f"allowed are {', '.join(sorted(PARAMS))}.",
         )
     _check_cache(request)
-    body: dict[str, Any] = {
+    body: JsonObject = {
         "model": request.model.partition("/")[2],
         "max_tokens": request.output_tokens_max,
         "messages": _messages(request.messages),
@@ -116,7 +117,7 @@ def request_body(request: ModelRequest) -> dict[str, Any]:
     if request.tools:
         body["tools"] = [_tool(tool) for tool in request.tools]
     if request.output_schema is not None:
-        config = cast("dict[str, Any]", body.get("output_config") or {})
+        config = cast("JsonObject", body.get("output_config") or {})
         body["output_config"] = config | {"format": {"type": "json_schema", "schema": request.output_schema}}
     return body
 
@@ -124,7 +125,7 @@ def request_body(request: ModelRequest) -> dict[str, Any]:
 def _check_cache(request: ModelRequest) -> None:
     """Refuse one-hour cache writes, which cost more than the price that reservations use."""
     control = request.params.get("cache_control")
-    if isinstance(control, dict) and cast("dict[str, Any]", control).get("ttl", "5m") != "5m":
+    if isinstance(control, dict) and cast("JsonObject", control).get("ttl", "5m") != "5m":
         raise ModelFailed(
             "permanent",
             f'The parameter "cache_control" of {request.model} may only have the ttl "5m", '
@@ -132,13 +133,13 @@ def _check_cache(request: ModelRequest) -> None:
         )
 
 
-def _tool(tool: ToolSpec) -> dict[str, Any]:
+def _tool(tool: ToolSpec) -> JsonObject:
     return {"name": to_wire(tool.name), "description": tool.description, "input_schema": tool.parameters}
 
 
-def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
+def _messages(messages: Iterable[Message]) -> list[JsonObject]:
     """Merge adjacent messages of one role: all results of a turn must be together and come first."""
-    written: list[dict[str, Any]] = []
+    written: list[JsonObject] = []
     for message in messages:
         role = "assistant" if message.role == "assistant" else "user"
         content = _content(message)
@@ -152,15 +153,15 @@ def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     return written
 
 
-def _content(message: Message) -> list[dict[str, Any]]:
+def _content(message: Message) -> list[JsonObject]:
     if message.role == "tool":
-        result: dict[str, Any] = {"type": "tool_result", "tool_use_id": wire_id(message.call_id)}
+        result: JsonObject = {"type": "tool_result", "tool_use_id": wire_id(message.call_id)}
         if message.result_text:
             result["content"] = message.result_text
         return [result | ({"is_error": True} if message.is_error else {})]
     if message.blocks and message.blocks_of == PROVIDER:
         return list(message.blocks)
-    content: list[dict[str, Any]] = [] if is_blank(message.text) else [{"type": "text", "text": message.text}]
+    content: list[JsonObject] = [] if is_blank(message.text) else [{"type": "text", "text": message.text}]
     calls = [
         {"type": "tool_use", "id": wire_id(call.id), "name": to_wire(call.name), "input": arguments_object(call.args)}
         for call in message.calls

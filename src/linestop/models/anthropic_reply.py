@@ -7,7 +7,7 @@ answer are never guessed: an unknown delta or stop reason means that the answer 
 
 from __future__ import annotations
 
-from typing import Any, Never, cast
+from typing import Never, cast
 
 import msgspec
 
@@ -27,6 +27,7 @@ from linestop.models.wire_values import (
     read_object,
     replace_surrogates,
 )
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
 
 _STOPS: dict[str, StopReason] = {
@@ -68,7 +69,7 @@ _TYPE_BY_FIRST_DELTA = {"text_delta": "text", "thinking_delta": "thinking", "cit
 class _Block:
     """One content block under construction."""
 
-    def __init__(self, start: dict[str, Any], index: int) -> None:
+    def __init__(self, start: JsonObject, index: int) -> None:
         self.fields = start
         self.index = index
         self.open = True
@@ -76,7 +77,7 @@ class _Block:
         self._pieces: dict[str, list[str]] = {}
         self._watcher_text = WholeCharacters()
 
-    def add(self, delta: dict[str, Any]) -> str:
+    def add(self, delta: JsonObject) -> str:
         """Add a delta; return its text for watchers."""
         kind = delta.get("type") or next((_TYPE_BY_FIELD[field] for field in _TYPE_BY_FIELD if delta.get(field)), None)
         if not self.fields.get("type") and kind in _TYPE_BY_FIRST_DELTA:
@@ -120,13 +121,13 @@ class _Block:
             self.fields["input"] = arguments_object(self.args)
 
 
-def arguments_object(args: str) -> dict[str, Any]:
+def arguments_object(args: str) -> JsonObject:
     """Arguments as the object that the provider requires of past calls, even if they are not JSON."""
     try:
         value = msgspec.json.decode(args)
     except (msgspec.DecodeError, RecursionError):
         value = None
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {"not_an_object": args}
+    return cast("JsonObject", value) if isinstance(value, dict) else {"not_an_object": args}
 
 
 class AnthropicReplyReader:
@@ -151,7 +152,7 @@ class AnthropicReplyReader:
         match data.get("type") or event.name:
             case "message_start":
                 message = data.get("message")
-                self._begin(cast("dict[str, Any]", message) if isinstance(message, dict) else {})
+                self._begin(cast("JsonObject", message) if isinstance(message, dict) else {})
             case "content_block_start":
                 self._open_block(data)
             case "content_block_delta":
@@ -242,7 +243,7 @@ class AnthropicReplyReader:
             reasoning=counts["thinking"],
         )  # fmt: skip
 
-    def _begin(self, message: dict[str, Any]) -> None:
+    def _begin(self, message: JsonObject) -> None:
         message_id = id_text(message.get("id"))
         if self._blocks and message_id != self._id:
             raise ValueError("a second message_start in the middle of an answer")
@@ -250,7 +251,7 @@ class AnthropicReplyReader:
         self._id, self._model = self._id or message_id, self._model or id_text(message.get("model"))
         self._counts.add_report(message.get("usage"))
 
-    def _open_block(self, data: dict[str, Any]) -> None:
+    def _open_block(self, data: JsonObject) -> None:
         index = read_index(data.get("index"))
         ended = [block for block in self._blocks if block.open and index in (None, block.index)]
         if not self._begun or not all(block.is_complete() for block in ended):
@@ -260,7 +261,7 @@ class AnthropicReplyReader:
             block.close()
         self._blocks.append(_Block(fields_of(data.get("content_block")), len(self._blocks) if index is None else index))
 
-    def _add(self, data: dict[str, Any]) -> str:
+    def _add(self, data: JsonObject) -> str:
         delta, index = fields_of(data.get("delta")), read_index(data.get("index"))
         if not delta:
             return ""

@@ -13,6 +13,7 @@ import msgspec
 from linestop.models import open_model
 from linestop.models.planner_function import PREFIX, PlannerFunction, call_function, load_planner
 from linestop.models.start_freshness import require_fresh
+from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.model_messages import ModelClient, ModelFailed, ModelReply, ToolMode
 from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.redaction import StreamRedactor
@@ -97,13 +98,11 @@ def without_lone_surrogates(reply: ModelReply) -> ModelReply:
     return reply
 
 
-def _replace_surrogates(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def _replace_surrogates(value: JsonValue) -> JsonValue:
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, dict):
-        return {
-            _replace_surrogates(key): _replace_surrogates(each) for key, each in cast("dict[str, Any]", value).items()
-        }
+        return {_replace_surrogates(key): _replace_surrogates(each) for key, each in cast("JsonObject", value).items()}
     if isinstance(value, list | tuple):
         return [_replace_surrogates(each) for each in cast("list[Any]", value)]
     return value

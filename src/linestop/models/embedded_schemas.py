@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Final, cast
+from typing import Final, cast
 from urllib.parse import quote, unquote, urljoin
+
+from linestop.schemas.json_values import JsonObject
 
 Pointer = tuple[str, ...]
 """The keys and indexes that lead from a schema's root to a part of it."""
 
-Visit = Callable[[dict[str, Any], Pointer], dict[str, Any]]
+Visit = Callable[[JsonObject, Pointer], JsonObject]
 
 DATA: Final = frozenset({"const", "default", "enum", "examples"})
 """Keywords whose values are data and hold no schemas."""
@@ -30,7 +32,7 @@ _IDENTITY: Final = ("$id", "$schema", "$anchor", "$dynamicAnchor")
 _UNSAFE = re.compile(r"[^a-zA-Z0-9_-]+")
 
 
-def transform_schema(schema: dict[str, Any], visit: Visit, at: Pointer = ()) -> dict[str, Any]:
+def transform_schema(schema: JsonObject, visit: Visit, at: Pointer = ()) -> JsonObject:
     """Copy a schema with ``visit`` applied to it and to every schema in it, the inner ones first."""
     fields = dict(schema)
     for key, value in cast("dict[str, object]", schema).items():
@@ -48,10 +50,10 @@ def transform_schema(schema: dict[str, Any], visit: Visit, at: Pointer = ()) -> 
 
 
 def _transform_part(part: object, visit: Visit, at: Pointer) -> object:
-    return transform_schema(cast("dict[str, Any]", part), visit, at) if isinstance(part, dict) else part
+    return transform_schema(cast("JsonObject", part), visit, at) if isinstance(part, dict) else part
 
 
-def embed_schema(schema: dict[str, Any], name: str, definitions: dict[str, Any]) -> dict[str, Any]:
+def embed_schema(schema: JsonObject, name: str, definitions: JsonObject) -> JsonObject:
     """The part to put into a document for ``schema``; its targets are added to the document's ``definitions``.
 
     The names of its definitions are derived from ``name``; each schema of a document needs another ``name``.
@@ -60,7 +62,7 @@ def embed_schema(schema: dict[str, Any], name: str, definitions: dict[str, Any])
     new_names: dict[Pointer, str] = {
         (key, each): _free_name(f"{name}.{_UNSAFE.sub('_', each)}", definitions)
         for key in DEFINITIONS
-        for each in cast("dict[str, Any]", schema.get(key) or {})
+        for each in cast("JsonObject", schema.get(key) or {})
     }
     needs_whole_schema = any(target[:2] not in new_names for target in targets.all())
 
@@ -71,7 +73,7 @@ def embed_schema(schema: dict[str, Any], name: str, definitions: dict[str, Any])
         definition_name = new_names.get(target[:2])
         return _reference(("$defs", definition_name, *target[2:]) if definition_name else ("$defs", name, *target))
 
-    def visit(fields: dict[str, Any], at: Pointer) -> dict[str, Any]:
+    def visit(fields: JsonObject, at: Pointer) -> JsonObject:
         return _with_moved_references(fields, lambda reference: moved_reference(reference, at))
 
     body = transform_schema(schema, visit)
@@ -89,7 +91,7 @@ def embed_schema(schema: dict[str, Any], name: str, definitions: dict[str, Any])
 class _Targets:
     """The targets of the references of a schema, as pointers from its root."""
 
-    def __init__(self, schema: dict[str, Any]) -> None:
+    def __init__(self, schema: JsonObject) -> None:
         self._bases: dict[Pointer, str] = {}
         self._roots: dict[str, Pointer] = {"": ()}
         self._anchors: dict[tuple[str, str], Pointer] = {}
@@ -112,7 +114,7 @@ class _Targets:
         tokens = fragment.split("/")[1:]
         return (*root, *(token.replace("~1", "/").replace("~0", "~") for token in tokens))
 
-    def _enter(self, schema: dict[str, Any], at: Pointer, base: str) -> None:
+    def _enter(self, schema: JsonObject, at: Pointer, base: str) -> None:
         identity = schema.get("$id")
         if isinstance(identity, str):
             base = urljoin(base, identity).partition("#")[0]
@@ -127,7 +129,7 @@ class _Targets:
             self._enter(part, (*at, *step), base)
 
 
-def _subschemas(schema: dict[str, Any]) -> Iterator[tuple[Pointer, dict[str, Any]]]:
+def _subschemas(schema: JsonObject) -> Iterator[tuple[Pointer, JsonObject]]:
     """The schemas directly inside a schema, each with its pointer from there."""
     for key, value in cast("dict[str, object]", schema).items():
         if key in DATA:
@@ -139,23 +141,23 @@ def _subschemas(schema: dict[str, Any]) -> Iterator[tuple[Pointer, dict[str, Any
             inner = (((key, str(index)), part) for index, part in enumerate(cast("list[object]", value)))
         else:
             inner = iter([((key,), value)])
-        yield from ((step, cast("dict[str, Any]", part)) for step, part in inner if isinstance(part, dict))
+        yield from ((step, cast("JsonObject", part)) for step, part in inner if isinstance(part, dict))
 
 
-def _references(fields: dict[str, Any]) -> Iterator[str]:
+def _references(fields: JsonObject) -> Iterator[str]:
     """Every reference of a schema itself, those of the discriminator of a union included."""
     yield from (value for key in ("$ref", "$dynamicRef") if isinstance(value := fields.get(key), str))
     yield from (value for value in _mapping(fields).values() if value.startswith("#"))
 
 
-def _mapping(fields: dict[str, Any]) -> dict[str, str]:
+def _mapping(fields: JsonObject) -> dict[str, str]:
     discriminator = fields.get("discriminator")
-    mapping = cast("dict[str, Any]", discriminator).get("mapping") if isinstance(discriminator, dict) else None
-    named = cast("dict[str, Any]", mapping) if isinstance(mapping, dict) else {}
+    mapping = cast("JsonObject", discriminator).get("mapping") if isinstance(discriminator, dict) else None
+    named = cast("JsonObject", mapping) if isinstance(mapping, dict) else {}
     return {key: value for key, value in named.items() if isinstance(value, str)}
 
 
-def _with_moved_references(fields: dict[str, Any], moved_reference: Callable[[str], str]) -> dict[str, Any]:
+def _with_moved_references(fields: JsonObject, moved_reference: Callable[[str], str]) -> JsonObject:
     """A schema with its own references moved, and without its identifiers."""
     moved_fields = {key: value for key, value in fields.items() if key not in _IDENTITY or not isinstance(value, str)}
     if isinstance(reference := moved_fields.get("$ref"), str):
@@ -173,7 +175,7 @@ def _with_moved_references(fields: dict[str, Any], moved_reference: Callable[[st
     return moved_fields
 
 
-def _free_name(name: str, names_in_use: dict[str, Any]) -> str:
+def _free_name(name: str, names_in_use: JsonObject) -> str:
     """``name``, with a number appended if it is taken."""
     found, count = name, 1
     while found in names_in_use:

@@ -10,12 +10,13 @@ import json
 import math
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, cast
+from typing import cast
 
 import httpx2
 import msgspec
 
 from linestop import clock
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import FailureClass, ModelFailed
 
 MESSAGE_CHARS_MAX = 500
@@ -111,7 +112,7 @@ def reworded(failed: ModelFailed, sentence: str, kind: FailureClass | None = Non
 def failure_of_error_body(error: object, requested_model: str) -> ModelFailed:
     """Turn an error that came inside a successful response (in a stream, or as a 200) into its failure."""
     text = str(error)
-    fields = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
+    fields = cast("JsonObject", error) if isinstance(error, dict) else {}
     kind: FailureClass = "unknown"
     status: int | None = None
     code = fields.get("code")

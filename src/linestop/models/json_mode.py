@@ -12,12 +12,13 @@ becomes a call again. The schema bounds strings, because such answers are otherw
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
 from linestop.models.embedded_schemas import Pointer, embed_schema, transform_schema
 from linestop.models.wire_names import from_wire, json_mode_call_id, to_wire
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, ToolSpec
 
 SCHEMA_NAME = "linestop_step"
@@ -76,7 +77,7 @@ def trial_reply(reply: ModelReply, requested_model: str) -> ModelReply:
     return msgspec.structs.replace(reply, text=text, calls=(), stop_reason="end")
 
 
-def json_mode_request(request: ModelRequest) -> tuple[ModelRequest, dict[str, Any]]:
+def json_mode_request(request: ModelRequest) -> tuple[ModelRequest, JsonObject]:
     """Rewrite a request with tools as a request without, and its ``response_format``.
 
     Raises:
@@ -122,10 +123,10 @@ def json_mode_reply(reply: ModelReply, requested_model: str) -> ModelReply:
     return msgspec.structs.replace(reply, text="", calls=(call,), stop_reason="calls")
 
 
-def bound_strings(schema: dict[str, Any]) -> dict[str, Any]:
+def bound_strings(schema: JsonObject) -> JsonObject:
     """Copy a JSON Schema with every unbounded string bounded."""
 
-    def visit(fields: dict[str, Any], at: Pointer) -> dict[str, Any]:
+    def visit(fields: JsonObject, at: Pointer) -> JsonObject:
         del at
         kinds = fields.get("type")
         is_text = kinds == "string" or (isinstance(kinds, list) and "string" in kinds)
@@ -148,7 +149,7 @@ def _malformed(reply: ModelReply, sentence: str) -> ModelFailed:
     return ModelFailed("malformed", sentence, usage=usage, possibly_billed=usage is None)
 
 
-def _final_answer_schema(answer: dict[str, Any]) -> dict[str, Any]:
+def _final_answer_schema(answer: JsonObject) -> JsonObject:
     return {
         "type": "object",
         "properties": {"answer": answer},
@@ -157,8 +158,8 @@ def _final_answer_schema(answer: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _schema(tools: Iterable[ToolSpec], output_schema: dict[str, Any] | None) -> dict[str, Any]:
-    definitions: dict[str, Any] = {}
+def _schema(tools: Iterable[ToolSpec], output_schema: JsonObject | None) -> JsonObject:
+    definitions: JsonObject = {}
     named = ((to_wire(tool.name), tool.parameters) for tool in tools)
     turns = [(name, embed_schema(parameters, name, definitions)) for name, parameters in named]
     turns.append(
@@ -167,7 +168,7 @@ def _schema(tools: Iterable[ToolSpec], output_schema: dict[str, Any] | None) -> 
             _final_answer_schema(embed_schema(output_schema or {"type": "string"}, FINAL_ANSWER_TOOL, definitions)),
         )
     )
-    schema: dict[str, Any] = {
+    schema: JsonObject = {
         "anyOf": [
             {
                 "type": "object",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import cast
 
 import httpx2
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
@@ -15,6 +15,7 @@ from linestop.models.openai_reply import OpenAIReplyReader
 from linestop.models.providers import is_own_host
 from linestop.models.transport import CONNECT_S, HOOKS, HttpResponse, exchange, with_deadline
 from linestop.models.wire_names import check_names, to_wire, wire_id
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import (
     FailureClass,
     Message,
@@ -170,7 +171,7 @@ class OpenAIClient:
         self._known_modes.setdefault(request.model, "json_schema")
         return reply
 
-    async def _exchange(self, request: ModelRequest, body: dict[str, Any], on_delta: OnDelta | None) -> ModelReply:
+    async def _exchange(self, request: ModelRequest, body: JsonObject, on_delta: OnDelta | None) -> ModelReply:
         return await exchange(
             self._open(body, request.deadline_s),
             OpenAIReplyReader(request.model),
@@ -180,7 +181,7 @@ class OpenAIClient:
         )
 
     @asynccontextmanager
-    async def _open(self, body: dict[str, Any], deadline_s: float) -> AsyncGenerator[HttpResponse]:
+    async def _open(self, body: JsonObject, deadline_s: float) -> AsyncGenerator[HttpResponse]:
         fields = dict(body)
         async with self._sdk.chat.completions.with_streaming_response.create(
             model=fields.pop("model"),
@@ -192,7 +193,7 @@ class OpenAIClient:
             yield cast("HttpResponse", response)
 
 
-def request_body(request: ModelRequest, *, official: bool) -> dict[str, Any]:
+def request_body(request: ModelRequest, *, official: bool) -> JsonObject:
     """Encode ``request`` for Chat Completions.
 
     Raises:
@@ -200,7 +201,7 @@ def request_body(request: ModelRequest, *, official: bool) -> dict[str, Any]:
     """
     check_names(request.tools)
     params = dict(request.params)
-    extra = cast("dict[str, Any]", {} if official else params.pop("extra_body", {}))
+    extra = cast("JsonObject", {} if official else params.pop("extra_body", {}))
     if unbounded := sorted(_FORBIDDEN_EXTRAS & set(extra)):
         raise ModelFailed(
             "permanent",
@@ -216,7 +217,7 @@ def request_body(request: ModelRequest, *, official: bool) -> dict[str, Any]:
     # Most compatible servers know only the older name, and ignore a limit under an unknown one.
     limit = str(params.pop("output_tokens_field", "max_completion_tokens" if official else "max_tokens"))
     system = [{"role": "system", "content": request.system}] if request.system else []
-    body: dict[str, Any] = {
+    body: JsonObject = {
         **extra,
         "model": request.model.partition("/")[2],
         "messages": [*system, *(_message(message) for message in request.messages)],
@@ -232,12 +233,12 @@ def request_body(request: ModelRequest, *, official: bool) -> dict[str, Any]:
     return body
 
 
-def _tool(tool: ToolSpec) -> dict[str, Any]:
+def _tool(tool: ToolSpec) -> JsonObject:
     function = {"name": to_wire(tool.name), "description": tool.description, "parameters": tool.parameters}
     return {"type": "function", "function": function}
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: Message) -> JsonObject:
     if message.role == "tool":
         return {"role": "tool", "tool_call_id": wire_id(message.call_id), "content": message.result_text}
     if not message.calls:

@@ -8,7 +8,7 @@ hide half an answer is an error.
 
 from __future__ import annotations
 
-from typing import Any, Final, Never, cast
+from typing import Final, Never, cast
 
 import msgspec
 
@@ -28,6 +28,7 @@ from linestop.models.wire_values import (
     read_object,
     replace_surrogates,
 )
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
 
 _STOPS: dict[str, StopReason] = {
@@ -184,7 +185,7 @@ class OpenAIReplyReader:
             reasoning=counts["reasoning"],
         )  # fmt: skip
 
-    def _take(self, chunk: dict[str, Any]) -> str:
+    def _take(self, chunk: JsonObject) -> str:
         kind = id_text(chunk.get("object")) or id_text(chunk.get("type"))
         if kind.startswith("response"):
             raise ValueError("an answer of the Responses API; base_url must lead to Chat Completions")
@@ -202,7 +203,7 @@ class OpenAIReplyReader:
         rows = (fields_of(row) for row in cast("list[object]", choices or []) if row)
         return "".join([self._take_choice(row) for row in rows])
 
-    def _take_choice(self, choice: dict[str, Any]) -> str:
+    def _take_choice(self, choice: JsonObject) -> str:
         index, delta = read_index(choice.get("index")) or 0, fields_of(choice.get("delta") or choice.get("message"))
         if self._choice not in (None, index) and any(delta.get(key) for key in _CONTENT_FIELDS):
             raise ValueError("a second choice, although one was asked for")
@@ -215,7 +216,7 @@ class OpenAIReplyReader:
             self._finish_reason = (reason or "").strip().lower() or self._finish_reason
         return self._take_delta(delta)
 
-    def _take_delta(self, delta: dict[str, Any]) -> str:
+    def _take_delta(self, delta: JsonObject) -> str:
         if refusal := delta.get("refusal"):
             self._refusal.append(str(refusal))
         rows = _rows(delta.get("tool_calls"))
@@ -227,7 +228,7 @@ class OpenAIReplyReader:
         self._text.append(text)
         return text
 
-    def _take_call(self, row: dict[str, Any], place: int, calls_before: int) -> None:
+    def _take_call(self, row: JsonObject, place: int, calls_before: int) -> None:
         """Add one fragment; ``calls_before`` is the number of calls before this chunk."""
         function = fields_of(row.get("function")) or row
         call_id, name = id_text(row.get("id")), id_text(function.get("name"))

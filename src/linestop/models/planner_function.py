@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import msgspec
 
 from linestop.daemon_threads import AllBusyError, DaemonThreads, NoThreadError
 from linestop.schemas.defaults import ARGUMENTS_BYTES_MAX
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, Usage
 from linestop.schemas.value_size import OversizedError, json_size
 
@@ -31,7 +32,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The return value of a planner function: an answer, or calls as (tool, arguments)."""
 
     answer: str = ""
-    calls: tuple[tuple[str, dict[str, Any]], ...] = ()
+    calls: tuple[tuple[str, JsonObject], ...] = ()
 
 
 PlannerFunction = Callable[[tuple[Message, ...]], Plan]

@@ -21,6 +21,7 @@ import httpx2
 from linestop.models.failures import ERRORS_TO_CLASSIFY, failure_of_error, reworded
 from linestop.models.sse import STREAM_BYTES_MAX, EventDecoder, SseEvent
 from linestop.models.start_freshness import require_fresh
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import NO_KEY, ModelFailed, ModelReply, ModelRequest, OnDelta, Usage
 
 _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
@@ -110,7 +111,7 @@ class _BoundedBody(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-async def _check_start_by(name: str, info: dict[str, Any]) -> None:
+async def _check_start_by(name: str, info: JsonObject) -> None:
     del info
     if name.endswith(_FIRST_BYTE):
         require_fresh(_START_BY.get())

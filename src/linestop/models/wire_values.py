@@ -11,10 +11,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import TOKENS_MAX
 
 _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
@@ -29,7 +30,7 @@ _PLACEHOLDERS = ("{}", "null")
 _DIGITS_MAX = 30
 
 
-def read_object(data: bytes) -> dict[str, Any] | None:
+def read_object(data: bytes) -> JsonObject | None:
     """The JSON object in ``data``; None for data without content (blank, null, a keep-alive word).
 
     Two events may split a character, as bytes or as an escaped surrogate: both halves are kept, and ``join_pieces``
@@ -48,7 +49,7 @@ def read_object(data: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict):
         raise ValueError("an event that is not a JSON object")  # noqa: TRY004 - of the answer, not of our own code
-    return cast("dict[str, Any]", value)
+    return cast("JsonObject", value)
 
 
 def join_pieces(pieces: list[str]) -> str:
@@ -106,7 +107,7 @@ def read_index(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def fields_of(value: object) -> dict[str, Any]:
+def fields_of(value: object) -> JsonObject:
     """The fields of an object; null and empty values have none.
 
     Raises:
@@ -116,7 +117,7 @@ def fields_of(value: object) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise ValueError("something else in the place of an object")  # noqa: TRY004 - as above
-    return cast("dict[str, Any]", value)
+    return cast("JsonObject", value)
 
 
 def arguments_text(value: object) -> str:

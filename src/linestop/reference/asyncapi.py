@@ -7,13 +7,14 @@ AsyncAPI's binding for NATS knows queue groups only, so the promises of a stream
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from linestop.bus.cloud_events import HEADER_NAMES
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import consumers, streams
 from linestop.reference.asyncapi_channels import CHANNELS, PARAMETERS, Channel
 from linestop.reference.json_schema import NAMED_EVENTS, Document, components, docstring_markdown
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.messages import REPLY_HEADER, Reply
 from linestop.schemas.run.phases import STOPPED
 from linestop.schemas.subjects import ROLES, VERBS
@@ -152,7 +153,7 @@ def _message(channel: Channel) -> Document:
     return document
 
 
-def _headers(channel: Channel) -> dict[str, Any]:
+def _headers(channel: Channel) -> JsonObject:
     text: Document = {"type": "string"}
     if channel.direction == "out" and channel.stream:
         return dict.fromkeys(HEADER_NAMES, text)

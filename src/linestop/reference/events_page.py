@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from linestop.reference.asyncapi_channels import CHANNELS, PARAMETERS
 from linestop.reference.json_schema import NAMED_EVENTS, Document, components, docstring_markdown
 from linestop.schemas.events import Stopped
+from linestop.schemas.json_values import JsonValue
 from linestop.schemas.messages import Control, Reply, Task
 from linestop.schemas.run.phases import STOPPED
 
@@ -75,7 +76,7 @@ def _fields(fields: dict[str, Document], schema: Document) -> list[str]:
     return [*lines, ""]
 
 
-def _default(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def _default(value: JsonValue) -> str:
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from linestop.schemas.events import EVENTS, AnyEvent, Stopped
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.messages import Control, Reply, Task
 from linestop.schemas.run.phases import LEGAL, STOPPED, TRANSITIONS, Phase
 from linestop.schemas.subjects import ROLES
@@ -20,7 +21,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 ENVELOPE: Final = ("id", "prev", "at")
 """Fields of every stored event that a decision leaves empty for the shell to fill in."""
 
-Document = dict[str, Any]
+Document = JsonObject
 """A JSON document: an open format."""
 
 NAMED_EVENTS: Final[dict[str, type[AnyEvent]]] = {

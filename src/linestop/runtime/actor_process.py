@@ -19,7 +19,7 @@ import structlog
 from linestop import clock
 from linestop.actors.executor import Executor
 from linestop.actors.planner import Planner
-from linestop.actors.role_protocol import Role
+from linestop.actors.role_protocol import AnyRole
 from linestop.bus.broker_backend import Backend
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Delivery, LiveMessage, PullCapacity, StoredMessage
@@ -89,7 +89,7 @@ class ActorProcess:
     _is_sweep_due = False
 
     def __init__(
-        self, backend: Backend, roles: Sequence[Role], config: ProcessSettings, *, archive: Archive | None = None
+        self, backend: Backend, roles: Sequence[AnyRole], config: ProcessSettings, *, archive: Archive | None = None
     ) -> None:
         self.backend = backend
         self.config = config

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 import anyio
 import structlog
 
 from linestop.actors.call_judging import judging_bytes
 from linestop.actors.control_messages import has_stop_message, is_recorded, requested_stop
-from linestop.actors.facts import ControlMessage, Facts, IncomingTask, Performing
-from linestop.actors.role_protocol import Role
+from linestop.actors.facts import ControlMessage, Fact, IncomingTask, Performing
+from linestop.actors.role_facts import RoleFacts
+from linestop.actors.role_protocol import AnyRole
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Append
 from linestop.errors import LinestopError
@@ -34,6 +34,7 @@ from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.subjects import RoleName, run_event
 
 LOG = structlog.get_logger("linestop.shell")
+NO_FACTS = RoleFacts()
 NO_DECISIONS: Mapping[RoleName, AnyEvent | None] = {}
 
 
@@ -46,7 +47,7 @@ class Draft:
 
     binding: RoleBinding
     event: AnyEvent
-    facts: Facts
+    facts: RoleFacts = NO_FACTS
     append: Append | None = None
     at: datetime | None = None
     dead_letter_reason: str = ""
@@ -71,7 +72,7 @@ class Pass:
 
     entry: CachedRun
     cue: Cue
-    extra_facts: tuple[Any, ...] = ()
+    extra_facts: tuple[Fact, ...] = ()
     roles_to_ask: set[RoleName] = field(default_factory=set[RoleName])
     speculation: Speculation | None = None
 
@@ -111,7 +112,7 @@ class Decider:
 
     async def next_draft(self, run_pass: Pass, now: datetime) -> Draft | None:
         """Return the next draft, fetching the facts that it needs; None if no role decides anything."""
-        fetched: dict[RoleName, Facts] = {}
+        fetched: dict[RoleName, RoleFacts] = {}
         decided: dict[RoleName, AnyEvent | None] = {}
         run = run_pass.entry.run
         while isinstance(draft_or_binding := self.next_without_fetching(run_pass, now, fetched, decided), RoleBinding):
@@ -132,9 +133,9 @@ class Decider:
     async def _decide_validator(
         self,
         run_pass: Pass,
-        role: Role,
+        role: AnyRole,
         now: datetime,
-        fetched: dict[RoleName, Facts],
+        fetched: dict[RoleName, RoleFacts],
         decided: dict[RoleName, AnyEvent | None],
     ) -> bool:
         """Let the validator decide, in a thread if it must read much outside data; False if a stop came meanwhile.
@@ -147,7 +148,7 @@ class Decider:
             with anyio.CancelScope() as entry.deciding:
                 facts = fetched[role.name] = await self._facts.gather(run, role, now, run_pass.extra_facts)
                 if (size := _decision_bytes(role, run, run_pass.extra_facts)) > OFF_LOOP_BYTES:
-                    work = partial(role.decide, run, run_pass.cue, facts, now)
+                    work = partial(role.decide, run, facts, now)
                     decided[role.name] = await off_loop(size, work, give_up=True)
                 return True
         finally:
@@ -159,7 +160,7 @@ class Decider:
         self,
         run_pass: Pass,
         now: datetime,
-        fetched: Mapping[RoleName, Facts],
+        fetched: Mapping[RoleName, RoleFacts],
         decided: Mapping[RoleName, AnyEvent | None] = NO_DECISIONS,
     ) -> Draft | RoleBinding | None:
         """Return the next draft, or the binding whose facts must be fetched or whose decision takes long.
@@ -169,7 +170,7 @@ class Decider:
         run, extra_facts = run_pass.entry.run, run_pass.extra_facts
         if extra_facts:
             if (stop := requested_stop(run, extra_facts, now)) is not None:
-                return Draft(self._bindings[0], stop, Facts(), at=now)
+                return Draft(self._bindings[0], stop, at=now)
             if is_recorded(run, run_pass.cue):
                 run_pass.extra_facts = extra_facts = tuple(
                     fact for fact in extra_facts if not isinstance(fact, ControlMessage)
@@ -219,7 +220,7 @@ class Decider:
         return Speculation(draft, asyncio.get_running_loop().time())
 
     def _decide(
-        self, binding: RoleBinding, run_pass: Pass, facts: Facts | None, *, now: datetime
+        self, binding: RoleBinding, run_pass: Pass, facts: RoleFacts | None, *, now: datetime
     ) -> Draft | RoleBinding | None:
         """Return this role's draft, or the binding itself if its facts must be fetched first."""
         run, role = run_pass.entry.run, binding.role
@@ -229,15 +230,15 @@ class Decider:
             facts = facts or self._facts.facts_at_hand(run, role, now, run_pass.extra_facts)
             if facts is None or _decision_bytes(role, run, run_pass.extra_facts) > OFF_LOOP_BYTES:
                 return binding
-            if run.open_attempts and Performing in role.needs:
+            if run.open_attempts and Performing in role.facts_type.kinds():
                 facts = facts.with_facts(run_pass.entry.performing_fact)
-            event = role.decide(run, run_pass.cue, facts, now)
+            event = role.decide(run, facts, now)
         except Exception as error:  # noqa: BLE001 - logged where it becomes a stop
             return self._stop_after_failure(binding, run, error, now)
         return self._draft(binding, run, event, facts, now)
 
     @staticmethod
-    def _draft(binding: RoleBinding, run: Run, event: AnyEvent | None, facts: Facts, now: datetime) -> Draft | None:
+    def _draft(binding: RoleBinding, run: Run, event: AnyEvent | None, facts: RoleFacts, now: datetime) -> Draft | None:
         name = binding.role.name
         return None if event is None else Draft(binding, stop_if_subject_taken(run, name, event), facts, at=now)
 
@@ -262,7 +263,7 @@ class Decider:
         return _defect_stop(binding, run, now, kind=last.kind, text=last.text)
 
 
-def _decision_bytes(role: Role, run: Run, extra_facts: tuple[Any, ...]) -> int:
+def _decision_bytes(role: AnyRole, run: Run, extra_facts: tuple[Fact, ...]) -> int:
     """Return how many bytes of outside data a decision of this role reads; only the validator reads many."""
     if role.name != "validator":
         return 0
@@ -273,7 +274,7 @@ def _decision_bytes(role: Role, run: Run, extra_facts: tuple[Any, ...]) -> int:
 def _defect_stop(binding: RoleBinding, run: Run, now: datetime, *, kind: str, text: str) -> Draft:
     why = f"The {binding.role.name} failed on this run: {kind}."
     stop = stop_event(run, by=binding.role.name, why=why, code="defect")
-    return Draft(binding, stop, Facts(), at=now, dead_letter_reason=f"{kind}: {text}")
+    return Draft(binding, stop, at=now, dead_letter_reason=f"{kind}: {text}")
 
 
 def stop_if_subject_taken(run: Run, role: RoleName, event: AnyEvent) -> AnyEvent:

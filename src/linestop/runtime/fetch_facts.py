@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 import msgspec
 import structlog
@@ -17,7 +16,7 @@ from linestop.actors.facts import (
     CheckFindings,
     CurrentAgent,
     DeadWorkers,
-    Facts,
+    Fact,
     IncomingTask,
     KillSwitches,
     PinnedAgent,
@@ -29,7 +28,8 @@ from linestop.actors.facts import (
     ToolsHere,
     Worker,
 )
-from linestop.actors.role_protocol import Role
+from linestop.actors.role_facts import RoleFacts
+from linestop.actors.role_protocol import AnyRole
 from linestop.actors.task_opening import tool_grant
 from linestop.bus.interfaces import Blobs, BucketValue, Log
 from linestop.bus.stores.agent_versions import VERSIONS_MAX, AgentStore
@@ -44,6 +44,7 @@ from linestop.schemas.events import AnyEvent, BlobRef, Held, Queued, Settled, Te
 from linestop.schemas.kill_switches import KEY, UNREADABLE, closed_switches
 from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.fold import Run
+from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.schemas.tool_contracts import Contract
 
 LOG = structlog.get_logger("linestop.facts")
@@ -78,25 +79,25 @@ class FactSource:
         self._space, self.space_bytes = Space(), 0
         self._space_at = -math.inf
         here = ToolsHere(by_name={tool.name: ToolHere(grant=tool_grant(tool), contract=tool) for tool in tools})
-        self._constant_facts: tuple[Any, ...] = (Worker(worker), Secrets(values=secrets), here)
+        self._constant_facts: tuple[Fact, ...] = (Worker(worker), Secrets(values=secrets), here)
         self._rebuild()
 
-    def facts_at_hand(self, run: Run, role: Role, now: datetime, extra_facts: tuple[Any, ...]) -> Facts | None:
+    def facts_at_hand(self, run: Run, role: AnyRole, now: datetime, extra_facts: tuple[Fact, ...]) -> RoleFacts | None:
         """Return the facts for a decision if none must be fetched, which is the usual case; otherwise None."""
         if extra_facts or run.opened is None or self._dead_workers(run, role):
             return None
-        base, needs = self._agent_facts_by_digest.get(run.opened.agent.digest), role.needs
+        base, needs = self._facts_at_hand.get((run.opened.agent.digest, role.name)), role.facts_type.kinds()
         if base is None or (Texts in needs and _long_texts(run)):
             return None
         if Reservation in needs and self._ledger is not None and self._must_ask_ledger(run, now, self._ledger):
             return None
         return None if CheckFindings in needs and self._checks and Stage.CHECK in run.stages() else base
 
-    async def gather(self, run: Run, role: Role, now: datetime, extra_facts: tuple[Any, ...]) -> Facts:
+    async def gather(self, run: Run, role: AnyRole, now: datetime, extra_facts: tuple[Fact, ...]) -> RoleFacts:
         """Return the facts for one decision of ``role`` about ``run``."""
-        needs = role.needs
-        base = await self._agent_facts(run)
-        facts: list[Any] = list(extra_facts)
+        needs = role.facts_type.kinds()
+        base = await self._base_facts(run, role)
+        facts: list[Fact] = list(extra_facts)
         if dead := self._dead_workers(run, role):
             facts.append(DeadWorkers(dead))
         if extra_facts and CurrentAgent in needs and run.opened is None:
@@ -111,33 +112,35 @@ class FactSource:
             facts.append(CheckFindings(by_event=findings))
         return base.with_facts(*facts) if facts else base
 
-    def _dead_workers(self, run: Run, role: Role) -> frozenset[str]:
+    def _dead_workers(self, run: Run, role: AnyRole) -> frozenset[str]:
         """Return the workers of this run's open starts that are known to be dead, if the role needs that fact."""
-        if DeadWorkers not in role.needs or not run.open_attempts:
+        if DeadWorkers not in role.facts_type.kinds() or not run.open_attempts:
             return frozenset()
         return self._roster.dead_workers(run.open_attempts) - {self._worker}
 
-    async def _agent_facts(self, run: Run) -> Facts:
-        """Return the facts shared by all decisions about one agent version, until a switch or the space changes."""
+    async def _base_facts(self, run: Run, role: AnyRole) -> RoleFacts:
+        """Return the facts of a role about all runs of one agent version, until a switch or the space changes."""
         if run.opened is None:
-            return self._common_facts
-        digest = run.opened.agent.digest
-        base = self._agent_facts_by_digest.get(digest)
+            return self._common_facts(role)
+        key = (run.opened.agent.digest, role.name)
+        base = self._facts_at_hand.get(key)
         if base is None:
-            version = await self._agents.version(digest)
-            base = self._common_facts.with_facts(PinnedAgent(version=version))
-            if version is not None and len(self._agent_facts_by_digest) < VERSIONS_MAX:
-                self._agent_facts_by_digest[digest] = base
+            version = await self.pinned_agent(run)
+            base = self._common_facts(role).with_facts(PinnedAgent(version=version))
+            if version is not None and len(self._facts_at_hand) < VERSIONS_MAX * len(ACTORS):
+                self._facts_at_hand[key] = base
         return base
+
+    def _common_facts(self, role: AnyRole) -> RoleFacts:
+        facts: RoleFacts = role.facts_type.of((*self._constant_facts, self._kill_switches, self._space))
+        return facts
 
     async def pinned_agent(self, run: Run) -> AgentVersion | None:
         """Return the agent's version that this run was opened with, if the store has it."""
-        pinned = (await self._agent_facts(run)).get(PinnedAgent)
-        return pinned.version if pinned else None
+        return await self._agents.version(run.opened.agent.digest) if run.opened else None
 
     def _rebuild(self) -> None:
-        self._common_facts = Facts(*self._constant_facts, self._kill_switches, self._space)
-        self._agent_facts_by_digest: dict[str, Facts] = {}
+        self._facts_at_hand: dict[tuple[str, RoleName], RoleFacts] = {}
 
     async def settle_accounts(self, run: Run, event: AnyEvent) -> None:
         """Charge and release a run's holds in the accounts, if the event settles any."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 import structlog
@@ -61,6 +60,7 @@ from linestop.schemas.messages import (
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import (
     ControlSubject,
+    RoleName,
     RunId,
     TenantId,
     check_name,
@@ -176,7 +176,7 @@ class TaskIntake:
         """Whether the validator would open a run for the task at this moment: only then the task takes its key."""
         role, now = self._binding.role, self._shell.config.now()
         facts = await self._facts.gather(run, role, now, (incoming,))
-        return isinstance(role.decide(run, Cue(kind="task"), facts, now), Opened)
+        return isinstance(role.decide(run, facts, now), Opened)
 
     async def _reply_after_lost_key(self, task: ArrivedTask, previous_owner: KeyOwner | None) -> Reply | None:
         """Another task took the key first: try again, unless the bucket cannot move keys at all."""
@@ -340,7 +340,7 @@ async def _refuse(publisher: Publisher, delivery: Delivery, sentence: str) -> No
     await _reply(publisher, delivery, Reply(status="refused", sentence=sentence))
 
 
-async def _retry_or_dead_letter(publisher: Publisher, delivery: Delivery, error: Exception, *, role: Any) -> None:  # noqa: ANN401
+async def _retry_or_dead_letter(publisher: Publisher, delivery: Delivery, error: Exception, *, role: RoleName) -> None:
     """Handle a failure of our own: try again, a bounded number of times unless the broker is at fault."""
     is_retryable = isinstance(error, LinestopError) and not isinstance(error, InputError)
     LOG.warning("intake_failed", subject=delivery.subject, attempt=delivery.attempt, error=str(error))
@@ -357,7 +357,7 @@ async def _store_dead_letter(
     delivery: Delivery,
     reason: str,
     *,
-    role: Any,  # noqa: ANN401
+    role: RoleName,
     run: str = "",
 ) -> None:
     """Store a message that cannot be handled as a dead letter, and end its delivery.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import Generic, TypeVar
 
 import anyio
 import msgspec
@@ -35,13 +35,16 @@ REPORT_AGAIN_S = 1.0
 """Seconds until a result that the broker did not accept is reported again."""
 
 
-class Execution:
-    """One start being performed."""
+W_co = TypeVar("W_co", covariant=True)
+
+
+class Execution(Generic[W_co]):
+    """One start being performed. ``work`` is what its performer prepared."""
 
     def __init__(
         self,
         started: ModelStarted | EffectStarted,
-        view: Any,  # noqa: ANN401 - each performer's own
+        work: W_co,
         scope: anyio.CancelScope,
         *,
         n: int,
@@ -49,7 +52,7 @@ class Execution:
     ) -> None:
         self.n = n
         self.started = started
-        self.view = view
+        self.work = work
         self.scope = scope
         self.append_began_at = append_began_at
         self.begun_at = 0.0
@@ -96,7 +99,7 @@ class StartPerformer:
         outbox: Outbox,
         encoder: EventEncoder,
         *,
-        may_still_begin: Callable[[CachedRun, Execution], Awaitable[bool]],
+        may_still_begin: Callable[[CachedRun, Execution[object]], Awaitable[bool]],
         report: Callable[[CachedRun, RoleBinding, AnyEvent, int], Awaitable[None]],
     ) -> None:
         self._capacity = capacity
@@ -105,7 +108,7 @@ class StartPerformer:
         self._may_still_begin = may_still_begin
         self._report = report
 
-    async def perform(self, entry: CachedRun, binding: RoleBinding, execution: Execution) -> None:
+    async def perform(self, entry: CachedRun, binding: RoleBinding, execution: Execution[object]) -> None:
         """Perform a start and report each result; then report the parts that were cancelled or never begun."""
         assert binding.performer is not None
         reported: set[tuple[str, int]] = set()
@@ -118,7 +121,7 @@ class StartPerformer:
                 if begun:
                     await self._perform_safely(entry, binding, execution, reported)
             with anyio.CancelScope(shield=True):
-                for event in binding.performer.report_cancelled(execution.view, frozenset(reported), begun=begun):
+                for event in binding.performer.report_cancelled(execution.work, frozenset(reported), begun=begun):
                     await self._report(entry, binding, execution.with_duration(event) if begun else event, execution.n)
         finally:
             # Only after the last result is reported: roles report a start as never begun if its process forgot it.
@@ -126,13 +129,13 @@ class StartPerformer:
             self._capacity.end(entry.key, execution.n)
 
     async def _perform_safely(
-        self, entry: CachedRun, binding: RoleBinding, execution: Execution, reported: set[tuple[str, int]]
+        self, entry: CachedRun, binding: RoleBinding, execution: Execution[object], reported: set[tuple[str, int]]
     ) -> None:
         assert binding.performer is not None
         storing: list[asyncio.Task[None]] = []
         try:
             execution.begun_at = asyncio.get_running_loop().time()
-            async for result in binding.performer.perform(execution.view, execution.started):
+            async for result in binding.performer.perform(execution.work, execution.started):
                 reported.add(attempt_key(result))
                 if len(reported) == execution.result_count:
                     self._capacity.end(entry.key, execution.n)

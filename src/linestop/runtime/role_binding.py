@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from linestop.actors.role_protocol import Performer, Role
+from linestop.actors.role_protocol import AnyPerformer, AnyRole
 from linestop.bus.interfaces import Log, Publisher
 from linestop.schemas.defaults import HEAD_CHECK_S, WorkerLimits
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class RoleBinding:
     """One role of this process, with the log as the role's own credential sees it."""
 
-    role: Role
+    role: AnyRole
     log: Log
     publisher: Publisher
-    performer: Performer | None = None
+    performer: AnyPerformer | None = None
 
 
 def _always() -> bool:

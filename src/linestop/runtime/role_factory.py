@@ -7,7 +7,7 @@ from linestop.actors.budget import Budget
 from linestop.actors.executor import Executor
 from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
-from linestop.actors.role_protocol import Role
+from linestop.actors.role_protocol import AnyRole
 from linestop.actors.validator import Validator
 from linestop.errors import InputError
 from linestop.schemas.performer_interfaces import ModelRequester, ToolRunner
@@ -15,7 +15,7 @@ from linestop.schemas.run.whose_turn import NEXT_ROLES
 from linestop.schemas.subjects import RoleName, check_role, event_filter, live_subject
 
 
-def make_role(name: RoleName, *, requester: ModelRequester | None, runner: ToolRunner | None) -> Role:
+def make_role(name: RoleName, *, requester: ModelRequester | None, runner: ToolRunner | None) -> AnyRole:
     """Return the role of that name; planner and executor get the object that performs for them."""
     match name:
         case "validator":

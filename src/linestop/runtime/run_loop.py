@@ -14,14 +14,14 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import anyio
 import anyio.abc
 import msgspec
 import structlog
 
-from linestop.actors.facts import Facts
+from linestop.actors.facts import Fact
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import HeadMoved, StoredMessage, Timers
 from linestop.bus.operator_stop import apply_if_next, catch_up_to
@@ -128,7 +128,7 @@ class Shell:
         tenant: TenantId,
         run: RunId,
         cue: Cue,
-        *facts: Any,  # noqa: ANN401
+        *facts: Fact,
         fresh: bool = False,
         event: StoredMessage | None = None,
     ) -> CachedRun:
@@ -229,7 +229,7 @@ class Shell:
         """Append one event, fold it, and perform what it starts."""
         entry, binding, event = run_pass.entry, draft.binding, draft.event
         append_began_at = asyncio.get_running_loop().time()
-        ignored, view = await self._append(run_pass, draft)
+        ignored, work = await self._append(run_pass, draft)
         run = entry.run
         if ignored:
             self.outbox.dead_letter(binding, run, f"own event {run.n} was ignored: {ignored}")
@@ -237,7 +237,7 @@ class Shell:
                 raise Defect(f"Event {run.n} of run {run.run} was ignored: {ignored}.")
             why = f"The {binding.role.name} decided something that is not legal: {ignored}."
             stop = stop_event(run, by=binding.role.name, why=why, code="defect")
-            await self._append(run_pass, Draft(binding, stop, Facts()))
+            await self._append(run_pass, Draft(binding, stop))
             return
         if isinstance(event, ModelStarted | EffectStarted) and binding.performer is not None:
             assert self._tasks is not None
@@ -248,17 +248,17 @@ class Shell:
                 self._performer.perform,
                 entry,
                 binding,
-                Execution(event, view, scope, n=run.n, append_began_at=append_began_at),
+                Execution(event, work, scope, n=run.n, append_began_at=append_began_at),
             )
         elif isinstance(event, Sealed):
             await self.outbox.outcome_if_room(run)
         else:
             await self._facts.settle_accounts(run, event)
 
-    async def _append(self, run_pass: Pass, draft: Draft) -> tuple[str, Any]:
+    async def _append(self, run_pass: Pass, draft: Draft) -> tuple[str, object]:
         """Send one event, and while it is on its way fold it and speculate on the next one.
 
-        Returns why the event is ignored (or nothing), and for a start the view that performing needs. On any error,
+        Returns why the event is ignored (or nothing), and for a start the work that performing needs. On any error,
         also if the event may be stored, everything that was folded before the acknowledgement is discarded.
         """
         entry, binding, event = run_pass.entry, draft.binding, draft.event
@@ -267,7 +267,7 @@ class Shell:
         )
         if append.head_seq != entry.run.head_seq:
             append = msgspec.structs.replace(append, head_seq=entry.run.head_seq)
-        folded: list[tuple[str, Any]] = []
+        folded: list[tuple[str, object]] = []
 
         def on_sent() -> None:
             if folded:
@@ -294,14 +294,14 @@ class Shell:
         entry.is_ours = True
         if isinstance(event, Stopped):
             self._react_to_stop(entry)
-        ignored, view = folded[0]
+        ignored, work = folded[0]
         appended = entry.run.entries[-1]
         if self.config.spans is not None and not ignored and appended.event is not None:
             self.config.spans.emit_ended(entry.run, appended.event)
         self.outbox.alert(binding, entry.run, appended)
         if draft.dead_letter_reason:
             self.outbox.dead_letter(binding, entry.run, draft.dead_letter_reason)
-        return ignored, view
+        return ignored, work
 
     async def stop_stuck(self, tenant: TenantId, run: RunId, *, n: int, why: str) -> int:
         """Stop a run that no process moves, unless its head is past event ``n`` or it is over; return its present head.
@@ -316,12 +316,12 @@ class Shell:
                     await self._refresh(entry)
                 if entry.run.n == n and not entry.run.done and not entry.run.fold_failed_too_often:
                     stop = stop_event(entry.run, by=binding.role.name, why=why, code="stuck")
-                    await self._append(Pass(entry, Cue(kind="sweep")), Draft(binding, stop, Facts()))
+                    await self._append(Pass(entry, Cue(kind="sweep")), Draft(binding, stop))
                 return entry.run.n
 
     # --- performing --------------------------------------------------------------------------------------
 
-    async def _may_still_begin(self, entry: CachedRun, execution: Execution) -> bool:
+    async def _may_still_begin(self, entry: CachedRun, execution: Execution[object]) -> bool:
         """Whether a start may still begin: proven by a prompt acknowledgement, else by reading the log.
 
         Only a stop, a pause, a takeover or the passing of ``start_by`` forbids it; other events in between, such as
@@ -375,7 +375,7 @@ class Shell:
                     return await self._decide_and_set_alarms(run_pass)
                 result = stop_if_subject_taken(entry.run, binding.role.name, mark_late(entry.run, event, n))
                 try:
-                    ignored, _ = await self._append(run_pass, Draft(binding, result, Facts()))
+                    ignored, _ = await self._append(run_pass, Draft(binding, result))
                 except HeadMoved as moved:
                     await self._refresh(entry, head_seq=moved.head_seq)
                 else:

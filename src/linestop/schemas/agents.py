@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from linestop.schemas.defaults import LIMITS_MAX, Limits, excessive_limit
 from linestop.schemas.events import ModelChoice, Policy
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import ToolMode
 from linestop.schemas.tool_contracts import Contract, canonical
 
@@ -40,11 +41,11 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[Contract, ...] = ()
     limits: Limits = Limits()
     policy: Policy = Policy()
-    output_schema: dict[str, Any] | None = None
+    output_schema: JsonObject | None = None
     planner: str = "model"
     pinned: tuple[str, ...] = ()
     scopes: tuple[str, ...] | None = None
-    params: dict[str, Any] = {}
+    params: JsonObject = {}
     constants: tuple[str, ...] = ()
 
     def settings(self, choice: ModelChoice) -> ModelChoice:

@@ -15,12 +15,13 @@ import math
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, cast
+from typing import cast
 
 import jsonschema_rs
 import msgspec
 
 from linestop.schemas.defaults import ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX
+from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.tool_contracts import Contract, canonical
 
 JSON_DEPTH_MAX = 64
@@ -68,7 +69,7 @@ def check_arguments(raw: str | bytes, contract: Contract) -> ArgumentCheck:
     return ArgumentCheck(args=canonical(value))
 
 
-def schema_error(parameters: dict[str, Any]) -> str | None:
+def schema_error(parameters: JsonObject) -> str | None:
     """Return why a schema cannot be used for arguments (a remote ``$ref``, a pattern with look-around), or None."""
     try:
         _validator(canonical(parameters))
@@ -77,7 +78,7 @@ def schema_error(parameters: dict[str, Any]) -> str | None:
     return None
 
 
-def decode_strict(raw: str | bytes) -> Any:  # noqa: ANN401 - any JSON value
+def decode_strict(raw: str | bytes) -> JsonValue:
     """Decode JSON text; refuse text that two readers could understand differently.
 
     Raises:
@@ -128,8 +129,8 @@ def _separators(data: bytes, start: int, end: int) -> int:
     return sum(data.count(mark, start, end) for mark in (b",", b"[", b"{"))
 
 
-def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
+def _with_unique_keys(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
+    fields: JsonObject = {}
     for key, value in pairs:
         if key in fields:
             raise _NotJsonError(f"the key {_quote(key)} is given twice in one object; give it once")
@@ -156,7 +157,7 @@ def _parse_int(text: str) -> int:
     return int(text)
 
 
-def _check_tree(value: Any) -> None:  # noqa: ANN401 - any JSON value
+def _check_tree(value: JsonValue) -> None:
     """Refuse deep nesting and lone surrogates, without recursion: the nesting is the sender's choice."""
     level: list[object] = [value]
     for _ in range(JSON_DEPTH_MAX + 1):
@@ -245,7 +246,7 @@ def _quote(key: str) -> str:
     return json.dumps(key if len(key) <= VALUE_CHARS_MAX else key[:VALUE_CHARS_MAX] + "…")
 
 
-def _kind(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def _kind(value: JsonValue) -> str:
     if value is None:
         return "null"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}

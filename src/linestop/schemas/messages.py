@@ -7,13 +7,14 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import msgspec
 
 from linestop.errors import InputError
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Moment, StopMode
+from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.subjects import RunId
 from linestop.schemas.tool_contracts import canonical
 
@@ -66,11 +67,11 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     call: str = ""
     args_sha256: str = ""
     contract_digest: str = ""
-    args: Any = None
-    answer: Any = None
+    args: JsonValue = None
+    answer: JsonValue = None
     event: str = ""
     action: Literal["", "retry", "done", "stop"] = ""
-    result: Any = None
+    result: JsonValue = None
     mode: StopMode = StopMode.FENCE
     nonce: str = ""
     expires_at: Moment | None = None
@@ -141,13 +142,13 @@ def read_message(body: bytes, kind: type[M]) -> M:
 def readable(body: bytes) -> Task:
     """Return the readable fields of an invalid task, so that its sender can find out which task it was."""
     try:
-        fields = msgspec.json.decode(body, type=dict[str, Any])
+        fields = msgspec.json.decode(body, type=JsonObject)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return Task(text="")
-    data: Any = fields.get("data")
+    data: JsonValue = fields.get("data")
     if "text" not in fields and isinstance(data, dict):
         # A CloudEvent in structured mode carries its task there.
-        fields = cast("dict[str, Any]", data)
+        fields = cast("JsonObject", data)
     found: Task = Task(text="")
     for name in ("user", "submitter", "labels", "key"):
         with contextlib.suppress(msgspec.ValidationError):
@@ -205,7 +206,7 @@ def read_stop(payload: bytes) -> Control:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         pass
     try:
-        fields = msgspec.json.decode(payload, type=dict[str, Any])
+        fields = msgspec.json.decode(payload, type=JsonObject)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return Control(why=UNREADABLE)
     by, via, why = (text if isinstance(text := fields.get(name), str) else "" for name in ("by", "via", "why"))
@@ -214,7 +215,7 @@ def read_stop(payload: bytes) -> Control:
 
 def lower_limits(limits: Limits, requested: dict[str, float]) -> Limits | str:
     """Return ``limits`` with each requested value that is lower; or one sentence that names an invalid request."""
-    changes: dict[str, Any] = {}
+    changes: JsonObject = {}
     for name, value in requested.items():
         if name not in Limits.__struct_fields__:
             return (

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from linestop.schemas.defaults import COUNT_MAX
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.run.call_outcome import CallOutcome, outcome_json
 
 FailureClass = Literal[
@@ -93,7 +94,7 @@ class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     description: str
-    parameters: dict[str, Any]
+    parameters: JsonObject
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +124,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     call_id: str = ""
     is_error: bool = False
     outcome: CallOutcome | None = None
-    blocks: tuple[dict[str, Any], ...] = ()
+    blocks: tuple[JsonObject, ...] = ()
     blocks_of: str = ""
 
     @property
@@ -145,8 +146,8 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     tools: tuple[ToolSpec, ...] = ()
     output_tokens_max: int = 4_096
     deadline_s: float = 120.0
-    params: dict[str, Any] = {}
-    output_schema: dict[str, Any] | None = None
+    params: JsonObject = {}
+    output_schema: JsonObject | None = None
     start_by: datetime | None = None
 
 
@@ -160,7 +161,7 @@ class ModelReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage_reported: bool
     model: str
     request_id: str = ""
-    blocks: tuple[dict[str, Any], ...] = ()
+    blocks: tuple[JsonObject, ...] = ()
 
 
 class ModelFailed(Exception):  # noqa: N818 - an outcome, recorded as planner.failed

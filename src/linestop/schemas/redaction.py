@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 from urllib.parse import quote
 
+from linestop.schemas.json_values import JsonValue
+
 SECRET_CHARS_MIN = 8
 """A known secret shorter than this is ignored: removing it would also remove ordinary words."""
 
@@ -179,7 +181,7 @@ class Redactor:
                 break
         return end
 
-    def value(self, value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - any JSON value
+    def value(self, value: JsonValue, depth: int = 0) -> JsonValue:
         """Return a JSON value with every string in it, keys included, redacted.
 
         Raises:

@@ -13,6 +13,8 @@ from typing import Any, Literal, NewType
 
 import msgspec
 
+from linestop.schemas.json_values import JsonObject, JsonValue
+
 Tier = Literal["read", "reversible", "irreversible", "destructive"]
 """How bad a mistake would be. ``read`` is free, ``reversible`` is keyed and logged, ``irreversible`` needs an
 approval unless policy clears it, ``destructive`` always needs a person."""
@@ -45,8 +47,8 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: str
     description: str
-    parameters: dict[str, Any]
-    returns: dict[str, Any] | None = None
+    parameters: JsonObject
+    returns: JsonObject | None = None
     tier: Tier = "destructive"
     kind: ToolKind = "async"
     owner: str = ""
@@ -122,7 +124,7 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     outcome: Literal["succeeded", "failed", "unknown", "never_started"]
-    value: Any = None
+    value: JsonValue = None
     bytes: int = 0
     error: ToolError | None = None
     findings: tuple[str, ...] = ()
@@ -132,7 +134,7 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ended: bool = False
 
 
-def canonical(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+def canonical(value: JsonValue) -> bytes:
     """Encode as JSON with sorted keys and no spaces, so that equal values have equal bytes."""
     return msgspec.json.encode(value, order="deterministic")
 

@@ -25,7 +25,7 @@ from linestop.actors.facts import (
     ControlMessage,
     CurrentAgent,
     DeadWorkers,
-    Facts,
+    Fact,
     IncomingTask,
     KillSwitches,
     PinnedAgent,
@@ -38,7 +38,7 @@ from linestop.actors.facts import (
 )
 from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
-from linestop.actors.role_protocol import Role
+from linestop.actors.role_protocol import AnyRole
 from linestop.actors.validator import Validator
 from linestop.errors import InputError
 from linestop.schemas.agents import AgentVersion
@@ -70,6 +70,7 @@ from linestop.schemas.events import (
     Stopped,
     Widened,
 )
+from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.messages import Control, Task, Verb
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunSubject, parse_run_event
@@ -78,7 +79,7 @@ LogMessage = tuple[str, bytes, int]
 """Subject, payload and stream sequence of one message."""
 
 ENVELOPE = frozenset(Event.__struct_fields__)
-_ROLES: Mapping[str, Callable[[], Role]] = {
+_ROLES: Mapping[str, Callable[[], AnyRole]] = {
     "validator": Validator, "approver": Approver, "budget": Budget, "planner": Planner, "executor": Executor,
     "recorder": Recorder,
 }  # fmt: skip
@@ -170,7 +171,8 @@ def _decide_again(logged: AnyEvent, before: Run, inputs: _ReplayInputs, *, role:
     if decided is None:
         if inputs.agent is None and role in _ROLES_THAT_READ_THE_AGENT:
             return None
-        decided = _ROLES[role]().decide(before, logged.cue, facts, logged.at)
+        asked = _ROLES[role]()
+        decided = asked.decide(before, asked.facts_type.of(facts), logged.at)
     field = _first_difference(logged, decided)
     if field is None:
         return None
@@ -190,15 +192,15 @@ def _is_decision(event: AnyEvent) -> bool:
             return True
 
 
-def _requested_stop(logged: AnyEvent, run: Run, facts: Facts) -> AnyEvent | None:
+def _requested_stop(logged: AnyEvent, run: Run, facts: list[Fact]) -> AnyEvent | None:
     """A stop that a control message requested; the first role to handle the message appended it."""
-    message = facts.get(ControlMessage)
+    message = next((fact for fact in facts if isinstance(fact, ControlMessage)), None)
     return event_for_message(run, message, logged.at) if isinstance(logged, Stopped) and message is not None else None
 
 
-def _facts(event: AnyEvent, run: Run, inputs: _ReplayInputs) -> Facts:  # noqa: C901 - one arm an event
+def _facts(event: AnyEvent, run: Run, inputs: _ReplayInputs) -> list[Fact]:  # noqa: C901 - one arm an event
     """The facts with which the role decided ``event``, as far as the event stores them."""
-    facts: list[Any] = [Texts(by_sha256=dict(inputs.blobs)), Secrets(values=inputs.secrets)]
+    facts: list[Fact] = [Texts(by_sha256=dict(inputs.blobs)), Secrets(values=inputs.secrets)]
     if inputs.agent is not None:
         facts += [
             PinnedAgent(version=inputs.agent),
@@ -229,7 +231,7 @@ def _facts(event: AnyEvent, run: Run, inputs: _ReplayInputs) -> Facts:  # noqa: 
                 facts += _stop_facts(event, run)
         case _:
             pass
-    return Facts(*facts)
+    return facts
 
 
 def _closed_tools(event: Opened, inputs: _ReplayInputs) -> frozenset[str]:
@@ -251,7 +253,7 @@ def _agent_digest(event: AnyEvent, inputs: _ReplayInputs) -> str:
     return event.agent.digest if isinstance(event, Opened) else inputs.agent.digest()
 
 
-def _stop_facts(event: Stopped, run: Run) -> list[Any]:
+def _stop_facts(event: Stopped, run: Run) -> list[Fact]:
     """The facts that made a role stop the run: a closed kill switch, or an account without funds."""
     if event.code == "policy" and (switch := _KILL_SWITCH.search(event.why)):
         return [KillSwitches(closed=frozenset({switch[1]}))]
@@ -305,7 +307,7 @@ def _control_message(
     """The control message that became ``event``."""
     why = "" if isinstance(event, Answered) else event.why
     verb: Verb
-    fields: dict[str, Any] = {}
+    fields: JsonObject = {}
     match event:
         case Granted():
             verb = "approve"
@@ -335,7 +337,7 @@ def _control_message(
     return ControlMessage(verb=verb, control=control, signer=event.by if signature else "", trusted=trusted)
 
 
-def _signed_fields(event: Granted | Denied | Edited | Answered | Resolved) -> dict[str, Any]:
+def _signed_fields(event: Granted | Denied | Edited | Answered | Resolved) -> JsonObject:
     """The fields that a decision was bound to and that its signature covers."""
     signed_fields = {"contract_digest": event.contract_digest, "nonce": event.nonce, "expires_at": event.expires_at}
     if isinstance(event, Granted | Denied):
@@ -343,7 +345,7 @@ def _signed_fields(event: Granted | Denied | Edited | Answered | Resolved) -> di
     return {**signed_fields, "args_sha256": event.shown_sha256}
 
 
-def _json(text: str | BlobRef) -> Any:  # noqa: ANN401 - any JSON value
+def _json(text: str | BlobRef) -> JsonValue:
     return msgspec.json.decode(text) if isinstance(text, str) else None
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from nats.aio.msg import Msg
@@ -21,6 +21,7 @@ from linestop.bus import jetstream_api
 from linestop.bus.jetstream.retry import with_retries
 from linestop.bus.jetstream.wire import Wire
 from linestop.errors import Unreachable
+from linestop.schemas.json_values import JsonObject
 
 PAGE_MESSAGES: Final = 1_000
 """Messages that a page of ``next_by_subj`` requests."""
@@ -121,7 +122,7 @@ class Reader:
 
     async def last_of_each(self, subject: str, *, after_seq: int = 0) -> list[StreamMessage] | None:
         """Return the last message of every subject that the filter matches, in order; None if they are over 1,024."""
-        body: dict[str, Any] = {"multi_last": [subject]}
+        body: JsonObject = {"multi_last": [subject]}
         if after_seq:
             body["seq"] = after_seq + 1
         messages, end = await self._get_many(body)
@@ -154,7 +155,7 @@ class Reader:
             raise Unreachable(f"Stream {self._stream} returned no info: {info.error.description}; try again.")
         return info
 
-    async def _get(self, body: dict[str, Any]) -> StreamMessage | None:
+    async def _get(self, body: JsonObject) -> StreamMessage | None:
         request = msgspec.json.encode(body)
         msg = await self._with_retries(lambda: self._wire.request(jetstream_api.message_get(self._stream), request))
         got = msgspec.json.decode(msg.data, type=_GetReply)
@@ -169,7 +170,7 @@ class Reader:
             subject=stored.subject, seq=stored.seq, payload=stored.data, headers=headers, at=stored.time
         )
 
-    async def _get_many(self, body: dict[str, Any]) -> tuple[list[StreamMessage], Msg]:
+    async def _get_many(self, body: JsonObject) -> tuple[list[StreamMessage], Msg]:
         request = msgspec.json.encode(body)
         subject = jetstream_api.direct_get(self._stream)
         messages, end = await self._with_retries(lambda: self._wire.request_many(subject, request))

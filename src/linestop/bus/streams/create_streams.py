@@ -10,7 +10,7 @@ its position and its acknowledgements.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -21,6 +21,7 @@ from linestop.bus.streams.migrate_streams import Administrator, how_to_update, i
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, Config, StreamSizes, consumers, streams
 from linestop.bus.streams.stream_names import AGENTS_BUCKET, SHARED_BUCKET, bucket_stream
 from linestop.errors import ConfigError
+from linestop.schemas.json_values import JsonObject, JsonValue
 
 CREATE_TIMEOUT_S: Final = 10.0
 _LEFT_TO_OPERATORS: Final = frozenset({"max_bytes", "num_replicas"})
@@ -84,7 +85,7 @@ class _Definition(msgspec.Struct, frozen=True, kw_only=True):
     config: Config
     info_subject: str
     create_subject: str
-    body: Mapping[str, Any]
+    body: Mapping[str, JsonValue]
     exists_err_codes: frozenset[int]
     updatable: frozenset[str] = frozenset()
 
@@ -104,7 +105,7 @@ async def set_up(
     created: list[str] = []
     updated: list[str] = []
     differences: list[str] = []
-    outdated: dict[str, tuple[_Definition, dict[str, Any], list[str]]] = {}
+    outdated: dict[str, tuple[_Definition, JsonObject, list[str]]] = {}
     for definition in _definitions(layout):
         existing = await _create_or_read(connection, definition)
         if existing is None:
@@ -180,7 +181,7 @@ def _definitions(layout: BusLayout) -> list[_Definition]:
     return definitions
 
 
-async def _create_or_read(connection: Connection, definition: _Definition) -> dict[str, Any] | None:
+async def _create_or_read(connection: Connection, definition: _Definition) -> JsonObject | None:
     """Create it and return None, or return the configuration of the one that exists."""
     for _ in range(2):
         existing = await _existing(connection, definition)
@@ -194,17 +195,17 @@ async def _create_or_read(connection: Connection, definition: _Definition) -> di
     )
 
 
-async def _existing(connection: Connection, definition: _Definition) -> dict[str, Any] | None:
+async def _existing(connection: Connection, definition: _Definition) -> JsonObject | None:
     try:
         reply = await connection.api_request(definition.info_subject)
     except ApiError as error:
         if error.err_code not in _MISSING:
             raise
         return None
-    return msgspec.convert(reply["config"], dict[str, Any])
+    return msgspec.convert(reply["config"], JsonObject)
 
 
-async def _request(connection: Connection, definition: _Definition, verb: str, body: Mapping[str, Any]) -> bool:
+async def _request(connection: Connection, definition: _Definition, verb: str, body: Mapping[str, JsonValue]) -> bool:
     """Create or update it; return False if another one was created in the meantime."""
     try:
         await connection.api_request(definition.create_subject, body, timeout_s=CREATE_TIMEOUT_S)
@@ -215,13 +216,13 @@ async def _request(connection: Connection, definition: _Definition, verb: str, b
     return True
 
 
-def _updatable_fields(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
+def _updatable_fields(definition: _Definition, existing: Mapping[str, JsonValue]) -> list[str]:
     """Return the fields that can be updated, if nothing else differs."""
     fields = _differing(definition, existing)
     return fields if definition.updatable.issuperset(fields) and not _forbidden(definition, existing) else []
 
 
-def _older_fields(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
+def _older_fields(definition: _Definition, existing: Mapping[str, JsonValue]) -> list[str]:
     """Return the fields of a stream that have the values of an older linestop, if nothing else differs."""
     fields = _differing(definition, existing)
     return (
@@ -231,14 +232,14 @@ def _older_fields(definition: _Definition, existing: Mapping[str, Any]) -> list[
     )
 
 
-async def _update(admin: Connection, definition: _Definition, existing: Mapping[str, Any]) -> None:
+async def _update(admin: Connection, definition: _Definition, existing: Mapping[str, JsonValue]) -> None:
     try:
         await update(admin, definition.config, existing)
     except ApiError as error:
         raise ConfigError(f"{definition.label} cannot be brought up to date: {error}") from None
 
 
-def _compare(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
+def _compare(definition: _Definition, existing: Mapping[str, JsonValue]) -> list[str]:
     """Return a sentence for each difference."""
     differences = [
         f"{definition.label} has {field} {_shown_value(existing.get(field))} where linestop needs "
@@ -254,7 +255,7 @@ def _compare(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
     return differences
 
 
-def _differing(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
+def _differing(definition: _Definition, existing: Mapping[str, JsonValue]) -> list[str]:
     """Return the fields that do not have the required value; a field that the server omits has its zero value."""
     return [
         field
@@ -265,16 +266,16 @@ def _differing(definition: _Definition, existing: Mapping[str, Any]) -> list[str
     ]
 
 
-def _forbidden(definition: _Definition, existing: Mapping[str, Any]) -> list[str]:
+def _forbidden(definition: _Definition, existing: Mapping[str, JsonValue]) -> list[str]:
     fields = [field for field in _MUST_BE_ABSENT if existing.get(field)]
     # An older linestop republished more to ``live.``. To another subject the server would publish what roles may not.
-    republish = msgspec.convert(existing.get("republish") or {}, dict[str, Any])
+    republish = msgspec.convert(existing.get("republish") or {}, JsonObject)
     if "republish" not in definition.config and not republish.get("dest", "live.").startswith("live."):
         fields.append("republish")
     return fields
 
 
-def _normal(field: str, value: Any) -> Any:  # noqa: ANN401 - a JSON value
+def _normal(field: str, value: JsonValue) -> JsonValue:
     if field == "republish" and value:
         return value.get("src"), value.get("dest"), value.get("headers_only") or False
     if field in {"subjects", "filter_subjects"}:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final
+from typing import Final
 
 from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection
@@ -17,6 +17,7 @@ from linestop.bus.jetstream_api import ApiError
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import HEADER_BYTES_MAX, SECOND_NS, Config
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
+from linestop.schemas.json_values import JsonValue
 from linestop.schemas.subjects import ACTORS
 
 Administrator = Callable[[], AbstractAsyncContextManager[Connection]]
@@ -49,7 +50,7 @@ _STALE_CONSUMERS: Final = tuple(f"control_{role}" for role in ACTORS if role != 
 """Durables on CONTROL that no process pulls any more: because of them every stop would stay stored."""
 
 
-def is_older(stream: str, fields: list[str], existing: Mapping[str, Any]) -> bool:
+def is_older(stream: str, fields: list[str], existing: Mapping[str, JsonValue]) -> bool:
     """Whether ``fields``, which differ in the stream, all have the values of an older linestop."""
     older = _OLDER.get(stream, {})
     if stream == stream_names.RUNS and "max_age" in fields:
@@ -75,7 +76,7 @@ def how_to_update(stream: str, fields: list[str], config: Config) -> str:
     )
 
 
-async def update(admin: Connection, config: Config, existing: Mapping[str, Any]) -> None:
+async def update(admin: Connection, config: Config, existing: Mapping[str, JsonValue]) -> None:
     """Update one stream; its size and its replicas stay as they are.
 
     Raises:

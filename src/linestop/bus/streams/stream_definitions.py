@@ -41,6 +41,7 @@ from linestop.schemas.defaults import (
     RUNS_DAYS_MAX,
     STOP_ACK_WAIT_S,
 )
+from linestop.schemas.json_values import JsonValue
 from linestop.schemas.subjects import VERBS
 
 SECOND_NS: Final = 1_000_000_000
@@ -71,7 +72,7 @@ POSITIONS_BYTES: Final = 8 * MIB
 
 POSITION_BYTES_MAX: Final = 1024
 
-Config = Mapping[str, Any]
+Config = Mapping[str, JsonValue]
 """A configuration as the server's JSON API expects it: an open format."""
 
 

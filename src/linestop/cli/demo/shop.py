@@ -11,9 +11,11 @@ import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import msgspec
+
+from linestop.schemas.json_values import JsonObject
 
 BODY_BYTES_MAX: Final = 64 * 1024
 REPLY_DELAY_MAX_S: Final = 20.0
@@ -22,7 +24,7 @@ REPLY_DELAY_MAX_S: Final = 20.0
 ORDER: Final = {"order": "1042", "item": "teapot", "total_cents": 4250, "state": "delivered broken"}
 PARCEL: Final = {"parcel": "77", "state": "somewhere between Lyon and Lille"}
 SLOW_BATCH_NUMBER: Final = 3
-ShopReply = tuple[int, dict[str, Any]]
+ShopReply = tuple[int, JsonObject]
 
 
 class Shop:
@@ -121,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Perform a POST request."""
         length = min(int(self.headers.get("Content-Length", "0")), BODY_BYTES_MAX)
-        body = msgspec.json.decode(self.rfile.read(length), type=dict[str, Any])
+        body = msgspec.json.decode(self.rfile.read(length), type=JsonObject)
         if self.path == "/refunds":
             self._send(self.server.shop.refund(self.headers.get("Idempotency-Key", "")))
         elif self.path == "/letters":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -13,6 +12,7 @@ from linestop.client import Client
 from linestop.client.result_types import OpenQuestion, run_line
 from linestop.client.what_a_run_waits_for import Wait
 from linestop.schemas.dollars import rounded_dollars
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
 
@@ -89,7 +89,7 @@ def wait_text(wait: Wait) -> str:
     return f"{wait.sentence}; since {wording.age(wait.since)}{until}"
 
 
-def _document(state: Run, questions: list[OpenQuestion]) -> dict[str, Any]:
+def _document(state: Run, questions: list[OpenQuestion]) -> JsonObject:
     """The run as one JSON document."""
     calls = [
         {
@@ -115,9 +115,9 @@ def _document(state: Run, questions: list[OpenQuestion]) -> dict[str, Any]:
     }
 
 
-def entry_document(entry: Entry) -> dict[str, Any]:
+def entry_document(entry: Entry) -> JsonObject:
     """One entry as JSON; ``ignored`` only if the entry was ignored."""
-    shown: dict[str, Any] = {"n": entry.n, "role": entry.role, "event": entry.name, "seq": entry.seq}
+    shown: JsonObject = {"n": entry.n, "role": entry.role, "event": entry.name, "seq": entry.seq}
     if entry.ignored:
         shown["ignored"] = entry.ignored
     return {**shown, "data": entry.event}

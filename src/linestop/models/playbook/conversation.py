@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import msgspec
+
+from linestop.schemas.json_values import JsonObject
 
 WireFormat = Literal["anthropic", "openai"]
 JSON_MODE_SCHEMA = "linestop_step"
@@ -14,11 +16,11 @@ JSON_MODE_SCHEMA = "linestop_step"
 
 class _Request(msgspec.Struct):
     model: str
-    messages: list[dict[str, Any]]
+    messages: list[JsonObject]
     stream: bool = False
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: JsonObject | None = None
 
 
 class _ToolResultForm(msgspec.Struct):
@@ -86,13 +88,13 @@ def read_conversation(wire: WireFormat, body: bytes) -> Conversation:
         stream=request.stream,
         tokens_max=request.max_completion_tokens or request.max_tokens or 1_000_000,
         request_bytes=len(body),
-        wants_json_mode=isinstance(schema, dict) and cast("dict[str, Any]", schema).get("name") == JSON_MODE_SCHEMA,
+        wants_json_mode=isinstance(schema, dict) and cast("JsonObject", schema).get("name") == JSON_MODE_SCHEMA,
         turns=_turns(request.messages),
         digest=hashlib.sha256(msgspec.json.encode([request.model, request.messages])).digest(),
     )
 
 
-def _turns(messages: list[dict[str, Any]]) -> tuple[Turn, ...]:
+def _turns(messages: list[JsonObject]) -> tuple[Turn, ...]:
     turns: list[Turn] = []
     texts: list[str] = []
     results: list[tuple[str, str]] = []
@@ -116,10 +118,10 @@ def _turns(messages: list[dict[str, Any]]) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _tools_by_call_id(message: dict[str, Any]) -> dict[str, str]:
+def _tools_by_call_id(message: JsonObject) -> dict[str, str]:
     """Tool names, dotted again, by call id, from either wire format."""
     tool_by_call_id: dict[str, str] = {}
-    for call in cast("list[dict[str, Any]]", message.get("tool_calls") or []):
+    for call in cast("list[JsonObject]", message.get("tool_calls") or []):
         tool_by_call_id[str(call.get("id"))] = str(call.get("function", {}).get("name", "")).replace("__", ".")
     for block in _blocks(message.get("content")):
         if block.get("type") == "tool_use":
@@ -127,13 +129,13 @@ def _tools_by_call_id(message: dict[str, Any]) -> dict[str, str]:
     return tool_by_call_id
 
 
-def _blocks(content: object) -> list[dict[str, Any]]:
+def _blocks(content: object) -> list[JsonObject]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
         return []
     items = cast("list[object]", content)
-    return [cast("dict[str, Any]", block) for block in items if isinstance(block, dict)]
+    return [cast("JsonObject", block) for block in items if isinstance(block, dict)]
 
 
 def _text(content: object) -> str:

@@ -7,12 +7,13 @@ key would make every test that uses it worthless.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from linestop.config.toml_files import convert, parse_toml, read_text
 from linestop.errors import ConfigError
+from linestop.schemas.json_values import JsonObject
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -36,7 +37,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """One tool call: ``args``, or ``raw_args``, which is sent unchanged and may be broken JSON."""
 
     tool: str
-    args: dict[str, Any] = {}
+    args: JsonObject = {}
     raw_args: str | None = None
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
 from linestop.models.playbook.answer import ScriptedReply
 from linestop.models.playbook.conversation import Conversation, WireFormat
+from linestop.schemas.json_values import JsonObject
 
 PIECE_CHARS = 40
 _ANTHROPIC_STOPS = {"end": "end_turn", "calls": "tool_use", "length": "max_tokens"}
@@ -54,14 +54,14 @@ def stream_events(reply: ScriptedReply, conversation: Conversation) -> list[byte
     ]
 
 
-def _anthropic_body(reply: ScriptedReply, conversation: Conversation) -> dict[str, Any]:
+def _anthropic_body(reply: ScriptedReply, conversation: Conversation) -> JsonObject:
     return _message(reply, conversation) | {
         "content": [_with_content(block, text) for block, text in _blocks(reply, conversation)],
         "stop_reason": _stop(reply, _ANTHROPIC_STOPS),
     }
 
 
-def _anthropic_events(reply: ScriptedReply, conversation: Conversation) -> Iterator[dict[str, Any]]:
+def _anthropic_events(reply: ScriptedReply, conversation: Conversation) -> Iterator[JsonObject]:
     started = _message(reply, conversation)
     yield {"type": "message_start", "message": started | {"usage": started["usage"] | {"output_tokens": 1}}}
     for index, (block, text) in enumerate(_blocks(reply, conversation)):
@@ -85,7 +85,7 @@ def _anthropic_events(reply: ScriptedReply, conversation: Conversation) -> Itera
     yield {"type": "message_stop"}
 
 
-def _message(reply: ScriptedReply, conversation: Conversation) -> dict[str, Any]:
+def _message(reply: ScriptedReply, conversation: Conversation) -> JsonObject:
     usage = reply.usage
     return {
         "id": f"msg_{_id(conversation)}",
@@ -105,7 +105,7 @@ def _message(reply: ScriptedReply, conversation: Conversation) -> dict[str, Any]
     }
 
 
-def _blocks(reply: ScriptedReply, conversation: Conversation) -> Iterator[tuple[dict[str, Any], str]]:
+def _blocks(reply: ScriptedReply, conversation: Conversation) -> Iterator[tuple[JsonObject, str]]:
     """Each content block as it starts, and the text that then fills it."""
     if reply.thinking:
         yield {"type": "thinking", "thinking": "", "signature": ""}, reply.thinking
@@ -116,7 +116,7 @@ def _blocks(reply: ScriptedReply, conversation: Conversation) -> Iterator[tuple[
         yield {"type": "tool_use", "id": call_id, "name": _wire_name(call.tool), "input": {}}, call.args
 
 
-def _with_content(block: dict[str, Any], text: str) -> dict[str, Any]:
+def _with_content(block: JsonObject, text: str) -> JsonObject:
     if block["type"] != "tool_use":
         return block | {block["type"]: text}
     try:
@@ -126,8 +126,8 @@ def _with_content(block: dict[str, Any], text: str) -> dict[str, Any]:
         return block | {"input": {"not_an_object": text}}
 
 
-def _openai_body(reply: ScriptedReply, conversation: Conversation) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": reply.text or None, "refusal": None}
+def _openai_body(reply: ScriptedReply, conversation: Conversation) -> JsonObject:
+    message: JsonObject = {"role": "assistant", "content": reply.text or None, "refusal": None}
     if reply.calls:
         message["tool_calls"] = [
             _call(reply, conversation, number) | {"function": {"name": _wire_name(call.tool), "arguments": call.args}}
@@ -140,10 +140,10 @@ def _openai_body(reply: ScriptedReply, conversation: Conversation) -> dict[str, 
     }
 
 
-def _openai_chunks(reply: ScriptedReply, conversation: Conversation) -> Iterator[dict[str, Any]]:
+def _openai_chunks(reply: ScriptedReply, conversation: Conversation) -> Iterator[JsonObject]:
     head = _completion(conversation, "chat.completion.chunk")
 
-    def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    def chunk(delta: JsonObject, finish_reason: str | None = None) -> JsonObject:
         return head | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
 
     yield chunk({"role": "assistant", "content": ""})
@@ -158,16 +158,16 @@ def _openai_chunks(reply: ScriptedReply, conversation: Conversation) -> Iterator
     yield head | {"choices": [], "usage": _openai_usage(reply)}
 
 
-def _call(reply: ScriptedReply, conversation: Conversation, number: int) -> dict[str, Any]:
+def _call(reply: ScriptedReply, conversation: Conversation, number: int) -> JsonObject:
     assert 0 <= number < len(reply.calls)
     return {"id": f"call_{_id(conversation)}{number:02}", "type": "function"}
 
 
-def _completion(conversation: Conversation, kind: str) -> dict[str, Any]:
+def _completion(conversation: Conversation, kind: str) -> JsonObject:
     return {"id": f"chatcmpl-{_id(conversation)}", "object": kind, "created": 0, "model": conversation.model}
 
 
-def _openai_usage(reply: ScriptedReply) -> dict[str, Any]:
+def _openai_usage(reply: ScriptedReply) -> JsonObject:
     usage = reply.usage
     prompt = usage.input + usage.cache_read + usage.cache_write
     return {
@@ -202,5 +202,5 @@ def _wire_name(tool: str) -> str:
     return tool.replace(".", "__")
 
 
-def _encode(value: dict[str, Any]) -> bytes:
+def _encode(value: JsonObject) -> bytes:
     return msgspec.json.encode(value)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import anyio
 import msgspec
@@ -34,6 +34,7 @@ from linestop.bus.streams.stream_definitions import DUPLICATE_WINDOW_NS, RUNS_RE
 from linestop.errors import LinestopError
 from linestop.schemas import subjects
 from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
+from linestop.schemas.json_values import JsonObject
 
 LOG = structlog.get_logger("linestop.rotation")
 EVERY_S: Final = 3600.0
@@ -158,17 +159,17 @@ async def rotate(administrator: Administrator, cut: Cut) -> int:
     return last - first
 
 
-def _first_seq(info: dict[str, Any]) -> int:
+def _first_seq(info: JsonObject) -> int:
     """Return where the log begins. Only age removes from it, so two values give the number of removed events."""
     return int(info["state"]["first_seq"])
 
 
-def _has_older(info: dict[str, Any], than: datetime) -> bool:
+def _has_older(info: JsonObject, than: datetime) -> bool:
     state = info["state"]
     return bool(state["messages"]) and msgspec.convert(state["first_ts"], datetime) < than
 
 
-def _shorter(info: dict[str, Any], before: datetime) -> dict[str, int]:
+def _shorter(info: JsonObject, before: datetime) -> dict[str, int]:
     """Return the ages that end at the cut by the broker's present time: the cut is fixed, an age moves on."""
     age_ns = int((msgspec.convert(info["ts"], datetime) - before).total_seconds() * SECOND_NS)
     return {"max_age": age_ns, "duplicate_window": min(age_ns, DUPLICATE_WINDOW_NS)}
@@ -196,11 +197,11 @@ async def restore(administrator: Administrator) -> None:
             await anyio.sleep(RESTORE_PAUSE_S)
 
 
-async def _info(admin: Connection) -> dict[str, Any]:
+async def _info(admin: Connection) -> JsonObject:
     return await admin.api_request(jetstream_api.server_subject(jetstream_api.stream_info(stream_names.RUNS)))
 
 
-async def _update(admin: Connection, config: dict[str, Any]) -> None:
+async def _update(admin: Connection, config: JsonObject) -> None:
     await admin.api_request(jetstream_api.server_subject(jetstream_api.stream_update(stream_names.RUNS)), config)
 
 

@@ -13,7 +13,7 @@ import ssl
 from datetime import datetime
 from functools import cache
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Self, TypedDict, Unpack
 
 import anyio
 import httpx2
@@ -28,6 +28,7 @@ from linestop.sandbox.http.egress_guard import (
     resolve_host,
 )
 from linestop.sandbox.http.transport import GuardedTransport
+from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.tool_contracts import Egress
 
 __all__ = ["EgressClient", "EgressPolicy", "RequestOptions", "Resolver", "resolve_host"]
@@ -40,8 +41,8 @@ class RequestOptions(TypedDict, total=False):
 
     headers: dict[str, str]
     params: dict[str, str | int | float | bool | None]
-    json: Any  # any JSON value
-    data: dict[str, Any]  # form fields
+    json: JsonValue  # any JSON value
+    data: JsonObject  # form fields
     content: bytes | str
 
 

@@ -24,6 +24,7 @@ from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import EgressFailed, NotBegun, ToolFailed, ToolUnknown, WorkspaceError
 from linestop.schemas.defaults import BLOB_BYTES_MAX
+from linestop.schemas.json_values import JsonValue
 from linestop.schemas.redaction import DEPTH_MAX
 from linestop.schemas.tool_contracts import Egress, ErrorType, ToolError
 from linestop.schemas.value_size import RESULT_CONTAINERS_MAX, OversizedError, beginning, json_size, shown
@@ -136,7 +137,7 @@ def _work_bytes(value: object) -> int:
         return OFF_LOOP_BYTES + 1
 
 
-def _value_reply(tool: AnyTool, value: Any, ctx: Context) -> FunctionReply:  # noqa: ANN401 - what a tool returned
+def _value_reply(tool: AnyTool, value: JsonValue, ctx: Context) -> FunctionReply:
     """The reply for a returned value."""
     encoded, finding = _json_of(value, ctx)
     if not finding:
@@ -151,7 +152,7 @@ def _value_reply(tool: AnyTool, value: Any, ctx: Context) -> FunctionReply:  # n
     return FunctionReply(value=msgspec.Raw(encoded), findings=(f"tool {tool.name}: {finding}",) if finding else ())
 
 
-def _json_of(value: Any, ctx: Context) -> tuple[bytes, str]:  # noqa: ANN401 - what a tool returned
+def _json_of(value: JsonValue, ctx: Context) -> tuple[bytes, str]:
     """The value as JSON, whole or as much of it as can be kept, and a finding about it, or ""."""
     if inspect.isawaitable(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
         if inspect.iscoroutine(value) or inspect.isgenerator(value):
@@ -176,7 +177,7 @@ def _json_of(value: Any, ctx: Context) -> tuple[bytes, str]:  # noqa: ANN401 - w
     return encoded, finding
 
 
-def _storable(value: Any) -> bytes:  # noqa: ANN401 - what a tool returned
+def _storable(value: JsonValue) -> bytes:
     """The value as JSON; each part that JSON cannot express is replaced by its ``repr``."""
     left = [_MENDED_BYTES_MAX]
     try:

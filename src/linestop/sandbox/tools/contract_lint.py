@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from linestop.schemas.argument_validation import schema_error
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.tool_contracts import Contract
 
 _DESCRIPTION_CHARS_MIN = 10
@@ -118,7 +119,7 @@ def _repeated_once(contract: Contract) -> str | None:
 
 
 def _egress_names(contract: Contract) -> str | None:
-    known: dict[str, Any] = contract.parameters.get("properties", {})
+    known: JsonObject = contract.parameters.get("properties", {})
     unknown = [name for name in contract.egress if name not in known]
     return f"names {unknown[0]} as egress, which is not one of its arguments" if unknown else None
 
@@ -132,9 +133,9 @@ def _trusted(contract: Contract) -> str | None:
     return f"trusts {unknown[0]} of its result, which its return type does not have" if unknown else None
 
 
-def _path_exists(returns: dict[str, Any], path: list[str]) -> bool:
+def _path_exists(returns: JsonObject, path: list[str]) -> bool:
     """Whether a value of the declared type may have something at ``path``; ``[]`` is every item of a list."""
-    schemas: list[dict[str, Any]] = [returns]
+    schemas: list[JsonObject] = [returns]
     for key in path:
         if key == "[]":
             schemas = [found for place in schemas for found in _items_of(returns, place)]
@@ -146,19 +147,17 @@ def _path_exists(returns: dict[str, Any], path: list[str]) -> bool:
     return bool(schemas)
 
 
-def _items_of(returns: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+def _items_of(returns: JsonObject, schema: JsonObject) -> list[JsonObject]:
     """The schemas of a list's items, through references and alternatives."""
     below = [returns.get("$defs", {}).get(str(schema["$ref"]).rsplit("/", 1)[-1], {})] if "$ref" in schema else []
     below += schema.get("anyOf", [])
-    found: list[dict[str, Any]] = (
-        [schema.get("items", {})] if schema.get("type", "array") == "array" and not below else []
-    )
+    found: list[JsonObject] = [schema.get("items", {})] if schema.get("type", "array") == "array" and not below else []
     return found + [item for branch in below if "$ref" not in branch for item in _items_of(returns, branch)]
 
 
-def _objects(returns: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+def _objects(returns: JsonObject, schema: JsonObject) -> list[JsonObject]:
     """The parts of a schema that describe an object: the schema, its reference, or some of its alternatives."""
-    schemas_to_read, found = [schema], list[dict[str, Any]]()
+    schemas_to_read, found = [schema], list[JsonObject]()
     for _ in range(_REFERENCES_MAX):
         if not schemas_to_read:
             break
@@ -198,7 +197,7 @@ def _description(contract: Contract) -> str | None:
 
 
 def _arguments(contract: Contract) -> str | None:
-    properties: dict[str, dict[str, Any]] = contract.parameters.get("properties", {})
+    properties: dict[str, JsonObject] = contract.parameters.get("properties", {})
     undescribed = [name for name, schema in properties.items() if not schema.get("description")]
     return f"describes no argument {', '.join(undescribed[:5])}: add them to the docstring" if undescribed else None
 

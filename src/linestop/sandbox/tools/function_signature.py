@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_type_hints
 import msgspec
 
 from linestop.errors import ConfigError
+from linestop.schemas.json_values import JsonObject
 
 _SECTION = re.compile(r"(Args|Arguments|Returns|Raises|Yields|Example|Examples|Note|Notes):\s*")
 _ARGUMENT = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.*)")
@@ -21,8 +22,8 @@ class Signature(NamedTuple):
 
     arguments: type[msgspec.Struct]
     returns: Any  # a type, or Any where the function declares none
-    parameters: dict[str, Any]
-    result: dict[str, Any] | None
+    parameters: JsonObject
+    result: JsonObject | None
     description: str
 
 
@@ -109,14 +110,14 @@ def _struct(name: str, parameters: list[inspect.Parameter], hints: dict[str, Any
         raise ConfigError(f"tool {name}: its arguments cannot be described ({_one_line(error)})") from None
 
 
-def _arguments_schema(name: str, struct: type[msgspec.Struct], descriptions: dict[str, str]) -> dict[str, Any]:
+def _arguments_schema(name: str, struct: type[msgspec.Struct], descriptions: dict[str, str]) -> JsonObject:
     """The schema of the arguments as one object, with the descriptions of the docstring."""
     full = _schema(name, struct)
-    definitions: dict[str, Any] = full.pop("$defs")
-    top: dict[str, Any] = definitions.pop(str(full["$ref"]).rsplit("/", 1)[-1])
+    definitions: JsonObject = full.pop("$defs")
+    top: JsonObject = definitions.pop(str(full["$ref"]).rsplit("/", 1)[-1])
     top.pop("title", None)
     top.setdefault("required", [])
-    properties: dict[str, dict[str, Any]] = top["properties"]
+    properties: dict[str, JsonObject] = top["properties"]
     unknown = sorted(set(descriptions) - set(properties) - {"ctx"})
     if unknown:
         raise ConfigError(f"tool {name} describes {unknown[0]}, which is not one of its arguments; rename it")
@@ -132,7 +133,7 @@ def _arguments_schema(name: str, struct: type[msgspec.Struct], descriptions: dic
     return top
 
 
-def _schema(name: str, kind: Any) -> dict[str, Any]:  # noqa: ANN401 - a type
+def _schema(name: str, kind: Any) -> JsonObject:  # noqa: ANN401 - a type
     try:
         return msgspec.json.schema(kind)
     except KeyError:

@@ -40,6 +40,7 @@ from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import NotBegun, ToolFailed
 from linestop.sandbox.tools.process_tool import run_in_process
 from linestop.sandbox.tools.threads import run_in_thread
+from linestop.schemas.json_values import JsonValue
 from linestop.schemas.redaction import Redactor
 from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
 from linestop.schemas.value_size import shown
@@ -126,7 +127,7 @@ async def probe(tool: AnyTool, ctx: Context, args: bytes, *, limits: PerformLimi
     return ToolResult(outcome="succeeded" if took_effect else "never_started", egress=egress)
 
 
-def run_check(tool: AnyTool, value: Any) -> tuple[str, ...]:  # noqa: ANN401 - any JSON value
+def run_check(tool: AnyTool, value: JsonValue) -> tuple[str, ...]:
     """Run the tool's own check on a result; an error of the check is a finding."""
     if tool.check is None:
         return ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from linestop.schemas.events.envelope import Event, Moment, Text
 from linestop.schemas.events.stopped import LimitHit
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import FailureClass, Usage
 
 
@@ -34,7 +35,7 @@ class ModelStarted(Event, frozen=True, kw_only=True):
     cost_max_micros: int = 0
     fallback_of: str = ""
     base_url: str = ""
-    params: dict[str, Any] = {}  # noqa: RUF012 - msgspec copies it
+    params: JsonObject = {}  # noqa: RUF012 - msgspec copies it
     dropped_to: int = 0
     limit: LimitHit | None = None
     charges_tokens: bool = False

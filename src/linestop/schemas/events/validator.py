@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events.envelope import Event, Moment, Text
 from linestop.schemas.events.stopped import LimitHit
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import Price, ToolMode
 from linestop.schemas.tool_contracts import TIERS, Contract, Tier, ToolKind
 
@@ -59,7 +60,7 @@ class ModelChoice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     base_url: str = ""
     api_key_env: str = ""
     tool_mode: ToolMode = "auto"
-    params: dict[str, Any] = {}
+    params: JsonObject = {}
 
     def is_requested_by(self, start: RequestsModel) -> bool:
         """Whether ``start`` requests this model: the same name at the same server."""

@@ -7,10 +7,12 @@ from typing import Any, cast
 
 import msgspec
 
+from linestop.schemas.json_values import JsonObject, JsonValue
+
 _DEPTH_MAX = 8
 """The most references and alternatives of a schema that are followed for one field."""
 
-_NO_SCHEMAS: list[dict[str, Any]] = []
+_NO_SCHEMAS: list[JsonObject] = []
 
 
 class Leaf(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,7 +21,7 @@ class Leaf(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     place: str
     name: str
-    value: Any
+    value: JsonValue
     description: str = ""
     has_default: bool = False
 
@@ -28,17 +30,17 @@ class Leaf(msgspec.Struct, frozen=True, kw_only=True):
         return any(self.place == place or self.place.startswith((f"{place}.", f"{place}[")) for place in places)
 
 
-def leaves(args: Any, parameters: dict[str, Any] | None) -> Iterator[Leaf]:  # noqa: ANN401 - any JSON value
+def leaves(args: JsonValue, parameters: JsonObject | None) -> Iterator[Leaf]:
     """Yield the leaves of ``args`` in order, except those that the schema gives: defaults, constants, known names."""
     root = parameters or {}
-    stack: list[tuple[str, str, str, Any, list[dict[str, Any]]]] = [("$", "", "", args, _resolve_schemas(root, [root]))]
+    stack: list[tuple[str, str, str, Any, list[JsonObject]]] = [("$", "", "", args, _resolve_schemas(root, [root]))]
     while stack:
         path, place, name, item, schemas = stack.pop()
         if any(_is_fixed_by_schema(schema, item) for schema in schemas):
             continue
         if isinstance(item, dict):
-            below: list[tuple[str, str, str, Any, list[dict[str, Any]]]] = []
-            for key, value in cast("dict[str, Any]", item).items():
+            below: list[tuple[str, str, str, Any, list[JsonObject]]] = []
+            for key, value in cast("JsonObject", item).items():
                 declared = [s["properties"][key] for s in schemas if key in s.get("properties", {})]
                 here = f"{place}.{key}".removeprefix(".")
                 if parameters is not None and not declared:
@@ -66,15 +68,15 @@ def items_of(value: Any) -> list[Any]:  # noqa: ANN401 - a JSON array
     return items
 
 
-def _resolve_schemas(root: dict[str, Any], schemas: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _resolve_schemas(root: JsonObject, schemas: list[JsonObject]) -> list[JsonObject]:
     """Return the schemas with their references and alternatives, each once."""
-    resolved: list[dict[str, Any]] = []
+    resolved: list[JsonObject] = []
     waiting = list(schemas)
     for _ in range(_DEPTH_MAX):
         if not waiting:
             break
         resolved += waiting
-        below: list[dict[str, Any]] = []
+        below: list[JsonObject] = []
         for schema in waiting:
             reference = schema.get("$ref")
             if isinstance(reference, str) and reference.startswith("#/$defs/"):
@@ -85,7 +87,7 @@ def _resolve_schemas(root: dict[str, Any], schemas: list[dict[str, Any]]) -> lis
     return resolved
 
 
-def _is_fixed_by_schema(schema: dict[str, Any], value: Any) -> bool:  # noqa: ANN401 - any JSON value
+def _is_fixed_by_schema(schema: JsonObject, value: JsonValue) -> bool:
     """Whether the schema itself gives this value: as the default, or as the only allowed one."""
     if "default" in schema and type(schema["default"]) is type(value) and schema["default"] == value:
         return True

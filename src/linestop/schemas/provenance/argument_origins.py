@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from linestop.schemas.events.validator import Provenance
+from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.provenance.argument_leaves import Leaf, items_of, leaves
 from linestop.schemas.provenance.code_constants import CodeConstants
 from linestop.schemas.provenance.dates import MentionedTimes, is_mentioned, is_moment, mentioned_times
@@ -87,13 +88,13 @@ class TracedArguments(msgspec.Struct, frozen=True, kw_only=True):
     ``rule`` is the version by which they are judged: an older log is checked by its own version.
     """
 
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     content: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     rule: int = RULE
 
 
-def trace(args: Any, contract: TracedArguments, sources: Sources) -> tuple[Provenance, ...]:  # noqa: ANN401 - any JSON value
+def trace(args: JsonValue, contract: TracedArguments, sources: Sources) -> tuple[Provenance, ...]:
     """Return the origin of each value that is not from the task; empty if all are."""
     rule = _Rule(sources, version=contract.rule)
     result: list[Provenance] = []
@@ -137,15 +138,15 @@ def trusted_leaves(result: str, paths: tuple[str, ...]) -> Iterator[str]:
                     yield value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _as_list(item: Any) -> list[Any]:  # noqa: ANN401 - any JSON value
+def _as_list(item: JsonValue) -> list[JsonValue]:
     """Return the items of a list, or the single value."""
     return items_of(item) if isinstance(item, list) else [item]
 
 
-def _children(item: Any, step: str) -> list[Any]:  # noqa: ANN401 - any JSON value
+def _children(item: JsonValue, step: str) -> list[JsonValue]:
     if step == "[]":
         return _as_list(item) if isinstance(item, list) else []
-    fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+    fields = cast("JsonObject", item) if isinstance(item, dict) else {}
     return [fields[step]] if step in fields else []
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import Provenance
+from linestop.schemas.json_values import JsonValue
 from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX
 from linestop.schemas.provenance.argument_origins import (
     NO_CONSTANTS,
@@ -37,7 +38,7 @@ _REFERENCE_KINDS = frozenset({"link", "address", "account"})
 def provenance(
     run: Run,
     contract: Contract,
-    args: Any,  # noqa: ANN401 - any JSON value
+    args: JsonValue,
     agent: AgentVersion,
     *,
     rule: int = RULE,

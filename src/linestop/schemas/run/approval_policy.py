@@ -7,12 +7,13 @@ cannot let an irreversible call pass.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from linestop.schemas.argument_validation import decode_strict
 from linestop.schemas.events import BlobRef, Policy
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.tool_contracts import Tier, canonical
 
@@ -35,7 +36,7 @@ def awaited_event(call: CallState) -> str:
     if call.tool != EVENT_WAIT or call.judged is None or isinstance(call.judged.args, BlobRef):
         return ""
     try:
-        return str(msgspec.json.decode(call.judged.args, type=dict[str, Any]).get("name") or "")
+        return str(msgspec.json.decode(call.judged.args, type=JsonObject).get("name") or "")
     except msgspec.DecodeError:
         return ""
 

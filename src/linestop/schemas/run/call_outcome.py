@@ -7,9 +7,11 @@ from a dry run. No provider's format can lose them, and no tool can forge them: 
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
+
+from linestop.schemas.json_values import JsonObject
 
 Status = Literal["succeeded", "failed", "unknown", "rejected", "denied", "not_made"]
 """``failed``: the call gave no result. ``unknown``: it is unknown whether it took effect. ``rejected``: the validator
@@ -59,7 +61,7 @@ NOT_MADE: Final = CallOutcome(status="not_made", error_type="limit")
 
 def outcome_json(outcome: CallOutcome, text: str) -> str:
     """Return the JSON object that a model receives as the outcome of its call."""
-    fields: dict[str, Any] = {"status": outcome.status}
+    fields: JsonObject = {"status": outcome.status}
     if outcome.is_error:
         fields |= {"error_type": outcome.error_type, "retry_safe": outcome.retry_safe}
     if outcome.dry_run:

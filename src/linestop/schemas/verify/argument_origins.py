@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from linestop.schemas.argument_validation import decode_strict
 from linestop.schemas.events import JudgedCall, Provenance
+from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.provenance.argument_origins import RULE
 from linestop.schemas.provenance.run_sources import provenance
 from linestop.schemas.run.fold import Run
@@ -100,14 +101,14 @@ def _items(value: Any) -> list[Any]:  # noqa: ANN401 - a JSON array
 def _texts(args: bytes) -> Iterator[tuple[str, str]]:
     """The texts among the leaves of arguments, each with its path; numbers are left out, having many spellings."""
     try:
-        stack: list[tuple[str, Any]] = [("$", decode_strict(args))]
+        stack: list[tuple[str, JsonValue]] = [("$", decode_strict(args))]
     except ValueError:
         return
     count = 0
     while stack and count < _LEAVES_MAX:
         path, item = stack.pop()
         if isinstance(item, dict):
-            fields = cast("dict[str, Any]", item)
+            fields = cast("JsonObject", item)
             stack.extend((f"{path}.{key}", child) for key, child in reversed(fields.items()))
         elif isinstance(item, list):
             stack.extend(reversed([(f"{path}[{index}]", child) for index, child in enumerate(_items(item))]))

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from linestop.schemas.events import Answered, BlobRef, Denied, Edited, Granted, Resolved, Text
+from linestop.schemas.json_values import JsonObject
 from linestop.schemas.messages import Control, Verb, signed_bytes
 from linestop.schemas.verify.checkpoint_signature import TrustedKey
 from linestop.schemas.verify.holds_and_spending import Ledger
@@ -75,7 +76,7 @@ def _possible_controls(ledger: Ledger, event: Decision) -> list[Control]:
     recorded with that of the question. A text may have been sent as text, or be the JSON of another value.
     """
     expiries: tuple[datetime | None, ...] = (event.expires_at,)
-    contents: list[dict[str, Any]] = [{}]
+    contents: list[JsonObject] = [{}]
     match event:
         case Granted() | Denied():
             asked = ledger.calls[event.call].asked if event.call in ledger.calls else None
