@@ -1,10 +1,11 @@
-"""Report by the exit code whether the worker of a role is healthy; a container's health check runs this.
+"""Report by the exit code whether this host's worker is healthy; a container's health check runs this.
 
 It imports next to nothing, because starting all of linestop for each check costs nearly a second of a core. A worker
 marks its file every 5 s as long as its event loop turns. ``linestop health`` reports the same and more, for people.
 
-Usage: ``python -I -S health.py [ROLE]``, with the state folder in ``LINESTOP_DIR``. Without ROLE any worker will do:
-a role without a worker elsewhere does not make this container unhealthy.
+Usage: ``python -I -S health.py [ROLE]``, with the state folder in ``LINESTOP_DIR``. ROLE is a role that the worker has,
+alone or among others; without it any worker of this host will do. Workers of other hosts may share the folder, as
+recorders share the archive's: how they are does not make this container unhealthy.
 """  # noqa: INP001 - a script, run in a container
 
 import fcntl
@@ -19,17 +20,20 @@ CONNECT_S = 3.0
 
 
 def worker_is_alive(folder: str, role: str) -> str:
-    """Return why the worker of the role, or of any role, is not healthy, or an empty text."""
-    names = [each.name for each in os.scandir(folder) if each.name.startswith("worker-")]
-    names = [name for name in names if name.endswith(f"-{role}.lock" if role else ".lock")]
-    for name in names:
-        with open(os.path.join(folder, name), "rb") as file:  # noqa: PTH118, PTH123 - pathlib costs as much as all else
+    """Return why this host's worker with the role, or with any role, is not healthy, or an empty text."""
+    for name in os.listdir(folder):  # noqa: PTH208 - pathlib costs as much as all else
+        if not (name.startswith("worker-") and name.endswith(".lock")):
+            continue
+        with open(os.path.join(folder, name), encoding="utf-8") as file:  # noqa: PTH118, PTH123 - as above
+            _process_id, host, *roles = (*file.read().split(), "", "")
+            if host != socket.gethostname() or (role and role not in roles):
+                continue
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
                 late_s = time.time() - os.fstat(file.fileno()).st_mtime
                 return f"The worker in {name} has not responded for {late_s:.0f} s." if late_s > LATE_S else ""
-    return f"No worker of the role {role} runs here." if role else "No worker runs here."
+    return f"No worker with the role {role} runs here." if role else "No worker runs here."
 
 
 def broker_answers(folder: str, role: str) -> str:

@@ -19,7 +19,7 @@ from linestop.bus.access.credentials import ensure_credentials, load_credential
 from linestop.bus.access.permission_table import CREDENTIALS
 from linestop.bus.server.process import server_program
 from linestop.cli.main import run
-from linestop.runtime.workers.worker_names import host_name, lock_name
+from linestop.runtime.workers.worker_names import lock_name
 from linestop.schemas.subjects import ACTORS
 
 
@@ -86,7 +86,7 @@ def test_an_unknown_credential_is_refused(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_health_of_a_role_looks_for_this_hosts_worker(tmp_path: Path) -> None:
-    """A check that knows only the role finds the worker that `actor` named after the host."""
+    """A check that knows only the role finds the worker that has it, alone or among others, whatever its name is."""
 
     def health() -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "linestop.cli.main", "health", "--role", "planner"]
@@ -94,12 +94,15 @@ def test_health_of_a_role_looks_for_this_hosts_worker(tmp_path: Path) -> None:
 
     missing = health()
     assert missing.returncode == 1
-    assert f"No worker called {host_name()}-planner runs" in missing.stderr
-    with lock_name(tmp_path / ".linestop", f"{host_name()}-planner"):
+    assert "No worker with the role planner runs on this host" in missing.stderr
+    with lock_name(tmp_path / ".linestop", "any") as lock:
+        lock.record_roles(["validator", "approver"])
+        assert health().returncode == 1
+        lock.record_roles(["planner", "executor"])
         # The worker is found, so what is missing now is the credential.
         found = health()
     assert found.returncode == 8
-    assert "alive" in found.stdout
+    assert "The worker any is alive." in found.stdout
 
 
 def test_the_container_check_reports_whether_the_worker_is_healthy(tmp_path: Path) -> None:
@@ -114,8 +117,14 @@ def test_the_container_check_reports_whether_the_worker_is_healthy(tmp_path: Pat
         url = f"nats://127.0.0.1:{broker.getsockname()[1]}"
         (tmp_path / "credentials").mkdir()
         (tmp_path / "credentials" / "planner.json").write_text("{}")
-        assert (check(url).returncode, check(url).stdout) == (1, "No worker of the role planner runs here.\n")
-        with lock_name(tmp_path, f"{host_name()}-planner") as lock:
+        assert (check(url).returncode, check(url).stdout) == (1, "No worker with the role planner runs here.\n")
+        other_host = tmp_path / "worker-a-name.lock"
+        with lock_name(tmp_path, "a-name"), lock_name(tmp_path, "b-name") as lock:
+            other_host.write_text(f"1 not-{socket.gethostname()} planner")
+            os.utime(other_host, (0, 0))
+            lock.record_roles(["validator", "approver"])
+            assert check(url).returncode == 1
+            lock.record_roles(["executor", "planner"])
             greeter = threading.Thread(target=_greet_client, args=(broker,))
             greeter.start()
             healthy = check(url)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,16 @@ from linestop.bus.connection import connect
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import set_up
 from linestop.errors import ConfigError, InputError
-from linestop.runtime.workers.worker_names import host_name, is_locked, lock_free_name, lock_name, next_incarnation
-from linestop.schemas.subjects import ACTORS
+from linestop.runtime.workers.worker_names import (
+    default_name,
+    host_name,
+    is_locked,
+    lock_free_name,
+    lock_name,
+    locked_names,
+    next_incarnation,
+)
+from linestop.schemas.subjects import ACTORS, RoleName, check_name
 from linestop.testing.memory import MemoryBroker
 
 HOLDER_PROGRAM = """
@@ -81,6 +91,46 @@ def test_a_name_must_fit_into_a_key(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a name"), lock_name(tmp_path, "No Name"):
         pass
     assert host_name() == host_name().lower()
+
+
+@pytest.mark.parametrize(
+    ("host", "roles", "name"),
+    [
+        ("Build-7.example", ["planner"], "build-7-planner"),
+        ("build-7", ["recorder", "budget", "approver", "validator"], "build-7-validator-approver-budget-recorder"),
+        ("build-7", [*reversed(ACTORS)], "build-7"),
+        ("_", ["planner"], "host-planner"),
+    ],
+)
+def test_a_worker_is_called_after_its_host_and_roles(
+    monkeypatch: pytest.MonkeyPatch, host: str, roles: list[RoleName], name: str
+) -> None:
+    """In whatever order the roles are given; a worker with all roles is called after its host alone."""
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    assert default_name(roles) == name
+
+
+@pytest.mark.parametrize("count", range(1, len(ACTORS) + 1))
+def test_the_names_of_hosts_that_begin_alike_differ(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Two workers of one name would take over each other's starts; the hundredth name is still one."""
+    names: list[str] = []
+    for host in ("linestop-of-the-shop-gates-7d9f8b6c5d-x2x9z", "linestop-of-the-shop-gates-7d9f8b6c5d-q4tt7"):
+        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        names += [check_name("worker", f"{default_name(roles)}-100") for roles in combinations(ACTORS, count)]
+    assert len(set(names)) == len(names)
+
+
+def test_the_workers_of_a_role_are_found(tmp_path: Path) -> None:
+    """Those of this host that run, whatever their names are and whichever roles they have besides."""
+    with lock_name(tmp_path, "gates") as gates, lock_name(tmp_path, "elsewhere") as elsewhere:
+        assert locked_names(tmp_path, "budget") == []
+        gates.record_roles(["validator", "budget"])
+        elsewhere.path.write_text(f"1 not-{socket.gethostname()} budget")
+        assert locked_names(tmp_path, "budget") == locked_names(tmp_path, "validator") == ["gates"]
+        assert locked_names(tmp_path, "planner") == []
+        with pytest.raises(ConfigError, match=f"held by process {os.getpid()}: stop it"), lock_name(tmp_path, "gates"):
+            pass
+    assert locked_names(tmp_path, "budget") == []
 
 
 @pytest.mark.anyio

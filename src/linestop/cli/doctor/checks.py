@@ -51,9 +51,10 @@ from linestop.cli.serving.assemble_process import (
 from linestop.client.kill_switches import KillSwitchClient
 from linestop.config.project_file import ENVIRONMENT, Project, load_project
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
-from linestop.runtime.workers.worker_names import host_name, is_locked, lock_path
+from linestop.runtime.workers.worker_names import is_locked, lock_path, locked_names
 from linestop.sandbox.tools.contract_lint import lint_contracts
 from linestop.sandbox.tools.registry import Registry
+from linestop.schemas.subjects import RoleName
 
 PYTHON_MIN: Final = (3, 11)
 CLOCK_OFF_MAX_S: Final = 1.0
@@ -94,10 +95,13 @@ def doctor(nats: str | None, as_json: bool, no_code: bool) -> None:
         exit_codes.exit_with(Unreachable.exit_code if all(found.code == Unreachable.code for found in errors) else 1)
 
 
-def health(worker: str | None, role: str | None, *, nats: str | None, as_json: bool) -> None:
-    """Check that the broker answers, and that the named worker is alive, or else that every role has a worker."""
+def health(worker: str | None, role: RoleName | None, *, nats: str | None, as_json: bool) -> None:
+    """Check that the broker answers, and that the named workers are alive, or else that every role has a worker."""
     project = load_project().with_broker(nats)
-    names = [name for name in (worker, f"{host_name()}-{role}" if role else None) if name is not None]
+    names = [
+        *([] if worker is None else [worker]),
+        *([] if role is None else _names_with_role(project.directory, role)),
+    ]
     all_roles = () if names else (("roles", lambda: anyio.run(_workers_sentence, project)),)
     checks: list[tuple[str, Callable[[], str]]] = [
         *((f"worker {name}", functools.partial(check_worker, project.directory, name)) for name in names),
@@ -111,6 +115,15 @@ def health(worker: str | None, role: str | None, *, nats: str | None, as_json: b
             printing.print_json(Finding(check=check, level="ok", sentence=sentence))
         else:
             click.echo(sentence)
+
+
+def _names_with_role(directory: Path, role: RoleName) -> list[str]:
+    names = locked_names(directory, role)
+    if not names:
+        raise NotFound(
+            f"No worker with the role {role} runs on this host with the state folder {directory}: start one."
+        )
+    return names
 
 
 def check_worker(directory: Path, name: str) -> str:

@@ -195,6 +195,7 @@ async def serve(
         ConfigError: if the project cannot be used; ``Unreachable`` if the broker does not answer.
     """
     secrets = (*project.secret_values().values(), *_model_keys(project))
+    lock.record_roles(roles)
     tools = registry if registry is not None or "executor" not in roles else load_tools(project)
     async with AsyncExitStack() as stack:
         role_credentials: dict[RoleName, Credential] = {role: credentials[role] for role in roles}

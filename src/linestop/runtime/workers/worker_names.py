@@ -9,7 +9,9 @@ name at once:
   after the number that an older linestop stored in the bucket ``shared``.
 
 The lock reaches as far as the state folder. Hosts that do not share one need names that differ, which is why
-the default name contains the host's.
+the default name contains the host's: whole if it is short enough, else its beginning and a digest of all of it.
+
+The file of the lock says who holds it, in one line: process id, host, roles. ``deploy/health.py`` reads it, too.
 """
 
 from __future__ import annotations
@@ -17,27 +19,33 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import socket
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from pathlib import Path
 from typing import Final
 
 from linestop.bus.interfaces import Bucket, BucketValue
 from linestop.bus.streams.stream_names import SHARED_BUCKET, WORKERS_BUCKET
 from linestop.errors import ConfigError, Conflict
-from linestop.schemas.subjects import check_name
+from linestop.schemas.subjects import ACTORS, RoleName, check_name
 
 NAMES_MAX: Final = 100
 """Most workers of one kind that may share a host and a state folder without names of their own."""
 
+HOST_CHARS_MAX: Final = 40
+KIND_CHARS_MAX: Final = 59
+"""A name has at most 63 characters, of which ``-100`` numbers workers of one kind."""
+
+_DIGEST_CHARS: Final = 8
 TRIES_MAX: Final = 10
 _NOT_IN_NAMES = re.compile("[^a-z0-9-]+")
 
 
 class WorkerLock:
-    """A locked name. ``touch`` marks the file, so that a health check sees that the process is alive."""
+    """A locked name; what a process writes into the file of the lock is for health checks."""
 
     def __init__(self, name: str, path: Path, descriptor: int) -> None:
         self.name = name
@@ -47,6 +55,12 @@ class WorkerLock:
     def touch(self) -> None:
         """Set the file's time, which shows that the event loop still runs."""
         os.utime(self._descriptor)
+
+    def record_roles(self, roles: Collection[RoleName]) -> None:
+        """Write down which roles this process has."""
+        line = " ".join((str(os.getpid()), socket.gethostname(), *roles))
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, line.encode(), 0)
 
     def close(self) -> None:
         """Release the lock."""
@@ -61,7 +75,18 @@ def lock_path(directory: Path, name: str) -> Path:
 def host_name() -> str:
     """Return this host's name in the form that a worker's name allows."""
     name = _NOT_IN_NAMES.sub("-", socket.gethostname().lower().partition(".")[0]).strip("-")
-    return name[:40] or "host"
+    return _shorten(name, HOST_CHARS_MAX) or "host"
+
+
+def default_name(roles: Collection[RoleName]) -> str:
+    """Return the name of a worker that was given none: ``<host>-<role>-<role>…``, and ``<host>`` if it has all roles.
+
+    The roles come in the order of ``ACTORS``, so their order on a command line makes no difference.
+    """
+    if set(roles) == set(ACTORS):
+        return host_name()
+    suffix = "".join(f"-{role}" for role in ACTORS if role in roles)
+    return _shorten(host_name(), KIND_CHARS_MAX - len(suffix)) + suffix
 
 
 @contextlib.contextmanager
@@ -75,7 +100,7 @@ def lock_name(directory: Path, name: str) -> Generator[WorkerLock]:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _try_lock(directory, check_name("worker", name))
     if lock is None:
-        holder = lock_path(directory, name).read_text(encoding="utf-8").strip() or "unknown"
+        holder = lock_path(directory, name).read_text(encoding="utf-8").partition(" ")[0] or "unknown"
         raise ConfigError(f"The worker name {name} is held by process {holder}: stop it, or choose another name.")
     with contextlib.closing(lock):
         yield lock
@@ -110,6 +135,17 @@ def is_locked(directory: Path, name: str) -> bool:
         return True
     lock.close()
     return False
+
+
+def locked_names(directory: Path, role: RoleName) -> list[str]:
+    """Return the names that processes of this host with ``role``, alone or among others, have locked at this moment."""
+    names: list[str] = []
+    for path in sorted(directory.glob("worker-*.lock")):
+        name = path.stem.removeprefix("worker-")
+        _process_id, host, *roles = (*path.read_text(encoding="utf-8").split(), "", "")
+        if host == socket.gethostname() and role in roles and is_locked(directory, name):
+            names.append(name)
+    return names
 
 
 async def next_incarnation(workers: Bucket, name: str, *, older: Bucket) -> str:
@@ -148,6 +184,14 @@ def _last_number(value: BucketValue | None, bucket: str) -> int:
         return int(value.value)
     except ValueError:
         raise ConfigError(f"Key {value.key} of the bucket `{bucket}` is not a number: delete it.") from None
+
+
+def _shorten(host: str, chars_max: int) -> str:
+    """Return the host's name, or if it is too long its beginning and a digest, so that two hosts still differ."""
+    if len(host) <= chars_max:
+        return host
+    digest = hashlib.sha256(host.encode()).hexdigest()[:_DIGEST_CHARS]
+    return f"{host[: chars_max - _DIGEST_CHARS - 1]}-{digest}"
 
 
 def _try_lock(directory: Path, name: str) -> WorkerLock | None:
