@@ -65,6 +65,7 @@ def test_files_and_options_are_completed_without_a_broker(tmp_path: Path) -> Non
     (tmp_path / "agents").mkdir()
     (tmp_path / "agents" / "support.toml").write_text('model = "playbook/x"')
     assert complete(tmp_path, tmp_path / "none", "linestop actor v") == ["validator"]
+    assert complete(tmp_path, tmp_path / "none", "linestop actor validator a") == ["approver"]
     assert complete(tmp_path, tmp_path / "none", "linestop deploy ") == ["support"]
 
 

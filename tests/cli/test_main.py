@@ -112,6 +112,7 @@ def test_choices_equal_those_of_the_modules_that_help_does_not_import() -> None:
         (["dev", "--no-such"], "No such option"),
         (["actor"], "Missing argument"),
         (["actor", "operator"], "'operator' is not one of"),
+        (["actor", "planner", "gates"], "'gates' is not one of"),
         (["--project", "/no/such/folder", "doctor"], "does not exist"),
         (["--profile", "live", "doctor"], "'live' is not one of"),
     ],

@@ -23,7 +23,7 @@ import structlog.testing
 from nats.aio.msg import Msg
 
 from linestop.bus import jetstream_api
-from linestop.bus.access.credentials import credential_path, ensure_credentials, load_credential
+from linestop.bus.access.credentials import credential_path, ensure_credentials, load_credential, write_credential
 from linestop.bus.connection import connect
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams.stream_sizes import stored_sizes
@@ -264,6 +264,25 @@ async def test_an_actor_says_that_it_waits_for_its_broker_and_ends_on_a_signal(t
         await actor.wait_for_words("no broker answers at nats://127.0.0.1:1 within 5 s (Connection refused)")
         await actor.wait_for_words("Trying for 30 s")
         assert await actor.end_with() == 0
+
+
+@pytest.mark.parametrize(
+    ("roles", "sentence"),
+    [
+        (("planner", "budget", "planner"), "The role planner is named twice: name each role once."),
+        (("executor", "planner"), "credentials/executor.json does not exist: "),
+    ],
+)
+async def test_an_actor_that_cannot_have_all_its_roles_has_none(
+    tmp_path: Path, roles: tuple[str, ...], sentence: str
+) -> None:
+    """A role given twice and a missing credential are each one sentence, before anything is asked of the broker."""
+    credential = ensure_credentials(tmp_path / "all", "nats://127.0.0.1:1")["planner"]
+    write_credential(credential_path(tmp_path / ".linestop", "planner"), credential)
+    async with started(tmp_path, "actor", *roles) as actor:
+        await actor.wait_for_words(sentence)
+        assert await actor.process.wait() == 2
+    assert actor.error_text.count("\n") == 1
 
 
 async def test_an_actor_in_its_own_process_does_its_role(tmp_path: Path) -> None:

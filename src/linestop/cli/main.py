@@ -74,7 +74,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     },
     "Processes": {
         "up": Entry("processes:up", "Run all actors against an outside broker."),
-        "actor": Entry("processes:actor", "Run one role; as many processes as you like."),
+        "actor": Entry("processes:actor", "Run one role or several; as many processes as you like."),
         "recorder": Entry("processes:recorder", "Manage the archive of all runs."),
         "bus": Entry("processes:bus", "Set up an outside broker."),
         "workers": Entry("workers:workers", "List the workers: their roles, their state and the work they hold."),

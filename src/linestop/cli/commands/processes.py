@@ -57,14 +57,16 @@ def up() -> None:
 
 
 @click.command()
-@click.argument("role", type=click.Choice(ROLES))
+@click.argument("roles", metavar="ROLE...", type=click.Choice(ROLES), nargs=-1, required=True)
 @nats_option
 @_NAME
 @json_option
 @implemented_by("serving.processes:actor")
 def actor() -> None:
-    """Run one ROLE until SIGINT or SIGTERM. Start any number of processes: the broker distributes the work.
+    """Run one ROLE or several until SIGINT or SIGTERM. Start any number of processes: the broker distributes the work.
 
+    The roles are planner, validator, approver, budget, executor and recorder. Three processes are recommended: the
+    planner, which reads untrusted text; the executor, whose tools hold secrets; and the four others together.
     With --json a line on stdout reports when and where it is ready.
     """
 
@@ -84,7 +86,7 @@ def doctor() -> None:
 
 @click.command()
 @click.option("--worker", metavar="NAME", help="Check only that the worker with this name is alive, and the broker.")
-@click.option("--role", type=click.Choice(ROLES), help="The same for this host's `linestop actor ROLE`.")
+@click.option("--role", type=click.Choice(ROLES), help="The same for this host's workers that have this role.")
 @nats_option
 @json_option
 @implemented_by("doctor.checks:health")

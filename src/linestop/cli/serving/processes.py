@@ -1,7 +1,7 @@
 """``dev``, ``up`` and ``actor``: the processes that do the work.
 
-``dev`` starts its own broker and every role in one process. ``up`` does the same against an outside
-broker. ``actor`` runs one role, in any number of processes. All three serve until SIGINT or SIGTERM, then drain.
+``dev`` starts its own broker and every role in one process. ``up`` does the same against an outside broker. ``actor``
+runs the roles it is given, in any number of processes. All three serve until SIGINT or SIGTERM, then drain.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from linestop.cli.serving.dev_lines import RunLines, report_changed_files
 from linestop.cli.serving.event_loop import enduring_loop
 from linestop.config.agent_files import AgentTooLargeError
 from linestop.config.project_file import Project, load_project
-from linestop.errors import ConfigError, LinestopError, Unreachable
+from linestop.errors import ConfigError, InputError, LinestopError, Unreachable
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.housekeeping.log_rotation import Rotation
-from linestop.runtime.workers.worker_names import WorkerLock, host_name, lock_free_name, lock_name
+from linestop.runtime.workers.worker_names import WorkerLock, default_name, lock_free_name, lock_name
 from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import RUNS_DAYS_MAX
@@ -254,7 +254,7 @@ async def _serve_up(
     began = time.monotonic()
     registry = load_tools(project)
     agents = load_project_agents(project, registry, on_left_out=_note_left_out)
-    with _worker_lock(project, name, host_name()) as lock:
+    with _worker_lock(project, name, default_name(ACTORS)) as lock:
         credentials = stored_credentials(project, ACTORS)
         if not await _prepare_if_able(project, stop_requested):
             return
@@ -271,25 +271,31 @@ async def _serve_up(
             await stop_requested.wait()
 
 
-def actor(role: RoleName, nats: str | None, *, name: str | None, as_json: bool) -> None:
-    """Run one ROLE until SIGINT or SIGTERM. Start any number of processes: the broker distributes the work."""
+def actor(roles: Sequence[RoleName], nats: str | None, *, name: str | None, as_json: bool) -> None:
+    """Run these roles in one process until SIGINT or SIGTERM, with one credential a role."""
+    for role in roles:
+        if roles.count(role) > 1:
+            raise InputError(f"The role {role} is named twice: name each role once.")
     project = load_project().with_broker(nats)
     with printing.reserve_stdout_for_data() as out:
         data = out if as_json else None
-        run_process(lambda stop_requested: _serve_actor(project, stop_requested, role, name=name, data=data))
+        run_process(lambda stop_requested: _serve_actor(project, stop_requested, roles, name=name, data=data))
 
 
 async def _serve_actor(
-    project: Project, stop_requested: anyio.Event, role: RoleName, *, name: str | None, data: TextIO | None
+    project: Project, stop_requested: anyio.Event, roles: Sequence[RoleName], *, name: str | None, data: TextIO | None
 ) -> None:
-    with _worker_lock(project, name, f"{host_name()}-{role}") as lock:
-        credentials = stored_credentials(project, [role])
+    roles = [role for role in ACTORS if role in roles]
+    with _worker_lock(project, name, default_name(roles)) as lock:
+        credentials = stored_credentials(project, roles)
         if not await _prepare_if_able(project, stop_requested):
             return
-        async with serve(project, [role], credentials, lock=lock) as process:
-            printing.note(f"The {role} works as {process.config.worker} at {credentials[role].url}. Ctrl-C ends it.")
+        async with serve(project, roles, credentials, lock=lock) as process:
+            who = f"The {roles[0]} works" if len(roles) == 1 else f"The roles {', '.join(roles)} work"
+            url = credentials[roles[0]].url
+            printing.note(f"{who} as {process.config.worker} at {url}. Ctrl-C ends it.")
             if data is not None:
-                printing.print_json(_ready_message(project, process, credentials[role].url), file=data)
+                printing.print_json(_ready_message(project, process, url), file=data)
             await stop_requested.wait()
 
 
