@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from linestop.actors.facts import KillSwitches, Texts, kill_switch_message
-from linestop.actors.own_starts import has_unreported_result, stop_out_of_time, unacknowledged_start
+from linestop.actors.own_starts import StartingRole, has_unreported_result
 from linestop.actors.role_facts import ExecutorFacts
 from linestop.actors.widened_contracts import attempt_left_open, widened
 from linestop.off_loop import off_loop
@@ -29,12 +29,11 @@ from linestop.schemas.run.call_states import Attempt, CallState, Stage, dead_wor
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.next_action import NextStart, next_start
-from linestop.schemas.run.phases import Phase
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import Tier, ToolError, ToolResult, canonical
 
 
-class Executor:
+class Executor(StartingRole[ExecutorFacts]):
     """The executor role. ``runner`` performs tools; it is handed in, so that this module imports none."""
 
     name: RoleName = "executor"
@@ -49,29 +48,36 @@ class Executor:
 
     # --- deciding ----------------------------------------------------------------------------------------
 
-    def decide(self, run: Run, facts: ExecutorFacts, now: datetime) -> AnyEvent | None:
+    def _report_unacknowledged(self, attempt: Attempt) -> Finished:
+        """Report that a start of this process never began: its acknowledgement was lost, so it is not performed."""
+        if attempt.purpose == "probe":
+            return _report_unknown(
+                attempt.call, attempt.attempt, read=False, cost_micros=attempt.cost_max_micros, error=_CANCELLED
+            )
+        return Finished(call=attempt.call, attempt=attempt.attempt, outcome="never_started", error=_CANCELLED)
+
+    def _report_abandoned(self, run: Run, facts: ExecutorFacts, now: datetime) -> Finished | None:
+        """Report an open attempt that is past its end and may not be repeated."""
+        worker, dead = facts.worker.id, facts.dead_workers.workers
+        for attempt in _without_result(run, facts):
+            if attempt.call and _is_given_up(run, attempt, now, worker=worker, dead=dead):
+                return _report_given_up(run, attempt, now, worker=worker, dead=dead)
+        return None
+
+    def _next_event(self, run: Run, facts: ExecutorFacts, now: datetime) -> AnyEvent | None:
         """Start the calls that may start, end waits that are over, and report attempts that no other worker will."""
-        if run.opened is None or run.has_unknown_events or run.phase is Phase.SEALED:
-            return None
-        worker_id, dead, performing = facts.worker.id, facts.dead_workers.workers, facts.performing
-        if unacknowledged := unacknowledged_start(run, worker_id, performing, effect=True):
-            return _report_unacknowledged(unacknowledged)
-        unreported = [attempt for attempt in run.open_attempts if not has_unreported_result(attempt, performing)]
-        if run.done:
-            return _report_abandoned(run, unreported, now, worker=worker_id, dead=dead)
-        if timeout_stop := stop_out_of_time(run, now, performing, by="executor"):
-            return timeout_stop
+        worker_id, dead = facts.worker.id, facts.dead_workers.workers
         if ended_wait := _end_wait(run, now):
             return ended_wait
         if wider := widened(run, facts.tools_here, facts.texts, worker=worker_id):
             return wider
         start = next_start(run, now, worker_id, dead)
-        if isinstance(start, NextStart) and _is_due(run, start, now, unreported):
+        if isinstance(start, NextStart) and _is_due(run, start, now, _without_result(run, facts)):
             if attempt := attempt_left_open(run, start, facts.tools_here):
                 return _report_given_up(run, attempt, now, worker=worker_id, dead=dead)
             if event := _start(run, start, facts.kill_switches, now, worker=worker_id, dead=dead):
                 return event
-        return _report_abandoned(run, unreported, now, worker=worker_id, dead=dead)
+        return self._report_abandoned(run, facts, now)
 
     # --- performing --------------------------------------------------------------------------------------
 
@@ -116,15 +122,6 @@ def _report_cancelled(work: CallWork, *, begun: bool) -> Finished:
 
 def _report_not_begun(work: CallWork) -> Finished:
     return Finished(call=work.call, attempt=work.attempt, outcome="never_started", error=_NOT_BEGUN, begun=False)
-
-
-def _report_unacknowledged(attempt: Attempt) -> Finished:
-    """Report that a start of this process never began: its acknowledgement was lost, so it is not performed."""
-    if attempt.purpose == "probe":
-        return _report_unknown(
-            attempt.call, attempt.attempt, read=False, cost_micros=attempt.cost_max_micros, error=_CANCELLED
-        )
-    return Finished(call=attempt.call, attempt=attempt.attempt, outcome="never_started", error=_CANCELLED)
 
 
 def _report_unknown(call: str, attempt: int, *, read: bool, cost_micros: int, error: ToolError) -> Finished:
@@ -186,14 +183,9 @@ def _is_due(run: Run, start: NextStart, now: datetime, unreported: Sequence[Atte
     return start.kind != "model" and start.at <= now and all(attempt in unreported for attempt in before)
 
 
-def _report_abandoned(
-    run: Run, attempts: Sequence[Attempt], now: datetime, *, worker: str, dead: frozenset[str]
-) -> Finished | None:
-    """Report one of these open attempts that is past its end and may not be repeated."""
-    for attempt in attempts:
-        if attempt.call and _is_given_up(run, attempt, now, worker=worker, dead=dead):
-            return _report_given_up(run, attempt, now, worker=worker, dead=dead)
-    return None
+def _without_result(run: Run, facts: ExecutorFacts) -> list[Attempt]:
+    """Return the open attempts of which this process has no result that it is about to store."""
+    return [attempt for attempt in run.open_attempts if not has_unreported_result(attempt, facts.performing)]
 
 
 def _report_given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> Finished:

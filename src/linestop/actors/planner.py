@@ -17,7 +17,7 @@ import msgspec
 
 from linestop.actors.facts import kill_switch_message
 from linestop.actors.model_reply_events import closing_event, compacted_event, failed_event, proposed_event
-from linestop.actors.own_starts import has_unreported_result, stop_out_of_time, unacknowledged_start
+from linestop.actors.own_starts import StartingRole, has_unreported_result
 from linestop.actors.prompt import Conversations, Prompt, assemble, request
 from linestop.actors.prompt_exact_values import covered_texts
 from linestop.actors.role_facts import PlannerFacts
@@ -40,7 +40,6 @@ from linestop.schemas.run.compaction import last_covered_n
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.next_action import Exhausted, NextStart, next_start
-from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.tool_mode import observed_mode
 from linestop.schemas.subjects import RoleName
 
@@ -48,7 +47,7 @@ PROMPTS_CACHED_MAX = 64
 NOT_BEGUN = "The request was not begun; nothing was asked."
 
 
-class Planner:
+class Planner(StartingRole[PlannerFacts]):
     """The planner role. ``requester`` reaches the models; it is handed in, so that this module imports none."""
 
     name: RoleName = "planner"
@@ -77,17 +76,24 @@ class Planner:
     # --- deciding ----------------------------------------------------------------------------------------
 
     def decide(self, run: Run, facts: PlannerFacts, now: datetime) -> AnyEvent | None:
+        """Decide nothing while a reply waits for the broker; else as every role that starts something."""
+        return None if has_unreported_result(run.model_attempt, facts.performing) else super().decide(run, facts, now)
+
+    def _report_unacknowledged(self, attempt: Attempt) -> ModelFailedEvent:
+        """Report that a request of this process never began."""
+        return _no_reply(attempt.turn, attempt.attempt, 0, kind="cancelled")
+
+    def _report_abandoned(self, run: Run, facts: PlannerFacts, now: datetime) -> ModelFailedEvent | None:
+        """Report a model request of a run that is over, if the worker that made it is gone."""
+        worker, dead = facts.worker.id, facts.dead_workers.workers
+        for attempt in run.open_attempts:
+            if not attempt.call and attempt.expired(now, worker, dead):
+                return _report_no_reply(attempt, now, worker, dead)
+        return None
+
+    def _next_event(self, run: Run, facts: PlannerFacts, now: datetime) -> AnyEvent | None:
         """Start the next model request if it is covered; stop the run if no model can be asked any more."""
-        waits = has_unreported_result(run.model_attempt, facts.performing)
-        if run.opened is None or run.has_unknown_events or run.phase is Phase.SEALED or waits:
-            return None
         worker_id, dead = facts.worker.id, facts.dead_workers.workers
-        if unacknowledged := unacknowledged_start(run, worker_id, facts.performing, effect=False):
-            return _no_reply(unacknowledged.turn, unacknowledged.attempt, 0, kind="cancelled")
-        if run.done:
-            return _report_abandoned(run, now, worker_id, dead)
-        if timeout_stop := stop_out_of_time(run, now, facts.performing, by="planner"):
-            return timeout_stop
         start = next_start(run, now, worker_id, dead)
         if not isinstance(start, NextStart):
             return _report_dead_worker(run, now, worker_id, dead) or (
@@ -206,14 +212,6 @@ def _report_dead_worker(run: Run, now: datetime, worker: str, dead: frozenset[st
     if attempt is None or not dead_workers_relied_on([attempt], now, worker=worker, dead=dead):
         return None
     return _report_no_reply(attempt, now, worker, dead)
-
-
-def _report_abandoned(run: Run, now: datetime, worker: str, dead: frozenset[str]) -> ModelFailedEvent | None:
-    """Report a model request of a run that is over, if the worker that made it is gone."""
-    for attempt in run.open_attempts:
-        if not attempt.call and attempt.expired(now, worker, dead):
-            return _report_no_reply(attempt, now, worker, dead)
-    return None
 
 
 def _report_no_reply(attempt: Attempt, now: datetime, worker: str, dead: frozenset[str]) -> ModelFailedEvent:

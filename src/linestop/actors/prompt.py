@@ -185,7 +185,7 @@ def _following(values: Iterable[object]) -> bytes:
 def _opening_messages(run: Run) -> list[Message]:
     """Return the messages before the first turn: the task, its material, and the last summary."""
     assert run.opened is not None
-    messages = [Message(role="user", text=_text(run.opened.task.text))]
+    messages = [Message(role="user", text=_shown(run.opened.task.text))]
     if run.opened.task.material:
         messages.append(Message(role="user", text=material_text(run.opened.task.material)))
     if run.compactions:
@@ -254,7 +254,7 @@ def _exchange_messages(proposal: ProposalState, dropped_to: int, *, structured: 
         blocks = tuple(_with_edited_args(block, proposal) for block in msgspec.json.decode(event.blocks))
     edited_args = {call.call: call.edited_args for call in proposal.calls}
     calls = tuple(ToolCall(id=c.call, name=c.tool, args=_args(edited_args.get(c.call) or c.args)) for c in event.calls)
-    proposed = Message(role="assistant", text=_text(event.text), calls=calls, blocks=blocks, blocks_of=event.blocks_of)
+    proposed = Message(role="assistant", text=_shown(event.text), calls=calls, blocks=blocks, blocks_of=event.blocks_of)
     if event.final:
         errors = "\n".join(proposal.returned.errors) if proposal.returned else ""
         return [proposed, Message(role="user", text=errors)] if errors else [proposed]
@@ -283,10 +283,10 @@ def _summary(event: Compacted) -> str:
 
 
 def _args(args: Text) -> str:
-    return args if isinstance(args, str) else canonical({"elided": _text(args)}).decode()
+    return args if isinstance(args, str) else canonical({"elided": _shown(args)}).decode()
 
 
-def _text(text: Text) -> str:
+def _shown(text: Text) -> str:
     if isinstance(text, BlobRef):
         return f"[{text.bytes} bytes of {text.type}, not shown; SHA-256 {text.sha256}]"
     return text

@@ -15,6 +15,7 @@ from linestop.actors.call_judging import judge
 from linestop.actors.facts import Performing, Space
 from linestop.actors.narrated_calls import narration_errors
 from linestop.actors.role_facts import ValidatorFacts
+from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.defaults import SPACE_FOR_STARTS
 from linestop.schemas.events import (
@@ -72,10 +73,8 @@ class Validator:
         proposal = run.proposal
         if proposal is None:
             return None
-        if run.phase is Phase.JUDGING:
-            return _stop_without_space(run, facts.space) or _judge_calls(run, proposal, facts, now)
-        if run.phase is Phase.ANSWERING:
-            return _judge_answer(run, proposal, facts, now)
+        if run.phase is Phase.JUDGING or run.phase is Phase.ANSWERING:
+            return _judge(run, proposal, facts, now)
         return _check_result(proposal, facts)
 
 
@@ -111,26 +110,34 @@ def _stop_at_limit(run: Run, now: datetime, performing: Performing) -> Stopped |
     return None
 
 
-def _judge_calls(run: Run, proposal: ProposalState, facts: ValidatorFacts, now: datetime) -> AnyEvent | None:
-    pinned = facts.pinned_agent
-    if pinned is None:
+def _judge(run: Run, proposal: ProposalState, facts: ValidatorFacts, now: datetime) -> AnyEvent | None:
+    """Judge the proposed calls, or the final answer, by the agent's version that the run was opened with."""
+    if run.phase is Phase.JUDGING and (stop := _stop_without_space(run, facts.space)):
+        return stop
+    if facts.pinned_agent is None:
         return None
-    if pinned.version is None:
+    agent = facts.pinned_agent.version
+    if agent is None:
         return stop_event(run, by="validator", why="The agent's version is not in the store.", code="defect")
-    calls = judge(run, proposal, pinned.version, facts.texts.by_sha256, now=now)
+    if run.phase is Phase.JUDGING:
+        return _judge_calls(run, proposal, agent, facts, now=now)
+    return _judge_answer(run, proposal, agent, facts, now=now)
+
+
+def _judge_calls(
+    run: Run, proposal: ProposalState, agent: AgentVersion, facts: ValidatorFacts, *, now: datetime
+) -> Judged:
+    calls = judge(run, proposal, agent, facts.texts.by_sha256, now=now)
     rejected = all(verdict.verdict == "reject" for verdict in calls)
     in_a_row = run.rejections_in_a_row + 1 if rejected else 0
     return Judged(proposal_n=proposal.n, calls=calls, rejections_in_a_row=in_a_row, rule=RULE)
 
 
-def _judge_answer(run: Run, proposal: ProposalState, facts: ValidatorFacts, now: datetime) -> AnyEvent | None:
-    pinned = facts.pinned_agent
-    if pinned is None:
-        return None
-    if pinned.version is None:
-        return stop_event(run, by="validator", why="The agent's version is not in the store.", code="defect")
+def _judge_answer(
+    run: Run, proposal: ProposalState, agent: AgentVersion, facts: ValidatorFacts, *, now: datetime
+) -> Accepted | Returned | Stopped:
     text = proposal.event.text
-    errors = _answer_errors(text, pinned.version.output_schema) or narration_errors(run, proposal, pinned.version, now)
+    errors = _answer_errors(text, agent.output_schema) or narration_errors(run, proposal, agent, now)
     if not errors:
         answer = Redactor(facts.secrets.values).text(text) if isinstance(text, str) else text
         read = any(call.finished is not None and call.finished.untrusted for call in run.calls.values())

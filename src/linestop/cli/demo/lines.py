@@ -8,7 +8,6 @@ from linestop.schemas.events import (
     Accepted,
     AnyEvent,
     Asked,
-    BlobRef,
     Cleared,
     Denied,
     EffectStarted,
@@ -23,7 +22,7 @@ from linestop.schemas.events import (
     Sealed,
     Settled,
     Stopped,
-    Text,
+    text_or_size,
 )
 from linestop.schemas.run.fold import Run
 
@@ -68,7 +67,7 @@ def describe(event: AnyEvent, run: Run) -> str:
 def _describe_run_event(event: Opened | Held | Settled | Sealed) -> str:
     match event:
         case Opened():
-            return f'"{_text(event.task.text)}"'
+            return f'"{text_or_size(event.task.text)}"'
         case Held():
             return f"may spend {rounded_dollars(event.amount_micros)} more"
         case Settled():
@@ -82,9 +81,9 @@ def _describe_run_event(event: Opened | Held | Settled | Sealed) -> str:
 def _describe_model_event(event: Proposed | ModelStarted | ModelFailedEvent | Accepted) -> str:
     match event:
         case Proposed() if event.calls:
-            return ", ".join(f"{call.tool} {_text(call.args)}" for call in event.calls)
+            return ", ".join(f"{call.tool} {text_or_size(call.args)}" for call in event.calls)
         case Proposed():
-            return f'"{_text(event.text)}"'
+            return f'"{text_or_size(event.text)}"'
         case ModelStarted():
             return f"{event.model}, turn {event.turn}, at most {rounded_dollars(event.cost_max_micros)}"
         case ModelFailedEvent():
@@ -95,7 +94,3 @@ def _describe_model_event(event: Proposed | ModelStarted | ModelFailedEvent | Ac
 
 def _tool(run: Run, call: str) -> str:
     return run.calls[call].tool if call in run.calls else call
-
-
-def _text(text: Text) -> str:
-    return f"[{text.bytes} bytes]" if isinstance(text, BlobRef) else text

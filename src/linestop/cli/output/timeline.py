@@ -13,7 +13,6 @@ from linestop.schemas.events import (
     AnyEvent,
     Asked,
     AskedCall,
-    BlobRef,
     Checked,
     Cleared,
     Compacted,
@@ -40,6 +39,7 @@ from linestop.schemas.events import (
     Text,
     Warned,
     Widened,
+    text_or_size,
 )
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
@@ -102,10 +102,10 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
             purpose = f", {event.purpose}" if event.purpose != "turn" else ""
             return f"asks {event.model} (turn {event.turn}{again}{purpose})"
         case Proposed():
-            calls_text = ", ".join(f"{calls(call.call, call.tool)}({_text(call.args)})" for call in event.calls)
-            return "; ".join(text for text in (_text(event.text), calls_text) if text)
+            calls_text = ", ".join(f"{calls(call.call, call.tool)}({_short(call.args)})" for call in event.calls)
+            return "; ".join(text for text in (_short(event.text), calls_text) if text)
         case ModelFailedEvent():
-            return f"{event.kind}: {_text(event.message)}"
+            return f"{event.kind}: {_short(event.message)}"
         case Compacted():
             return f"events {event.covers_from} to {event.covers_to} in {len(event.summary)} characters"
         case EffectStarted():
@@ -116,9 +116,9 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
             whole_result = (
                 f" (whole: {event.result_bytes} bytes, blob {event.result_ref.sha256})" if event.result_ref else ""
             )
-            findings = f" (but {_text('; '.join(event.findings))})" if event.findings else ""
+            findings = f" (but {_short('; '.join(event.findings))})" if event.findings else ""
             attempt = f" #{event.attempt}" if event.attempt else ""
-            return f"{calls(event.call)}{attempt} {event.outcome}: {_text(message)}{whole_result}{findings}"
+            return f"{calls(event.call)}{attempt} {event.outcome}: {_short(message)}{whole_result}{findings}"
         case Widened():
             names = ", ".join(calls(call.call, call.grant.name) for call in event.calls)
             return f"{names} may do more now than was approved; a person must approve"
@@ -137,7 +137,7 @@ def _describe_validator_event(
 ) -> str:
     match event:
         case Opened():
-            return f"{event.agent.name} on {event.model.model}: {_text(event.task.text)}"
+            return f"{event.agent.name} on {event.model.model}: {_short(event.task.text)}"
         case Refused():
             return f"{event.code}: {event.sentence}"
         case Judged():
@@ -149,7 +149,7 @@ def _describe_validator_event(
         case Checked():
             return f"event {event.finished_n} {event.verdict}" + "".join(f"; {found}" for found in event.findings)
         case Accepted():
-            return _text(event.answer)
+            return _short(event.answer)
         case Returned():
             return "; ".join(event.errors)
         case _:
@@ -173,9 +173,9 @@ def _describe_approver_event(
             what = calls(event.call) if event.call else "spending"
             return f"{what} by {event.by}" + (f": {event.why}" if event.why else "")
         case Edited():
-            return f"{calls(event.call)} by {event.by}: {_text(event.args)}"
+            return f"{calls(event.call)} by {event.by}: {_short(event.args)}"
         case Answered():
-            return f"{calls(event.call)} by {event.by}: {_text(event.answer)}"
+            return f"{calls(event.call)} by {event.by}: {_short(event.answer)}"
         case Resolved():
             return f"{calls(event.call)} by {event.by}: {event.action}" + (f", {event.why}" if event.why else "")
         case _:
@@ -189,7 +189,6 @@ def _question_text(call: AskedCall, calls: CallNames) -> str:
     return f"what is the outcome of {name}?" if call.rule == "unknown" else f"may {name} be done?"
 
 
-def _text(text: Text) -> str:
-    if isinstance(text, BlobRef):
-        return f"[{text.bytes} bytes]"
-    return text if len(text) <= TEXT_CHARS_MAX else text[: TEXT_CHARS_MAX - 1] + "…"
+def _short(text: Text) -> str:
+    shown = text_or_size(text)
+    return shown if len(shown) <= TEXT_CHARS_MAX else shown[: TEXT_CHARS_MAX - 1] + "…"

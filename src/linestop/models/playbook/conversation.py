@@ -138,13 +138,13 @@ def _blocks(content: object) -> list[JsonObject]:
     return [cast("JsonObject", block) for block in items if isinstance(block, dict)]
 
 
-def _text(content: object) -> str:
+def _joined_text(content: object) -> str:
     return "".join(str(block.get("text", "")) for block in _blocks(content))
 
 
 def _result(content: object) -> str:
     """The result or error of a tool, taken from the form in which linestop sends it to models."""
-    text = _text(content)
+    text = _joined_text(content)
     try:
         form = msgspec.json.decode(text, type=_ToolResultForm)
     except (msgspec.DecodeError, RecursionError):

@@ -46,6 +46,7 @@ from linestop.schemas.events.envelope import (
     Event,
     Moment,
     Text,
+    text_or_size,
 )
 from linestop.schemas.events.executor import (
     EffectStarted,
@@ -266,4 +267,5 @@ __all__ = [
     "decode_envelope",
     "encode",
     "is_known",
+    "text_or_size",
 ]

@@ -24,6 +24,11 @@ class BlobRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 Text = str | BlobRef
 
 
+def text_or_size(text: Text) -> str:
+    """Return the text, or in its place the size of one that is stored elsewhere, for a line that a person reads."""
+    return f"[{text.bytes} bytes]" if isinstance(text, BlobRef) else text
+
+
 class Cue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The cause of a pass over the run: an event's number, or the id of a task, control message or timer.
 
