@@ -52,7 +52,7 @@ class BusyLog:
         if self.conflicts_to_cause > 0:
             self.conflicts_to_cause -= 1
             n = next(self._numbers)
-            noise = msgspec.structs.replace(append, role="planner", event="noise", n=n, payload=b"{}", event_id=f"x{n}")
+            noise = msgspec.structs.replace(append, role="planner", event="noise", n=n, payload=b"{}")
             await self._others.append(noise)
         try:
             return await self._inner.append(append, **options)

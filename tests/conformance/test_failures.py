@@ -84,7 +84,6 @@ def event(tenant: TenantId, run: RunId, *, n: int, head_seq: int, by: str = "") 
         role="planner",
         event="stopped",
         n=n,
-        event_id=f"{by}-{n}",
         head_seq=head_seq,
         payload=msgspec.json.encode({"n": n, "after": head_seq, "by": by}),
     )

@@ -31,7 +31,6 @@ def event(n: int, *, head_seq: int) -> Append:
         role="planner",
         event="proposed",
         n=n,
-        event_id=f"e{n}",
         head_seq=head_seq,
         payload=bytes([n]) * (MESSAGE_BYTES_MAX - n),
     )

@@ -74,7 +74,6 @@ class Load:
                 role="planner",
                 event="proposed",
                 n=n,
-                event_id=f"e{n}",
                 head_seq=head_seq,
                 payload=text(),
             )

@@ -28,7 +28,6 @@ def stopped(tenant: TenantId, run: RunId, n: int, head_seq: int) -> Append:
         role="planner",
         event="stopped",
         n=n,
-        event_id=f"{run}-{n}",
         head_seq=head_seq,
         payload=f'{{"n":{n}}}'.encode(),
     )

@@ -75,7 +75,6 @@ def _event(run: RunId, n: int, head_seq: int) -> Append:
         role="planner",
         event="proposed",
         n=n,
-        event_id=f"e{n}",
         head_seq=head_seq,
         payload=b'{"text":"%s"}' % (b"the same words again " * 100),
     )
@@ -123,7 +122,7 @@ async def test_a_lagging_replica_hides_nothing_from_a_decision(cluster: Cluster)
         else:
             pytest.fail("no replica was seen to lag")
         old_head = seen[-1].seq if seen else 0
-        rival = msgspec.structs.replace(_event(run, len(seen) + 1, old_head), event_id="rival", payload=b"{}")
+        rival = msgspec.structs.replace(_event(run, len(seen) + 1, old_head), payload=b"{}")
         with pytest.raises(HeadMoved):
             await reader_log.append(rival)
 

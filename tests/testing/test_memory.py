@@ -30,7 +30,6 @@ def event(n: int, head_seq: int, *, by: str = "") -> Append:
         role="planner",
         event="started",
         n=n,
-        event_id=f"{by}-{n}",
         head_seq=head_seq,
         payload=f"{by}-{n}".encode(),
     )

@@ -13,7 +13,6 @@ import anyio
 import msgspec
 import structlog
 
-from linestop.bus.cloud_events import event_headers
 from linestop.bus.interfaces import Append, Blobs
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import INLINE_BYTES_MAX, MESSAGE_BYTES_MAX
@@ -100,17 +99,13 @@ class EventEncoder:
         now = at or self._now()
         event_id = uuid7(now, self._random_source.getrandbits(74))
         trace = event_traceparent(run, event, sampled=self._sampled(run, event) if self._sampled else None)
-        event_at = max(now, run.at)
         enveloped = msgspec.structs.replace(
-            event, id=event_id, prev=run.head, at=event_at, cue=cue, build=self._build, trace=trace
+            event, id=event_id, prev=run.head, at=max(now, run.at), cue=cue, build=self._build, trace=trace
         )
         name = EVENT_NAMES[type(event)]
         return Append(
-            tenant=run.tenant, run=run.run, role=role, event=name, n=run.n + 1, event_id=event_id,
+            tenant=run.tenant, run=run.run, role=role, event=name, n=run.n + 1,
             head_seq=run.head_seq, payload=encode(enveloped),
-            headers=event_headers(
-                trace, event_id=event_id, role=role, kind=f"run.{role}.{name}", subject=run.run, at=event_at
-            ),
         )  # fmt: skip
 
     async def store_full_result(self, tenant: TenantId, result: LongResult) -> AnyEvent:

@@ -48,7 +48,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One compare-and-append.
 
     ``head_seq`` is the stream sequence of the run's last message, events without effect included; 0 for a new run.
-    ``event_id`` identifies a repeated append. ``headers`` are additional ones (trace, CloudEvents).
+    Its subject and payload together identify a repeated append.
     """
 
     tenant: TenantId
@@ -56,10 +56,8 @@ class Append(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     role: RoleName
     event: str
     n: int
-    event_id: str
     head_seq: int
     payload: bytes
-    headers: dict[str, str] = {}
 
     @cached_property
     def subject(self) -> str:

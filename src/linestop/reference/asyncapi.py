@@ -155,7 +155,8 @@ def _message(channel: Channel) -> Document:
 
 def _headers(channel: Channel) -> JsonObject:
     text: Document = {"type": "string"}
-    if channel.direction == "out" and channel.stream:
+    if channel.direction == "out" and channel.stream and channel.stream != stream_names.FORKS:
+        # The events of a run carry none: everything is in the subject and the payload.
         return dict.fromkeys(HEADER_NAMES, text)
     if channel.direction == "in":
         return {REPLY_HEADER: {**text, "description": "The inbox for the reply."}}

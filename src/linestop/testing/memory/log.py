@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 
 from linestop.bus.interfaces import Append, Fill, HeadMoved, OnSent, RemovedRun, StoredMessage, read_removed_run
 from linestop.bus.jetstream.reads import PAGE_MESSAGES
-from linestop.bus.jetstream.wire import header_block
 from linestop.errors import PermissionDenied, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
@@ -41,8 +40,6 @@ class MemoryLog:
                 f"{MESSAGE_BYTES_MAX}: store long texts as blobs."
             )
         subject = self._log_subject(append.subject)
-        # Raises, as the real connection does, for values that cannot be headers; the bytes are not used.
-        header_block({"Nats-Msg-Id": append.event_id, **append.headers})
         # Before the request is sent: on a real connection, too, the caller may fold an event that is never stored.
         if on_sent is not None:
             on_sent()
@@ -110,15 +107,12 @@ class MemoryLog:
         if stored_before is not None and stored_before.payload == append.payload:
             return stored_before.seq
         expected = Expected(self._filter(append.tenant, append.run), append.head_seq)
-        message_id = f"{append.run}:{append.n}:{append.event_id}"
         head_moved_sentence = (
             f"Event {append.n} of run {append.run} was not stored: another event came first. "
             "Load the run and decide again."
         )
         try:
-            seq = self._stream.publish(
-                subject, append.payload, headers=append.headers, message_id=message_id, expected=expected
-            )
+            return self._stream.publish(subject, append.payload, headers={}, expected=expected)
         except WrongLastSequence as wrong:
             raise HeadMoved(head_moved_sentence, head_seq=wrong.head_seq) from None
         except SubjectTaken:
@@ -128,11 +122,6 @@ class MemoryLog:
                 f"The run log has no space for event {append.n} of run {append.run}: raise its max_bytes, "
                 "or export and remove old runs."
             ) from None
-        stored = self._stream.at(seq)
-        if stored is None or stored.subject != subject or stored.payload != append.payload:
-            # Message ids are shared by the whole stream: another message used this one.
-            raise HeadMoved(head_moved_sentence)
-        return seq
 
     def _runs(self, pattern: str) -> dict[tuple[TenantId, RunId], None]:
         tokens = (m.subject.split(".") for m in self._stream.matching(self._log_subject(pattern)))
