@@ -325,6 +325,11 @@ SCENARIOS: dict[str, Callable[[], list[Message]]] = {
     "stopped while asked": lambda: record([[("pay", "a")]], lambda live_run: live_run.send("stop", why="no")),
     "paused": lambda: record([[("pay", "a")]], _pause),
     "edited": lambda: record([[("pay", "a")]], _edit),
+    "edited read": lambda: record(
+        [[("look", "a")]],
+        _edit,
+        agent=msgspec.structs.replace(AGENT, policy=Policy(ask=("look",), deciders=("ann", "bob"))),
+    ),
     "destroyed": lambda: record([[("wipe", "a")]], _approve),
     "wrong arguments": lambda: record([[("look", '"')], [("nothing", "a")]], _nothing),
     "retried": lambda: record([[("look", "a")]], _expire, outcomes={"a": RETRY}),

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from tests.builders import RUN, SPARE, TASK, TENANT, Story, agent, at_gate, at_work, call, contract, refusal, reply
+from tests.builders import OK, RUN, SPARE, TASK, TENANT, Story, agent, at_gate, at_work, call, contract, refusal, reply
 
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
@@ -18,6 +18,7 @@ from linestop.schemas.events import (
     Granted,
     Judged,
     ModelStarted,
+    Opened,
     Policy,
     Resolved,
     Sealed,
@@ -52,10 +53,34 @@ def frugal(deciders: tuple[str, ...] = ()) -> Story:
     return Story(agent(policy=policy, limits={"ask_from_micros": 100})).open_run().run_until_idle()
 
 
-@pytest.mark.parametrize(("tool", "rule"), [("look", "tier:read"), ("note", "tier:reversible")])
-def test_reads_and_reversible_calls_need_no_person(tool: str, rule: str) -> None:
-    """They are cleared by their tier."""
-    assert at_work(call(tool)).last(Cleared).calls[0].rule == rule
+def test_a_reversible_call_needs_no_person() -> None:
+    """It is cleared by its tier."""
+    assert at_work(call("note")).last(Cleared).calls[0].rule == "tier:reversible"
+
+
+def test_a_turn_with_one_read_is_five_events() -> None:
+    """Nothing holds the read back, so the approver appends nothing."""
+    story = at_work(call("look")).finish_tools(look=OK)
+    turn = story.event_names()[2:7]
+    assert turn == [
+        "planner.started", "planner.proposed", "validator.judged", "executor.started", "executor.finished",
+    ]  # fmt: skip
+    assert verify(TENANT, RUN, story.messages).problems == ()
+
+
+def test_the_approver_appends_nothing_about_a_read_that_nothing_holds_back() -> None:
+    """Neither before its start nor after it."""
+    at_gate(call("look")).when("approver").expect_nothing()
+    at_work(call("look")).when("approver").expect_nothing()
+
+
+def test_in_a_run_of_an_older_version_a_read_is_cleared_before_it_starts() -> None:
+    """A run keeps the form that it was opened with, whichever version continues it."""
+    opened = msgspec.structs.replace(Story().open_run().last(Opened), gate_form=0)
+    story = Story().given(opened).run_until_idle().finish_model(reply(call("look")))
+    assert story.event_names()[-3:] == ["validator.judged", "approver.cleared", "executor.started"]
+    assert story.last(Cleared).calls[0].rule == "tier:read"
+    assert verify(TENANT, RUN, story.messages).problems == ()
 
 
 @pytest.mark.parametrize(("tool", "rule"), [("pay", "tier:irreversible"), ("drop", "tier:destructive")])
@@ -89,7 +114,7 @@ def test_a_policy_may_switch_the_provenance_gate_off() -> None:
 
 @pytest.mark.parametrize(
     ("tool", "rule"),
-    [("pay", "fallback"), ("look", "tier:read"), ("note", "tier:reversible"), ("drop", "tier:destructive")],
+    [("pay", "fallback"), ("note", "tier:reversible"), ("drop", "tier:destructive")],
 )
 def test_a_call_above_reversible_by_a_fallback_needs_a_person_whatever_policy_clears(tool: str, rule: str) -> None:
     """A policy trusts the model that the agent names, not the one that replaces it."""
@@ -158,10 +183,11 @@ def test_a_dry_run_asks_about_calls_that_its_policy_names() -> None:
     assert story.last(Asked).calls[0].rule == "policy:ask"
 
 
-def test_a_mixed_proposal_has_one_call_cleared_and_the_other_asked_about() -> None:
+def test_in_a_mixed_proposal_a_read_starts_one_call_is_cleared_and_others_are_asked_about() -> None:
     """One call's approval never releases another's."""
-    story = at_work(call("look"), call("pay"), call("drop"))
-    assert [line.call for line in story.last(Cleared).calls] == ["look"]
+    story = at_work(call("look"), call("note"), call("pay"), call("drop"))
+    assert [line.call for line in story.last(Cleared).calls] == ["note"]
+    assert (story.stage("look"), story.stage("note")) == ("open", "open")
     assert [line.call for line in story.last(Asked).calls] == ["pay", "drop"]
     story.send_control("approve", call="drop").append_decided()
     assert (story.stage("drop"), story.stage("pay")) == ("ready", "asked")

@@ -132,9 +132,7 @@ def test_a_run_waits_once_for_money_that_other_runs_hold() -> None:
 def test_a_run_that_waits_for_money_holds_only_what_it_has_spent() -> None:
     """So no two runs wait for each other's money; later holds come on top of what is spent."""
     poor = Story(agent(tools=(contract("rent", price_micros=400_000),))).open_run().run_until_idle()
-    poor.given(*poor.planner_events(reply(call("rent")))).when("validator").append_decided().when(
-        "approver"
-    ).append_decided()
+    poor.given(*poor.planner_events(reply(call("rent")))).when("validator").append_decided()
     spent = poor.run.spent_micros
     held = sum(hold.amount_micros for hold in poor.run.holds.values())
     event = poor.when("budget", refused(poor, waits=True, spent=0)).then(Queued)
@@ -162,9 +160,7 @@ def test_money_is_not_given_back_while_a_start_is_open() -> None:
 def test_a_wait_for_money_that_charges_too_little_is_ignored() -> None:
     """Otherwise a run could spend its limit twice."""
     story = Story(agent(tools=(contract("rent", price_micros=400_000),))).open_run().run_until_idle()
-    story.given(*story.planner_events(reply(call("rent")))).when("validator").append_decided().when(
-        "approver"
-    ).append_decided()
+    story.given(*story.planner_events(reply(call("rent")))).when("validator").append_decided()
     held = {hold: held.amount_micros for hold, held in story.run.holds.items()}
     lines = tuple(SettledHold(hold=hold, spent_micros=0, released_micros=amount) for hold, amount in held.items())
     assert "charge" in story.append("budget", Queued(need_micros=1, why="x", holds=lines)).ignored
@@ -309,9 +305,7 @@ def test_usage_beyond_the_holds_is_charged_to_the_accounts_when_the_run_waits() 
     story = Story(agent(tools=(contract("rent", price_micros=400_000),), limits=limits)).open_run().run_until_idle()
     held = sum(hold.amount_micros for hold in story.run.holds.values())
     usage = Usage(fresh_in=story.last(ModelStarted).input_tokens_max * 200)
-    story.given(*story.planner_events(reply(call("rent"), usage=usage))).when("validator").append_decided().when(
-        "approver"
-    ).append_decided()
+    story.given(*story.planner_events(reply(call("rent"), usage=usage))).when("validator").append_decided()
     spent = story.run.spent_micros
     assert spent > held
     event = story.when("budget", refused(story, waits=True, spent=0)).then(Queued)

@@ -6,7 +6,21 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from tests.builders import CONTRACTS, OK, RUN, TASK, TENANT, WORKER, Story, agent, all_at_once, at_work, call, contract
+from tests.builders import (
+    CONTRACTS,
+    OK,
+    RUN,
+    TASK,
+    TENANT,
+    WORKER,
+    Story,
+    agent,
+    all_at_once,
+    at_gate,
+    at_work,
+    call,
+    contract,
+)
 
 from linestop.actors.executor import truncate
 from linestop.actors.facts import KillSwitches, Texts
@@ -48,7 +62,23 @@ def started_n(story: Story) -> int:
     return max(n for n, attempts in story.run.attempts.items() if attempts[0].call)
 
 
-def test_all_cleared_calls_start_together_with_their_keys_and_deadlines() -> None:
+def test_a_read_starts_on_its_judgement_and_names_it() -> None:
+    """No role decides between the judgement and the start."""
+    story = at_gate(call("look"))
+    judged_n = story.run.n
+    story.when("executor").then(EffectStarted)
+    assert [line.gate_n for line in started(story).calls] == [judged_n]
+
+
+def test_a_read_starts_while_another_call_waits_for_the_approver() -> None:
+    """As a cleared call starts while another waits for a person."""
+    story = at_gate(call("look"), call("note"), call("pay")).when("executor").append_decided()
+    assert [line.call for line in started(story).calls] == ["look"]
+    story.run_until_idle()
+    assert (story.stage("look"), story.stage("note"), story.stage("pay")) == ("open", "open", "asked")
+
+
+def test_all_calls_that_passed_start_together_with_their_keys_and_deadlines() -> None:
     """One start names every call that may start, what it may cost, and until when."""
     story = at_work(call("look"), call("rent"))
     event = started(story)
@@ -63,7 +93,7 @@ def test_all_cleared_calls_start_together_with_their_keys_and_deadlines() -> Non
     assert line.done_by == line.start_by + timedelta(seconds=5 + 2)
 
 
-def test_cleared_calls_start_while_asked_calls_wait() -> None:
+def test_calls_that_passed_start_while_asked_calls_wait() -> None:
     """The approval of one call is not needed by another, and each result keeps its own id."""
     story = at_work(call("look"), call("pay"))
     assert [line.call for line in started(story).calls] == ["look"]
@@ -79,7 +109,7 @@ def test_an_uncovered_call_waits_for_its_hold() -> None:
     start = short.when("planner").then(ModelStarted)
     calls = (ProposedCall(call="rent", tool="rent", args="{}"),)
     short.given(Proposed(turn=1, attempt=1, calls=calls, cost_micros=start.cost_max_micros))
-    short.when("validator").append_decided().when("approver").append_decided().when("executor").expect_nothing()
+    short.when("validator").append_decided().when("executor").expect_nothing()
     short.when("budget").then(Held)
     short.when("executor").then(EffectStarted)
 

@@ -167,7 +167,7 @@ def test_a_call_that_needed_no_person_needs_one_now(name: str, fields: dict[str,
     """Whether the change was there before the call passed its gate, or comes between the gate and the start."""
     for at in ("the gate", "the start"):
         story, tools = at_gate(call(name), version=version), changed(name, **fields)
-        if at == "the start":
+        if at == "the start" and name != "look":
             story.when("approver").then(Cleared)
         story.run_until_idle(tools)
         assert last_question(story).rule == "contract:wider", at

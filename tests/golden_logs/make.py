@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +153,24 @@ def every_outcome() -> Story:
     return story.finish_model(reply(text="All was told."))
 
 
+def read_at_once() -> Story:
+    """Reads that start on their judgement: alone, beside a note and a payment, a wait for a date, after an edit."""
+    story = at_work(call("look"), version=agent(policy=Policy(ask=("rent",)))).finish_tools(look=OK)
+    story.finish_model(reply(call("look", '{"q":"b"}', id="beside"), call("note"), call("pay")))
+    story.finish_tools(beside=OK, note=OK).advance_s(3)
+    story.send_control("deny", call="pay", why="not now").append_decided().run_until_idle()
+    until = (story.now + timedelta(seconds=60)).isoformat()
+    story.finish_model(reply(call("wait.until", f'{{"until":"{until}"}}', id="wait"))).advance_s(61).run_until_idle()
+    story.finish_model(reply(call("rent", id="car"))).advance_s(2)
+    story.send_control("edit", call="car", args={"q": "a small one"}).append_decided().run_until_idle()
+    return story.finish_tools(car=OK).finish_model(reply(text="The car waits."))
+
+
 STORIES: dict[str, Callable[[], Story]] = {
     "completed": completed, "looped": looped, "stopped-with-late-facts": stopped_with_late_results,
     "unknown-resolved": unknown_resolved, "compacted": compacted, "refused": refused, "fallen-back": fallen_back,
     "denied-spending": denied_spending, "stopped-first": stopped_first, "told-in-one-form": every_outcome,
+    "read-at-once": read_at_once,
 }  # fmt: skip
 
 

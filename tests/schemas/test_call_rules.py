@@ -43,14 +43,15 @@ def test_a_requested_pause_is_bounded(asked: float, pause: float) -> None:
 
 def test_a_call_is_cleared_only_at_the_gate_and_as_it_was_judged() -> None:
     """A wrong line has no effect."""
-    story = at_gate(call("look"), call("note"))
-    good = ClearedCall(call="look", rule="r", args_sha256=story.run.calls["look"].args_sha256)
+    story = at_gate(call("note"), call("note", '{"q":"b"}', id="other"), call("look"))
+    good = ClearedCall(call="note", rule="r", args_sha256=story.run.calls["note"].args_sha256)
     for bad in (
-        ClearedCall(call="note", rule="r", args_sha256="0"),
+        ClearedCall(call="other", rule="r", args_sha256="0"),
         ClearedCall(call="nope", rule="r", args_sha256="0"),
+        ClearedCall(call="look", rule="r", args_sha256=story.run.calls["look"].args_sha256),
     ):
         assert "not waiting at the gate" in story.append("approver", Cleared(calls=(good, bad))).ignored
-    assert story.stage("look") == "gate"
+    assert (story.stage("note"), story.stage("look")) == ("gate", "ready")
 
 
 def test_a_person_is_asked_only_about_a_call_at_the_gate() -> None:

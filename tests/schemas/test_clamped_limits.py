@@ -92,9 +92,7 @@ def test_a_run_is_compacted_as_often_as_allowed_and_only_over_existing_events() 
 def test_an_effect_beyond_its_limits_is_ignored(tool: str, forgery: dict[str, Any], reason: str) -> None:
     """A price below the contract's, an end beyond its timeout."""
     story = Story().open_run().run_until_idle()
-    story.given(*story.planner_events(reply(call(tool)))).when("validator").append_decided().when(
-        "approver"
-    ).append_decided()
+    story.given(*story.planner_events(reply(call(tool)))).when("validator").append_decided()
     story.when("budget")
     if story.decided is not None:
         story.append_decided()

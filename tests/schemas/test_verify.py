@@ -19,7 +19,7 @@ from tests.run_logs import ANN, BOB, KEYS, RECORDER, RUN, SCENARIOS, TENANT, For
 from linestop.schemas import verify as checker
 from linestop.schemas.events import Cleared
 from linestop.schemas.messages import Control, signed_bytes
-from linestop.schemas.run import approval_rules
+from linestop.schemas.run import approval_rules, call_rules
 from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import effect_key
@@ -366,7 +366,7 @@ def _edited_cleared(f: Forger) -> int:
 
 
 def _policy_asks_but_cleared(f: Forger) -> int:
-    f.body("validator", "opened")["policy"]["ask"] = ["look"]
+    f.body("validator", "opened")["policy"]["ask"] = ["mail"]
     return f.find("approver", "cleared")
 
 
@@ -561,7 +561,7 @@ RULES: list[tuple[str, Change, str, str]] = [
     ("approved", _irreversible_cleared, "approval", "irreversible and no policy clears it"),
     ("approved", _untrusted_cleared, "approval", "comes from an untrusted source"),
     ("edited", _edited_cleared, "approval", "a person had changed it"),
-    ("approved", _policy_asks_but_cleared, "approval", "the policy asks a person about every 'look'"),
+    ("approved", _policy_asks_but_cleared, "approval", "the policy asks a person about every 'mail'"),
     ("approved", _cleared_other_arguments, "approval", "other arguments than those that were judged"),
     ("approved", _tier_lowered, "approval", "from irreversible to read"),
     ("approved", _other_arguments_than_written, "approval", "are not those that were written"),
@@ -695,6 +695,70 @@ def test_a_fold_that_lets_a_destructive_call_pass_is_found_by_its_start(
     start["gate_n"] = n
     sentence = "It starts call 'c1a', which is destructive, without a person's grant."
     assert (n + 1, "approval", sentence) in broken(check(forger.messages()))
+
+
+def _opened_before_the_rule(f: Forger) -> None:
+    f.body("validator", "opened")["gate_form"] = 0
+
+
+def _of_tier(tier: str) -> Callable[[Forger], None]:
+    def judge(f: Forger) -> None:
+        f.body("validator", "judged")["calls"][0]["tier"] = tier
+
+    return judge
+
+
+def _asked_by_policy(f: Forger) -> None:
+    f.body("validator", "opened")["policy"]["ask"] = ["lo*"]
+
+
+def _of_untrusted_origin(f: Forger) -> None:
+    f.body("validator", "judged")["calls"][0]["flags"] = ["untrusted-value"]
+
+
+def _of_a_question(f: Forger) -> None:
+    for tool in f.body("validator", "opened")["tools"]:
+        tool["kind"] = "wait"
+
+
+@pytest.mark.parametrize("fold", ["honest", "lax"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        _opened_before_the_rule, _of_tier("reversible"), _of_tier("irreversible"), _of_tier("destructive"),
+        _asked_by_policy, _of_untrusted_origin, _of_a_question,
+    ],
+)  # fmt: skip
+def test_a_start_without_the_approver_is_found_where_the_judgement_is_not_enough(
+    change: Callable[[Forger], None], fold: str, log_of: LogOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the fold lets the call pass: the checker has its own rule."""
+    if fold == "lax":
+        monkeypatch.setattr(call_rules, "needs_approver", lambda *_: False)
+    forger = Forger(log_of("returned"))
+    change(forger)
+    n, judged_n = forger.find("executor", "started"), forger.find("validator", "judged")
+    sentence = f"It starts call 'c1a' on event {judged_n}, but no event let it pass."
+    assert (n, "approval", sentence) in broken(check(forger.messages()))
+
+
+@pytest.mark.parametrize("fold", ["honest", "lax"])
+def test_a_read_that_a_person_edited_does_not_start_on_its_judgement(
+    fold: str, log_of: LogOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The approver decides whether the edit was an approval, though nothing else holds the call back any more."""
+    if fold == "lax":
+        monkeypatch.setattr(call_rules, "needs_approver", lambda _, call: not call.edited)
+    forger = Forger(log_of("edited read"))
+    forger.body("validator", "opened")["policy"]["ask"] = []
+    forger.body("validator", "judged")["calls"][0]["flags"] = ["untrusted-value"]
+    n, judged_n = forger.find("executor", "started"), forger.find("validator", "judged", 2)
+    forger.events[forger.find("approver", "cleared") - 1] = (
+        "budget", "warned", {"id": "w", "at": forger.events[n - 1][2]["at"], **WARNING},
+    )  # fmt: skip
+    forger.body("executor", "started")["calls"][0]["gate_n"] = judged_n
+    sentence = f"It starts call 'c1a' on event {judged_n}, but no event let it pass."
+    assert (n, "approval", sentence) in broken(check(forger.messages()))
 
 
 def test_a_rule_that_fails_on_an_event_breaks_the_log_and_not_the_checker(

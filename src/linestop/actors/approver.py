@@ -1,9 +1,10 @@
 """Approver: must a person agree, and did one?
 
 It protects people from what they did not agree to. It reads judged calls, the run's policy and control
-messages. It appends ``cleared`` for calls that need no person, ``asked`` for those that do (and for questions of
-the model, for spending, for effects whose outcome is unknown), and a person's decision as ``granted``, ``denied``,
-``edited``, ``answered``, ``resolved``, ``paused``, ``resumed``. A question that expires is denied.
+messages. It appends ``cleared`` for calls that the policy lets pass, ``asked`` for those that need a person (and for
+questions of the model, for spending, for effects whose outcome is unknown), and a person's decision as ``granted``,
+``denied``, ``edited``, ``answered``, ``resolved``, ``paused``, ``resumed``. A question that expires is denied. It
+appends nothing for reads that nothing holds back: they start on their judgement (``schemas.run.approval_policy``).
 
 A grant is bound to run, tool, contract digest and canonical arguments; the fold ignores any other. If the executor
 reports that a tool may do more by now, a person is asked again, under the present contract.
@@ -120,8 +121,8 @@ def _clear_or_ask(run: Run, now: datetime) -> AnyEvent | None:
     waiting = [call for call in run.proposal.calls if call.stage is Stage.GATE]
     if question := next((call for call in waiting if call.tool in QUESTIONS), None):
         return _answer_from_report(run, question) or Asked(question=_question(run, question, now))
-    dry_run, fallback = run.opened.task.dry_run, is_by_fallback(run)
-    rules = [(call, *approval_rule(run.opened.policy, call, dry_run=dry_run, fallback=fallback)) for call in waiting]
+    fallback = is_by_fallback(run)
+    rules = [(call, *approval_rule(run.opened, call, fallback=fallback)) for call in waiting]
     cleared = tuple(
         ClearedCall(call=call.call, rule=name, args_sha256=call.args_sha256)
         for call, name, needs_person in rules

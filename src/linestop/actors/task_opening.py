@@ -22,6 +22,7 @@ from linestop.schemas.defaults import (
 from linestop.schemas.events import AgentRef, AskedFor, Opened, Refused, TaskFacts, ToolGrant
 from linestop.schemas.messages import Task, lower_limits, oversized_field
 from linestop.schemas.redaction import Redactor
+from linestop.schemas.run.approval_policy import READS_NEED_NO_APPROVER
 from linestop.schemas.run.call_outcome import STRUCTURED
 from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import Contract, canonical
@@ -189,6 +190,7 @@ def _opened_event(  # noqa: PLR0913 - everything that is fixed when a run opens
         deadline_at=now + timedelta(seconds=limits.run_max_s),
         doors_revision=kill_switches.revision,
         result_form=STRUCTURED,
+        gate_form=READS_NEED_NO_APPROVER,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ deadline            role       set by the process that                     after
 ==================  =========  ==========================================  ====================================
 retry, queued       planner    recorded the failure                        near: the first pass of its next start
 retry, probe        executor   recorded the result                         the same
-wait                executor   was woken by ``cleared`` or ``granted``     the same
+wait                executor   was woken by ``judged`` or ``granted``      the same
 expiry              approver   asked                                       the same
 done-by             executor   performs                                    the next start takes over at once what is
                     planner                                                safe to repeat; else as above

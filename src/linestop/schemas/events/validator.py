@@ -177,6 +177,9 @@ class Opened(Event, frozen=True, kw_only=True):
     ``base_bytes`` bounds prompt and tools in bytes, ``base_tokens`` estimates their tokens; 0 in older logs.
 
     ``result_form`` is the form in which results reach its model: 1 structured, 0 (in older logs) bare text.
+
+    ``gate_form`` says which calls need an event of the approver before they start: 0 (in older logs) all, 1 all but
+    those of tier ``read`` that nothing holds back.
     """
 
     task: TaskFacts
@@ -197,6 +200,7 @@ class Opened(Event, frozen=True, kw_only=True):
     forked_from: ForkPoint | None = None
     flags: tuple[str, ...] = ()
     result_form: int = 0
+    gate_form: int = 0
 
 
 class AskedFor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,18 +1,21 @@
-"""Whether a person must agree to a call: the one rule by which the approver clears and the fold accepts a clearing.
+"""Which calls start on their judgement alone, which on the policy's word, and which only if a person agrees.
 
-A ``cleared`` event for a call that needs a person is ignored by every reader, so the approver's credential alone
-cannot let an irreversible call pass.
+- A call of tier ``read`` that nothing holds back starts on its judgement (``needs_approver``): no event of the approver
+  is needed, and none is accepted.
+- For any other call the approver appends ``cleared``, or asks a person (``approval_rule``). A ``cleared`` event for a
+  call that needs a person is ignored by every reader, so the approver's credential alone cannot let an irreversible
+  call pass.
 """
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from linestop.schemas.argument_validation import decode_strict
-from linestop.schemas.events import BlobRef, Policy
+from linestop.schemas.events import BlobRef, Opened, Policy
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.tool_contracts import Tier, canonical
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 
 EVENT_WAIT = "wait.for_event"
+READS_NEED_NO_APPROVER: Final = 1
+"""The ``gate_form`` of a run in which a call that nothing holds back starts without an event of the approver."""
+
 WIDER = "contract:wider"
 """The name of the rule for a call whose tool may do more than was agreed to: a person is asked."""
 
@@ -47,6 +53,24 @@ def call_waiting_for(run: RunState, event: str) -> CallState | None:
     return next((call for call in calls if call.stage is Stage.ASKED and awaited_event(call) == event), None)
 
 
+def is_question(call: CallState) -> bool:
+    """Whether the call waits for an answer or an event, not for a date."""
+    wait = call.grant is not None and call.grant.kind == "wait"
+    return wait and (call.judged is None or call.judged.wait_until is None)
+
+
+def needs_approver(opened: Opened, call: CallState) -> bool:
+    """Whether the approver must let a judged call pass before it starts: clear it, or ask a person.
+
+    A pure function of the judgement and the run's opening, so that every reader of a log gets the same result. Not
+    needed for a call of tier ``read`` that is no question, that no person edited, and that neither the policy nor the
+    origin of a value holds back. In runs opened before ``gate_form`` every call needs the approver.
+    """
+    if opened.gate_form < READS_NEED_NO_APPROVER or call.judged is None or call.judged.tier != "read":
+        return True
+    return call.edited or is_question(call) or approval_rule(opened, call)[1]
+
+
 def is_by_fallback(run: RunState) -> bool:
     """Whether the calls at the gate come from another model than the run was opened with."""
     return run.opened is not None and run.proposal is not None and not run.opened.model.is_requested_by(run.proposal)
@@ -65,14 +89,14 @@ def is_approved_by_edit(policy: Policy, call: CallState) -> bool:
         return False
 
 
-def approval_rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool = False) -> tuple[str, bool]:
+def approval_rule(opened: Opened, call: CallState, *, fallback: bool = False) -> tuple[str, bool]:
     """Return the rule that decides about a call, and whether the call needs a person.
 
     ``fallback``: a fallback model proposed the call, so the trust of the policy in the first model does not apply.
     """
     if call.wider:
-        return _rule_of_wider(call, dry_run=dry_run)
-    return _rule(policy, call, dry_run=dry_run, fallback=fallback)
+        return _rule_of_wider(call, dry_run=opened.task.dry_run)
+    return _rule(opened.policy, call, dry_run=opened.task.dry_run, fallback=fallback)
 
 
 def _rule(policy: Policy, call: CallState, *, dry_run: bool, fallback: bool) -> tuple[str, bool]:

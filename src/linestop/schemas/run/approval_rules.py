@@ -26,7 +26,7 @@ from linestop.schemas.events import (
     SpendQuestion,
 )
 from linestop.schemas.run import call_end_rules, widened_contract_rules
-from linestop.schemas.run.approval_policy import approval_rule, awaited_event, is_by_fallback
+from linestop.schemas.run.approval_policy import approval_rule, awaited_event, is_by_fallback, is_question
 from linestop.schemas.run.call_outcome import CallOutcome
 from linestop.schemas.run.call_states import CallState, Stage, text_size
 
@@ -41,26 +41,21 @@ def apply_cleared(run: RunState, n: int, event: Cleared) -> str:
         call = run.calls.get(line.call)
         if call is None or call.stage is not Stage.GATE or call.args_sha256 != line.args_sha256:
             return f"call '{line.call}' is not waiting at the gate with these arguments"
-        if _is_question(call):
+        if is_question(call):
             return f"call '{line.call}' is a question: only an answer ends it"
         if run.opened is not None:
-            name, person = approval_rule(run.opened.policy, call, dry_run=run.opened.task.dry_run, fallback=fallback)
+            name, person = approval_rule(run.opened, call, fallback=fallback)
             if person and name == "tier:destructive":
                 return f"call '{line.call}' is destructive: only a person lets it pass"
             if person:
                 return f"call '{line.call}' needs a person ({name})"
     for line in event.calls:
-        _pass_gate(run.calls[line.call], n)
+        pass_gate(run.calls[line.call], n)
     return ""
 
 
-def _is_question(call: CallState) -> bool:
-    """Whether the call waits for an answer or an event, not for a date."""
-    wait = call.grant is not None and call.grant.kind == "wait"
-    return wait and (call.judged is None or call.judged.wait_until is None)
-
-
-def _pass_gate(call: CallState, n: int) -> None:
+def pass_gate(call: CallState, n: int) -> None:
+    """Let a call start, or wait for its date, because of event ``n``."""
     call.gate_n, call.agreed = n, None
     waits = call.grant is not None and call.grant.kind == "wait"
     call.stage = Stage.WAITING if waits else Stage.READY
@@ -91,7 +86,7 @@ def apply_asked(run: RunState, event: Asked) -> str:
 def _invalid_question(run: RunState, call: CallState, line: AskedCall | Question, at: datetime) -> str:
     """Return why a question is invalid: it shows other content, asks other people than the policy, or for too long."""
     if isinstance(line, Question):
-        if call.stage is not Stage.GATE or not _is_question(call):
+        if call.stage is not Stage.GATE or not is_question(call):
             return f"call '{line.call}' is not a question, so it cannot be answered"
         return ""
     policy = run.opened.policy if run.opened else Policy()
@@ -137,7 +132,7 @@ def apply_granted(run: RunState, n: int, event: Granted) -> str:
         return "the approval had expired"
     call.votes.add(event.by)
     if len(call.votes) >= call.asked.quorum:
-        _pass_gate(call, n)
+        pass_gate(call, n)
     return ""
 
 

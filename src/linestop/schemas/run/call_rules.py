@@ -19,7 +19,8 @@ from linestop.schemas.events import (
     StartedCall,
     ToolGrant,
 )
-from linestop.schemas.run import call_end_rules, widened_contract_rules
+from linestop.schemas.run import approval_rules, call_end_rules, widened_contract_rules
+from linestop.schemas.run.approval_policy import needs_approver
 from linestop.schemas.run.call_outcome import CallOutcome
 from linestop.schemas.run.call_states import Attempt, CallState, Stage, waits_for_earlier_call
 from linestop.schemas.run.clamped_limits import NO_EVENTS_LEFT, lease_too_long
@@ -99,6 +100,8 @@ def _apply_verdict(run: RunState, n: int, call: CallState, verdict: JudgedCall) 
     recorded = _recorded_call(run, verdict)
     if verdict.verdict == "pass" and call.grant is not None:
         call.stage = Stage.GATE
+        if run.opened is not None and not needs_approver(run.opened, call):
+            approval_rules.pass_gate(call, n)
     elif verdict.verdict == "recorded" and recorded is not None:
         call_end_rules.end_from_record(run, n, call, recorded)
     else:

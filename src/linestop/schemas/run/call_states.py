@@ -58,9 +58,9 @@ class Stage(StrEnum):
     """The stage of one call."""
 
     PENDING = "pending"  # proposed, or edited: the validator's turn
-    GATE = "gate"  # judged and passed: the approver's turn
+    GATE = "gate"  # judged, and needs the approver: the approver's turn
     ASKED = "asked"  # a person's turn
-    WAITING = "waiting"  # cleared, and waits for its date (wait.until)
+    WAITING = "waiting"  # passed, and waits for its date (wait.until)
     READY = "ready"  # may start, from ready_at on
     OPEN = "open"  # an attempt is under way
     UNKNOWN_OUTCOME = "doubt"  # whether it took effect is unknown

@@ -1,9 +1,9 @@
 """Whose turn it is in a run, from the log alone; and which role an event usually hands the run to.
 
 In one process every role that an event may concern is asked. Between processes each question costs a delivery and a
-load, so an event wakes only the role that usually comes next (``NEXT``). If the log says otherwise (an unknown outcome,
-a start that is not covered), the role that appended the event sends a hint to the role whose turn it is. The sweep
-makes up for a lost hint.
+load, so an event wakes only the roles that usually come next (``NEXT_ROLES``). If the log says otherwise (an unknown
+outcome, a start that is not covered), the role that appended the event sends a hint to the role whose turn it is. The
+sweep makes up for a lost hint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from linestop.schemas.subjects import RoleName
 NEXT_ROLES: dict[str, tuple[RoleName, ...]] = {
     "validator.opened": ("budget",),
     "validator.refused": ("recorder",),
-    "validator.judged": ("approver",),
+    "validator.judged": ("approver", "executor"),
     "validator.checked": ("planner",),
     "validator.accepted": ("budget",),
     "validator.returned": ("planner",),
@@ -40,7 +40,11 @@ NEXT_ROLES: dict[str, tuple[RoleName, ...]] = {
     "executor.widened": ("approver",),
     "stopped": ("budget", "recorder"),
 }
-"""Event → the roles that advance the run after it, when each role has its own process."""
+"""Event → the roles that advance the run after it, when each role has its own process.
+
+A judgement hands the run to the approver, to the executor (reads that need no approver), or to both; its subject does
+not tell which.
+"""
 
 
 def whose_turn(run: RunState, now: datetime) -> RoleName | None:

@@ -71,6 +71,27 @@ def _by_policy(ledger: Ledger, call: Call, line: ClearedCall) -> str:
     return ""
 
 
+def passing_event(ledger: Ledger, call: Call) -> int:
+    """Return the number of the event that let a call pass: of the approver, or its judgement; 0 if none did.
+
+    The rule by which a judgement is enough is stated here once more, apart from the one that the fold applies.
+    """
+    opened, judged = ledger.opened, call.judged
+    if call.gate_n or opened is None or judged is None:
+        return call.gate_n
+    held_back = (
+        opened.gate_form == 0
+        or judged.tier != "read"
+        or call.grant is None
+        or call.grant.kind == "wait"
+        or call.edited
+        or call.agreed is not None
+        or any(fnmatchcase(call.tool, pattern) for pattern in opened.policy.ask)
+        or (opened.policy.provenance and "untrusted-value" in judged.flags)
+    )
+    return 0 if held_back else call.judged_n
+
+
 def check_asked(ledger: Ledger, event: Asked) -> Violations:
     """Check the questions that a person is shown."""
     for line in event.calls:

@@ -69,6 +69,7 @@ class Call:
 
     is_by_fallback: bool = False
     judged: JudgedCall | None = None
+    judged_n: int = 0
     edited: bool = False
     edit: Edited | None = None
     asked: AskedCall | None = None

@@ -19,6 +19,7 @@ from linestop.schemas.events import (
     StartedCall,
 )
 from linestop.schemas.tool_contracts import may_have_taken_effect
+from linestop.schemas.verify.approvals import passing_event
 from linestop.schemas.verify.call_records import Call, Start
 from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.verdict import Rule
@@ -146,8 +147,9 @@ def _check_agreed(ledger: Ledger, call: Call, line: StartedCall) -> Violations:
     """Check the basis of a start: its gate, its contract, and a person's grant if it is destructive."""
     assert call.grant is not None
     assert call.judged is not None
-    if not call.gate_n or line.gate_n != call.gate_n:
-        gate = f"event {call.gate_n}" if call.gate_n else "no event"
+    passed_n = passing_event(ledger, call)
+    if not passed_n or line.gate_n != passed_n:
+        gate = f"event {passed_n}" if passed_n else "no event"
         yield "approval", f"It starts call '{line.call}' on event {line.gate_n}, but {gate} let it pass."
     elif not _under_contract(ledger, call, line):
         yield "approval", f"It starts call '{line.call}' under a contract that was never agreed to."

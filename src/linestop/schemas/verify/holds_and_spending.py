@@ -159,7 +159,7 @@ class Ledger:
         match event:
             case Judged():
                 for verdict in event.calls:
-                    self.calls[verdict.call].judged = verdict
+                    self.calls[verdict.call].judged, self.calls[verdict.call].judged_n = verdict, n
                 rejected = all(verdict.verdict == "reject" for verdict in event.calls)
                 self.rejections_in_a_row = self.rejections_in_a_row + 1 if rejected else 0
             case Asked() | Cleared() | Granted() | Edited() | Resolved():
