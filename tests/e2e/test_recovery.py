@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 EVENTS = (
     ("validator", "opened", 1), ("budget", "held", 1), ("planner", "started", 1), ("planner", "proposed", 1),
-    ("validator", "judged", 1), ("approver", "cleared", 1), ("executor", "started", 1), ("executor", "finished", 1),
+    ("validator", "judged", 1), ("executor", "started", 1), ("executor", "finished", 1), ("approver", "cleared", 1),
     ("planner", "started", 3), ("validator", "accepted", 1), ("budget", "settled", 1),
 )  # fmt: skip
 """The events at which a process of all roles is killed; without the bare effect, which would wait for a person."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
@@ -121,7 +122,10 @@ def probes(evidence: Evidence, run: RunEvidence) -> list[str]:
 
 
 def grants(evidence: Evidence, run: RunEvidence) -> list[str]:  # noqa: C901 - one arm an event
-    """P5: a started call was judged, and passed its gate: cleared, or granted by enough people in time."""
+    """P5: a started call was judged, and passed its gate: cleared, or granted by enough people in time.
+
+    A read is its own gate (``_read_on_judgement``) unless something holds it back.
+    """
     wrong: list[str] = []
     judged: dict[str, dict[str, Any]] = {}
     asked: dict[str, dict[str, Any]] = {}
@@ -135,6 +139,7 @@ def grants(evidence: Evidence, run: RunEvidence) -> list[str]:  # noqa: C901 - o
         match entry.role_and_event:
             case "validator.judged":
                 judged |= {line["call"]: line for line in event["calls"]}
+                gates[entry.n] = {line["call"]: line for line in event["calls"] if _read_on_judgement(run, line, edits)}
             case "approver.cleared":
                 gates[entry.n] = {line["call"]: _with_edit(line, edits) for line in event["calls"]}
                 wrong += _agreed_by_one(run, entry)
@@ -157,6 +162,18 @@ def grants(evidence: Evidence, run: RunEvidence) -> list[str]:  # noqa: C901 - o
             case _:
                 pass
     return wrong
+
+
+def _read_on_judgement(run: RunEvidence, line: dict[str, Any], edits: dict[str, dict[str, Any]]) -> bool:
+    """Whether a call needs no approver: a read that no person edited and that neither policy nor origin holds back."""
+    assert run.opened is not None
+    policy = run.opened["policy"]
+    is_held_back = (
+        any(fnmatchcase(line.get("tool", ""), pattern) for pattern in policy["ask"])
+        or (policy["provenance"] and "untrusted-value" in line.get("flags", ()))
+        or line["call"] in edits
+    )
+    return line["verdict"] == "pass" and line.get("tier", "destructive") == "read" and not is_held_back
 
 
 def _in_time(run: RunEvidence, entry: LoggedEvent, question: dict[str, Any], shown: str = "args_sha256") -> list[str]:

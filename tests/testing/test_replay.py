@@ -45,9 +45,9 @@ def test_a_log_without_its_agent_is_compared_in_part(name: str) -> None:
 
 def test_a_decision_that_differs_today_is_reported() -> None:
     """A log in which a call was cleared by another rule than today's is reported, with event and field."""
-    log = SCENARIOS["retried"]()
+    log = SCENARIOS["approved"]()
     forger = Forger(log)
-    forger.body("approver", "cleared")["calls"][0]["rule"] = "policy:clear"
+    forger.body("approver", "cleared")["calls"][0]["rule"] = "tier:reversible"
     for agent in (agent_of(log), None):
         differences = replay(forger.messages(), agent)
         assert [(d.role, d.event, d.field) for d in differences] == [("approver", "cleared", "calls")]
