@@ -258,7 +258,7 @@ def a_closing_turn() -> object:
 @case("CLOSING_EVENTS", "0")
 def a_run_out_of_events() -> object:
     """Whether it sums up."""
-    return events(busy(limits={"events_max": 75}))
+    return events(busy(limits={"events_max": 74}))
 
 
 @case("CLOSING_ANSWER_TOKENS_MIN", "100_000")
