@@ -28,6 +28,7 @@ TENANT: Final = TenantId("bench")
 USERS: Final = 50
 SUBMITTED_AT_ONCE: Final = 64
 DRAINED_WITHIN_S: Final = 120.0
+WAIT_MAX_S: Final = 240.0
 
 
 class TurnStart(msgspec.Struct, frozen=True):
@@ -179,15 +180,18 @@ class RunningSystem:
             cpu_ms=used / turns * 1e3, broker_cpu_ms=broker_used / turns * 1e3, stored_bytes=stored / turns,
         )  # fmt: skip
 
-    async def wait_until(self, is_reached: Callable[[], bool], *, within_s: float = 300.0) -> None:
+    async def wait_until(self, is_reached: Callable[[], bool], *, within_s: float = WAIT_MAX_S) -> None:
         """Wait until something that ``watch`` sees has happened.
 
         Raises:
-            TimeoutError: it has not happened in time.
+            TimeoutError: it has not happened in time; the error has what has been seen.
         """
-        with anyio.fail_after(within_s):
+        with anyio.move_on_after(within_s):
             while not is_reached():
                 await anyio.sleep(0.01)
+        if not is_reached():
+            seen = f"{len(self.starts):,} turns have begun and {self.asked:,} questions were asked"
+            raise TimeoutError(f"after {within_s:g} s {seen}")
 
     async def wait_for_starts(self, starts: int) -> None:
         """Wait until that many turns have begun since ``watch``."""
