@@ -11,6 +11,7 @@ from tests.bus_fixtures import BusFixture, ServerBusFixture, until
 
 from linestop.bus.interfaces import Append, HeadMoved, Log, RemovedRun
 from linestop.bus.jetstream import retry
+from linestop.bus.jetstream.log import HEADS_PER_REQUEST_MAX
 from linestop.bus.jetstream.replies import PubAck, ReplyMeaning, meaning
 from linestop.errors import PermissionDenied, TooLarge
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
@@ -316,3 +317,23 @@ async def test_pages_hold_every_message_of_every_run_in_order(bus: BusFixture, t
         seen += [message.seq for message in page]
     assert seen == list(range(first, seen[-1] + 1))
     assert {first, other, last} <= set(seen)
+
+
+async def test_one_request_tells_which_runs_have_moved(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
+    """A run has moved if a message with the next number is stored, whatever its role and name, also a void one."""
+    log, other, none = await bus.log(), RunId(f"{run}-other"), RunId(f"{run}-none")
+    await chain(log, tenant, run, length=3)
+    await chain(log, tenant, other, length=12)
+    heads = [(tenant, run, 3), (tenant, other, 12), (tenant, none, 0)]
+    assert await log.moved(heads) == set()
+    assert await log.moved([]) == set()
+    assert await log.moved([(tenant, run, 2), (tenant, other, 11), (tenant, none, 1)]) == {
+        (tenant, run),
+        (tenant, other),
+    }
+    head = await log.head(tenant, run)
+    assert head is not None
+    await log.append(event(tenant, run, n=4, head_seq=head.seq))
+    assert await log.moved(heads) == {(tenant, run)}
+    many = [(tenant, RunId(f"{run}-{n}"), 0) for n in range(2 * HEADS_PER_REQUEST_MAX)]
+    assert await log.moved([*many, *heads]) == {(tenant, run)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, cast
@@ -13,7 +14,7 @@ from tests.sim.faults import SeedFaults, seconds
 from tests.sim.hardships import Hardship
 from tests.sim.loop import Process, SimLoop
 
-from linestop.bus.interfaces import Append, Fill, OnSent, RemovedRun, StoredMessage
+from linestop.bus.interfaces import Append, Fill, OnSent, RemovedRun, RunHead, RunKey, StoredMessage
 from linestop.bus.streams import stream_names
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
@@ -103,6 +104,16 @@ class WatchedLog:
         access.asked_s = max(access.asked_s, asked_s)
         self._block_process()
         return stored
+
+    async def moved(self, heads: Collection[RunHead]) -> set[RunKey]:
+        """Ask which runs moved; the time of the request is recorded as that of a read."""
+        asked_s = seconds()
+        found = await self._log.moved(heads)
+        for tenant, run, _ in heads:
+            access = self._access(tenant, run)
+            access.asked_s = max(access.asked_s, asked_s)
+        self._block_process()
+        return found
 
     async def message_at(self, seq: int) -> StoredMessage | None:
         """See ``Log``."""

@@ -9,7 +9,7 @@ outcomes) or a shared figure that compare-and-set checks again (values of bucket
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import datetime
 from functools import cached_property
 from typing import Protocol
@@ -107,6 +107,11 @@ def read_removed_run(outcome: bytes) -> RemovedRun:
         return RemovedRun()
 
 
+RunKey = tuple[TenantId, RunId]
+RunHead = tuple[TenantId, RunId, int]
+"""A run and the number of its last event, as far as the asker knows."""
+
+
 class Log(Protocol):
     """The run log as one credential sees it."""
 
@@ -143,6 +148,14 @@ class Log(Protocol):
 
     async def head(self, tenant: TenantId, run: RunId) -> StoredMessage | None:
         """Return the run's last message, from the leader; None for a run without messages."""
+        ...
+
+    async def moved(self, heads: Collection[RunHead]) -> set[RunKey]:
+        """Return the runs of which a message with the next number is stored: an event, or one that is void.
+
+        One request asks about all of them. Without replicas a message that was acknowledged before the call is found
+        for certain.
+        """
         ...
 
     async def removed_run(self, tenant: TenantId, run: RunId) -> RemovedRun | None:

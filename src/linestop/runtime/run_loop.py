@@ -29,7 +29,7 @@ from linestop.errors import Conflict, Defect, LinestopError, RetryableError
 from linestop.runtime.deadline_alarms import Alarms
 from linestop.runtime.decide_next import Decider, Draft, Pass, stop_if_subject_taken
 from linestop.runtime.fetch_facts import FactSource
-from linestop.runtime.head_watch import watch_heads
+from linestop.runtime.head_watch import HeadChecks, watch_heads
 from linestop.runtime.outbox import Outbox
 from linestop.runtime.perform_started import Execution, StartPerformer, is_recorded, mark_late, report_until_stored
 from linestop.runtime.role_binding import RoleBinding, ShellConfig
@@ -76,11 +76,13 @@ class Shell:
         self._performer = StartPerformer(
             self.capacity, self.outbox, encoder, may_still_begin=self._may_still_begin, report=self._report_safely
         )
+        self._heads = HeadChecks(self.bindings[0].log)
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
         self._tasks = self.outbox.tasks = await anyio.create_task_group().__aenter__()
-        self._tasks.start_soon(watch_heads, self.cache, self.config.head_check_s, self._refresh)
+        checks = None if self.config.replicated else self._heads
+        self._tasks.start_soon(watch_heads, self.cache, self.config.head_check_s, self._refresh, checks)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -322,7 +324,7 @@ class Shell:
     # --- performing --------------------------------------------------------------------------------------
 
     async def _may_still_begin(self, entry: CachedRun, execution: Execution[object]) -> bool:
-        """Whether a start may still begin: proven by a prompt acknowledgement, else by reading the log.
+        """Whether a start may still begin: proven by a prompt acknowledgement, else by asking the log.
 
         Only a stop, a pause, a takeover or the passing of ``start_by`` forbids it; other events in between, such as
         another call's result or a person's grant, do not.
@@ -332,8 +334,9 @@ class Shell:
         if self.config.replicated or not is_prompt or not entry.is_loaded:
             try:
                 async with entry.lock:
-                    # A replica that lags would not show a stop that is stored already.
-                    await self._refresh(entry, leader=True)
+                    if self.config.replicated or not entry.is_loaded or await self._heads.has_moved(entry.run):
+                        # A replica that lags would not show a stop that is stored already.
+                        await self._refresh(entry, leader=True)
             except LinestopError:
                 return False
         if entry.may_not_begin() or self.config.now() >= execution.start_by:

@@ -12,6 +12,11 @@ def delta_filter(tenant: TenantId, run: RunId) -> str:
     return f"deltas.{check_name('tenant', tenant)}.{check_name('run', run)}.{ANY}.{ANY}"
 
 
+def numbered_filter(tenant: TenantId, run: RunId, n: int) -> str:
+    """Build the filter of every message that claims to be event ``n`` of a run, from any role."""
+    return f"runs.{check_name('tenant', tenant)}.{check_name('run', run)}.{ANY}.{ANY}.{n}"
+
+
 def outcome_filter(tenant: str, agent: str) -> str:
     """Build the filter of the outcomes of a tenant's and an agent's runs; an empty name stands for any."""
     return f"outcomes.{_name('tenant', tenant)}.{_name('agent', agent)}.{ANY}"

@@ -11,9 +11,20 @@ would add nothing but bytes to each event.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Final
 
-from linestop.bus.interfaces import Append, Fill, HeadMoved, OnSent, RemovedRun, StoredMessage, read_removed_run
+from linestop.bus.interfaces import (
+    Append,
+    Fill,
+    HeadMoved,
+    OnSent,
+    RemovedRun,
+    RunHead,
+    RunKey,
+    StoredMessage,
+    read_removed_run,
+)
 from linestop.bus.jetstream.reads import PAGES_MAX, Reader, StreamInfo, StreamMessage
 from linestop.bus.jetstream.replies import PubAck, head_in_refusal, meaning
 from linestop.bus.jetstream.retry import publish
@@ -23,6 +34,7 @@ from linestop.bus.streams.stream_definitions import streams
 from linestop.errors import PermissionDenied, Refused, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
+from linestop.schemas.subject_filters import numbered_filter
 from linestop.schemas.subjects import RunId, TenantId
 
 ESSENTIAL_STREAMS: Final = (
@@ -35,6 +47,9 @@ ESSENTIAL_STREAMS: Final = (
 
 _FIRST_EVENTS: Final = "runs.*.*.*.*.1"
 """The first event of any run, from any role: a run may begin with a stop."""
+
+HEADS_PER_REQUEST_MAX: Final = 256
+"""Runs asked about in one request; each has a few messages at most, so the 1,024 of ``multi_last`` suffice."""
 
 
 class JetStreamLog:
@@ -89,6 +104,17 @@ class JetStreamLog:
         """Return the run's last message, from the leader."""
         message = await self._reader.last(self._filter(tenant, run))
         return _stored_message(message) if message else None
+
+    async def moved(self, heads: Collection[RunHead]) -> set[RunKey]:
+        """Return the runs of which a message with the next number is stored; see ``interfaces.Log``."""
+        found: set[RunKey] = set()
+        filters = [self._log_subject(numbered_filter(tenant, run, n + 1)) for tenant, run, n in heads]
+        for first in range(0, len(filters), HEADS_PER_REQUEST_MAX):
+            batch = filters[first : first + HEADS_PER_REQUEST_MAX]
+            for item in await self._reader.last_of_each(*batch) or ():
+                _, tenant, run, *_ = item.subject.split(".")
+                found.add((TenantId(tenant), RunId(run)))
+        return found
 
     async def removed_run(self, tenant: TenantId, run: RunId) -> RemovedRun | None:
         """Describe a run whose log, or its beginning, was removed from RUNS, by its outcome; see ``interfaces.Log``."""

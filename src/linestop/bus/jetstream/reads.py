@@ -120,9 +120,9 @@ class Reader:
             raise Unreachable(f"Reading {subject} from {self._stream} failed with status {status}; try again.")
         return _read_message(msg)
 
-    async def last_of_each(self, subject: str, *, after_seq: int = 0) -> list[StreamMessage] | None:
-        """Return the last message of every subject that the filter matches, in order; None if they are over 1,024."""
-        body: JsonObject = {"multi_last": [subject]}
+    async def last_of_each(self, *filters: str, after_seq: int = 0) -> list[StreamMessage] | None:
+        """Return the last message of every subject that a filter matches, in order; None if they are over 1,024."""
+        body: JsonObject = {"multi_last": list(filters)}
         if after_seq:
             body["seq"] = after_seq + 1
         messages, end = await self._get_many(body)

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from linestop.bus.interfaces import Append, Fill, HeadMoved, OnSent, RemovedRun, StoredMessage, read_removed_run
+from linestop.bus.interfaces import (
+    Append,
+    Fill,
+    HeadMoved,
+    OnSent,
+    RemovedRun,
+    RunHead,
+    RunKey,
+    StoredMessage,
+    read_removed_run,
+)
 from linestop.bus.jetstream.reads import PAGE_MESSAGES
 from linestop.errors import PermissionDenied, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
+from linestop.schemas.subject_filters import numbered_filter
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory.faults import Faults, with_faults
 from linestop.testing.memory.stream import Expected, MemoryStream, Stored, StreamFull, SubjectTaken, WrongLastSequence
@@ -66,6 +77,15 @@ class MemoryLog:
         async with with_faults(self._faults, "log.head"):
             found = self._stream.last(self._filter(tenant, run))
             return _messages([found])[0] if found else None
+
+    async def moved(self, heads: Collection[RunHead]) -> set[RunKey]:
+        """The runs of which a message with the next number is stored."""
+        async with with_faults(self._faults, "log.moved"):
+            return {
+                (tenant, run)
+                for tenant, run, n in heads
+                if self._stream.matching(self._log_subject(numbered_filter(tenant, run, n + 1)))
+            }
 
     async def removed_run(self, tenant: TenantId, run: RunId) -> RemovedRun | None:
         """The ending of a run whose log, or its beginning, was removed from the stream; without faults."""
