@@ -18,11 +18,11 @@ from linestop.actors.budget import Budget, next_hold
 from linestop.actors.control_messages import rejection_reason
 from linestop.actors.executor import Executor
 from linestop.actors.facts import ControlMessage, CurrentAgent, Fact, IncomingTask, PinnedAgent, Reservation, Worker
+from linestop.actors.judging.tasks import task_sha256
 from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
 from linestop.actors.role_facts import ExecutorFacts, PlannerFacts
 from linestop.actors.role_protocol import AnyRole
-from linestop.actors.task_opening import task_sha256
 from linestop.actors.validator import Validator
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import Limits

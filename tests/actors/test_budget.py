@@ -23,7 +23,7 @@ from linestop.schemas.events import (
     Warned,
 )
 from linestop.schemas.model_messages import ModelFailed, Usage
-from linestop.schemas.run.next_action import NextStart, next_start
+from linestop.schemas.run.starting.next_start import NextStart, next_start
 from linestop.schemas.verify import verify
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.builders import OK, Story, agent, at_work, call, contract, reply
 
 from linestop.actors.facts import CheckFindings
-from linestop.actors.prompt import assemble
+from linestop.actors.model_turn.prompt import assemble
 from linestop.models.anthropic import request_body as anthropic_body
 from linestop.models.json_mode import json_mode_request
 from linestop.models.openai import request_body as openai_body

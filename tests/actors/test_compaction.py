@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from tests.builders import OK, SPARE, Story, agent, at_work, call, reply
 
-from linestop.actors.prompt import assemble
+from linestop.actors.model_turn.prompt import assemble
 from linestop.schemas.events import (
     Compacted,
     Finished,
@@ -15,7 +15,7 @@ from linestop.schemas.events import (
     ModelStarted,
 )
 from linestop.schemas.model_messages import Price, Usage
-from linestop.schemas.run.compaction import is_compaction_due
+from linestop.schemas.run.starting.compaction import is_compaction_due
 from linestop.schemas.tool_contracts import ToolResult
 
 BIG = msgspec.structs.replace(OK, value="they were in the house " * 652)

@@ -11,7 +11,7 @@ from tests.builders import NOW, OK, RUN, TENANT, Story, agent, at_work, call, re
 
 from linestop.actors.control_messages import rejection_reason
 from linestop.actors.facts import ControlMessage
-from linestop.actors.prompt import assemble
+from linestop.actors.model_turn.prompt import assemble
 from linestop.schemas.events import (
     Answered,
     Asked,

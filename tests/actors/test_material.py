@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.builders import TASK, Story, agent, at_work, call, reply
 
 from linestop.actors.facts import Secrets
-from linestop.actors.prompt import assemble, material_bytes, material_text
+from linestop.actors.model_turn.prompt import assemble, material_bytes, material_text
 from linestop.schemas.defaults import MATERIAL_BYTES_MAX
 from linestop.schemas.events import Accepted, Judged, Opened, Refused
 from linestop.schemas.messages import Task

@@ -9,8 +9,8 @@ import pytest
 from tests.builders import MODEL, NOW, OK, SPARE, WORKER, Story, agent, at_work, call, reply
 
 from linestop.actors.facts import KillSwitches, PinnedAgent, Worker
-from linestop.actors.model_reply_events import CALL_ID_CHARS_MAX
-from linestop.actors.prompt import assemble
+from linestop.actors.model_turn.prompt import assemble
+from linestop.actors.model_turn.reply_events import CALL_ID_CHARS_MAX
 from linestop.schemas.defaults import START_WITHIN_S
 from linestop.schemas.events import (
     Held,
@@ -23,8 +23,8 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.model_messages import FailureClass, ModelFailed, ToolCall, Usage
 from linestop.schemas.run.deadlines import deadlines
-from linestop.schemas.run.next_action import Exhausted, NextStart, next_start, out_of_time
-from linestop.schemas.run.tool_mode import JSON_MODE_ID_PREFIX, NATIVE_ID_PREFIX, observed_mode
+from linestop.schemas.run.starting.next_start import Exhausted, NextStart, next_start, out_of_time
+from linestop.schemas.run.starting.observed_tool_mode import JSON_MODE_ID_PREFIX, NATIVE_ID_PREFIX, observed_mode
 from linestop.schemas.tool_contracts import ToolResult
 
 LONG = {"wall_s": 100_000}

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 from tests.builders import OK, TASK, Story, agent, at_work, call, reply
 
-from linestop.actors.prompt import ANSWER_FORM, BASE_RULES, COMPACT_RULES, assemble, base_size, system_text
+from linestop.actors.model_turn.prompt import ANSWER_FORM, BASE_RULES, COMPACT_RULES, assemble, base_size, system_text
 from linestop.schemas.events import BlobRef, Compacted, ExactValue, ModelStarted, Proposed, ProposedCall
 from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import ToolError, ToolResult, canonical

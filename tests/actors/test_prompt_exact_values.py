@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.builders import TASK, Story, at_work, call, reply
 
-from linestop.actors.prompt_exact_values import PER_RESULT_MAX, VALUES_MAX, covered_texts, exact_values
+from linestop.actors.model_turn.exact_values import PER_RESULT_MAX, VALUES_MAX, covered_texts, exact_values
 from linestop.schemas.tool_contracts import ToolError, ToolResult
 
 

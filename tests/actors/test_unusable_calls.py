@@ -9,9 +9,9 @@ import pytest
 from tests.builders import Story, agent, call, contract, reply
 
 from linestop.actors.facts import Secrets
-from linestop.actors.unusable_calls import REMOVED, clean_call
+from linestop.actors.model_turn.unusable_calls import REMOVED, clean_call
 from linestop.schemas.events import Judged, Proposed
-from linestop.schemas.redaction import Redactor
+from linestop.schemas.text.redaction import Redactor
 from linestop.schemas.verify import verify
 
 SECRET = "hunter2hunter2"

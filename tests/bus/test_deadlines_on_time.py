@@ -35,7 +35,7 @@ from tests.virtual_processes import (
 from linestop.runtime.workers.presence import Presence
 from linestop.schemas.events import EffectStarted, ModelStarted, Policy
 from linestop.schemas.model_messages import ModelFailed, ModelReply
-from linestop.schemas.run.retry_delays import retry_delay_s
+from linestop.schemas.run.starting.retry_delays import retry_delay_s
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.schemas.verify import verify

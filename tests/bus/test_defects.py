@@ -22,7 +22,7 @@ from linestop.bus.streams import stream_names
 from linestop.client.kill_switches import KillSwitchClient
 from linestop.errors import TooLarge
 from linestop.runtime.actor_process import REFRESH_FACTS_EVERY_S, ActorProcess
-from linestop.runtime.decide_next import Decider, Draft, Pass
+from linestop.runtime.ask_roles import Decider, Draft, Pass
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role

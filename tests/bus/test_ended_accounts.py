@@ -9,7 +9,7 @@ import pytest
 
 from linestop.bus.streams import stream_names
 from linestop.runtime.money import orphaned_holds
-from linestop.runtime.money.account_value import Account
+from linestop.runtime.money.account_state import Account
 from linestop.runtime.money.ledger import ACCOUNT_RETENTION
 from linestop.runtime.money.orphaned_holds import RETENTION_MARGIN, remove_ended_accounts
 from linestop.schemas.account_names import day_of, hour_of, period_end

@@ -13,7 +13,7 @@ from tests.builders import NOW
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns, Tools
 
 from linestop.actors.executor import Executor
-from linestop.actors.task_opening import tool_grant
+from linestop.actors.judging.tasks import tool_grant
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
@@ -28,9 +28,9 @@ from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.events import BlobRef, EffectStarted, Finished
 from linestop.schemas.performer_interfaces import CallWork, LongResult
-from linestop.schemas.redaction import Redactor
 from linestop.schemas.run.fold import fold_messages
 from linestop.schemas.subjects import ACTORS, TenantId
+from linestop.schemas.text.redaction import Redactor
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.testing.memory import MemoryBroker, NoFaults
 from linestop.testing.virtual_time import run_virtual, virtual_now

@@ -11,7 +11,7 @@ from tests.bus.test_deadlines_on_time import virtually
 from tests.virtual_processes import EACH, Processes, ScriptedModel, agent, calls, processes
 
 from linestop.bus.streams import stream_names
-from linestop.runtime.money.account_value import Account
+from linestop.runtime.money.account_state import Account
 
 WITHIN_S = 9.0
 """Three missed heartbeats, a round, and the writes."""

@@ -16,7 +16,7 @@ from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.client.result_types import run_line
 from linestop.runtime.actor_process import ActorProcess
-from linestop.runtime.money.account_value import Account
+from linestop.runtime.money.account_state import Account
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.agents import AgentVersion

@@ -25,7 +25,7 @@ from linestop.schemas.events import StopCode
 from linestop.schemas.model_messages import FailureClass
 from linestop.schemas.run.call_states import MODEL_DOWN_KINDS
 from linestop.schemas.run.make_stop import CAUSE, STATUS
-from linestop.schemas.run.next_action import RETRIED_KINDS
+from linestop.schemas.run.starting.next_start import RETRIED_KINDS
 from linestop.schemas.subjects import ACTORS
 
 ERRORS = ROOT / "docs" / "errors.md"

@@ -19,7 +19,7 @@ from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Policy
 from linestop.schemas.run.call_states import Stage as CallStage
 from linestop.schemas.run.fold import Run
-from linestop.schemas.run.whose_turn import NEXT_ROLES
+from linestop.schemas.run.next_role import NEXT_ROLES
 from linestop.schemas.subjects import ACTORS, RoleName
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]

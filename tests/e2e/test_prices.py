@@ -12,7 +12,7 @@ from tests.e2e.scene import TENANT, agent, log_lines
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.streams import stream_names
-from linestop.runtime.money.account_value import Account
+from linestop.runtime.money.account_state import Account
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.registry import Registry

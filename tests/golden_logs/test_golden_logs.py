@@ -11,12 +11,12 @@ from tests.builders import RUN, TENANT
 from tests.golden_logs.make import HERE, STORIES, summary_of
 from tests.laws.walk import Walk
 
-from linestop.actors.prompt import assemble
+from linestop.actors.model_turn.prompt import assemble
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelStarted
 from linestop.schemas.run.fold import Run, fold_messages
-from linestop.schemas.run.model_order import models_of
 from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.starting.model_choice import models_of
 from linestop.schemas.subjects import RunId, TenantId
 
 Message = tuple[str, bytes, int]

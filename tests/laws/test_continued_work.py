@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.builders import OK, Story, agent, at_work, call, reply
 from tests.laws.walk import AGENTS, Walk
 
-from linestop.actors.prompt import Conversations, Prompt, assemble
+from linestop.actors.model_turn.prompt import Conversations, Prompt, assemble
 from linestop.schemas.events import Compacted, Edited, ModelStarted, Policy
 from linestop.schemas.run.call_states import Attempt
 from linestop.schemas.run.fold import Run

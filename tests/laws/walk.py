@@ -14,7 +14,7 @@ import msgspec
 from tests.builders import SPARE, TASK, Story, agent, call, performed, reply
 
 from linestop.actors.facts import CheckFindings, ControlMessage, Fact, Worker
-from linestop.actors.prompt import assemble
+from linestop.actors.model_turn.prompt import assemble
 from linestop.actors.role_facts import ExecutorFacts
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
@@ -40,8 +40,8 @@ from linestop.schemas.model_messages import ModelFailed, ModelReply, Usage
 from linestop.schemas.run.call_states import Attempt, Stage
 from linestop.schemas.run.deadlines import deadlines
 from linestop.schemas.run.fold import Run
-from linestop.schemas.run.next_action import NextStart, next_start
-from linestop.schemas.run.prompt_size import INSTRUCTION_BYTES, dropped_size, tokens_bound, tokens_left
+from linestop.schemas.run.starting.next_start import NextStart, next_start
+from linestop.schemas.run.starting.prompt_size import INSTRUCTION_BYTES, dropped_size, tokens_bound, tokens_left
 from linestop.schemas.subjects import ACTORS, RoleName
 from linestop.schemas.tool_contracts import ToolError, ToolResult, canonical
 

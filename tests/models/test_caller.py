@@ -30,7 +30,7 @@ from linestop.schemas.model_messages import (
     Usage,
 )
 from linestop.schemas.performer_interfaces import ModelWork
-from linestop.schemas.redaction import Redactor
+from linestop.schemas.text.redaction import Redactor
 
 pytestmark = pytest.mark.anyio
 

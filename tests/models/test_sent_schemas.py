@@ -13,7 +13,7 @@ import referencing.jsonschema
 from tests.models import other_shapes
 from tests.models.argument_shapes import SHAPES, Address
 
-from linestop.actors.prompt import base_size, system_text, tool_specs
+from linestop.actors.model_turn.prompt import base_size, system_text, tool_specs
 from linestop.models.anthropic import request_body as anthropic_body
 from linestop.models.embedded_schemas import embed_schema
 from linestop.models.json_mode import FINAL_ANSWER_TOOL, json_mode_request, trial_request

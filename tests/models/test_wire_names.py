@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from linestop.models.wire_names import check_names, from_wire, json_mode_call_id, to_wire, unique_id, wire_id
 from linestop.schemas.model_messages import ModelFailed, ToolSpec
-from linestop.schemas.run.tool_mode import JSON_MODE_ID_PREFIX, NATIVE_ID_PREFIX
+from linestop.schemas.run.starting.observed_tool_mode import JSON_MODE_ID_PREFIX, NATIVE_ID_PREFIX
 
 
 def _tool(name: str) -> ToolSpec:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from tests.virtual_processes import ONE, ScriptedModel, ScriptedTools, agent, processes
 
-from linestop.actors import prompt
+from linestop.actors.model_turn import prompt
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.model_messages import ModelReply, Price, ToolCall, Usage

@@ -10,7 +10,7 @@ import anyio
 import msgspec
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, ScriptedTurns, Tools
 
-from linestop.actors.prompt import assemble
+from linestop.actors.model_turn.prompt import assemble
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Append, Log, OnSent
 from linestop.bus.operator_stop import catch_up, stop_run

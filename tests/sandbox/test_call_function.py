@@ -12,7 +12,7 @@ import pytest
 from linestop.sandbox.tools import call_function
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import AnyTool
-from linestop.schemas.redaction import DEPTH_MAX
+from linestop.schemas.text.redaction import DEPTH_MAX
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from linestop.sandbox.tools.decorator import AnyTool, tool
 from linestop.sandbox.tools.failures import ToolFailed, ToolUnknown
 from linestop.sandbox.tools.perform_call import PerformLimits, perform
 from linestop.schemas.defaults import BLOB_BYTES_MAX, TOOL_THREADS_MAX
-from linestop.schemas.redaction import Redactor
+from linestop.schemas.text.redaction import Redactor
 from linestop.schemas.tool_contracts import ToolResult
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import anyio
 import msgspec
 import pytest
 
-from linestop.actors.task_opening import tool_grant
+from linestop.actors.judging.tasks import tool_grant
 from linestop.sandbox.files.workspace import Workspace
 from linestop.sandbox.http.egress_client import EgressPolicy
 from linestop.sandbox.tools.builtin import http_get
@@ -22,7 +22,7 @@ from linestop.sandbox.tools.failures import ToolFailed, ToolUnknown
 from linestop.sandbox.tools.registry import Registry, load_file
 from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.performer_interfaces import CallWork
-from linestop.schemas.redaction import DEPTH_MAX, Redactor
+from linestop.schemas.text.redaction import DEPTH_MAX, Redactor
 from linestop.schemas.tool_contracts import ToolResult
 
 if TYPE_CHECKING:

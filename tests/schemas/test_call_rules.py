@@ -21,7 +21,7 @@ from linestop.schemas.events import (
     Question,
     Resolved,
 )
-from linestop.schemas.run.retry_delays import retry_delay_s
+from linestop.schemas.run.starting.retry_delays import retry_delay_s
 from linestop.schemas.tool_contracts import ToolResult
 
 UNKNOWN = ToolResult(outcome="unknown")

@@ -9,7 +9,7 @@ from tests.builders import NOW, OK, Story, agent, at_work, call
 from linestop.schemas.events import Policy, Stopped
 from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.run.deadlines import deadlines
-from linestop.schemas.run.next_action import NextStart, next_start
+from linestop.schemas.run.starting.next_start import NextStart, next_start
 
 
 def deadlines_of(story: Story) -> list[tuple[float, str, str]]:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from tests.builders import CONTRACTS, RUN, TENANT, Story, agent, at_work, call, contract, reply
 
-from linestop.actors.prompt import assemble
+from linestop.actors.model_turn.prompt import assemble
 from linestop.schemas.events import EffectStarted, Finished, Judged, JudgedCall, StartedCall
 from linestop.schemas.tool_contracts import ToolError, ToolResult
 from linestop.schemas.verify import verify

@@ -12,8 +12,8 @@ from linestop.schemas.defaults import MODEL_RETRY_DELAYS_S, NOT_BEGUN_DELAY_MAX_
 from linestop.schemas.events import EffectStarted, Finished, ModelFailedEvent, ModelStarted
 from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.run.fold import Run
-from linestop.schemas.run.next_action import Exhausted, NextStart, next_start
 from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.starting.next_start import Exhausted, NextStart, next_start
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.schemas.verify import verify
 

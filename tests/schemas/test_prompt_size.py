@@ -8,12 +8,12 @@ import msgspec
 import pytest
 from tests.builders import MODEL, OK, RUN, SPARE, TENANT, Story, agent, at_work, call, reply
 
-from linestop.actors.prompt import assemble
+from linestop.actors.model_turn.prompt import assemble
 from linestop.schemas.defaults import TOKEN_OVERHEAD
 from linestop.schemas.events import Compacted, ModelStarted, Sealed, Stopped
 from linestop.schemas.model_messages import ModelFailed, Usage
-from linestop.schemas.run.prompt_size import TOKEN_BYTES_MAX, tokens_estimate
-from linestop.schemas.text_size import Size
+from linestop.schemas.run.starting.prompt_size import TOKEN_BYTES_MAX, tokens_estimate
+from linestop.schemas.text.text_size import Size
 from linestop.schemas.verify import verify
 
 ROOMY = {"tokens_max": 2_000_000, "cost_max_micros": 50_000_000, "turns_max": 100, "wall_s": 10_000,

@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from linestop.schemas.text_size import Size, tokens_of
+from linestop.schemas.text.text_size import Size, tokens_of
 
 ENGLISH = (
     "Dear team, thank you for your message of last Tuesday. I have looked at the order again and found that two of "

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from linestop.schemas.redaction import DEPTH_MAX
-from linestop.schemas.value_size import OversizedError, beginning, json_size, parts_of, shown
+from linestop.schemas.text.redaction import DEPTH_MAX
+from linestop.schemas.text.value_size import OversizedError, beginning, json_size, parts_of, shown
 
 LARGE = 1 << 20
 
@@ -102,7 +102,7 @@ def test_a_value_that_shares_its_parts_is_refused_after_one_visit_of_each_part(
         visits_n += 1
         return parts_of(value, inside=inside)
 
-    monkeypatch.setattr("linestop.schemas.value_size.parts_of", counted)
+    monkeypatch.setattr("linestop.schemas.text.value_size.parts_of", counted)
     with pytest.raises(OversizedError, match=r"at most 1048576: return less|at most 1000000: return fewer"):
         json_size(shared(made=made), bytes_max=LARGE)
     assert visits_n <= 82

@@ -19,9 +19,9 @@ from tests.run_logs import ANN, BOB, KEYS, RECORDER, RUN, SCENARIOS, TENANT, For
 from linestop.schemas import verify as checker
 from linestop.schemas.events import Cleared
 from linestop.schemas.messages import Control, signed_bytes
-from linestop.schemas.run import approval_rules, call_rules
 from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.fold import Run
+from linestop.schemas.run.rules import approvals, calls
 from linestop.schemas.tool_contracts import effect_key
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict, read_chain, sign_checkpoint, verify
 
@@ -687,7 +687,7 @@ def test_a_fold_that_lets_a_destructive_call_pass_is_found_by_its_start(
             run.calls[line.call].gate_n, run.calls[line.call].stage = n, Stage.READY
         return ""
 
-    monkeypatch.setattr(approval_rules, "apply_cleared", lax)
+    monkeypatch.setattr(approvals, "apply_cleared", lax)
     forger = Forger(log_of("destroyed"))
     n = _destructive_cleared(forger)
     del forger.events[n]
@@ -734,7 +734,7 @@ def test_a_start_without_the_approver_is_found_where_the_judgement_is_not_enough
 ) -> None:
     """Also if the fold lets the call pass: the checker has its own rule."""
     if fold == "lax":
-        monkeypatch.setattr(call_rules, "needs_approver", lambda *_: False)
+        monkeypatch.setattr(calls, "needs_approver", lambda *_: False)
     forger = Forger(log_of("returned"))
     change(forger)
     n, judged_n = forger.find("executor", "started"), forger.find("validator", "judged")
@@ -748,7 +748,7 @@ def test_a_read_that_a_person_edited_does_not_start_on_its_judgement(
 ) -> None:
     """The approver decides whether the edit was an approval, though nothing else holds the call back any more."""
     if fold == "lax":
-        monkeypatch.setattr(call_rules, "needs_approver", lambda _, call: not call.edited)
+        monkeypatch.setattr(calls, "needs_approver", lambda _, call: not call.edited)
     forger = Forger(log_of("edited read"))
     forger.body("validator", "opened")["policy"]["ask"] = []
     forger.body("validator", "judged")["calls"][0]["flags"] = ["untrusted-value"]

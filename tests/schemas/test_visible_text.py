@@ -8,7 +8,7 @@ from tests.builders import Story, reply
 from linestop.actors.facts import CurrentAgent, IncomingTask
 from linestop.schemas.events import Accepted, Refused, Returned
 from linestop.schemas.messages import Task
-from linestop.schemas.visible_text import is_blank
+from linestop.schemas.text.visible_text import is_blank
 
 BLANK = [
     "", " \n\t", "\u00a0\u2003\u3000", "\u200b\u200d\ufeff", "\u00ad", "\u2800\u2800", "\u3164", "\uffa0\u115f\u1160",

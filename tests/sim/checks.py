@@ -11,8 +11,8 @@ import msgspec
 from tests.sim import checks_effects, checks_money, checks_recovery, checks_times
 from tests.sim.evidence import Evidence, RunEvidence
 
-from linestop.actors.prompt import assemble
-from linestop.actors.task_opening import task_sha256
+from linestop.actors.judging.tasks import task_sha256
+from linestop.actors.model_turn.prompt import assemble
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import LimitHit
 from linestop.schemas.messages import Task

@@ -34,7 +34,7 @@ from tests.sim.workers import Worker
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import consumers
-from linestop.runtime.money.account_value import Account
+from linestop.runtime.money.account_state import Account
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import AccountLimits, Limits
 from linestop.schemas.events import ModelChoice, Stopped

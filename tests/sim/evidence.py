@@ -15,7 +15,7 @@ from tests.sim.people import Acknowledged, FoldedRuns
 from tests.sim.watched import WireRecord
 
 from linestop.bus.streams import stream_names
-from linestop.runtime.money.account_value import Account
+from linestop.runtime.money.account_state import Account
 from linestop.schemas.defaults import AccountLimits
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, TenantId

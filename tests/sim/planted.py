@@ -23,16 +23,17 @@ from tests.sim.hardships import Kind
 from tests.sim.loop import PROCESS, SimLoop
 from tests.sim.workers import Worker
 
-from linestop.actors import approver, call_judging, control_messages, executor, planner
+from linestop.actors import approver, control_messages, executor, planner
 from linestop.actors.executor import Executor, finished_event
+from linestop.actors.judging import calls
 from linestop.bus import run_outcomes_and_alerts
 from linestop.errors import Unreachable
 from linestop.runtime import actor_process, perform_started
-from linestop.runtime.decide_next import Draft
+from linestop.runtime.ask_roles import Draft
 from linestop.runtime.housekeeping.stalled_run_sweep import Sweep
 from linestop.runtime.intake import ControlIntake, TaskIntake
 from linestop.runtime.money import ledger
-from linestop.runtime.money.account_value import apply_change
+from linestop.runtime.money.account_state import apply_change
 from linestop.runtime.outbox import Outbox
 from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.run_loop import Shell
@@ -284,7 +285,7 @@ def _key_with_call() -> None:
 
         return key
 
-    _wrap(call_judging, "effect_key", make)
+    _wrap(calls, "effect_key", make)
 
 
 def _no_expiry() -> None:

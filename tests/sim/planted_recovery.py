@@ -7,18 +7,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from linestop.actors import approver, executor, task_opening
+from linestop.actors import approver, executor
+from linestop.actors.judging import tasks
 from linestop.bus.stores import worker_heartbeats
 from linestop.errors import TooLarge
 from linestop.runtime import deadline_alarms, intake
 from linestop.runtime.intake import TaskIntake
-from linestop.runtime.money import account_value, ledger
+from linestop.runtime.money import account_state, ledger
 from linestop.runtime.outbox import Outbox
 from linestop.sandbox.tools import tool_runner
 from linestop.schemas.messages import Reply
-from linestop.schemas.run import call_rules, call_states, model_order, next_action, widened_contract_rules
+from linestop.schemas.run import call_states
 from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.fold import Run
+from linestop.schemas.run.rules import calls, widened_contracts
+from linestop.schemas.run.starting import model_choice, next_start
 
 
 def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
@@ -43,7 +46,7 @@ def last_try_not_taken_over() -> None:
 
         return startable
 
-    _wrap(next_action, "_startable", make)
+    _wrap(next_start, "_startable", make)
 
 
 def unopened_task_acknowledged() -> None:
@@ -95,8 +98,8 @@ def hold_settled_twice() -> None:
 
         return apply_change
 
-    _wrap(account_value, "apply_change", make)
-    cast("Any", ledger).apply_change = account_value.apply_change
+    _wrap(account_state, "apply_change", make)
+    cast("Any", ledger).apply_change = account_state.apply_change
 
 
 def superseded_success_thrown_away() -> None:
@@ -116,7 +119,7 @@ def superseded_success_thrown_away() -> None:
 
         return apply_finished
 
-    _wrap(call_rules, "apply_finished", make)
+    _wrap(calls, "apply_finished", make)
 
 
 def no_alarm_while_performing() -> None:
@@ -154,7 +157,7 @@ def _has_space(space: Any) -> str:
 
 def opened_without_room() -> None:
     """A new run is opened although the remaining space belongs to the others."""
-    cast("Any", intake).no_space_message = cast("Any", task_opening).no_space_message = _has_space
+    cast("Any", intake).no_space_message = cast("Any", tasks).no_space_message = _has_space
 
 
 def changed_contract_performed() -> None:
@@ -176,7 +179,7 @@ def earlier_grant_counts() -> None:
 
         return widened
 
-    _wrap(widened_contract_rules, "widened", make)
+    _wrap(widened_contracts, "widened", make)
 
 
 def reported_event_ignored() -> None:
@@ -196,7 +199,7 @@ def downtime_is_work() -> None:
 
 def not_begun_counts_as_an_attempt() -> None:
     """An attempt that certainly did not begin counts as a try."""
-    for module in (call_states, model_order, next_action):
+    for module in (call_states, model_choice, next_start):
         cast("Any", module).count_tries = len
 
 
@@ -204,6 +207,6 @@ def primary_asked_first() -> None:
     """Each turn begins with the main model of the run, also while it is known to be down."""
 
     def first_model(run: Any, now: Any) -> Any:
-        return model_order.NextModel(at=now, model=run.opened.model) if run.opened is not None else None
+        return model_choice.NextModel(at=now, model=run.opened.model) if run.opened is not None else None
 
-    cast("Any", next_action).first_model = first_model
+    cast("Any", next_start).first_model = first_model

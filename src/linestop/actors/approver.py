@@ -35,8 +35,8 @@ from linestop.schemas.run.approval_policy import approval_rule, awaited_event, i
 from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.next_action import spend_question_due
 from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.starting.next_start import spend_question_due
 from linestop.schemas.subjects import RoleName
 
 QUESTIONS = frozenset({"ask.person", "wait.for_event"})

@@ -30,7 +30,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.next_action import NextStart, hold_min_micros, hold_target_micros, next_start
+from linestop.schemas.run.starting.next_start import NextStart, hold_min_micros, hold_target_micros, next_start
 from linestop.schemas.subjects import RoleName
 
 ACCOUNTS_UNAVAILABLE = "the accounts cannot be changed now: "

@@ -8,8 +8,8 @@ from datetime import datetime
 
 import msgspec
 
-from linestop.actors.call_judging import judge_edit
 from linestop.actors.facts import ControlMessage, Fact
+from linestop.actors.judging.calls import judge_edit
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import REPORTED_EVENTS_MAX
 from linestop.schemas.events import (
@@ -29,10 +29,10 @@ from linestop.schemas.events import (
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.messages import SIGNED_VERBS, Control, Verb
 from linestop.schemas.run.approval_policy import call_waiting_for
-from linestop.schemas.run.approval_rules import stored_reports_n
 from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
+from linestop.schemas.run.rules.approvals import stored_reports_n
 from linestop.schemas.tool_contracts import canonical
 
 

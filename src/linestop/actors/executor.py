@@ -18,8 +18,8 @@ from typing import Literal
 import msgspec
 
 from linestop.actors.facts import KillSwitches, Texts, kill_switch_message
-from linestop.actors.own_starts import StartingRole, has_unreported_result
 from linestop.actors.role_facts import ExecutorFacts
+from linestop.actors.starting_role import StartingRole, has_unreported_result
 from linestop.actors.widened_contracts import attempt_left_open, widened
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import START_WITHIN_S, TOOL_GRACE_S
@@ -28,7 +28,7 @@ from linestop.schemas.performer_interfaces import CallWork, LongResult, ToolRunn
 from linestop.schemas.run.call_states import Attempt, CallState, Stage, dead_workers_relied_on
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.next_action import NextStart, next_start
+from linestop.schemas.run.starting.next_start import NextStart, next_start
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import Tier, ToolError, ToolResult, canonical
 

@@ -16,11 +16,11 @@ from functools import partial
 import msgspec
 
 from linestop.actors.facts import kill_switch_message
-from linestop.actors.model_reply_events import closing_event, compacted_event, failed_event, proposed_event
-from linestop.actors.own_starts import StartingRole, has_unreported_result
-from linestop.actors.prompt import Conversations, Prompt, assemble, request
-from linestop.actors.prompt_exact_values import covered_texts
+from linestop.actors.model_turn.exact_values import covered_texts
+from linestop.actors.model_turn.prompt import Conversations, Prompt, assemble, request
+from linestop.actors.model_turn.reply_events import closing_event, compacted_event, failed_event, proposed_event
 from linestop.actors.role_facts import PlannerFacts
+from linestop.actors.starting_role import StartingRole, has_unreported_result
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import MODEL_GRACE_S, START_WITHIN_S
 from linestop.schemas.events import (
@@ -33,15 +33,15 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.performer_interfaces import ModelRequester, ModelWork
-from linestop.schemas.redaction import Redactor
 from linestop.schemas.run.active_time import DECIDING_MAX_S
 from linestop.schemas.run.call_states import Attempt, dead_workers_relied_on
-from linestop.schemas.run.compaction import last_covered_n
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.next_action import Exhausted, NextStart, next_start
-from linestop.schemas.run.tool_mode import observed_mode
+from linestop.schemas.run.starting.compaction import last_covered_n
+from linestop.schemas.run.starting.next_start import Exhausted, NextStart, next_start
+from linestop.schemas.run.starting.observed_tool_mode import observed_mode
 from linestop.schemas.subjects import RoleName
+from linestop.schemas.text.redaction import Redactor
 
 PROMPTS_CACHED_MAX = 64
 NOT_BEGUN = "The request was not begun; nothing was asked."

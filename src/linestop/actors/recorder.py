@@ -11,10 +11,10 @@ from datetime import datetime
 
 from linestop.actors.role_facts import RecorderFacts
 from linestop.schemas.events import Amended, AnyEvent, Fate, Sealed, SealStatus, Totals
-from linestop.schemas.run.closing_turn import NO_PARTIAL, partial_answer
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import CAUSE, STATUS, fit_receipt
 from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.starting.closing_summary import NO_PARTIAL, partial_answer
 from linestop.schemas.subjects import RoleName
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from linestop.actors import task_opening
-from linestop.actors.call_judging import judge
 from linestop.actors.facts import Performing, Space
-from linestop.actors.narrated_calls import narration_errors
+from linestop.actors.judging import tasks
+from linestop.actors.judging.calls import judge
+from linestop.actors.judging.calls_written_as_text import narration_errors
 from linestop.actors.role_facts import ValidatorFacts
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import check_arguments
@@ -30,15 +30,15 @@ from linestop.schemas.events import (
     Stopped,
 )
 from linestop.schemas.provenance.argument_origins import RULE
-from linestop.schemas.redaction import Redactor
 from linestop.schemas.run.call_states import ProposalState, Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.next_action import out_of_time
 from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.starting.next_start import out_of_time
 from linestop.schemas.subjects import RoleName
+from linestop.schemas.text.redaction import Redactor
+from linestop.schemas.text.visible_text import is_blank
 from linestop.schemas.tool_contracts import Contract
-from linestop.schemas.visible_text import is_blank
 
 
 class Validator:
@@ -60,12 +60,12 @@ class Validator:
             if incoming is None or run.refused or run.sealed:
                 return None
             if run.stopped:
-                sentence = task_opening.stopped_before_start_message(run.stopped.why, incoming)
+                sentence = tasks.stopped_before_start_message(run.stopped.why, incoming)
                 return Refused(
                     code="stopped", sentence=sentence, task_sha256=incoming.sha256, agent=incoming.agent,
-                    asked=task_opening.asked_for(incoming, now),
+                    asked=tasks.asked_for(incoming, now),
                 )  # fmt: skip
-            return task_opening.open_or_refuse(run, incoming, facts, now)
+            return tasks.open_or_refuse(run, incoming, facts, now)
         if run.done:
             return None
         if limit_stop := _stop_at_limit(run, now, facts.performing):

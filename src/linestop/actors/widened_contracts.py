@@ -6,13 +6,13 @@ The process that would call a tool knows its present contract; the run pinned th
 from __future__ import annotations
 
 from linestop.actors.facts import Texts, ToolHere, ToolsHere
-from linestop.actors.task_opening import clamp_grant
+from linestop.actors.judging.tasks import clamp_grant
 from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.events import BlobRef, ToolGrant, Widened, WidenedCall
 from linestop.schemas.run.call_states import Attempt, CallState
 from linestop.schemas.run.fold import Run
-from linestop.schemas.run.next_action import NextStart
-from linestop.schemas.run.widened_contract_rules import may_be_widened
+from linestop.schemas.run.rules.widened_contracts import may_be_widened
+from linestop.schemas.run.starting.next_start import NextStart
 
 
 def widened(run: Run, tools: ToolsHere, texts: Texts, *, worker: str) -> Widened | None:

@@ -29,8 +29,8 @@ from linestop.schemas import subjects
 from linestop.schemas.defaults import CONTROL_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.messages import REPLY_HEADER, SIGNED_VERBS, Control, Reply, Task, Verb, run_of_key
 from linestop.schemas.subjects import AgentName, RunId, TenantId, run_id
+from linestop.schemas.text.value_size import OversizedError, json_size
 from linestop.schemas.trace_context import TraceContext
-from linestop.schemas.value_size import OversizedError, json_size
 
 REPLY_WAIT_S: Final = 10.0
 """How long to wait for a role's reply to a task or a control message, which is stored in any case."""

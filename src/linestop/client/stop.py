@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from linestop.actors.facts import Space
-from linestop.actors.task_opening import no_space_message
+from linestop.actors.judging.tasks import no_space_message
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Log
 from linestop.bus.jetstream import JetStream

@@ -13,8 +13,8 @@ from linestop.schemas.account_names import owner_of
 from linestop.schemas.events import Asked, AskedCall
 from linestop.schemas.run.call_states import Attempt, CallState, Stage, incarnation_of
 from linestop.schemas.run.fold import Run
-from linestop.schemas.run.next_action import NextStart, next_start
-from linestop.schemas.run.whose_turn import whose_turn
+from linestop.schemas.run.next_role import whose_turn
+from linestop.schemas.run.starting.next_start import NextStart, next_start
 from linestop.schemas.subjects import RoleName
 
 Kind = Literal["person", "resume", "time", "event", "account", "model", "tool", "retry", "worker"]

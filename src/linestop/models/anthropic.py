@@ -14,7 +14,7 @@ from linestop.models.transport import CONNECT_S, HOOKS, HttpResponse, exchange, 
 from linestop.models.wire_names import check_names, to_wire, wire_id
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, OnDelta, ToolSpec
-from linestop.schemas.visible_text import is_blank
+from linestop.schemas.text.visible_text import is_blank
 
 PROVIDER = "anthropic"
 BASE_URL = "https://api.anthropic.com"

@@ -16,7 +16,7 @@ from linestop.models.start_freshness import require_fresh
 from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.model_messages import ModelClient, ModelFailed, ModelReply, ToolMode
 from linestop.schemas.performer_interfaces import ModelWork
-from linestop.schemas.redaction import StreamRedactor
+from linestop.schemas.text.redaction import StreamRedactor
 
 OnModelDelta = Callable[[ModelWork, str, int], Awaitable[None]]
 """Receives the next piece of an attempt's text, and the number of characters before it."""

@@ -13,9 +13,7 @@ from typing import Final, Never, cast
 import msgspec
 
 from linestop.models.failures import failure_of_error_body
-from linestop.models.sse import SseEvent
-from linestop.models.wire_names import from_wire, unique_id
-from linestop.models.wire_values import (
+from linestop.models.lenient_values import (
     TokenCounts,
     WholeCharacters,
     arguments_text,
@@ -28,6 +26,8 @@ from linestop.models.wire_values import (
     read_object,
     replace_surrogates,
 )
+from linestop.models.sse import SseEvent
+from linestop.models.wire_names import from_wire, unique_id
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
 

@@ -13,7 +13,7 @@ from linestop.daemon_threads import AllBusyError, DaemonThreads, NoThreadError
 from linestop.schemas.defaults import ARGUMENTS_BYTES_MAX
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, ToolCall, Usage
-from linestop.schemas.value_size import OversizedError, json_size
+from linestop.schemas.text.value_size import OversizedError, json_size
 
 PREFIX: Final = "python:"
 PLAN_BYTES_MAX: Final = ARGUMENTS_BYTES_MAX

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from linestop.schemas.model_messages import ModelFailed, ToolSpec
-from linestop.schemas.run.tool_mode import JSON_MODE_ID_PREFIX, NATIVE_ID_PREFIX
+from linestop.schemas.run.starting.observed_tool_mode import JSON_MODE_ID_PREFIX, NATIVE_ID_PREFIX
 
 NAME_CHARS_MAX = 64
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")

@@ -42,7 +42,7 @@ from linestop.runtime.run_cache import CachedRun
 from linestop.schemas.defaults import TIMER_IN_PROCESS_MAX_S
 from linestop.schemas.events import Cue
 from linestop.schemas.run.deadlines import Deadline, deadlines
-from linestop.schemas.run.whose_turn import whose_turn
+from linestop.schemas.run.next_role import whose_turn
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 
 OVERDUE_S = 1.0

@@ -28,9 +28,9 @@ from linestop.actors.facts import (
     ToolsHere,
     Worker,
 )
+from linestop.actors.judging.tasks import tool_grant
 from linestop.actors.role_facts import RoleFacts
 from linestop.actors.role_protocol import AnyRole
-from linestop.actors.task_opening import tool_grant
 from linestop.bus.interfaces import Blobs, BucketValue, Log
 from linestop.bus.stores.agent_versions import VERSIONS_MAX, AgentStore
 from linestop.bus.stores.kill_switch_store import KillSwitchStore

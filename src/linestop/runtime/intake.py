@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from linestop.actors.control_messages import EVENT_OF_VERB, rejection_reason
 from linestop.actors.facts import ControlMessage, IncomingTask, Space
-from linestop.actors.task_opening import (
+from linestop.actors.judging.tasks import (
     free_key_note,
     key_taken_message,
     no_space_message,

@@ -11,7 +11,7 @@ from linestop.actors.role_protocol import AnyRole
 from linestop.actors.validator import Validator
 from linestop.errors import InputError
 from linestop.schemas.performer_interfaces import ModelRequester, ToolRunner
-from linestop.schemas.run.whose_turn import NEXT_ROLES
+from linestop.schemas.run.next_role import NEXT_ROLES
 from linestop.schemas.subjects import RoleName, check_role, event_filter, live_subject
 
 
@@ -35,7 +35,7 @@ def make_role(name: RoleName, *, requester: ModelRequester | None, runner: ToolR
 
 
 def live_filters(role: RoleName) -> tuple[str, ...]:
-    """Return the subjects of the events that wake a role in a process of its own (``schemas.run.whose_turn``)."""
+    """Return the subjects of the events that wake a role in a process of its own (``schemas.run.next_role``)."""
     found: list[str] = []
     for wake in sorted(wake for wake, roles in NEXT_ROLES.items() if role in roles):
         source, _, event = wake.rpartition(".")

@@ -26,8 +26,8 @@ from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import HeadMoved, StoredMessage, Timers
 from linestop.bus.operator_stop import apply_if_next, catch_up_to
 from linestop.errors import Conflict, Defect, LinestopError, RetryableError
+from linestop.runtime.ask_roles import Decider, Draft, Pass, stop_if_subject_taken
 from linestop.runtime.deadline_alarms import Alarms
-from linestop.runtime.decide_next import Decider, Draft, Pass, stop_if_subject_taken
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.head_watch import HeadChecks, watch_heads
 from linestop.runtime.outbox import Outbox
@@ -39,7 +39,7 @@ from linestop.schemas.defaults import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
 from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, StopMode, Stopped
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.run.whose_turn import role_to_wake
+from linestop.schemas.run.next_role import role_to_wake
 from linestop.schemas.subjects import ACTORS, RunId, TenantId
 
 LOG = structlog.get_logger("linestop.shell")

@@ -10,7 +10,7 @@ import msgspec
 
 from linestop.schemas.events import Finished, ToolGrant
 from linestop.schemas.model_messages import ModelReply, ModelRequest, Price, ToolMode
-from linestop.schemas.redaction import Redactor
+from linestop.schemas.text.redaction import Redactor
 from linestop.schemas.tool_contracts import Contract, Tier, ToolResult
 
 

@@ -398,7 +398,7 @@ def a_start_that_stays_open_for_long() -> object:
 
     from tests.builders import NOW
 
-    from linestop.schemas.run.clamped_limits import lease_too_long
+    from linestop.schemas.run.rules.opening_limits import lease_too_long
 
     return lease_too_long(NOW, NOW + timedelta(seconds=40), 5.0)
 

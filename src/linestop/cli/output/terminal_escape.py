@@ -8,7 +8,7 @@ import os
 import re
 from typing import IO, Final
 
-from linestop.schemas.visible_text import INVISIBLE
+from linestop.schemas.text.visible_text import INVISIBLE
 
 # Characters that show nothing, and those of private use, which fonts draw differently.
 HIDDEN: Final = f"{INVISIBLE}\ue000-\uf8ff\U000f0000-\U0010ffff"

@@ -55,8 +55,8 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice
 from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.performer_interfaces import CallWork, ModelWork, ToolRunner
-from linestop.schemas.redaction import Redactor
 from linestop.schemas.subjects import DeltaSubject, RoleName, RunId, TenantId
+from linestop.schemas.text.redaction import Redactor
 from linestop.schemas.tool_contracts import ToolResult
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ from linestop.schemas.defaults import SWEEP_EVERY_S, SWEEP_TRIES_MAX
 from linestop.schemas.events import Cue
 from linestop.schemas.run.deadlines import deadlines
 from linestop.schemas.run.fold import Run
+from linestop.schemas.run.next_role import whose_turn
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import LATEST
-from linestop.schemas.run.whose_turn import whose_turn
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 
 LOG = structlog.get_logger("linestop.sweep")

@@ -1,6 +1,6 @@
 """Accounts: the money that all runs together may spend, stored by compare-and-set on one key per account and period.
 
-An account's value (``account_value``) contains the money spent, every open hold by name and the runs that wait. So
+An account's value (``account_state``) contains the money spent, every open hold by name and the runs that wait. So
 reserving or settling the same hold twice changes nothing, and the work of a crashed worker can be repeated.
 In one process the changes to an account are combined into one write (group commit), so that the hourly
 account of the whole system does not become a bottleneck.
@@ -25,7 +25,7 @@ import structlog
 from linestop.actors.facts import Reservation
 from linestop.bus.interfaces import Bucket
 from linestop.errors import Conflict, LinestopError, Refused, Unreachable
-from linestop.runtime.money.account_value import Account, Change, ChangeResult, apply_change, next_in_line, run_of
+from linestop.runtime.money.account_state import Account, Change, ChangeResult, apply_change, next_in_line, run_of
 from linestop.runtime.money.holds import HoldRequest, OpenHold, StrayHold
 from linestop.runtime.money.own_holds import OwnHolds, spent_of
 from linestop.schemas.account_names import SYSTEM, day_of, hour_of, period_end

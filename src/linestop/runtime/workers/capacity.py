@@ -25,8 +25,8 @@ from linestop.runtime.run_cache import Key
 from linestop.schemas.defaults import PROCESS_TOOL_WEIGHT, WorkerLimits
 from linestop.schemas.events import AnyEvent, EffectStarted
 from linestop.schemas.run.fold import Run
-from linestop.schemas.run.next_action import NextStart, next_start
 from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.starting.next_start import NextStart, next_start
 
 LOG = structlog.get_logger("linestop.capacity")
 IDLE_FROM_S = 1.0

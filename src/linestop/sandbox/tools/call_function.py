@@ -25,9 +25,9 @@ from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.failures import EgressFailed, NotBegun, ToolFailed, ToolUnknown, WorkspaceError
 from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.json_values import JsonValue
-from linestop.schemas.redaction import DEPTH_MAX
+from linestop.schemas.text.redaction import DEPTH_MAX
+from linestop.schemas.text.value_size import RESULT_CONTAINERS_MAX, OversizedError, beginning, json_size, shown
 from linestop.schemas.tool_contracts import Egress, ErrorType, ToolError
-from linestop.schemas.value_size import RESULT_CONTAINERS_MAX, OversizedError, beginning, json_size, shown
 
 _REQUEST_TIMEOUT = 408
 _TOO_MANY_REQUESTS = 429

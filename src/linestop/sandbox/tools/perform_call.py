@@ -41,9 +41,9 @@ from linestop.sandbox.tools.failures import NotBegun, ToolFailed
 from linestop.sandbox.tools.process_tool import run_in_process
 from linestop.sandbox.tools.threads import run_in_thread
 from linestop.schemas.json_values import JsonValue
-from linestop.schemas.redaction import Redactor
+from linestop.schemas.text.redaction import Redactor
+from linestop.schemas.text.value_size import shown
 from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
-from linestop.schemas.value_size import shown
 
 FINDINGS_MAX = 20
 

@@ -22,8 +22,8 @@ from linestop.schemas.events.validator import Provenance
 from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.provenance.argument_leaves import Leaf, items_of, leaves
 from linestop.schemas.provenance.code_constants import CodeConstants
+from linestop.schemas.provenance.contact_details import bare, is_numbered, known_leads, leading, short_leads
 from linestop.schemas.provenance.dates import MentionedTimes, is_mentioned, is_moment, mentioned_times
-from linestop.schemas.provenance.leads import bare, is_numbered, known_leads, leading, short_leads
 from linestop.schemas.provenance.tokens import (
     Amount,
     Token,

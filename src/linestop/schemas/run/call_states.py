@@ -25,7 +25,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.model_messages import Usage
 from linestop.schemas.run.call_outcome import CallOutcome, omit_text
-from linestop.schemas.text_size import NO_SIZE, Size
+from linestop.schemas.text.text_size import NO_SIZE, Size
 from linestop.schemas.tool_contracts import ToolError
 
 ELIDED_BYTES = 512

@@ -11,8 +11,8 @@ import msgspec
 from linestop.schemas.defaults import MONEY_RETRY_S
 from linestop.schemas.events import AskedCall, Question, Queued
 from linestop.schemas.run.call_states import Stage
-from linestop.schemas.run.next_action import NextStart, next_start
 from linestop.schemas.run.phases import Phase
+from linestop.schemas.run.starting.next_start import NextStart, next_start
 from linestop.schemas.run.state import RunState
 from linestop.schemas.subjects import RoleName
 

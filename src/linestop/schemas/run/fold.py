@@ -50,14 +50,7 @@ from linestop.schemas.events import (
     decode_envelope,
     is_known,
 )
-from linestop.schemas.run import (
-    approval_rules,
-    call_rules,
-    hash_chain,
-    model_rules,
-    money_rules,
-    widened_contract_rules,
-)
+from linestop.schemas.run import hash_chain
 from linestop.schemas.run.active_time import DECIDING_MAX_S
 from linestop.schemas.run.call_states import (
     ITEM,
@@ -66,13 +59,14 @@ from linestop.schemas.run.call_states import (
     text_size,
     waits_for_earlier_call,
 )
-from linestop.schemas.run.clamped_limits import clamp_limits
-from linestop.schemas.run.model_order import waits_for_model
 from linestop.schemas.run.phases import Phase, is_legal
-from linestop.schemas.run.prompt_size import base_size
+from linestop.schemas.run.rules import approvals, calls, model_requests, money, widened_contracts
+from linestop.schemas.run.rules.opening_limits import clamp_limits
+from linestop.schemas.run.starting.model_choice import waits_for_model
+from linestop.schemas.run.starting.prompt_size import base_size
 from linestop.schemas.run.state import LATEST, Entry, FoldFailure, RunState
 from linestop.schemas.subjects import parse_run_event
-from linestop.schemas.text_size import total
+from linestop.schemas.text.text_size import total
 
 if TYPE_CHECKING:
     from linestop.schemas.subjects import RoleName, RunId, TenantId
@@ -197,42 +191,42 @@ def apply_event(run: RunState, role: str, n: int, event: AnyEvent) -> str:  # no
         case Opened() | Refused() | Stopped() | Paused() | Resumed() | Accepted() | Returned():
             return _milestone(run, role, event)
         case Judged():
-            return call_rules.apply_judged(run, n, event)
+            return calls.apply_judged(run, n, event)
         case Checked():
-            return call_rules.apply_checked(run, n, event)
+            return calls.apply_checked(run, n, event)
         case Cleared():
-            return approval_rules.apply_cleared(run, n, event)
+            return approvals.apply_cleared(run, n, event)
         case Asked():
-            return approval_rules.apply_asked(run, event)
+            return approvals.apply_asked(run, event)
         case Granted():
-            return approval_rules.apply_granted(run, n, event)
+            return approvals.apply_granted(run, n, event)
         case Denied():
-            return approval_rules.apply_denied(run, n, event)
+            return approvals.apply_denied(run, n, event)
         case Edited() | Answered() | Resolved():
-            return approval_rules.apply_person_input(run, n, event)
+            return approvals.apply_person_input(run, n, event)
         case Held():
-            return money_rules.apply_held(run, event)
+            return money.apply_held(run, event)
         case Queued():
-            return money_rules.apply_queued(run, event)
+            return money.apply_queued(run, event)
         case Settled():
-            return money_rules.apply_settled(run, event)
+            return money.apply_settled(run, event)
         case Warned():
             run.warned.add(event.limit)
             return ""
         case ModelStarted():
-            return model_rules.apply_model_started(run, n, event)
+            return model_requests.apply_model_started(run, n, event)
         case Proposed():
-            return model_rules.apply_proposed(run, n, event)
+            return model_requests.apply_proposed(run, n, event)
         case ModelFailedEvent():
-            return model_rules.apply_failed(run, n, event)
+            return model_requests.apply_failed(run, n, event)
         case Compacted():
-            return model_rules.apply_compacted(run, n, event)
+            return model_requests.apply_compacted(run, n, event)
         case EffectStarted():
-            return call_rules.apply_started(run, n, event)
+            return calls.apply_started(run, n, event)
         case Finished():
-            return call_rules.apply_finished(run, n, event)
+            return calls.apply_finished(run, n, event)
         case Widened():
-            return widened_contract_rules.widened(run, event)
+            return widened_contracts.widened(run, event)
         case Sealed():
             return _seal(run, n, event)
         case Amended():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from linestop.schemas.events import LimitHit, Proposed
-from linestop.schemas.text_size import Size
+from linestop.schemas.text.text_size import Size
 
 
 class KnownPrompt(msgspec.Struct, frozen=True):

@@ -43,7 +43,7 @@ from linestop.schemas.run.judged_calls import JudgedCalls
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.prompt_state import PromptState
 from linestop.schemas.subjects import RunId, TenantId
-from linestop.schemas.text_size import Size
+from linestop.schemas.text.text_size import Size
 
 DEFAULT_LIMITS = Limits()
 DAY_S = 86_400

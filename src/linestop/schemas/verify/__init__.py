@@ -85,10 +85,10 @@ from linestop.schemas.verify.ending import (
     check_stopped,
 )
 from linestop.schemas.verify.event_limits import check_event_limits
-from linestop.schemas.verify.holds_and_spending import Ledger
+from linestop.schemas.verify.money import check_held, check_queued, check_settled, check_warned
 from linestop.schemas.verify.opening import check_opened
+from linestop.schemas.verify.record_so_far import Ledger
 from linestop.schemas.verify.signatures import check_signature
-from linestop.schemas.verify.spending import check_held, check_queued, check_settled, check_warned
 from linestop.schemas.verify.verdict import Level, Problem, Rule, Verdict
 
 __all__ = ["Chain", "Checkpoint", "Link", "Problem", "TrustedKey", "Verdict", "read_chain", "sign_checkpoint", "verify"]

@@ -11,8 +11,8 @@ from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import TIERS, canonical, effect_key
 from linestop.schemas.verify.argument_origins import check_origins
 from linestop.schemas.verify.call_records import Call
-from linestop.schemas.verify.holds_and_spending import Ledger
 from linestop.schemas.verify.opening import agent_of
+from linestop.schemas.verify.record_so_far import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Violations = Iterator[tuple[Rule, str]]

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 
 from linestop.schemas.events import Accepted, Amended, Fate, Returned, Sealed, Stopped
-from linestop.schemas.run.closing_turn import partial_answer
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import CAUSE, RECEIPT_BYTES_MAX, STATUS, receipt_bytes
-from linestop.schemas.verify.holds_and_spending import Ledger
+from linestop.schemas.run.starting.closing_summary import partial_answer
+from linestop.schemas.verify.record_so_far import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Violations = Iterator[tuple[Rule, str]]

@@ -12,7 +12,7 @@ from linestop.schemas.events import Answered, BlobRef, Denied, Edited, Granted, 
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.messages import Control, Verb, signed_bytes
 from linestop.schemas.verify.checkpoint_signature import TrustedKey
-from linestop.schemas.verify.holds_and_spending import Ledger
+from linestop.schemas.verify.record_so_far import Ledger
 from linestop.schemas.verify.verdict import Level, Rule
 
 Decision = Granted | Denied | Edited | Answered | Resolved

@@ -1,0 +1,1 @@
+"""How the validator judges tasks, calls and answers."""

@@ -1,0 +1,1 @@
+"""What may start next in a run, when, with which model, and how large it may be."""
