@@ -20,7 +20,7 @@ from linestop.bus.streams.stream_sizes import (
     store_sizes,
     stored_sizes,
 )
-from linestop.cli.commands.processes import RUN_RETENTION_DAYS
+from linestop.cli.commands.bus import RUN_RETENTION_DAYS
 from linestop.errors import ConfigError
 from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
 

@@ -17,7 +17,8 @@ from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import set_up
 from linestop.cli.deployed_agents import AgentLine, open_runs_with_changed_contracts
 from linestop.cli.main import run
-from linestop.cli.serving.assemble_process import deploy_at_start, load_project_agents, load_tools
+from linestop.cli.project_contents import load_project_agents, load_tools
+from linestop.cli.serving.assemble_process import deploy_at_start
 from linestop.config.project_file import load_project
 from linestop.schemas.agents import AgentVersion
 

@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import asyncio, sys, threading
 import anyio
-from linestop.cli.serving.processes import run_process
+from linestop.cli.serving.until_signal import run_process
 
 def leave(error):
     raise error

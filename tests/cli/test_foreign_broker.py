@@ -122,7 +122,7 @@ def foreign(request: pytest.FixtureRequest) -> Generator[ForeignBroker]:
 @pytest.fixture(autouse=True)
 def _keep_test_logging(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that runs in the test's own process does not take over where the tests' logs go."""
-    monkeypatch.setattr("linestop.cli.serving.processes.configure_logs", lambda: None)
+    monkeypatch.setattr("linestop.cli.serving.until_signal.configure_logs", lambda: None)
 
 
 @pytest.fixture

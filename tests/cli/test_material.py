@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from linestop.cli.runs.follow_run import _material as material  # pyright: ignore[reportPrivateUsage]
+from linestop.cli.command_input import material
 from linestop.errors import InputError, TooLarge
 from linestop.schemas.defaults import MATERIAL_BYTES_MAX
 

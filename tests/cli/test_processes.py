@@ -27,7 +27,7 @@ from linestop.bus.access.credentials import credential_path, ensure_credentials,
 from linestop.bus.connection import connect
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams.stream_sizes import stored_sizes
-from linestop.cli.serving import processes
+from linestop.cli.serving.until_signal import repeat_until_done
 from linestop.client import Client
 from linestop.errors import Unreachable
 from linestop.runtime.workers.worker_names import lock_name
@@ -188,7 +188,7 @@ async def test_tasks_beside_the_actors_are_started_again_every_second_while_the_
             raise Unreachable("The broker is away.")
 
     with structlog.testing.capture_logs() as logged:
-        await anyio.to_thread.run_sync(run_virtual, partial(processes.repeat_until_done, work))
+        await anyio.to_thread.run_sync(run_virtual, partial(repeat_until_done, work))
     assert [round(at_s - began_s[0], 3) for at_s in began_s] == [0, 1, 2, 3]
     assert [(line["log_level"], line["error"]) for line in logged] == [("warning", "The broker is away.")]
 
@@ -408,7 +408,7 @@ def _broker_of(parent: int) -> int:
 
 LOGS = """
 import logging, structlog
-from linestop.cli.serving.processes import configure_logs
+from linestop.cli.serving.logs import configure_logs
 configure_logs()
 logging.getLogger("linestop.tools").debug("output of tool %s: %s", "look", "'hello'")
 structlog.get_logger().warning("in_use", path="a.db", sentence="Another recorder writes it.")

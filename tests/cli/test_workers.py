@@ -11,8 +11,7 @@ from tests.stack import background_stack, command
 
 from linestop.bus.stores.worker_heartbeats import Heartbeat, ProcessLoad, WorkerStatus
 from linestop.cli.doctor.stream_checks import CheckWarning
-from linestop.cli.doctor.worker_checks import workers_sentence
-from linestop.cli.workers import row
+from linestop.cli.doctor.worker_checks import worker_cells, workers_sentence
 from linestop.errors import LinestopError
 from linestop.runtime.workers.worker_names import lock_name
 from linestop.schemas.subjects import ACTORS, RoleName
@@ -102,11 +101,11 @@ def test_a_skewed_clock_and_overload_are_warnings_of_doctor_and_shown_in_workers
     warning = str(raised.value)
     assert warning.count("the clock of w#1 is -2.5 s from the broker's") == 1
     assert warning.count(f"w#1 is overloaded: 9 of 64 runs, {busy}") == 1
-    assert row(found[0])[2] == f"working, overloaded: 9 of 64 runs, {busy}"
+    assert worker_cells(found[0])[2] == f"working, overloaded: 9 of 64 runs, {busy}"
     free = ProcessLoad(runs=1, runs_max=64, starts=1, starts_max=64, waiting=0, lag_s=0)
     well = [living(role, clock_offset_s=0.5, load=free) for role in ACTORS]
     assert workers_sentence(well).startswith("every role has a worker")
-    assert row(well[0])[2] == "working"
+    assert worker_cells(well[0])[2] == "working"
 
 
 def test_workers_shows_who_refuses_work_or_is_silent() -> None:
@@ -115,7 +114,7 @@ def test_workers_shows_who_refuses_work_or_is_silent() -> None:
         role="executor", worker="w#1", host="h", version="1", started_at=AT, state="refusing",
         why="its clock is off", clock_offset_s=-40.0, starts=1,
     )  # fmt: skip
-    shown = row(WorkerStatus(beat=beat, last_beat=AT, alive=True))
+    shown = worker_cells(WorkerStatus(beat=beat, last_beat=AT, alive=True))
     assert shown[2] == "refusing: its clock is off"
     assert shown[6:] == ("-40.0 s", "0 runs, 1 start")
-    assert row(WorkerStatus(beat=beat, last_beat=AT, alive=False))[2] == "dead"
+    assert worker_cells(WorkerStatus(beat=beat, last_beat=AT, alive=False))[2] == "dead"

@@ -74,7 +74,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("tests/schemas/test_prompt_size.py", "had said"): "a sample of prose, whose tokens were counted",
     ("src/linestop/models/playbook/", "say"): "a key of a playbook's file",
     ("src/linestop/actors/approver.py", "Nobody said"): "a stop's reason is stored: a replay must decide the same text",
-    ("src/linestop/cli/serving/processes.py", "TimeStamper"): "structlog's own name",
+    ("src/linestop/cli/serving/logs.py", "TimeStamper"): "structlog's own name",
 }
 """Place (a file, or a folder with a slash at its end) and word, with the reason why it may stand there."""
 

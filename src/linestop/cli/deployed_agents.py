@@ -1,4 +1,4 @@
-"""``agents``, ``deploy``, ``undeploy``, ``rollback`` and ``tools``: agents and their tools."""
+"""The agents in files and the deployed ones: listing, deploying, undeploying, rolling back."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from linestop.bus.interfaces import Bucket
 from linestop.bus.jetstream import JetStream
 from linestop.bus.stores.agent_versions import AgentStore, Mark
 from linestop.bus.streams import stream_names
-from linestop.cli import exit_codes
 from linestop.cli.output import printing, wording
-from linestop.cli.serving.assemble_process import load_project_agents, load_tools, stored_credentials
+from linestop.cli.project_contents import load_project_agents, load_tools, stored_credentials
 from linestop.config.agent_files import AgentTooLargeError
 from linestop.config.project_file import Project, load_project
 from linestop.errors import LinestopError, NotFound
-from linestop.sandbox.tools.contract_lint import lint_contracts
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.json_values import JsonObject
 from linestop.schemas.run.fold import Run
 
 DIGEST_SHOWN: Final = 12
@@ -61,7 +58,7 @@ class AgentLine(msgspec.Struct, frozen=True, kw_only=True):
         return "deployed" if self.in_files == self.deployed else "changed since it was deployed"
 
 
-def agents(nats: str | None, as_json: bool) -> None:
+def list_agents(nats: str | None, *, as_json: bool) -> None:
     """List the agents in files and the deployed ones, which new runs use. Without a broker only the files are shown."""
     project = load_project().with_broker(nats)
     too_large: list[AgentTooLargeError] = []
@@ -100,7 +97,7 @@ def agents(nats: str | None, as_json: bool) -> None:
         printing.note(f"`linestop deploy` deploys the versions in files; {RESTART}.")
 
 
-def deploy(names: tuple[str, ...], nats: str | None, as_json: bool) -> None:
+def deploy_agents(names: Sequence[str], nats: str | None, *, as_json: bool) -> None:
     """Deploy the agents in files, all of them or those named: new runs use them, open runs keep their version."""
     project = load_project().with_broker(nats)
     too_large: list[AgentTooLargeError] = []
@@ -172,7 +169,7 @@ def _changed_contract_sentence(tool: str, consequence: str, runs: list[str]) -> 
     return f"{wording.counted(len(runs), 'open run')} ({names}) began with another contract of '{tool}', {consequence}."
 
 
-def undeploy(name: str, *, nats: str | None, as_json: bool) -> None:
+def undeploy_agent(name: str, *, nats: str | None, as_json: bool) -> None:
     """Refuse new runs of AGENT."""
     project = load_project().with_broker(nats)
 
@@ -190,7 +187,7 @@ def undeploy(name: str, *, nats: str | None, as_json: bool) -> None:
     )
 
 
-def rollback(name: str, digest: str | None, *, nats: str | None, as_json: bool) -> None:
+def roll_back_agent(name: str, digest: str | None, *, nats: str | None, as_json: bool) -> None:
     """Let new runs of AGENT use an earlier version again."""
     project = load_project().with_broker(nats)
 
@@ -212,52 +209,6 @@ def rollback(name: str, digest: str | None, *, nats: str | None, as_json: bool) 
         return
     click.echo(f"{name}  {version.digest()[:DIGEST_SHOWN]}")
     printing.note(f"Restarted processes keep this version; `linestop deploy {name}` deploys the one in files.")
-
-
-def tools_ls(as_json: bool) -> None:
-    """List all tools, each with its tier and its source."""
-    registry = load_tools(load_project())
-    contracts = registry.contracts()
-    if as_json:
-        printing.print_json(contracts)
-        return
-    width = max((len(contract.name) for contract in contracts), default=0)
-    for contract in contracts:
-        repeat = "safe to repeat" if contract.safe_to_repeat else "not safe to repeat"
-        click.echo(f"{contract.name:<{width}}  {contract.tier:<12}  {repeat:<18}  {registry.source(contract.name)}")
-
-
-def tools_inspect(name: str, as_json: bool) -> None:
-    """Show the contract of TOOL, which is enforced when an agent calls it."""
-    registry = load_tools(load_project())
-    contract = registry.contract(name)
-    if as_json:
-        printing.print_json(contract)
-        return
-    click.echo(f"{contract.name}: {contract.description}")
-    shown: JsonObject = msgspec.to_builtins(contract)
-    for field in ("name", "description", "parameters", "returns"):
-        shown.pop(field, None)
-    shown = {"tier": contract.tier, "kind": contract.kind, "timeout_s": contract.timeout_s, **shown}
-    for field, value in shown.items():
-        click.echo(f"  {field:<14} {msgspec.json.encode(value).decode()}")
-    click.echo(f"  {'source':<14} {registry.source(name)}")
-    click.echo(f"  {'digest':<14} {contract.digest()}")
-    click.echo(msgspec.json.format(msgspec.json.encode(contract.parameters)).decode())
-
-
-def tools_lint(as_json: bool) -> None:
-    """Check the contracts of all tools; exit code 1 if one has an error."""
-    registry = load_tools(load_project())
-    findings = lint_contracts(registry.contracts(), without_tier=registry.without_tier())
-    if as_json:
-        printing.print_json(findings)
-    else:
-        for finding in findings:
-            printing.print_text(f"{finding.level:<7}  {finding.tool}  {finding.rule}: {finding.message}", hang=9)
-        click.echo(f"{wording.counted(len(registry), 'tool')}, {wording.counted(len(findings), 'finding')}", err=True)
-    if any(found.level == "error" for found in findings):
-        exit_codes.exit_with(1)
 
 
 def with_store(project: Project, work: Callable[[Bucket], Awaitable[T]]) -> T:

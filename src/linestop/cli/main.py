@@ -1,7 +1,7 @@
 """``linestop``: the table of commands, and how errors end the program.
 
-``--help`` shows this table and imports none of the commands. ``linestop run --help`` imports the declaration of
-``run``; its implementation, with the broker's client, SDKs or a database, is imported when the command runs.
+``--help`` shows this table and imports none of the commands. ``linestop run --help`` imports the module of ``run``;
+what ``run`` needs, such as the broker's client, is imported when it runs.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Entry(NamedTuple):
 
 SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Start here": {
-        "demo": Entry("processes:demo", "Three short stories on real parts; no key, no configuration."),
+        "demo": Entry("demo:demo", "Three short stories on real parts; no key, no configuration."),
         "dev": Entry("processes:dev", "Run everything on this machine: broker, actors, scripted models."),
-        "doctor": Entry("processes:doctor", "Check this machine and this project, one line per check."),
+        "doctor": Entry("doctor:doctor", "Check this machine and this project, one line per check."),
     },
     "Runs": {
         "run": Entry("runs:run", "Give an agent a task and wait for the outcome."),
@@ -48,10 +48,10 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "show": Entry("runs:show", "Show one run: its events, calls and cost, and what it waits for."),
         "watch": Entry("runs:watch", "Follow a run as it happens."),
         "events": Entry("runs:events", "Print the events of a run."),
-        "stop": Entry("runs:stop", "Stop a run, or all runs of an agent, a user or a tool."),
-        "switch": Entry("switches:switch", "Close and open kill switches, which keep work from starting."),
-        "pause": Entry("runs:pause", "Hold a run: nothing starts until it is resumed."),
-        "resume": Entry("runs:resume", "Continue a paused run."),
+        "stop": Entry("stopping:stop", "Stop a run, or all runs of an agent, a user or a tool."),
+        "switch": Entry("stopping:switch", "Close and open kill switches, which keep work from starting."),
+        "pause": Entry("stopping:pause", "Hold a run: nothing starts until it is resumed."),
+        "resume": Entry("stopping:resume", "Continue a paused run."),
     },
     "Decisions": {
         "approvals": Entry("decisions:approvals", "List the open questions to people."),
@@ -62,25 +62,25 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "resolve": Entry("decisions:resolve", "Decide about a call whose outcome is unknown."),
     },
     "Looking back": {
-        "verify": Entry("checking:verify", "Check that a run's log is whole and keeps the rules."),
-        "export": Entry("checking:export", "Write a run and its proof to a file."),
+        "verify": Entry("verify:verify", "Check that a run's log is whole and keeps the rules."),
+        "export": Entry("verify:export", "Write a run and its proof to a file."),
     },
     "Agents and tools": {
         "agents": Entry("agents:agents", "List agents: in files, and deployed."),
         "deploy": Entry("agents:deploy", "Deploy the agents in files: new runs use them."),
         "undeploy": Entry("agents:undeploy", "Refuse new runs of an agent."),
         "rollback": Entry("agents:rollback", "Deploy an earlier version again."),
-        "tools": Entry("agents:tools", "List, inspect and lint tools."),
+        "tools": Entry("tools:tools", "List, inspect and lint tools."),
     },
     "Processes": {
         "up": Entry("processes:up", "Run all actors against an outside broker."),
         "actor": Entry("processes:actor", "Run one role or several; as many processes as you like."),
-        "recorder": Entry("processes:recorder", "Manage the archive of all runs."),
-        "bus": Entry("processes:bus", "Set up an outside broker."),
+        "recorder": Entry("recorder:recorder", "Manage the archive of all runs."),
+        "bus": Entry("bus:bus", "Set up an outside broker."),
         "workers": Entry("workers:workers", "List the workers: their roles, their state and the work they hold."),
-        "health": Entry("processes:health", "Check the broker and the workers, for health checks."),
-        "dead": Entry("processes:dead", "Show messages that could not be handled, and send them again."),
-        "schema": Entry("checking:schema", "Print the schemas of everything on the bus."),
+        "health": Entry("doctor:health", "Check the broker and the workers, for health checks."),
+        "dead": Entry("dead_letters:dead", "Show messages that could not be handled, and send them again."),
+        "schema": Entry("schema:schema", "Print the schemas of everything on the bus."),
     },
 }
 """Every command by section; where it is declared is a module of ``linestop.cli.commands`` and a name there."""

@@ -1,12 +1,7 @@
-"""The declaration of a command: its options and help are here, its implementation is imported when it is called.
-
-So ``linestop run --help`` answers at once: it imports neither the broker's client nor a database.
-"""
+"""The options and types of options that several commands have."""
 
 from __future__ import annotations
 
-import functools
-import importlib
 import os
 import re
 from collections.abc import Callable
@@ -17,12 +12,6 @@ import click
 
 CONFIG_FILE: Final = "linestop.toml"
 DIRECTORY_DEFAULT: Final = ".linestop"
-
-SHORT_RUN: Final = re.compile(r"last|[0-9a-f]{4,8}|(?=[0-9a-f-]{9,35}$)[0-9a-f]{8}-[0-9a-f-]*|[kr]-[0-9a-f]{4,39}")
-"""``last``, or the beginning of an id that linestop gave: a UUID, or the digest of a key or of a refused task.
-
-A name that a client chose is never completed: `order-1` must not mean `order-10`.
-"""
 
 
 class WholeNumber(click.IntRange):
@@ -53,46 +42,6 @@ _UNITS: Final = {
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def implemented_by(target: str) -> Callable[[Callable[[], None]], Callable[..., object]]:
-    """Run the function ``<module>:<name>`` of this folder with the options of the declaration."""
-
-    def decorate(declaration: Callable[[], None]) -> Callable[..., object]:
-        @functools.wraps(declaration)
-        def run_command(**options: Any) -> object:  # noqa: ANN401 - as click gives them
-            if SHORT_RUN.fullmatch(options.get("run", "")) and "directory" in options and not options.get("file"):
-                options["run"] = _whole_run_id(options["run"], options)
-            return implementation_of(target)(**options)
-
-        run_command.__dict__["target"] = target
-        return run_command
-
-    return decorate
-
-
-def _whole_run_id(text: str, options: dict[str, Any]) -> str:
-    """The full id of the run that a person named by ``last`` or by the beginning of its id."""
-    # Imported here: a full id is used without reading the log.
-    from linestop.cli import broker_client  # noqa: PLC0415
-    from linestop.errors import NotFound  # noqa: PLC0415
-
-    try:
-        return broker_client.with_client(
-            options["directory"], lambda client: client.find_run(text, tenant=options["tenant"]), as_="client"
-        )
-    except NotFound:
-        # Some commands accept a run that does not exist yet, under a name that a client chose.
-        if text == "last":
-            raise
-        return text
-
-
-def implementation_of(target: str) -> Callable[..., object]:
-    """Import the implementation of a command."""
-    module, _, name = target.partition(":")
-    implementation: Callable[..., object] = getattr(importlib.import_module(f"linestop.cli.{module}"), name)
-    return implementation
 
 
 def json_option(command: Callable[P, T]) -> Callable[P, T]:

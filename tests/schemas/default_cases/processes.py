@@ -230,10 +230,11 @@ def the_planned_space() -> object:
         patch.dict(os.environ, {"LINESTOP_PROJECT": folder}),
         redirect_stdout(printed),
     ):
-        from linestop.cli.bus_setup.set_up import plan
+        from linestop.cli.commands.bus import plan
 
         figures = {"runs_per_day": 100, "turns": 5, "text_bytes": 100, "long_bytes": 0, "days": 90}
-        plan(10**11, **figures, runs_days=None, as_json=False)
+        assert plan.callback is not None
+        plan.callback(disk=10**11, **figures, runs_days=None, as_json=False)
     return printed.getvalue()
 
 

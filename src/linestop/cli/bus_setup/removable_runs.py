@@ -1,47 +1,43 @@
-"""``bus rotate``: the runs that may be removed from an outside broker's log now, and the commands for it."""
+"""The runs that may be removed early from an outside broker's log, and the commands for it: ``linestop bus rotate``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import anyio
 
 from linestop.archive.duckdb_file import ArchiveFile
 from linestop.archive.query_socket import ask_reach
 from linestop.archive.requests import Reach
-from linestop.archive.writer import ARCHIVE_FILE
 from linestop.bus.disk_space import is_broker_directory
 from linestop.bus.streams import stream_names
-from linestop.cli import broker_client
 from linestop.cli.output import printing
-from linestop.client import Client
-from linestop.config.project_file import load_project
 from linestop.errors import ConfigError, NotFound
-from linestop.runtime.housekeeping.log_rotation import Cut, find_cut
+from linestop.runtime.housekeeping.log_rotation import Cut
 
 
-def rotate(days: int | None, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Show which sealed and archived runs may be removed from RUNS, and print the commands for it; change nothing."""
-    project, directory = load_project(), Path(options["directory"])
+def refuse_broker_of_dev(directory: Path) -> None:
+    """Check that the broker is an outside one.
+
+    Raises:
+        ConfigError: the state folder belongs to ``linestop dev``.
+    """
     if is_broker_directory(directory):
         raise ConfigError(
             f"The broker of {directory} belongs to `linestop dev`, which removes old runs every hour: set [keep] "
             "runs_days in linestop.toml and restart it."
         )
-    keep = days or project.config.keep.runs_days
 
-    async def work(client: Client) -> Cut:
-        return await find_cut(client.bus, await reach_of(directory / ARCHIVE_FILE), keep)
 
-    cut = broker_client.with_client(directory, work, as_="operator")
-    if options["as_json"]:
+def print_cut(cut: Cut, keep_days: int, *, as_json: bool) -> None:
+    """Print until when events may be removed, why no later, and the commands that remove them."""
+    if as_json:
         printing.print_json(
             {"before": cut.before, "held_by": cut.held_by, "commands": cut.manual_commands() if cut.before else ""}
         )
         return
     if cut.held_by:
-        printing.note(f"{stream_names.RUNS} keeps more than {keep} days: {cut.held_by}.")
+        printing.note(f"{stream_names.RUNS} keeps more than {keep_days} days: {cut.held_by}.")
     if cut.before is None:
         printing.note("Nothing can be removed now.")
         return

@@ -1,4 +1,5 @@
-"""The declarations of the commands: names, arguments, options, help. The implementations are in the folder above.
+"""The commands, one module a group: each is one function with a parameter for each argument and option.
 
-Nothing here imports more than click, so that help and completion are fast.
+Imports stand inside the functions: help and completion need only click, and a command imports only what it needs.
+What a command does beyond a screen of code is in the folders beside this one.
 """

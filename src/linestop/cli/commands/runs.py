@@ -1,16 +1,20 @@
-"""Commands about runs."""
+"""Commands about runs: ``run``, ``runs``, ``show``, ``events``, ``watch``."""
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from linestop.cli import completion
-from linestop.cli.options import WholeNumber, common_options, implemented_by, person_options
+from linestop.cli.options import WholeNumber, common_options
+from linestop.cli.run_argument import run_argument
 
-STOP_MODES: Final = ("fence", "drain")
+if TYPE_CHECKING:
+    from linestop.client import Client, Submitted
+
 UNLIMITED: Final = "inf"
 
 
@@ -51,13 +55,71 @@ def _seconds(_ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--scope", multiple=True, metavar="TOOL", help="Allow only this tool of the agent's; may be repeated.")
 @click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Lower a limit; may be repeated.")
 @common_options
-@implemented_by("runs.follow_run:run")
-def run() -> None:
+def run(
+    agent: str,
+    text: str,
+    *,
+    key: str,
+    user: str,
+    material: str,
+    detach: bool,
+    wait_s: float | None,
+    dry_run: bool,
+    scope: tuple[str, ...],
+    limits: tuple[str, ...],
+    directory: Path,
+    tenant: str,
+    as_json: bool,
+) -> None:
     """Give AGENT the task TEXT (`-` reads it from stdin) and print its answer.
 
     The run's events are printed on stderr. If the run waits for a person and there is no terminal, the command
     prints how to decide and ends with exit code 6; the run keeps waiting.
     """
+    from linestop.cli import broker_client, command_input, exit_codes
+    from linestop.cli.output import printing, wording
+    from linestop.cli.runs.follow_run import RunFollower
+    from linestop.client.client import TaskOptions
+
+    task = TaskOptions(
+        key=key, user=user, submitter="cli", dry_run=dry_run, scope=scope or None,
+        limits=command_input.limits(limits), material=command_input.material(material),
+    )  # fmt: skip
+    body = command_input.text_from_stdin() if text == "-" else text
+    runs_submitted: list[str] = []
+
+    async def work(client: Client) -> int:
+        submitted = await client.submit(agent, body, tenant=tenant, **task)
+        runs_submitted.append(submitted.run)
+        if submitted.sentence and submitted.status == "kept":
+            printing.note(submitted.sentence)
+        if detach:
+            return _print_submitted(submitted, as_json=as_json)
+        return await RunFollower(client, directory, tenant=tenant, as_json=as_json).run(submitted.run, wait_s)
+
+    try:
+        code = broker_client.with_client(directory, work, as_="client")
+    except KeyboardInterrupt:
+        for name in runs_submitted:
+            target = name + wording.for_tenant(tenant)
+            printing.note(
+                f"Run {name} is still running: `linestop watch {target}` follows it, `linestop stop {target}` ends it."
+            )
+        raise
+    exit_codes.exit_with(code)
+
+
+def _print_submitted(submitted: Submitted, *, as_json: bool) -> int:
+    from linestop.cli import exit_codes
+    from linestop.cli.output import printing
+
+    if as_json:
+        printing.print_json(submitted)
+    else:
+        printing.print_text(submitted.run)
+        if submitted.status == "refused":
+            printing.note(submitted.sentence)
+    return exit_codes.EXIT_FAILED if submitted.status == "refused" else exit_codes.EXIT_DONE
 
 
 @click.command()
@@ -67,76 +129,78 @@ def run() -> None:
     "--limit", type=WholeNumber(1, 1_000), default=50, show_default=True, help="Number of runs, newest first."
 )
 @common_options
-@implemented_by("runs.follow_run:runs")
-def runs() -> None:
+def runs(*, open_only: bool, all_tenants: bool, limit: int, directory: Path, tenant: str, as_json: bool) -> None:
     """List the newest runs."""
+    from linestop.cli import broker_client
+    from linestop.cli.output import printing
+    from linestop.cli.runs.run_list import note_closed_switches, print_runs
+
+    async def work(client: Client) -> None:
+        lines = await client.runs(limit=limit, open_only=open_only, tenant="" if all_tenants else tenant)
+        if as_json:
+            printing.print_json(lines)
+            return
+        await note_closed_switches(client)
+        if lines:
+            print_runs(lines)
+        else:
+            whose = "" if all_tenants else f" of tenant '{tenant}'"
+            printing.note(f"There are no{' open' if open_only else ''} runs{whose}.")
+
+    broker_client.with_client(directory, work, as_="client")
 
 
 @click.command()
-@click.argument("run", shell_complete=completion.runs)
+@run_argument
 @common_options
-@implemented_by("runs.run_report:show")
-def show() -> None:
+def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:
     """Show RUN: its task, events, calls with their outcomes, cost and holds, and what it waits for."""
+    from linestop.cli import broker_client
+    from linestop.cli.output import printing
+    from linestop.cli.runs.run_report import print_run, run_document
+
+    async def work(client: Client) -> None:
+        state = await client.run(run, tenant=tenant)
+        questions, waits = await client.questions_of(state), await client.waits_of(state)
+        if as_json:
+            printing.print_json({**run_document(state, questions), "waits": waits})
+        else:
+            print_run(state, questions, waits)
+
+    broker_client.with_client(directory, work, as_="client")
 
 
 @click.command()
-@click.argument("run", shell_complete=completion.runs)
+@run_argument
 @click.option("--after", "after_n", type=WholeNumber(min=0), default=0, help="Only the events after this number.")
 @click.option("--follow", is_flag=True, help="Continue until the run is sealed.")
 @common_options
-@implemented_by("events:events")
-def events() -> None:
+def events(run: str, *, after_n: int, follow: bool, directory: Path, tenant: str, as_json: bool) -> None:
     """Print the events of RUN, one per line; with --json each with all its data."""
+    from linestop.cli import broker_client
+    from linestop.cli.runs.print_events import note_if_absent, print_events
+
+    async def work(client: Client) -> None:
+        if follow:
+            await note_if_absent(client, run, tenant)
+        entries = client.watch(run, after_n=after_n, follow=follow, tenant=tenant)
+        await print_events(client, entries, as_json=as_json)
+
+    broker_client.with_client(directory, work, as_="client")
 
 
 @click.command()
-@click.argument("run", shell_complete=completion.runs)
+@run_argument
 @common_options
-@implemented_by("events:watch")
-def watch() -> None:
+def watch(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:
     """Print the events of RUN from the first until it is sealed; the exit code tells how it ended."""
+    from linestop.cli import broker_client, exit_codes
+    from linestop.cli.runs.print_events import note_if_absent, print_events
 
+    async def work(client: Client) -> str:
+        await note_if_absent(client, run, tenant)
+        entries = client.watch(run, tenant=tenant)
+        return await print_events(client, entries, as_json=as_json, with_questions=True)
 
-@click.command()
-@click.argument("run", default="", shell_complete=completion.runs)
-@click.option("--all", "all_runs", is_flag=True, help="Every open run, of every tenant unless --tenant is given.")
-@click.option("--agent", default="", shell_complete=completion.agents, help="Every open run of this agent.")
-@click.option("--user", default="", help="Every open run on behalf of this user.")
-@click.option("--tool", default="", help="Every open run that may use this tool.")
-@click.option(
-    "--mode",
-    type=click.Choice(STOP_MODES),
-    default="fence",
-    show_default=True,
-    help="Calls that have started: `fence` cancels them now, `drain` lets them end.",
-)
-@click.option("--beforehand", is_flag=True, help="RUN need not exist yet: a task that arrives for it is refused.")
-@person_options
-@common_options
-@implemented_by("runs.stop_runs:stop")
-def stop() -> None:
-    """Stop RUN; once this returns, none of its calls or requests can start any more.
-
-    Works with no actor alive. The receipt lists the calls and requests that have started and are not known to be
-    over. A RUN that does not exist is stopped with --beforehand only. Without RUN, the open runs of --all, --agent,
-    --user, --tool or --tenant are stopped; `linestop switch close` refuses new ones.
-    """
-
-
-@click.command()
-@click.argument("run", shell_complete=completion.runs)
-@person_options
-@common_options
-@implemented_by("runs.follow_run:pause")
-def pause() -> None:
-    """Pause RUN: none of its calls or requests start until it is resumed; its deadlines still apply."""
-
-
-@click.command()
-@click.argument("run", shell_complete=completion.runs)
-@person_options
-@common_options
-@implemented_by("runs.follow_run:resume")
-def resume() -> None:
-    """Continue a paused RUN."""
+    status = broker_client.with_client(directory, work, as_="client")
+    exit_codes.exit_with(exit_codes.EXIT_CODE_BY_STATUS.get(status, exit_codes.EXIT_FAILED))

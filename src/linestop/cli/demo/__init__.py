@@ -24,7 +24,7 @@ from linestop.cli.demo.stage import set_stage
 from linestop.cli.demo.stories import loop, refund, stop
 from linestop.cli.output.closed_pipes import until_reader_is_gone
 
-__all__ = ["demo"]
+__all__ = ["tell_stories"]
 
 NEXT_STEPS: Final = """\
 What to try next:
@@ -38,7 +38,7 @@ tools in a Python file, a real model's name instead of playbook/…;
 examples/support is a project to start from."""
 
 
-def demo(*, as_json: bool) -> None:
+def tell_stories(*, as_json: bool) -> None:
     """Three short stories on real parts: a refund that survives a kill, a loop that is ended, a stopped run."""
     # The demo kills and stops on purpose, which would be logged as errors.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

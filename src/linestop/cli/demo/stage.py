@@ -26,14 +26,8 @@ from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.streams.stream_definitions import MIB, StreamSizes
 from linestop.bus.streams.stream_sizes import store_sizes
 from linestop.cli.demo.shop import Shop
-from linestop.cli.serving.assemble_process import (
-    Credentials,
-    deploy_at_start,
-    load_project_agents,
-    load_tools,
-    prepare,
-    serve,
-)
+from linestop.cli.project_contents import load_project_agents, load_tools
+from linestop.cli.serving.assemble_process import Credentials, deploy_at_start, prepare, serve
 from linestop.client import Client
 from linestop.config.project_file import CONFIG_FILE, Project, load_project
 from linestop.errors import LinestopError, Unreachable

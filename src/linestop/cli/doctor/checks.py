@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 import anyio
-import click
 import msgspec
 
 from linestop.bus import jetstream_api
@@ -28,7 +27,6 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.server.process import server_program
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import compare
-from linestop.cli import exit_codes
 from linestop.cli.doctor.stream_checks import (
     CheckWarning,
     broker_log_hint,
@@ -38,16 +36,14 @@ from linestop.cli.doctor.stream_checks import (
     check_space,
 )
 from linestop.cli.doctor.worker_checks import check_roles
-from linestop.cli.output import printing
-from linestop.cli.output.terminal_escape import wrap_for
-from linestop.cli.runs.stop_runs import closed_sentence
-from linestop.cli.serving.assemble_process import (
+from linestop.cli.project_contents import (
     load_project_agents,
     load_tools,
     missing_keys,
     missing_playbooks,
     stored_credentials,
 )
+from linestop.cli.runs.closed_switches import closed_sentence
 from linestop.client.kill_switches import KillSwitchClient
 from linestop.config.project_file import ENVIRONMENT, Project, load_project
 from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
@@ -62,7 +58,6 @@ CLOCK_OFF_MAX_S: Final = 1.0
 
 LOCK_UNTOUCHED_MAX_S: Final = 30.0
 DIFFERENCES_SHOWN: Final = 3
-LEVEL_WIDTH: Final = 9
 SANDBOXES: Final = ("docker", "bwrap", "runsc")
 STREAM_READERS: Final[tuple[CredentialName, ...]] = ("bootstrap", "operator")
 """The credentials that may read the state of the streams and their replicas; see the permission table."""
@@ -78,46 +73,23 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
 
 
-def doctor(nats: str | None, as_json: bool, no_code: bool) -> None:
-    """Check this machine and this project: one line per check."""
-    findings = [*_machine_findings(), *_project_findings(nats, code=not no_code)]
-    if as_json:
-        printing.print_json(findings)
-    else:
-        for finding in findings:
-            click.secho(f"{finding.level:<{LEVEL_WIDTH}}", fg=_COLOURS[finding.level], nl=False)
-            margin = " " * LEVEL_WIDTH
-            click.echo(
-                wrap_for(sys.stdout, f"{margin}{finding.check}: {finding.sentence}", hang=LEVEL_WIDTH)[LEVEL_WIDTH:]
-            )
-    errors = [found for found in findings if found.level == "error"]
-    if errors:
-        exit_codes.exit_with(Unreachable.exit_code if all(found.code == Unreachable.code for found in errors) else 1)
-
-
-def health(worker: str | None, role: RoleName | None, *, nats: str | None, as_json: bool) -> None:
-    """Check that the broker answers, and that the named workers are alive, or else that every role has a worker."""
-    project = load_project().with_broker(nats)
-    names = [
-        *([] if worker is None else [worker]),
-        *([] if role is None else _names_with_role(project.directory, role)),
-    ]
-    all_roles = () if names else (("roles", lambda: anyio.run(_workers_sentence, project)),)
-    checks: list[tuple[str, Callable[[], str]]] = [
-        *((f"worker {name}", functools.partial(check_worker, project.directory, name)) for name in names),
+def health_checks(project: Project, workers: Sequence[str]) -> list[tuple[str, Callable[[], str]]]:
+    """The checks of ``health``, each with its name: the broker, and the named workers, or else all roles."""
+    # A health check of one worker must not fail because another worker is missing.
+    all_roles = () if workers else (("roles", lambda: anyio.run(_workers_sentence, project)),)
+    return [
+        *((f"worker {name}", functools.partial(check_worker, project.directory, name)) for name in workers),
         ("broker", lambda: anyio.run(_broker_sentence, project)),
-        # A health check of one worker must not fail because another worker is missing.
         *all_roles,
     ]
-    for check, run_check in checks:
-        sentence = run_check()
-        if as_json:
-            printing.print_json(Finding(check=check, level="ok", sentence=sentence))
-        else:
-            click.echo(sentence)
 
 
-def _names_with_role(directory: Path, role: RoleName) -> list[str]:
+def names_with_role(directory: Path, role: RoleName) -> list[str]:
+    """The names of the workers here that have a role.
+
+    Raises:
+        NotFound: there is none.
+    """
     names = locked_names(directory, role)
     if not names:
         raise NotFound(
@@ -141,14 +113,15 @@ def check_worker(directory: Path, name: str) -> str:
     return f"The worker {name} is alive."
 
 
-def _machine_findings() -> Iterator[Finding]:
+def machine_findings() -> Iterator[Finding]:
+    """The checks of this machine."""
     yield _finding("python", _check_python)
     yield _finding("nats-server", lambda: f"{server_program()}")
     yield _finding("sandboxes", _check_sandboxes)
     yield _finding("traces", _check_traces)
 
 
-def _project_findings(nats: str | None, *, code: bool) -> Iterator[Finding]:
+def project_findings(nats: str | None, *, code: bool) -> Iterator[Finding]:
     """Check the project, as far as one finding allows the next; without ``code`` none of its Python is imported."""
     try:
         project = load_project().with_broker(nats)
@@ -393,6 +366,3 @@ def _any_credential(project: Project) -> CredentialName:
 
 def _first_credential(project: Project, names: Sequence[CredentialName]) -> CredentialName | None:
     return next((name for name in names if credential_path(project.directory, name).exists()), None)
-
-
-_COLOURS: Final = {"ok": "green", "warning": "yellow", "error": "red"}

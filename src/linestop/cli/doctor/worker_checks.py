@@ -9,6 +9,7 @@ from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
 from linestop.bus.stores.worker_heartbeats import WorkerStatus
 from linestop.cli.doctor.stream_checks import CheckWarning
+from linestop.cli.output import wording
 from linestop.client.run_reader import read_workers
 from linestop.errors import LinestopError, PermissionDenied
 from linestop.schemas.subjects import ACTORS
@@ -97,3 +98,16 @@ def _first_few(sentences: list[str]) -> list[str]:
 
 def _named(names: list[str]) -> str:
     return ", ".join(_first_few(names))
+
+
+def worker_cells(worker: WorkerStatus) -> tuple[str, ...]:
+    """One worker as a row of ``linestop workers``."""
+    beat = worker.beat
+    state: str = beat.state if worker.alive or beat.state == "ended" else "dead"
+    if beat.why and worker.alive:
+        state += f": {wording.short(beat.why)}"
+    if overload := overload_text(worker):
+        state += f", {overload}"
+    holds = f"{wording.counted(beat.runs, 'run')}, {wording.counted(beat.starts, 'start')}"
+    last = f"{wording.age(worker.last_beat)} ago"
+    return (beat.role, beat.worker, state, beat.host, beat.version, last, clock_text(worker) or "right", holds)

@@ -1,21 +1,19 @@
-"""``verify`` checks a run's log, from the broker or a file, without trusting either; ``export`` writes that file."""
+"""What a check of a run's log needs, from the broker or a file, and its verdict in words: ``verify`` and ``export``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import msgspec
 
-from linestop.bus.access.credentials import write_private
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.bus.stores.signed_checkpoints import trusted_checkpoint_key
 from linestop.bus.streams import stream_names
-from linestop.cli import broker_client, exit_codes
-from linestop.cli.options import SHORT_RUN
-from linestop.cli.output import printing, wording
+from linestop.cli.output import printing
+from linestop.cli.run_argument import SHORT_RUN
 from linestop.client import Client
 from linestop.client.run_names import named_runs
 from linestop.client.run_reader import LAST_RUN
@@ -24,10 +22,9 @@ from linestop.errors import InputError, NotFound, TooLarge
 from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.events import Answered, AnyEvent, BlobRef, Edited, Judged, Proposed, Resolved, Text
 from linestop.schemas.run.fold import Run, fold_messages
-from linestop.schemas.subjects import RunId, TenantId, parse_run_event, run_id, run_outcome_filter, tenant_id
+from linestop.schemas.subjects import RunId, TenantId, parse_run_event, run_outcome_filter
 from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict
-from linestop.schemas.verify import verify as check
-from linestop.schemas.verify.export_bundle import Bundle, read_bundle, write_bundle
+from linestop.schemas.verify.export_bundle import Bundle
 
 KEY_DIGITS: Final = 64
 LINE_BYTES_MAX: Final = 2 * BLOB_BYTES_MAX
@@ -37,46 +34,7 @@ TEXTS_MAX: Final = 256
 """Blobs fetched for one check; texts beyond it are not recomputed, but the chain still covers them."""
 
 
-def verify(run: str, *, file: Path | None, keys: Sequence[str], **options: Any) -> None:  # noqa: ANN401 - as click gives
-    """Check that the log of RUN is complete and follows the rules; exit code 9 if it is broken."""
-    tenant, name, trusted = tenant_id(options["tenant"]), run_id(run), _trusted_keys(keys, options["directory"])
-    if file is not None:
-        with file.open("rb") as lines:
-            bundle = read_bundle(_bounded_lines(lines))
-        name = _run_in_file(name, tenant, bundle)
-    else:
-        bundle = broker_client.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
-    verdict = check(tenant, name, bundle.messages, checkpoints=bundle.checkpoints, keys=trusted, texts=bundle.texts)
-    _print(verdict, as_json=options["as_json"])
-    exit_codes.exit_with(exit_codes.EXIT_LOG_BROKEN if verdict.broken else exit_codes.EXIT_DONE)
-
-
-def export(run: str, *, out: Path, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Write the log of RUN and its proof to a new file that only its owner may read.
-
-    Raises:
-        InputError: the file already exists, or cannot be written.
-    """
-    if out.exists():
-        raise InputError(f"{out} already exists: name another file, or remove it.")
-    tenant, name = tenant_id(options["tenant"]), run_id(run)
-    bundle = broker_client.with_client(options["directory"], lambda client: _fetch(client, tenant, name))
-    lines = write_bundle(bundle.messages, checkpoints=bundle.checkpoints, texts=bundle.texts)
-    try:
-        write_private(out, b"".join(lines))
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}.") from None
-    events, checkpoints, texts = len(bundle.messages), len(bundle.checkpoints), len(bundle.texts)
-    if options["as_json"]:
-        printing.print_json(
-            {"run": run, "file": str(out), "events": events, "checkpoints": checkpoints, "texts": texts}
-        )
-    else:
-        counts = (wording.counted(events, "event"), wording.counted(checkpoints, "checkpoint"))
-        printing.print_text(f"{run}: {counts[0]}, {counts[1]} and {wording.counted(texts, 'long text')} are in {out}")
-
-
-def _run_in_file(name: RunId, tenant: TenantId, bundle: Bundle) -> RunId:
+def run_in_file(name: RunId, tenant: TenantId, bundle: Bundle) -> RunId:
     """The run of an exported log that ``last`` or the beginning of its id names, as with a broker; else ``name``."""
     keys = named_runs([subject for subject, _, _ in bundle.messages if _is_run_event(subject)])
     runs = [run for of, run in keys if of == tenant]
@@ -93,7 +51,7 @@ def _is_run_event(subject: str) -> bool:
     return True
 
 
-def _bounded_lines(file: BinaryIO) -> Iterator[bytes]:
+def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
     """The lines of a file, none of them longer than the longest text that a log may refer to.
 
     Raises:
@@ -105,7 +63,7 @@ def _bounded_lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _trusted_keys(keys: Sequence[str], directory: Path) -> dict[str, TrustedKey]:
+def trusted_keys(keys: Sequence[str], directory: Path) -> dict[str, TrustedKey]:
     """The keys of the project's people, the recorder's in the state folder, and those of the command line."""
     people = load_project().config.people.items()
     trusted = {name: TrustedKey(public_key=key, purpose="person", name=name) for name, key in people}
@@ -118,7 +76,7 @@ def _trusted_keys(keys: Sequence[str], directory: Path) -> dict[str, TrustedKey]
     return trusted
 
 
-async def _fetch(client: Client, tenant: TenantId, run: RunId) -> Bundle:
+async def fetch_bundle(client: Client, tenant: TenantId, run: RunId) -> Bundle:
     """The log as the stream's leader stores it, and the texts that its arguments refer to.
 
     Raises:
@@ -178,7 +136,8 @@ def _blob_refs(event: AnyEvent) -> list[BlobRef]:
     return [text for text in texts if isinstance(text, BlobRef)]
 
 
-def _print(verdict: Verdict, *, as_json: bool) -> None:
+def print_verdict(verdict: Verdict, *, as_json: bool) -> None:
+    """Print the verdict: a sentence, and a line for each problem."""
     if as_json:
         document: Mapping[str, object] = {"verdict": verdict.sentence, **msgspec.to_builtins(verdict)}
         printing.print_json(document)

@@ -1,14 +1,11 @@
-"""``show``: one run with its events, calls and cost, and what it waits for."""
+"""One run with its events, calls and cost, and what it waits for, for people and as JSON: ``linestop show``."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 
-from linestop.cli import approval_questions, broker_client
+from linestop.cli import approval_questions
 from linestop.cli.output import printing, timeline, wording
-from linestop.client import Client
 from linestop.client.result_types import OpenQuestion, run_line
 from linestop.client.what_a_run_waits_for import Wait
 from linestop.schemas.dollars import rounded_dollars
@@ -17,21 +14,8 @@ from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
 
 
-def show(run: str, *, directory: Path, tenant: str, as_json: bool) -> None:
-    """Show RUN: its task, events, calls with their outcomes, cost and holds, and what it waits for."""
-
-    async def work(client: Client) -> None:
-        state = await client.run(run, tenant=tenant)
-        questions, waits = await client.questions_of(state), await client.waits_of(state)
-        if as_json:
-            printing.print_json({**_document(state, questions), "waits": waits})
-        else:
-            _print(state, questions, waits)
-
-    broker_client.with_client(directory, work, as_="client")
-
-
-def _print(state: Run, questions: list[OpenQuestion], waits: list[Wait]) -> None:
+def print_run(state: Run, questions: list[OpenQuestion], waits: list[Wait]) -> None:
+    """Print the run for people."""
     summary = run_line(state)
     opened = state.opened
     printing.print_text(f"run      {summary.run} (tenant {summary.tenant})")
@@ -89,7 +73,7 @@ def wait_text(wait: Wait) -> str:
     return f"{wait.sentence}; since {wording.age(wait.since)}{until}"
 
 
-def _document(state: Run, questions: list[OpenQuestion]) -> JsonObject:
+def run_document(state: Run, questions: list[OpenQuestion]) -> JsonObject:
     """The run as one JSON document."""
     calls = [
         {

@@ -1,4 +1,4 @@
-"""The commands that stop one run or all runs of a scope, and those of the kill switches."""
+"""Stopping one run or all open runs of a scope: ``linestop stop``."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ import contextlib
 import difflib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
-import click
-from click.core import ParameterSource
 
-from linestop.actors.facts import kill_switch_message
 from linestop.bus.disk_space import broker_disk_is_full, disk_full_message
 from linestop.cli import broker_client, exit_codes
 from linestop.cli.output import printing, wording
 from linestop.cli.runs.known_names import note_unknown_names
 from linestop.client import Client
-from linestop.client.client import DecisionOptions
+from linestop.client.client import DecisionOptions, StopMode
 from linestop.client.credentials import state_directory
 from linestop.client.run_reader import LAST_RUN
-from linestop.errors import InputError, NotFound, PermissionDenied
-from linestop.schemas.kill_switches import EVERYTHING, UNREADABLE
+from linestop.errors import NotFound, PermissionDenied
+from linestop.schemas.kill_switches import EVERYTHING
 
-FAILURES_SHOWN = 10
+BY_HAND: Final = "stopped by hand"
+FAILURES_SHOWN: Final = 10
 NOTE_AFTER_S: Final = 2.0
 REPLY_WITHIN_S: Final = 0.5
 NOT_STORED_YET: Final = (
@@ -35,40 +34,38 @@ NOT_STORED_YET: Final = (
 )
 
 
-def stop(run: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Stop RUN, or the open runs that the options name."""
-    scope_options = {kind: options.pop(kind) for kind in ("agent", "user", "tool")}
-    scopes = [f"{kind}:{name}" for kind, name in scope_options.items() if name]
-    scopes += [EVERYTHING] if options.pop("all_runs") else []
-    is_tenant_named = click.get_current_context().get_parameter_source("tenant") is ParameterSource.COMMANDLINE
-    if run and scopes:
-        raise InputError("Give a RUN or one of --all, --agent, --user and --tool, not both.")
-    if len(scopes) > 1:
-        raise InputError("Give one of --all, --agent, --user and --tool; --tenant may be added.")
-    if options["beforehand"] and not run:
-        raise InputError("--beforehand needs one RUN.")
-    if run:
-        _stop_one(run, **options)
-    elif scopes or is_tenant_named:
-        _stop_many(scopes[0] if scopes else EVERYTHING, is_tenant_named=is_tenant_named, **options)
-    else:
-        raise InputError("Give the RUN to stop, or one of --all, --tenant, --agent, --user and --tool.")
+@dataclass(frozen=True, kw_only=True)
+class StopRequest:
+    """How to stop, in whose name, and with which credentials; ``tenant`` is empty for the runs of every tenant."""
+
+    directory: Path
+    tenant: str
+    mode: StopMode
+    by: str
+    why: str
+    as_json: bool
 
 
-def _stop_one(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+def stop_one(run: str, request: StopRequest, *, beforehand: bool) -> None:
+    """Stop a run and print the receipt.
+
+    Raises:
+        NotFound: there is no such run, and ``beforehand`` is not set.
+    """
+
     async def work(client: Client) -> None:
-        control_options = DecisionOptions(by=by, why=why or "stopped by hand", tenant=options["tenant"])
+        control_options = DecisionOptions(by=request.by, why=request.why or BY_HAND, tenant=request.tenant)
         try:
-            async with note_delay(client, options["directory"]):
-                receipt = await client.stop(run, mode=mode, beforehand=options["beforehand"], **control_options)
+            async with note_delay(client, request.directory):
+                receipt = await client.stop(run, mode=request.mode, beforehand=beforehand, **control_options)
         except NotFound:
-            raise NotFound(await _nothing_stopped(client, run, options["tenant"])) from None
-        if options["as_json"]:
+            raise NotFound(await _nothing_stopped(client, run, request.tenant)) from None
+        if request.as_json:
             printing.print_json(receipt)
             return
         what_happened = "was already stopped" if receipt.already else "is stopped"
         if not receipt.existed:
-            tenant = options["tenant"]
+            tenant = request.tenant
             printing.print_text(
                 f"There was no run '{run}' of tenant '{tenant}'; a task that arrives for it is refused."
             )
@@ -79,7 +76,7 @@ def _stop_one(run: str, *, mode: Any, by: str, why: str, **options: Any) -> None
         for start in receipt.open:
             printing.print_text(f"  still open: {start.what} (attempt {start.attempt}, started in event {start.n})")
 
-    broker_client.with_client(options["directory"], work)
+    broker_client.with_client(request.directory, work)
 
 
 async def _nothing_stopped(client: Client, run: str, tenant: str) -> str:
@@ -96,15 +93,19 @@ async def _nothing_stopped(client: Client, run: str, tenant: str) -> str:
     )
 
 
-def _stop_many(scope: str, *, is_tenant_named: bool, mode: Any, by: str, why: str, **options: Any) -> None:  # noqa: ANN401 - as click gives them
+def stop_many(scope: str, request: StopRequest) -> None:
+    """Stop the open runs of a scope, print how many, and end with exit code 1 if one could not be stopped."""
+
     async def work(client: Client) -> int:
-        tenant = options["tenant"] if is_tenant_named else ""
-        async with note_delay(client, options["directory"]):
-            result = await client.stop_all(scope, mode=mode, by=by, why=why or "stopped by hand", tenant=tenant)
+        tenant = request.tenant
+        async with note_delay(client, request.directory):
+            result = await client.stop_all(
+                scope, mode=request.mode, by=request.by, why=request.why or BY_HAND, tenant=tenant
+            )
         scopes = [scope, *([f"tenant:{tenant}"] if tenant else [])]
         if not result.stopped and not result.failed:
             await note_unknown_names(client, scopes)
-        if options["as_json"]:
+        if request.as_json:
             printing.print_json(result)
             return 1 if result.failed else 0
         over = f"; {wording.counted(result.over, 'run')} had already ended" if result.over else ""
@@ -117,7 +118,7 @@ def _stop_many(scope: str, *, is_tenant_named: bool, mode: Any, by: str, why: st
         printing.note(f"New runs are still accepted; `linestop switch close {closes}` refuses them.")
         return 1 if result.failed else 0
 
-    if code := broker_client.with_client(options["directory"], work):
+    if code := broker_client.with_client(request.directory, work):
         exit_codes.exit_with(code)
 
 
@@ -140,48 +141,3 @@ async def note_delay(client: Client, directory: Path) -> AsyncGenerator[None]:
         yield
     finally:
         task.cancel()
-
-
-def close(switches: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Close kill switches."""
-
-    async def work(client: Client) -> frozenset[str]:
-        closed = await client.kill_switches.close(*switches)
-        await note_unknown_names(client, switches)
-        return closed
-
-    _print_closed(broker_client.with_client(options["directory"], work), as_json=options["as_json"])
-
-
-def open_switches(switches: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """Open kill switches."""
-
-    async def work(client: Client) -> frozenset[str]:
-        return await client.kill_switches.open(*switches)
-
-    _print_closed(broker_client.with_client(options["directory"], work), as_json=options["as_json"])
-
-
-def list_switches(**options: Any) -> None:  # noqa: ANN401 - as click gives them
-    """List the closed kill switches."""
-
-    async def work(client: Client) -> frozenset[str]:
-        return await client.kill_switches.closed()
-
-    _print_closed(broker_client.with_client(options["directory"], work, as_="client"), as_json=options["as_json"])
-
-
-def _print_closed(closed: frozenset[str], *, as_json: bool) -> None:
-    if as_json:
-        printing.print_json({"closed": sorted(closed)})
-    elif closed:
-        printing.print_text(closed_sentence(closed))
-    else:
-        printing.print_text("No kill switch is closed.")
-
-
-def closed_sentence(closed: frozenset[str]) -> str:
-    """The closed kill switches, in one sentence."""
-    if UNREADABLE in closed:
-        return kill_switch_message(UNREADABLE)
-    return f"Closed: {', '.join(sorted(closed))}. Nothing that a closed kill switch names can start."

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ import anyio.to_thread
 import msgspec
 import structlog
 
-from linestop.bus.access.credentials import Credential, credential_path, load_credential
+from linestop.bus.access.credentials import Credential
 from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
@@ -31,15 +30,13 @@ from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.migrate_streams import Administrator
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes
-from linestop.config.agent_files import AgentTooLargeError, load_agents
-from linestop.config.project_file import CONFIG_FILE, Project
+from linestop.cli.project_contents import load_tools, make_importable
+from linestop.config.project_file import Project
 from linestop.config.toml_files import read_toml
-from linestop.errors import ConfigError, Unreachable
+from linestop.errors import Unreachable
 from linestop.models.caller import OnModelDelta, Requester
-from linestop.models.planner_constants import constants_of
-from linestop.models.planner_function import PREFIX, load_planner
 from linestop.models.playbook import PlaybookServer, load_playbook
-from linestop.models.providers import PLAYBOOK, PROVIDERS, key_variable
+from linestop.models.providers import PLAYBOOK, PROVIDERS
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.fetch_facts import ResultCheck
 from linestop.runtime.intake import Person
@@ -49,11 +46,9 @@ from linestop.runtime.workers.worker_names import WorkerLock, next_incarnation
 from linestop.sandbox.http.egress_guard import EgressPolicy
 from linestop.sandbox.tools.decorator import AnyTool
 from linestop.sandbox.tools.perform_call import PerformLimits, run_check
-from linestop.sandbox.tools.registry import Registry, load_registry
+from linestop.sandbox.tools.registry import Registry
 from linestop.sandbox.tools.tool_runner import RegistryRunner
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.events import ModelChoice
-from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.performer_interfaces import CallWork, ModelWork, ToolRunner
 from linestop.schemas.subjects import DeltaSubject, RoleName, RunId, TenantId
 from linestop.schemas.text.redaction import Redactor
@@ -81,42 +76,6 @@ class DryRunner:
         return self._runner.run(
             tuple(msgspec.structs.replace(work, dry_run=work.dry_run or work.tier != "read") for work in works)
         )
-
-
-def stored_credentials(project: Project, names: Sequence[CredentialName]) -> dict[CredentialName, Credential]:
-    """The credential files of ``names`` in the state folder, at ``nats.url`` if that is set.
-
-    Raises:
-        ConfigError: if one is missing or damaged, or not for the broker that the project's file names.
-    """
-    found: dict[CredentialName, Credential] = {}
-    for name in names:
-        path = credential_path(project.directory, name)
-        credential = load_credential(path)
-        url = project.broker_url(path) or credential.url
-        found[name] = msgspec.structs.replace(credential, url=url)
-    return found
-
-
-def load_tools(project: Project) -> Registry:
-    """The built-in tools and those of the project.
-
-    Raises:
-        ConfigError: a tool cannot be loaded, or its contract is invalid.
-    """
-    make_importable(project)
-    try:
-        return load_registry(project.config.tools, base=project.root)
-    except ConfigError as error:
-        if not str(error).startswith("tools: "):
-            raise
-        raise ConfigError(f"{project.file or CONFIG_FILE}, {str(error).removesuffix('.')}.") from None
-
-
-def make_importable(project: Project) -> None:
-    """Let ``python:<module>`` name the project's own modules; its folder comes last and hides no package."""
-    if (root := str(project.root.absolute())) not in sys.path:
-        sys.path.append(root)
 
 
 async def prepare(
@@ -239,58 +198,6 @@ def _make_archive(project: Project) -> Archive:
     from linestop.archive.writer import ARCHIVE_FILE, Archive  # noqa: PLC0415
 
     return Archive(project.directory / ARCHIVE_FILE, database_days=project.config.keep.archive_days)
-
-
-def load_project_agents(
-    project: Project, registry: Registry, *, on_left_out: Callable[[AgentTooLargeError], None] | None = None
-) -> tuple[AgentVersion, ...]:
-    """The project's agents with the contracts of its tools; ``on_left_out`` is called for each agent that is too large.
-
-    Raises:
-        ConfigError: an agent is invalid, or names a planner function that does not exist.
-    """
-    make_importable(project)
-    agents = load_agents(project, registry.contracts(), on_left_out=on_left_out)
-    return tuple(_with_constants(agent) if agent.planner.startswith(PREFIX) else agent for agent in agents)
-
-
-def _with_constants(agent: AgentVersion) -> AgentVersion:
-    """The agent with the constants in the code of its planner function."""
-    try:
-        return msgspec.structs.replace(agent, constants=constants_of(load_planner(agent.planner)))
-    except ModelFailed as failed:
-        raise ConfigError(f"The agent '{agent.name}', planner: {failed}") from None
-
-
-def missing_playbooks(project: Project, agents: Sequence[AgentVersion]) -> tuple[str, ...]:
-    """A sentence for each scripted model that an agent names and that does not exist, so that its runs cannot work.
-
-    Raises:
-        ConfigError: if a playbook cannot be read.
-    """
-    known = {f"{PLAYBOOK}/{load_playbook(file).name}" for file in project.playbook_files()}
-    return tuple(
-        f"The agent {agent.name} uses {model}, and there is no such playbook; there is {', '.join(sorted(known))}."
-        for agent, choice in _model_choices(agents)
-        if (model := choice.model).startswith(f"{PLAYBOOK}/") and not choice.base_url and model not in known
-    )
-
-
-def missing_keys(agents: Sequence[AgentVersion]) -> tuple[str, ...]:
-    """A sentence for each agent's model that needs a key which is not set in the environment."""
-    return tuple(
-        f"The agent {agent.name} uses {choice.model}: {choice.model} needs {variable}, which is not set."
-        for agent, choice in _model_choices(agents)
-        if (variable := key_variable(choice.model, choice.base_url, choice.api_key_env))
-        and not os.environ.get(variable)
-    )
-
-
-def _model_choices(agents: Sequence[AgentVersion]) -> Iterator[tuple[AgentVersion, ModelChoice]]:
-    """The models that each agent may request."""
-    for agent in agents:
-        if agent.planner == "model":
-            yield from ((agent, agent.settings(choice)) for choice in (agent.model, *agent.fallbacks))
 
 
 def workspaces(project: Project) -> Path:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 _log = logging.getLogger("linestop.tools")
 
 
-def enduring_loop() -> asyncio.AbstractEventLoop:
+def make_event_loop() -> asyncio.AbstractEventLoop:
     """Make a loop (uvloop, if available) whose ``run_until_complete`` returns only when its future is done."""
     if sys.platform == "win32":
         loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()

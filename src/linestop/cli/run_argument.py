@@ -1,0 +1,58 @@
+"""The argument RUN of a command: a run's id, ``last``, or the beginning of an id that linestop gave."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar, cast
+
+import click
+
+from linestop.cli import completion
+
+SHORT_RUN: Final = re.compile(r"last|[0-9a-f]{4,8}|(?=[0-9a-f-]{9,35}$)[0-9a-f]{8}-[0-9a-f-]*|[kr]-[0-9a-f]{4,39}")
+"""``last``, or the beginning of an id that linestop gave: a UUID, or the digest of a key or of a refused task.
+
+A name that a client chose is never completed: `order-1` must not mean `order-10`.
+"""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def run_argument(command: Callable[P, T]) -> Callable[P, T]:
+    """Add RUN to a command that has ``common_options``; the command is called with the full id."""
+    return click.argument("run", shell_complete=completion.runs)(_with_full_id(command))
+
+
+def optional_run_argument(command: Callable[P, T]) -> Callable[P, T]:
+    """The same, but RUN may be left out: it is empty then."""
+    return click.argument("run", default="", shell_complete=completion.runs)(_with_full_id(command))
+
+
+def _with_full_id(command: Callable[P, T]) -> Callable[P, T]:
+    @functools.wraps(command)
+    def run_command(*args: P.args, **kwargs: P.kwargs) -> T:
+        run = str(kwargs["run"])
+        # The run of a file is looked up in that file.
+        if SHORT_RUN.fullmatch(run) and not kwargs.get("file"):
+            kwargs["run"] = _full_id(run, cast("Path", kwargs["directory"]), str(kwargs["tenant"]))
+        return command(*args, **kwargs)
+
+    return run_command
+
+
+def _full_id(text: str, directory: Path, tenant: str) -> str:
+    # Imported here: a full id is used without reading the log.
+    from linestop.cli import broker_client  # noqa: PLC0415
+    from linestop.errors import NotFound  # noqa: PLC0415
+
+    try:
+        return broker_client.with_client(directory, lambda client: client.find_run(text, tenant=tenant), as_="client")
+    except NotFound:
+        # Some commands accept a run that does not exist yet, under a name that a client chose.
+        if text == "last":
+            raise
+        return text
