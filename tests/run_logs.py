@@ -30,7 +30,7 @@ from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.schemas.tool_contracts import Contract, Tier, ToolError, ToolResult
-from linestop.schemas.verify import TrustedKey
+from linestop.schemas.verify.checkpoint_signature import TrustedKey
 from linestop.testing.memory import MemoryBroker, NoFaults
 from linestop.testing.virtual_time import run_virtual, virtual_now
 

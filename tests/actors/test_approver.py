@@ -27,7 +27,7 @@ from linestop.schemas.events import (
 from linestop.schemas.messages import Task
 from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.tool_contracts import ToolResult
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 UNKNOWN = ToolResult(outcome="unknown")
 CLEAR = agent(policy=Policy(clear=("pay", "drop")))

@@ -24,7 +24,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.model_messages import ModelFailed, Usage
 from linestop.schemas.run.starting.next_start import NextStart, next_start
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 
 def start_of(story: Story) -> NextStart:

@@ -11,7 +11,7 @@ from tests.builders import MODEL, OK, RUN, TENANT, Story, agent, call, reply
 from linestop.actors.judging.calls_written_as_text import narrated_call
 from linestop.schemas.events import Accepted, Returned
 from linestop.schemas.model_messages import Usage
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 TOOLS = ("pay", "note", "refunds.create", "orders.lookup", "wait.until")
 

@@ -33,7 +33,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.messages import Control, Verb
 from linestop.schemas.tool_contracts import ToolResult
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 CLEAR = agent(policy=Policy(clear=("pay", "drop")))
 KNOWN = '{"q":"ann@example.com","amount":25}'

@@ -12,7 +12,8 @@ from tests.builders import OK, SPARE, Story, agent, call, reply
 from linestop.schemas.events import ModelStarted, Stopped
 from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.run.starting.next_start import NextStart, next_start
-from linestop.schemas.verify import Verdict, verify
+from linestop.schemas.verify.check_log import verify
+from linestop.schemas.verify.verdict import Verdict
 
 DOWN = ModelFailed("availability", "connection refused")
 MAIN, OTHER = "playbook/large", "playbook/small"

@@ -27,7 +27,7 @@ from linestop.schemas.events import (
 from linestop.schemas.messages import FIELD_CHARS_MAX
 from linestop.schemas.run.make_stop import CAUSE, STATUS, stop_event
 from linestop.schemas.tool_contracts import ToolResult
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 ROUNDS, CALLS = 8, 50
 """More calls than a receipt has room for."""

@@ -12,7 +12,7 @@ from linestop.schemas.events import Answered
 from linestop.schemas.messages import Control
 from linestop.schemas.model_messages import ToolCall
 from linestop.schemas.run.call_states import Stage
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 NAMED = {"type": "object", "properties": {"name": {"type": "string"}}}
 AGENT = agent(tools=(*CONTRACTS, contract("wait.for_event", kind="wait", parameters=NAMED)))

@@ -12,7 +12,7 @@ from linestop.actors.facts import Secrets
 from linestop.actors.model_turn.unusable_calls import REMOVED, clean_call
 from linestop.schemas.events import Judged, Proposed
 from linestop.schemas.text.redaction import Redactor
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 SECRET = "hunter2hunter2"
 KEY = "sk-ant-" + "a1B2" * 10

@@ -32,7 +32,7 @@ from linestop.schemas.messages import Task
 from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.tool_contracts import Contract, ToolError, ToolResult
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 from linestop.testing.replay import replay
 
 PEOPLE = {"granted", "denied", "edited", "resolved"}

@@ -38,7 +38,7 @@ from linestop.schemas.model_messages import ModelFailed, ModelReply
 from linestop.schemas.run.starting.retry_delays import retry_delay_s
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import ToolResult
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 from linestop.testing.replay import replay
 from linestop.testing.virtual_time import run_virtual, virtual_now
 

@@ -21,7 +21,8 @@ from linestop.bus.stores.signed_checkpoints import (
 )
 from linestop.cli.main import run as command
 from linestop.errors import ConfigError
-from linestop.schemas.verify import Checkpoint, verify
+from linestop.schemas.verify.check_log import verify
+from linestop.schemas.verify.checkpoint_signature import Checkpoint
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
 from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RunId
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import run_virtual, virtual_now
 

@@ -18,7 +18,8 @@ from tests.stack import stack
 from linestop.cli.main import run
 from linestop.cli.runs import log_check as cli_verify
 from linestop.client import Client
-from linestop.schemas.verify import read_chain, sign_checkpoint
+from linestop.schemas.verify.chain_links import read_chain
+from linestop.schemas.verify.checkpoint_signature import sign_checkpoint
 from linestop.schemas.verify.export_bundle import read_bundle, write_bundle
 from linestop.testing.virtual_time import START
 

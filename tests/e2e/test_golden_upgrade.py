@@ -48,7 +48,7 @@ from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, parse_run_event
 from linestop.schemas.tool_contracts import Contract, Digest
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 

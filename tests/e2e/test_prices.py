@@ -18,7 +18,7 @@ from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.registry import Registry
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import Finished, Held
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 

@@ -24,7 +24,7 @@ from linestop.schemas.defaults import CLOSING_EVENTS, EVENTS_RESERVED, Limits
 from linestop.schemas.events import BlobRef, EffectStarted, Finished, Judged, ModelStarted, Proposed
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 

@@ -22,7 +22,7 @@ from linestop.models.providers import key_variable
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AnyEvent, ModelFailedEvent, ModelStarted, Proposed
 from linestop.schemas.model_messages import ModelFailed, ModelRequest
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 pytestmark = pytest.mark.anyio
 

@@ -21,7 +21,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.model_messages import ModelFailed, Usage
 from linestop.schemas.run.starting.next_start import out_of_time
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 
 def seal_after_closing_turn(story: Story, text: str = "So far: one look, and it was fine.") -> Sealed:

@@ -9,7 +9,7 @@ from tests.builders import CONTRACTS, RUN, TENANT, Story, agent, at_work, call, 
 from linestop.actors.model_turn.prompt import assemble
 from linestop.schemas.events import EffectStarted, Finished, Judged, JudgedCall, StartedCall
 from linestop.schemas.tool_contracts import ToolError, ToolResult
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 TOOLS = (
     *CONTRACTS,

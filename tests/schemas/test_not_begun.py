@@ -15,7 +15,7 @@ from linestop.schemas.run.fold import Run
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.starting.next_start import Exhausted, NextStart, next_start
 from linestop.schemas.tool_contracts import ToolResult
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 BUSY = ModelFailed("cancelled", "The worker was too busy.", begun=False)
 DOWN = ModelFailed("availability", "It is down.", status=503)

@@ -29,7 +29,7 @@ from linestop.schemas.events import (
     Warned,
 )
 from linestop.schemas.run.deadlines import deadlines
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 from linestop.testing.memory.broker import MemoryBroker
 
 CLEAR = Policy(clear=("pay",))

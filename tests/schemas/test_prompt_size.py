@@ -14,7 +14,7 @@ from linestop.schemas.events import Compacted, ModelStarted, Sealed, Stopped
 from linestop.schemas.model_messages import ModelFailed, Usage
 from linestop.schemas.run.starting.prompt_size import TOKEN_BYTES_MAX, tokens_estimate
 from linestop.schemas.text.text_size import Size
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 ROOMY = {"tokens_max": 2_000_000, "cost_max_micros": 50_000_000, "turns_max": 100, "wall_s": 10_000,
          "calls_max": 100, "calls_per_tool_max": 100, "rejections_max": 50, "equal_calls_max": 50}  # fmt: skip

@@ -16,14 +16,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.run_logs import ANN, BOB, KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
 
-from linestop.schemas import verify as checker
 from linestop.schemas.events import Cleared
 from linestop.schemas.messages import Control, signed_bytes
 from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.rules import approvals, calls
 from linestop.schemas.tool_contracts import effect_key
-from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict, read_chain, sign_checkpoint, verify
+from linestop.schemas.verify import check_log as checker
+from linestop.schemas.verify.chain_links import read_chain
+from linestop.schemas.verify.check_log import verify
+from linestop.schemas.verify.checkpoint_signature import Checkpoint, TrustedKey, sign_checkpoint
+from linestop.schemas.verify.verdict import Verdict
 
 LogOf = Callable[[str], list[Message]]
 Change = Callable[[Forger], int]

@@ -28,7 +28,8 @@ from tests.run_logs import (
 
 from linestop.schemas.messages import Control, Verb, signed_bytes
 from linestop.schemas.tool_contracts import effect_key
-from linestop.schemas.verify import Verdict, verify
+from linestop.schemas.verify.check_log import verify
+from linestop.schemas.verify.verdict import Verdict
 
 LogOf = Callable[[str], list[Message]]
 Forgery = Callable[[Forger], int]

@@ -17,7 +17,7 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import LimitHit
 from linestop.schemas.messages import Task
 from linestop.schemas.run.fold import Run
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 
 STOP_BECOMES_EVENT_S = 20.0
 """An acknowledged stop becomes an event within this time after the last fault, if the run is still running."""

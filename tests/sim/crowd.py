@@ -41,7 +41,7 @@ from linestop.schemas.events import ModelChoice, Stopped
 from linestop.schemas.model_messages import Price
 from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.subjects import RoleName
-from linestop.schemas.verify import verify
+from linestop.schemas.verify.check_log import verify
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import START, virtual_now
 

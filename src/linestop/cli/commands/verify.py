@@ -27,7 +27,7 @@ def verify(run: str, *, file: Path | None, keys: Sequence[str], directory: Path,
     from linestop.cli import broker_client, exit_codes
     from linestop.cli.runs import log_check
     from linestop.schemas.subjects import run_id, tenant_id
-    from linestop.schemas.verify import verify as check
+    from linestop.schemas.verify.check_log import verify as check
     from linestop.schemas.verify.export_bundle import read_bundle
 
     owner, name, trusted = tenant_id(tenant), run_id(run), log_check.trusted_keys(keys, directory)

@@ -23,8 +23,9 @@ from linestop.schemas.defaults import BLOB_BYTES_MAX
 from linestop.schemas.events import Answered, AnyEvent, BlobRef, Edited, Judged, Proposed, Resolved, Text
 from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId, parse_run_event, run_outcome_filter
-from linestop.schemas.verify import Checkpoint, TrustedKey, Verdict
+from linestop.schemas.verify.checkpoint_signature import Checkpoint, TrustedKey
 from linestop.schemas.verify.export_bundle import Bundle
+from linestop.schemas.verify.verdict import Verdict
 
 KEY_DIGITS: Final = 64
 LINE_BYTES_MAX: Final = 2 * BLOB_BYTES_MAX
