@@ -88,8 +88,12 @@ FORBIDDEN = {
     "copy stream": jetstream_api.stream_info(stream_names.RUNS).replace("INFO", "SNAPSHOT"),
     "move stream": f"{jetstream_api.PREFIX}.STREAM.LEADER.STEPDOWN.{stream_names.RUNS}",
     "create stream": jetstream_api.stream_create("MINE"),
-    "delete consumer": jetstream_api.consumer_info(stream_names.RUNS, stream_names.FEED).replace("INFO", "DELETE"),
-    "pause consumer": jetstream_api.consumer_info(stream_names.RUNS, stream_names.FEED).replace("INFO", "PAUSE"),
+    "delete consumer": jetstream_api.consumer_info(stream_names.RUNS, stream_names.SEALED_CONSUMER).replace(
+        "INFO", "DELETE"
+    ),
+    "pause consumer": jetstream_api.consumer_info(stream_names.RUNS, stream_names.SEALED_CONSUMER).replace(
+        "INFO", "PAUSE"
+    ),
     "move cluster": f"{jetstream_api.PREFIX}.META.LEADER.STEPDOWN",
     "create consumer": jetstream_api.consumer_create(stream_names.RUNS, "mine"),
     "create filtered consumer": jetstream_api.consumer_create(stream_names.RUNS, "mine.runs.>"),

@@ -26,7 +26,7 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
-from linestop.bus.streams.stream_definitions import MIB, RUNS_RETENTION_NS, SECOND_NS, StreamSizes, consumers
+from linestop.bus.streams.stream_definitions import MIB, RUNS_RETENTION_NS, SECOND_NS, StreamSizes
 from linestop.cli.bus_setup.removable_runs import reach_of
 from linestop.client import Client
 from linestop.errors import Refused, Unreachable
@@ -39,7 +39,6 @@ from linestop.schemas.subjects import RunId, TenantId
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 TENANT = TenantId("default")
 SMALL = StreamSizes(runs=16 * MIB, forks=MIB, blobs=MIB, tasks=MIB, outcomes=4 * MIB, ids=MIB, small=MIB)
-FEED = next(spec for spec in consumers() if spec.name == stream_names.FEED)
 SECONDS = 1 / 86_400
 WITHIN_S = 20.0
 
@@ -60,7 +59,7 @@ async def archived(system: Stack) -> AsyncGenerator[tuple[Archive, JetStream]]:
         anyio.create_task_group() as tasks,
     ):
         stream = await JetStream.open(recorder)
-        tasks.start_soon(archive.run, stream.log(), stream.queue(FEED))
+        tasks.start_soon(archive.run, stream.log())
         try:
             yield archive, await JetStream.open(operator)
         finally:
@@ -302,7 +301,7 @@ async def test_an_archive_that_is_not_open_yet_is_waited_for(tmp_path: Path) -> 
 
         tasks.start_soon(reach)
         await anyio.wait_all_tasks_blocked()
-        tasks.start_soon(archive.run, stream.log(), stream.queue(FEED))
+        tasks.start_soon(archive.run, stream.log())
     assert len(found) == 1
 
 

@@ -1,16 +1,16 @@
 """The recorder's archive: writes every event of the run log into DuckDB, as the only writer.
 
-It pulls from the durable consumer ``feed`` in batches bounded in number and bytes, commits, then acknowledges.
-Deliveries are only hints. Messages are stored strictly in stream order, because runs are folded on the way, and a gap
-(for instance messages that were lost with another process) is read from the log itself. So every message is stored
-exactly once, in whatever order they are delivered.
+Once a second it reads what the log has beyond the archive, and commits it as one batch together with the last stream
+sequence (the watermark); a full batch is committed at once, while the next is read. The watermark is the only record
+of progress, so a message is stored exactly once, whatever is killed when: no consumer and no acknowledgement can
+disagree with it. Messages are stored strictly in stream order, because runs are folded on the way.
 
 The file can be rebuilt from the log at any time; events that were removed from the log exist only in the archive.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -19,24 +19,26 @@ from typing import Final, TypeVar
 import anyio
 import anyio.to_thread
 import structlog
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse, ArchiveStatus
 from linestop.archive.parquet_files import old_folder
 from linestop.archive.query_socket import QueryReply, QueryRequest, QuerySocket
 from linestop.archive.requests import Reach, RunQuery
-from linestop.bus.interfaces import Delivery, Log, Queue, StoredMessage
+from linestop.bus.interfaces import Log, StoredMessage
 from linestop.errors import InputError, LinestopError
 
 T = TypeVar("T")
+Batch = list[StoredMessage]
 
 LOG = structlog.get_logger("linestop.archive")
 ARCHIVE_FILE: Final = "archive.duckdb"
-IN_FLIGHT_MAX: Final = 512
-BATCH_MESSAGES_MAX: Final = 512
+BATCH_EVERY_S: Final = 1.0
+"""How often the log is read: a commit costs some 10 ms, whatever its size."""
+
+BATCH_MESSAGES_MAX: Final = 5_000
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
-BATCH_WAIT_S: Final = 0.05
-"""How long a batch waits for more messages after its first: a commit costs about 10 ms, whatever its size."""
+LAST_BATCH_WITHIN_S: Final = 1.0
+"""How long a stop waits for the events since the last batch; those that are not stored then are stored next time."""
 
 RETRY_S: Final = 5.0
 MOVE_EVERY_S: Final = 3600.0
@@ -56,7 +58,7 @@ class Archive:
         self._limiter: anyio.CapacityLimiter | None = None
         self._changed = anyio.Event()
 
-    async def run(self, log: Log, queue: Queue) -> None:
+    async def run(self, log: Log) -> None:
         """Archive without end. If another process has the file open, wait until it closes the file."""
         waiting, last_error = False, ""
         while True:
@@ -64,7 +66,7 @@ class Archive:
                 await self._open()
                 waiting, last_error = False, ""
                 async with QuerySocket(self.path, self.handle_query).open():
-                    await self._follow(log, queue)
+                    await self._follow(log)
             except* ArchiveInUse:
                 if not waiting:
                     LOG.warning(
@@ -79,7 +81,7 @@ class Archive:
                     last_error = str(group.exceptions[0])
                     LOG.warning("archive_interrupted", error=last_error, sentence=f"Archiving is paused. {last_error}")
             except* Exception:
-                # A full disk or a damaged file: unacknowledged messages are delivered again.
+                # A full disk or a damaged file: what is not committed is read again.
                 LOG.exception("archive_failed", path=str(self.path))
             finally:
                 with anyio.CancelScope(shield=True):
@@ -96,7 +98,7 @@ class Archive:
         try:
             first = await log.page(after_seq=0)
             await self._in_thread(partial(self._open_file.reset, first_seq=first[0].seq if first else 1))
-            await self._catch_up(log)
+            await self._store_new(log)
             return await self.status()
         finally:
             with anyio.CancelScope(shield=True):
@@ -152,20 +154,18 @@ class Archive:
 
     # --- following the log -------------------------------------------------------------------------------
 
-    async def _follow(self, log: Log, queue: Queue) -> None:
-        await self._check_origin(log)
-        await self._catch_up(log)
-        send, receive = anyio.create_memory_object_stream[Delivery](IN_FLIGHT_MAX)
+    async def _follow(self, log: Log) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._pull, queue, send)
             if self._database_days:
                 tasks.start_soon(self._move_old)
-            async with receive:
+            try:
                 while True:
-                    batch = await _next_batch(receive)
-                    await self._store_batch(log, batch)
-                    for delivery in batch:
-                        await delivery.ack()
+                    await self._store_new(log)
+                    await anyio.sleep(BATCH_EVERY_S)
+            except anyio.get_cancelled_exc_class():
+                with anyio.move_on_after(LAST_BATCH_WITHIN_S, shield=True):
+                    await self._store_new(log)
+                raise
 
     async def _move_old(self) -> None:
         while True:
@@ -177,56 +177,44 @@ class Archive:
                 LOG.exception("archive_not_moved", path=str(self.path))
             await anyio.sleep(MOVE_EVERY_S)
 
-    async def _pull(self, queue: Queue, send: MemoryObjectSendStream[Delivery]) -> None:
-        async with send:
-            async for delivery in queue.deliveries(in_flight_max=IN_FLIGHT_MAX):
-                await send.send(delivery)
+    async def _store_new(self, log: Log) -> None:
+        """Store the messages that the archive lacks, batch by batch; each next one is read while one is stored."""
+        await self._require_same_log(log)
+        batch, is_full = await _read_batch(log, after_seq=self._open_file.watermark)
+        while is_full:
+            batch, is_full = await self._store_and_read(log, batch)
+        await self._store(batch)
 
-    async def _store_batch(self, log: Log, batch: Sequence[Delivery]) -> None:
-        """Store a batch in stream order; missing messages in between are read from the log."""
-        to_store: list[StoredMessage] = []
-        next_seq = self._open_file.watermark + 1
-        for delivery in sorted(batch, key=lambda one: one.seq):
-            if delivery.seq < next_seq:
-                await self._require_known(delivery)
-                continue
-            if delivery.seq > next_seq:
-                await self._store(to_store)
-                to_store = []
-                await self._catch_up(log, before_seq=delivery.seq)
-                if delivery.seq <= self._open_file.watermark:
-                    next_seq = self._open_file.watermark + 1
-                    continue
-            to_store.append(StoredMessage(subject=delivery.subject, payload=delivery.payload, seq=delivery.seq))
-            next_seq = delivery.seq + 1
-        await self._store(to_store)
+    async def _store_and_read(self, log: Log, batch: Batch) -> tuple[Batch, bool]:
+        """Store a batch and read the one after it at the same time."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._store, batch)
+                found = await _read_batch(log, after_seq=batch[-1].seq)
+        except ExceptionGroup as group:
+            # One of the two failed, and the other was cancelled.
+            raise group.exceptions[0] from None
+        return found
 
-    async def _check_origin(self, log: Log) -> None:
-        """Check that the log has the archive's last message under the same sequence, if it still has that sequence."""
-        seq = self._open_file.watermark
-        logged = await log.message_at(seq) if seq else None
-        same = logged is None or await self._in_thread(self._open_file.subject_at, seq) == logged.subject
-        if not same or not await self._in_thread(self._open_file.has_current_version):
+    async def _require_same_log(self, log: Log) -> None:
+        """Check that the log has the archive's last message; if it left the log, compare the log's first one.
+
+        Raises:
+            _LogReplaced: the archive was made from another log or by another version.
+        """
+        if not await self._in_thread(self._open_file.has_current_version):
             raise _LogReplaced
-
-    async def _require_known(self, delivery: Delivery) -> None:
-        """Check that an already stored sequence has the same subject: a new stream counts from 1 again."""
-        if delivery.seq > self._open_file.watermark:
+        if not (seq := self._open_file.watermark):
             return
-        known = await self._in_thread(self._open_file.subject_at, delivery.seq)
-        if known != delivery.subject:
-            raise _LogReplaced
+        logged = await log.message_at(seq)
+        if logged is None:
+            logged = next(iter(await log.page(after_seq=0)), None)
+        if logged is not None and logged.seq <= seq:
+            known = await self._in_thread(self._open_file.subject_at, logged.seq)
+            if known is not None and known != logged.subject:
+                raise _LogReplaced
 
-    async def _catch_up(self, log: Log, *, before_seq: int | None = None) -> None:
-        """Store the messages that the archive lacks: all of them, or all before a sequence."""
-        while before_seq is None or self._open_file.watermark < before_seq - 1:
-            page = await log.page(after_seq=self._open_file.watermark)
-            if not page or (before_seq is not None and page[0].seq >= before_seq):
-                # No message is left before it: the older ones were removed from the log.
-                return
-            await self._store(page)
-
-    async def _store(self, messages: list[StoredMessage]) -> None:
+    async def _store(self, messages: Batch) -> None:
         if messages:
             await self._in_thread(self._open_file.store, messages)
             self._notify()
@@ -269,15 +257,14 @@ class Archive:
         return await anyio.to_thread.run_sync(lambda: work(*args), limiter=self._limiter)
 
 
-async def _next_batch(receive: MemoryObjectReceiveStream[Delivery]) -> list[Delivery]:
-    """Return the next batch: at least one message, bounded in number and bytes."""
-    batch = [await receive.receive()]
-    size = len(batch[0].payload)
-    await anyio.sleep(BATCH_WAIT_S)
+async def _read_batch(log: Log, *, after_seq: int) -> tuple[Batch, bool]:
+    """Read the next messages, up to the bounds of a batch; return whether they fill one."""
+    batch: Batch = []
+    size = 0
     while len(batch) < BATCH_MESSAGES_MAX and size < BATCH_BYTES_MAX:
-        try:
-            batch.append(receive.receive_nowait())
-        except (anyio.WouldBlock, anyio.EndOfStream):
-            break
-        size += len(batch[-1].payload)
-    return batch
+        page = await log.page(after_seq=batch[-1].seq if batch else after_seq)
+        if not page:
+            return batch, False
+        batch += page
+        size += sum(len(message.payload) for message in page)
+    return batch, True

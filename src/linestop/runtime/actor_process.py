@@ -266,8 +266,7 @@ class ActorProcess:
         log, publisher = self.backend.log("recorder"), self.backend.publisher("recorder")
         self._pumps.start_soon(SpaceWatch(log, publisher, self.config.directory, self.clock.now).run_for_ever)
         if self.archive is not None:
-            feed = self.backend.queue("recorder", consumer_spec(stream_names.FEED))
-            self._pumps.start_soon(self.archive.run, log, feed)
+            self._pumps.start_soon(self.archive.run, log)
 
     def _start_control_pumps(self, first: RoleName) -> None:
         """Pull stops in every process, and all other control messages where the approver is."""

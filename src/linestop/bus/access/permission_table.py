@@ -99,12 +99,6 @@ TABLE: Final[tuple[Right, ...]] = (
     ),
     _row(
         "publish",
-        _pull_subjects(stream_names.RUNS, stream_names.FEED),
-        holders=("recorder",),
-        why="archive every event",
-    ),
-    _row(
-        "publish",
         _pull_subjects(stream_names.RUNS, stream_names.SEALED_CONSUMER),
         holders=("recorder",),
         why="publish outcomes",

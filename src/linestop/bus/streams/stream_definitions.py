@@ -132,7 +132,6 @@ def streams(sizes: StreamSizes = DEFAULT_SIZES, *, replicas: int = 1) -> tuple[S
 
 def consumers() -> tuple[ConsumerSpec, ...]:
     """Return all durable consumers."""
-    feed = _pull_consumer(stream_names.RUNS, stream_names.FEED, ["runs.>"], max_ack_pending=5_000)
     # Messages of a killed process are delivered again soon: a task, a timer, and an outcome that a client waits for.
     ack_wait_ns = int(ACK_WAIT_S * SECOND_NS)
     sealed = _pull_consumer(
@@ -143,7 +142,7 @@ def consumers() -> tuple[ConsumerSpec, ...]:
     )
     tasks = _pull_consumer(stream_names.TASKS, stream_names.TASKS_CONSUMER, ["tasks.>"], ack_wait=ack_wait_ns)
     timers = _pull_consumer(stream_names.TIMERS, stream_names.TIMERS_CONSUMER, ["timers.fire.>"], ack_wait=ack_wait_ns)
-    return (feed, sealed, tasks, timers, *_control_consumers())
+    return (sealed, tasks, timers, *_control_consumers())
 
 
 def consumer_spec(name: str) -> ConsumerSpec:

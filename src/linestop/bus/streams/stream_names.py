@@ -33,9 +33,6 @@ BEATS_BUCKET: Final = "beats"
 POSITIONS_BUCKET: Final = "positions"
 """The position of each named listener in OUTCOMES or ALERTS; one key for each credential, stream and name."""
 
-FEED: Final = "feed"
-"""All of RUNS, only for the recorder's archive."""
-
 SEALED_CONSUMER: Final = "sealed"
 """The ``sealed`` events of RUNS, from which recorders publish outcomes even if another recorder died."""
 
