@@ -8,8 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ROLES = ("validator", "approver", "budget", "executor", "planner", "recorder")
-VOLUMES = (*ROLES, "people", "nats", "jetstream")
+VOLUMES = ("planner", "executor", "gates", "people", "nats", "jetstream")
 
 for folder in ("state/credentials", "state/workspaces", "project", *(f"volumes/{name}" for name in VOLUMES)):
     path = Path(sys.argv[1], folder)

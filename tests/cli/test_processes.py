@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from linestop.bus.streams.stream_sizes import stored_sizes
 from linestop.cli.serving.until_signal import repeat_until_done
 from linestop.client import Client
 from linestop.errors import Unreachable
-from linestop.runtime.workers.worker_names import lock_name
+from linestop.runtime.workers.worker_names import host_name, lock_name
 from linestop.schemas.events import EffectStarted, Finished
 from linestop.schemas.subjects import ACTORS, parse_delta
 from linestop.testing.virtual_time import run_virtual
@@ -305,6 +305,33 @@ async def test_an_actor_in_its_own_process_does_its_role(tmp_path: Path) -> None
             assert time.monotonic() - started_at < READY_WITHIN_S
             assert await up.end_with() == 0
         assert await dev.end_with() == 0
+
+
+async def test_three_processes_do_the_work_of_all_roles(tmp_path: Path) -> None:
+    """The recommended separation, on a broker of its own; the roles' order on the command line makes no difference."""
+    words = (("planner",), ("executor",), ("recorder", "budget", "approver", "validator"))
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(EmbeddedServer(tmp_path / ".linestop"))
+        each = [await stack.enter_async_context(started(tmp_path, "actor", *roles, "--json")) for roles in words]
+        await each[0].wait_for_words(f"The planner works as {host_name()}-planner#1")
+        await each[1].wait_for_words(f"The executor works as {host_name()}-executor#1")
+        gates = f"{host_name()}-validator-approver-budget-recorder"
+        await each[2].wait_for_words(f"The roles validator, approver, budget, recorder work as {gates}#1")
+        for command in (("deploy",), ("health", "--role", "budget")):
+            async with started(tmp_path, *command) as done:
+                done.out, _ = await done.process.communicate()
+                assert done.process.returncode == 0, command
+        assert f"The worker {gates} is alive." in done.out.decode()
+        async with Client.connect(tmp_path / ".linestop", as_="operator") as client:
+            submitted = await client.submit("hello", "What time is it?")
+            outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
+            run = await client.run(submitted.run)
+        assert outcome.status == "completed"
+        assert {entry.role for entry in run.entries} == {*ACTORS} - {"approver"}
+        assert [await process.end_with() for process in each] == [0, 0, 0]
+    assert [json.loads(process.out)["roles"] for process in each] == [
+        ["planner"], ["executor"], ["validator", "approver", "budget", "recorder"],
+    ]  # fmt: skip
 
 
 async def test_staging_describes_effects_instead_of_doing_them(tmp_path: Path) -> None:

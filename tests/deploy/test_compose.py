@@ -75,7 +75,7 @@ def users(engine: Engine, container: str) -> set[str]:
 
 
 def test_a_run_reaches_its_outcome_although_containers_are_killed(engine: Engine, stack: Stack) -> None:
-    """Six services work on one run; its planner is killed and stays down, the budget's process is restarted."""
+    """Three services work on one run; its planner is killed and stays down, the gates' process is restarted."""
     submitted = stack.linestop("run", "support", "Order 1042 arrived broken. Please help.", "--detach")
     until("a person is asked", lambda: bool(stack.linestop("approvals")), within_s=WITHIN_S)
     events = stack.linestop("events", submitted["run"])
@@ -87,24 +87,35 @@ def test_a_run_reaches_its_outcome_although_containers_are_killed(engine: Engine
     assert planner in {container[:12] for container in stack.containers("planner")}
 
     engine.docker("kill", planner)
-    (budget,) = stack.containers("budget")
-    os.kill(state(engine, budget)["Pid"], signal.SIGKILL)
+    (gates,) = stack.containers("gates")
+    os.kill(state(engine, gates)["Pid"], signal.SIGKILL)
     (question,) = stack.linestop("approvals")
     stack.linestop("approve", submitted["run"], "--by", "alice", "--shown", question["shown"])
     stack.wait_for_status(submitted["run"], "completed", within_s=WITHIN_S)
 
-    assert engine.inspect(budget)["RestartCount"] == 1
+    assert engine.inspect(gates)["RestartCount"] == 1
     roles_in_log = {event["role"] for event in stack.linestop("events", submitted["run"])}
     assert roles_in_log == set(ACTORS)
     assert stack.linestop("verify", submitted["run"])
 
 
-@pytest.mark.parametrize("role", ACTORS)
-def test_a_role_runs_as_nobody_with_its_own_credential_only(engine: Engine, stack: Stack, role: str) -> None:
-    """It has no kernel capabilities, cannot write its files, and cannot read the credential of another role."""
-    container = stack.containers(role)[0]
-    signing = ["checkpoint.key", "checkpoint.pub"] if role == "recorder" else []
-    assert engine.docker("exec", container, "python", "-c", CREDENTIALS_SCRIPT).split() == [*signing, f"{role}.json"]
+@pytest.mark.parametrize(
+    ("service", "files"),
+    [
+        ("planner", ["planner.json"]),
+        ("executor", ["executor.json"]),
+        (
+            "gates",
+            ["approver.json", "budget.json", "checkpoint.key", "checkpoint.pub", "recorder.json", "validator.json"],
+        ),
+    ],
+)
+def test_a_service_runs_as_nobody_with_its_own_credentials_only(
+    engine: Engine, stack: Stack, service: str, files: list[str]
+) -> None:
+    """It has no kernel capabilities, cannot write its files, and cannot read the credential of another service."""
+    container = stack.containers(service)[0]
+    assert engine.docker("exec", container, "python", "-c", CREDENTIALS_SCRIPT).split() == files
     assert engine.inspect(container)["HostConfig"]["ReadonlyRootfs"]
     assert users(engine, container) == {"10001"}
 

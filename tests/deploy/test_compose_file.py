@@ -16,6 +16,11 @@ from tests.deploy.images import ROOT
 from linestop.schemas.subjects import ACTORS
 
 ONCE = {"setup", "streams", "deploy", "cli"}
+ROLES_OF = {
+    "planner": ["planner"], "executor": ["executor"], "gates": ["validator", "approver", "budget", "recorder"],
+}  # fmt: skip
+"""The roles of each service that works."""
+
 SANDBOX = "deploy/compose.sandbox.yml"
 Service = dict[str, Any]
 
@@ -28,13 +33,14 @@ def services() -> dict[str, Service]:
 
 
 def test_each_role_has_one_service() -> None:
-    """The services are the roles, the server, and commands that end."""
-    assert set(services()) == {*ACTORS, *ONCE, "nats"}
-    for role in ACTORS:
-        assert services()[role]["command"] == ["actor", role]
+    """What reads untrusted text and what holds the tools' secrets are apart from each other and from all else."""
+    assert set(services()) == {*ROLES_OF, *ONCE, "nats"}
+    assert sorted(role for roles in ROLES_OF.values() for role in roles) == sorted(ACTORS)
+    for name, roles in ROLES_OF.items():
+        assert services()[name]["command"] == ["actor", *roles]
 
 
-@pytest.mark.parametrize("name", [*ACTORS, *sorted(ONCE), "nats"])
+@pytest.mark.parametrize("name", [*ROLES_OF, *sorted(ONCE), "nats"])
 def test_every_service_is_hardened(name: str) -> None:
     """Not root, no kernel capabilities, only volumes and scratch are writable, bounded, not on the host network."""
     service = services()[name]
@@ -48,44 +54,45 @@ def test_every_service_is_hardened(name: str) -> None:
     assert service.get("network_mode", "none") == "none"
 
 
-@pytest.mark.parametrize("name", [*ACTORS, "nats"])
+@pytest.mark.parametrize("name", [*ROLES_OF, "nats"])
 def test_every_long_running_service_is_checked_and_restarted(name: str) -> None:
     """It has a health check, is restarted, and waits for the services it needs."""
     service = services()[name]
     check = service["healthcheck"]
     assert check["test"][0] == "CMD"
     assert {"interval", "timeout", "retries", "start_period"} <= set(check)
-    if name in ACTORS:
-        assert check["test"][1:] == ["python", "-I", "-S", "/opt/linestop/health.py", name]
+    if name in ROLES_OF:
+        assert check["test"][1:] == ["python", "-I", "-S", "/opt/linestop/health.py"]
     assert service["restart"] == "unless-stopped"
     needed = {other: how["condition"] for other, how in service["depends_on"].items()}
     first = {"setup": "service_completed_successfully"}
     later = {"nats": "service_healthy", "streams": "service_completed_successfully"}
-    if name == "validator":
+    if name == "gates":
         # No task is opened before the agents that it may name are deployed.
         later["deploy"] = "service_completed_successfully"
     assert needed == (first if name == "nats" else later)
 
 
-@pytest.mark.parametrize("role", ACTORS)
-def test_a_role_can_be_scaled(role: str) -> None:
+@pytest.mark.parametrize("name", ROLES_OF)
+def test_a_service_can_be_scaled(name: str) -> None:
     """No fixed name or port prevents it, and the number is one by default."""
-    service = services()[role]
+    service = services()[name]
     assert not {"container_name", "hostname", "ports"} & set(service)
     assert service["deploy"]["replicas"] == 1
-    assert configuration(**{f"LINESTOP_{role.upper()}S": "3"})["services"][role]["deploy"]["replicas"] == 3
+    variable = f"LINESTOP_{name.upper().removesuffix('S')}S"
+    assert configuration(**{variable: "3"})["services"][name]["deploy"]["replicas"] == 3
 
 
-@pytest.mark.parametrize("role", ACTORS)
-def test_a_role_mounts_its_own_credential_only(role: str) -> None:
-    """It cannot reach another service's credential, and cannot change its own."""
-    mounts = {mount["source"]: mount for mount in services()[role]["volumes"] if mount["type"] == "volume"}
-    assert {name for name in mounts if name.startswith("credential")} == {f"credential-{role}"}
-    own = mounts[f"credential-{role}"]
+@pytest.mark.parametrize("name", ROLES_OF)
+def test_a_service_mounts_its_own_credentials_only(name: str) -> None:
+    """It cannot reach another service's credentials, and cannot change its own."""
+    mounts = {mount["source"]: mount for mount in services()[name]["volumes"] if mount["type"] == "volume"}
+    assert {volume for volume in mounts if volume.startswith("credential")} == {f"credential-{name}"}
+    own = mounts[f"credential-{name}"]
     assert own["read_only"]
     assert own["target"] == "/state/credentials"
-    data_volumes = {"executor": {"workspaces"}, "recorder": {"archive"}}.get(role, set())
-    assert set(mounts) - {f"credential-{role}"} == data_volumes
+    data_volumes = {"executor": {"workspaces"}, "gates": {"archive"}}.get(name, set())
+    assert set(mounts) - {f"credential-{name}"} == data_volumes
 
 
 def test_only_the_set_up_holds_all_credentials() -> None:
@@ -99,15 +106,15 @@ def test_only_the_set_up_holds_all_credentials() -> None:
     command = services()["setup"]["command"]
     copied = {command[i + 1]: command[i + 2] for i, word in enumerate(command) if word == "--copy"}
     people = dict.fromkeys(("operator", "client", "watcher"), "/volumes/people")
-    assert copied == {role: f"/volumes/{role}" for role in ACTORS} | people
+    assert copied == {role: f"/volumes/{name}" for name, roles in ROLES_OF.items() for role in roles} | people
     targets = {mount["source"]: mount["target"] for mount in services()["setup"]["volumes"]}
-    assert {targets[f"credential-{role}"] for role in ACTORS} == {f"/volumes/{role}" for role in ACTORS}
+    assert {name: targets[f"credential-{name}"] for name in ROLES_OF} == {name: f"/volumes/{name}" for name in ROLES_OF}
 
 
 def test_only_the_planner_gets_keys_of_models() -> None:
     """The other services get an empty value, whatever .env contains."""
     configured = configuration(ANTHROPIC_API_KEY="one", OPENAI_API_KEY="two")["services"]
-    for name in (*ACTORS, *ONCE):
+    for name in (*ROLES_OF, *ONCE):
         keys = [configured[name]["environment"][key] for key in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")]
         assert keys == (["one", "two"] if name == "planner" else ["", ""]), name
 
@@ -120,7 +127,7 @@ def test_only_the_server_is_published_and_only_on_loopback() -> None:
 
 
 def test_only_planner_and_executor_can_reach_the_internet() -> None:
-    """The other roles are on an internal network with the server."""
+    """The gates are on an internal network with the server."""
     configured = configuration()
     assert configured["networks"]["bus"]["internal"]
     outside = {name for name, service in configured["services"].items() if set(service.get("networks") or ()) - {"bus"}}

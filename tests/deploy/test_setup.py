@@ -20,7 +20,6 @@ from linestop.bus.access.permission_table import CREDENTIALS
 from linestop.bus.server.process import server_program
 from linestop.cli.main import run
 from linestop.runtime.workers.worker_names import lock_name
-from linestop.schemas.subjects import ACTORS
 
 
 @pytest.fixture(autouse=True)
@@ -150,4 +149,4 @@ def test_the_image_has_a_folder_for_every_volume(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(sys, "argv", ["folders.py", str(tmp_path / "image")])
     runpy.run_path(str(ROOT / "deploy" / "folders.py"))
     volumes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "image" / "volumes").iterdir()}
-    assert volumes == dict.fromkeys((*ACTORS, "people", "nats", "jetstream"), 0o700)
+    assert volumes == dict.fromkeys(("planner", "executor", "gates", "people", "nats", "jetstream"), 0o700)
