@@ -201,11 +201,6 @@ def run_filter(tenant: TenantId, run: RunId) -> str:
     return f"runs.{check_name('tenant', tenant)}.{check_name('run', run)}.>"
 
 
-def role_filter(role: RoleName) -> str:
-    """Build the filter of every event of a role in any run: its credential may publish only these there."""
-    return f"runs.*.*.{check_role(role)}.>"
-
-
 def event_filter(role: RoleName | None, event: str) -> str:
     """Build the filter of one kind of event in any run, from one role or (None) from every role."""
     return f"runs.*.*.{check_role(role) if role else '*'}.{check_name('event', event)}.>"
@@ -292,11 +287,6 @@ def dead_letter(tenant: TenantId, run: RunId, *, role: RoleName) -> str:
 def blob(tenant: TenantId, sha256: str, *, part: int) -> str:
     """Build the subject of one part of a blob; parts count from 0."""
     return f"blobs.{check_name('tenant', tenant)}.{_sha256(sha256)}.{_number('part', part, value_min=0)}"
-
-
-def blob_filter(tenant: TenantId, sha256: str) -> str:
-    """Build the filter of all parts of a blob."""
-    return f"blobs.{check_name('tenant', tenant)}.{_sha256(sha256)}.*"
 
 
 def parse_run_event(subject: str) -> RunSubject:

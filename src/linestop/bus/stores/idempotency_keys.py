@@ -18,10 +18,6 @@ from linestop.errors import Conflict
 from linestop.schemas.messages import run_of_key
 from linestop.schemas.subjects import RunId
 
-MOVES_MAX: Final = 3
-"""How often another run may be faster before the task is tried again later."""
-
-
 _COMPUTED_RUN_ID: Final = re.compile(r"[kr]-[0-9a-f]{40}")
 """The computed run ids: that of a key, and that of the refusal of a task whose key or run belongs to another task."""
 

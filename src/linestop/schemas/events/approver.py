@@ -17,7 +17,6 @@ class ClearedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     call: str
     rule: str
     args_sha256: str
-    standing: str = ""
 
 
 class Cleared(Event, frozen=True, kw_only=True):
@@ -44,7 +43,6 @@ class AskedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost_max_micros: int = 0
     deciders: tuple[str, ...] = ()
     quorum: int = 1
-    escalate: str = ""
     wider: str = ""
 
 

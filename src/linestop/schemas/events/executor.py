@@ -26,7 +26,6 @@ class StartedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     done_by: Moment
     cost_max_micros: int = 0
     backend: str = ""
-    image_digest: str = ""
     contract_digest: str = ""
 
 

@@ -62,8 +62,6 @@ class Proposed(Event, frozen=True, kw_only=True):
     calls: tuple[ProposedCall, ...] = ()
     final: bool = False
     reason: str = ""
-    confidence: float | None = None
-    alternatives: tuple[str, ...] = ()
     stop_reason: str = ""
     blocks: Text = ""
     blocks_of: str = ""

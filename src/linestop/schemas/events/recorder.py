@@ -51,7 +51,6 @@ class Sealed(Event, frozen=True, kw_only=True):
 
     totals: Totals = Totals()
     head_sha256: str = ""
-    artefacts: tuple[str, ...] = ()
 
 
 class Amended(Event, frozen=True, kw_only=True):

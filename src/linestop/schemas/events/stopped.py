@@ -59,7 +59,6 @@ class Stopped(Event, frozen=True, kw_only=True):
     code: StopCode = "person"
     mode: StopMode = StopMode.FENCE
     scope: str = "run"
-    wide_stop: str = ""
     limit: LimitHit | None = None
     open: tuple[OpenStart, ...] = ()
 

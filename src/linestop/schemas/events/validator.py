@@ -146,14 +146,6 @@ class Parent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     depth: int
 
 
-class ForkPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The event at which a fork left its origin."""
-
-    run: str
-    n: int
-    hash: str
-
-
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The calls that pass without a person, and those that always need one; stored in full, defaults too.
 
@@ -197,7 +189,6 @@ class Opened(Event, frozen=True, kw_only=True):
     deadline_at: Moment
     doors_revision: int = 0
     parent: Parent | None = None
-    forked_from: ForkPoint | None = None
     flags: tuple[str, ...] = ()
     result_form: int = 0
     gate_form: int = 0

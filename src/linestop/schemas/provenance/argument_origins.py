@@ -53,7 +53,6 @@ _BETWEEN = "\x1f"
 _HUNDRED = Decimal(100)
 _PARTS = re.compile(r"\s*[,;\n]\s*|\s+(?:and|und|&)\s+")
 _NEGATIONS = frozenset({"no", "not", "without", "don't", "never", "nicht", "ohne", "kein", "keine", "nie"})
-_YES = frozenset({"true", "yes", "on", "ja"})
 _MINOR_NAME = re.compile(
     r"(?:^|_)(?:cents?|minor|pence|ct|rappen)(?:_|$)|in (?:euro )?cents?\b|minor units?", re.IGNORECASE
 )

@@ -17,7 +17,6 @@ Status = Literal["succeeded", "failed", "unknown", "rejected", "denied", "not_ma
 """``failed``: the call gave no result. ``unknown``: it is unknown whether it took effect. ``rejected``: the validator
 rejected it. ``denied``: no person agreed. ``not_made``: the run ended before."""
 
-BARE: Final = 0
 STRUCTURED: Final = 1
 """How results reach the model in a run: bare text in logs of versions before 0.2, else the form of this module."""
 
@@ -55,7 +54,6 @@ class CallOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return self.status != "succeeded"
 
 
-SUCCEEDED: Final = CallOutcome(status="succeeded")
 NOT_MADE: Final = CallOutcome(status="not_made", error_type="limit")
 
 
