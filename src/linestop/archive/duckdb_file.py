@@ -29,7 +29,7 @@ from linestop.bus.interfaces import StoredMessage
 from linestop.errors import ConfigError, InputError, Refused
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, RunSubject, TenantId, parse_run_event
-from linestop.schemas.text_size import tokens_not_estimated
+from linestop.schemas.text.text_size import tokens_not_estimated
 from linestop.schemas.verify.export_bundle import write_bundle
 
 SETTINGS: Final[Mapping[str, str | bool | int | float | list[str]]] = {
