@@ -13,7 +13,7 @@ from bench.system.project_folder import TEN_TURNS
 from bench.system.running_system import LoadSample, RunningSystem, running_system
 
 from linestop.archive.query_socket import QueryRequest, ask_recorder
-from linestop.archive.writer import ARCHIVE_FILE
+from linestop.archive.requests import ARCHIVE_FILE
 from linestop.bus.streams import stream_names
 
 EVENTS: Final = 40_000

@@ -1,71 +1,57 @@
-"""A recorder's archive in a separate process, to be killed: ``archive_process.py URL PASSWORD FILE``.
+"""A recorder's archive in a separate process, to be killed: ``archive_process.py URL SEED FILE before|after``.
 
-It prints a line when it has committed its first batch, and never acknowledges anything.
+It prints a line and stands still when its first batch is written: before the commit, or after it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
 
-from linestop.archive.writer import Archive
+from linestop.archive import writer
+from linestop.archive.duckdb_file import ArchiveFile
 from linestop.bus.access.credentials import Credential
 from linestop.bus.connection import connect
-from linestop.bus.interfaces import Delivery, PullCapacity, Queue
+from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
-from linestop.bus.streams import stream_names
-from linestop.bus.streams.stream_definitions import consumers
 
 
-class NeverAcknowledged:
-    """A delivery whose acknowledgement is never sent."""
+class StandingStill(ArchiveFile):
+    """A file whose first batch is never reported as stored."""
 
-    def __init__(self, delivery: Delivery) -> None:
-        self.subject = delivery.subject
-        self.payload = delivery.payload
-        self.headers = delivery.headers
-        self.seq = delivery.seq
-        self.stored_at = delivery.stored_at
-        self.attempt = delivery.attempt
+    before_commit = False
 
-    async def ack(self) -> None:
-        print("committed", flush=True)
-        await anyio.sleep_forever()
+    def store(self, messages: Sequence[StoredMessage]) -> None:
+        """Store the batch and stand still."""
+        super().store(messages)
+        stand_still()
 
-    async def in_progress(self) -> None:
-        """Send nothing."""
-
-    async def nak(self, delay_s: float) -> None:
-        del delay_s
-
-    async def term(self, reason: str) -> None:
-        del reason
+    def _set_meta(self, name: str, value: int) -> None:
+        super()._set_meta(name, value)
+        if name == "watermark" and self.before_commit:
+            stand_still()
 
 
-class NeverAcknowledgedQueue:
-    """A queue of such deliveries."""
-
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-
-    async def deliveries(
-        self, *, in_flight_max: int = 64, capacity: PullCapacity | None = None
-    ) -> AsyncGenerator[Delivery]:
-        async for delivery in self._queue.deliveries(in_flight_max=in_flight_max, capacity=capacity):
-            yield NeverAcknowledged(delivery)
+def stand_still() -> None:
+    """Report it and wait to be killed."""
+    print("written", flush=True)
+    while True:
+        time.sleep(60)
 
 
-async def main(url: str, seed: str, file: str) -> None:
+async def main(url: str, seed: str, file: str, moment: str) -> None:
     """Archive until killed."""
-    credential = Credential(url=url, user="recorder", seed=seed)
-    async with await connect(credential, name="archive to be killed") as connection:
-        stream = await JetStream.open(connection)
-        feed = next(spec for spec in consumers() if spec.name == stream_names.FEED)
-        await Archive(Path(file)).run(stream.log(), NeverAcknowledgedQueue(stream.queue(feed)))
+    StandingStill.before_commit = moment == "before"
+    setattr(writer, "ArchiveFile", StandingStill)  # noqa: B010 - the writer opens the file under that name
+    async with await connect(
+        Credential(url=url, user="recorder", seed=seed), name="archive to be killed"
+    ) as connection:
+        await writer.Archive(Path(file)).run((await JetStream.open(connection)).log())
 
 
 if __name__ == "__main__":
-    anyio.run(main, sys.argv[1], sys.argv[2], sys.argv[3])
+    anyio.run(main, sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4])

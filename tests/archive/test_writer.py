@@ -15,21 +15,20 @@ import anyio
 import anyio.to_thread
 import duckdb
 import pytest
+from tests.archive.paged_log import PagedLog
 from tests.run_logs import SCENARIOS, Message
 
 from linestop.actors.recorder import Recorder
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse
 from linestop.archive.query_socket import QueryRequest, ask_recorder
 from linestop.archive.writer import Archive
-from linestop.bus import jetstream_api
+from linestop.archive.writer_process import Writer
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
-from linestop.bus.interfaces import Delivery, PullCapacity, Queue, StoredMessage
+from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import set_up
-from linestop.bus.streams.stream_definitions import SECOND_NS, consumers
 from linestop.errors import ConfigError, InputError, RetryableError
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings
@@ -43,7 +42,6 @@ OPEN_IT = """\
 import sys; from pathlib import Path; from linestop.archive.duckdb_file import ArchiveFile
 ArchiveFile(Path(sys.argv[1]))
 """
-FEED = next(spec for spec in consumers() if spec.name == stream_names.FEED)
 TABLES = ("events", "runs", "calls")
 ROLES = ("validator", "budget", "planner", "approver", "executor", "recorder")
 
@@ -92,11 +90,19 @@ async def archiving(server: EmbeddedServer, path: Path) -> AsyncGenerator[Archiv
     async with await connect(server.credential("recorder"), name="archive") as connection:
         stream = await JetStream.open(connection)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(archive.run, stream.log(), stream.queue(FEED))
+            tasks.start_soon(archive.run, stream.log())
             try:
                 yield archive
             finally:
                 tasks.cancel_scope.cancel()
+
+
+async def set_aside(folder: Path) -> Path:
+    """Wait until an archive is set aside; return it."""
+    while not (found := await anyio.to_thread.run_sync(lambda: list(folder.glob("a-*.duckdb")))):  # noqa: ASYNC110 - a file appears
+        await anyio.sleep(0.01)
+    (path,) = found
+    return path
 
 
 async def archived(server: EmbeddedServer, path: Path, seq: int) -> None:
@@ -104,27 +110,6 @@ async def archived(server: EmbeddedServer, path: Path, seq: int) -> None:
     async with archiving(server, path) as archive:
         with anyio.fail_after(30):
             await archive.wait_until_stored(seq)
-
-
-async def expect_acknowledgements_within(server: EmbeddedServer, *, seconds: int) -> None:
-    """Let the feed soon deliver unacknowledged messages again."""
-    config = {**FEED.config, "ack_wait": seconds * SECOND_NS}
-    body = {"stream_name": FEED.stream, "config": config, "action": "update"}
-    async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
-        await bootstrap.api_request(jetstream_api.consumer_create(FEED.stream, FEED.name), body)
-
-
-async def all_acknowledged(server: EmbeddedServer) -> None:
-    """Wait until every message of the feed is delivered and acknowledged."""
-    async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
-        while True:
-            info: dict[str, Any] = dict(
-                await bootstrap.api_request(jetstream_api.consumer_info(FEED.stream, FEED.name))
-            )
-            if not info["num_ack_pending"] and not info["num_pending"]:
-                assert info["num_redelivered"] == 0
-                return
-            await anyio.sleep(0.05)
 
 
 def table(path: Path, name: str) -> list[tuple[Any, ...]]:
@@ -158,71 +143,29 @@ async def test_every_event_is_stored_once_in_order_and_unchanged(
     assert query(path, "SELECT sum(cost_micros) FROM events") == [(run.spent_micros,)]
 
 
-async def test_a_kill_between_commit_and_acknowledgement_doubles_nothing(
-    bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_kill_around_the_commit_loses_and_doubles_nothing(
+    bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]], moment: str
 ) -> None:
-    """SIGKILL after the commit, before the acknowledgements: all messages come again, none is stored twice."""
+    """SIGKILL when a batch is written, before its commit or after it: every message is there once."""
     path, everything = tmp_path / "a.duckdb", mixed([logs[0], renamed(logs[1], "r2")])
     half = len(everything) // 2
-    await expect_acknowledgements_within(bus, seconds=1)
+    await store_messages(bus, everything[:half])
     credential = bus.credential("recorder")
-    command = [sys.executable, str(PROCESS), credential.url, credential.seed, str(path)]
+    command = [sys.executable, str(PROCESS), credential.url, credential.seed, str(path), moment]
     async with await anyio.open_process(command, stdin=None, stderr=None) as process:
         assert process.stdout is not None
-        await store_messages(bus, everything[:half])
         with anyio.fail_after(30):
-            assert b"committed" in await process.stdout.receive()
+            assert b"written" in await process.stdout.receive()
         process.send_signal(signal.SIGKILL)
+    assert query(path, "SELECT count(*) FROM events") == [(half if moment == "after" else 0,)]
     await store_messages(bus, everything[half:])
-    async with archiving(bus, path) as archive:
-        with anyio.fail_after(30):
-            await archive.wait_until_stored(len(everything))
-            await all_acknowledged(bus)
+    await archived(bus, path, len(everything))
     found = query(path, "SELECT seq, subject FROM events ORDER BY seq")
     assert found == [(n, subject) for n, (subject, _) in enumerate(everything, 1)]
     whole = tmp_path / "b.duckdb"
     await rebuilt(bus, whole)
     assert [table(path, name) for name in TABLES] == [table(whole, name) for name in TABLES]
-
-
-class Rival:
-    """A feed whose other consumer acknowledges every message but each seventh and the last."""
-
-    def __init__(self, queue: Queue, last_seq: int) -> None:
-        self._queue = queue
-        self._last_seq = last_seq
-
-    async def deliveries(
-        self, *, in_flight_max: int = 64, capacity: PullCapacity | None = None
-    ) -> AsyncGenerator[Delivery]:
-        """Yield the remaining deliveries."""
-        async for delivery in self._queue.deliveries(in_flight_max=in_flight_max, capacity=capacity):
-            if delivery.seq % 7 == 0 or delivery.seq == self._last_seq:
-                yield delivery
-            else:
-                await delivery.ack()
-
-
-async def test_messages_missing_from_the_feed_are_read_from_the_log(
-    bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
-) -> None:
-    """If messages were delivered to another process, the gaps between the others are filled."""
-    path, log = tmp_path / "a.duckdb", logs[0]
-    archive = Archive(path)
-    await store_messages(bus, [(subject, payload) for subject, payload, _ in log[:1]])
-    async with await connect(bus.credential("recorder"), name="archive") as connection:
-        stream = await JetStream.open(connection)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(archive.run, stream.log(), Rival(stream.queue(FEED), len(log)))
-            with anyio.fail_after(30):
-                # The first message is read before the feed is pulled, so all others come from the feed.
-                await archive.wait_until_stored(1)
-                await store_messages(bus, [(subject, payload) for subject, payload, _ in log[1:]])
-                await archive.wait_until_stored(len(log))
-            tasks.cancel_scope.cancel()
-    found = query(path, "SELECT seq, subject FROM events ORDER BY seq")
-    assert found == [(n, subject) for n, (subject, _, _) in enumerate(log, 1)]
-    assert query(path, "SELECT status FROM runs") == [("completed",)]
 
 
 async def rebuilt(server: EmbeddedServer, path: Path) -> None:
@@ -267,16 +210,18 @@ async def test_a_message_that_is_not_an_event_is_stored_raw_with_the_reason(
     assert query(path, "SELECT status FROM runs WHERE run = 'r1'") == [("completed",)]
 
 
-async def test_a_recorder_of_a_process_archives(bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]) -> None:
-    """A process with the recorder writes the archive, and closes it when it drains."""
+async def test_a_recorder_of_a_process_archives_in_another_process(
+    bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]
+) -> None:
+    """A process with the recorder has a writer process; when it drains, the last events are stored first."""
     path = tmp_path / "a.duckdb"
-    archive = Archive(path)
+    archive = Writer(path, bus.credential("recorder"))
     backend = await JetStreamBackend.open({"recorder": bus.credential("recorder")}, name="host")
     try:
         async with ActorProcess(backend, [Recorder()], ProcessSettings(worker="w#1"), archive=archive).running():
-            await store_messages(bus, [(subject, payload) for subject, payload, _ in logs[0]])
             with anyio.fail_after(30):
-                await archive.wait_until_stored(len(logs[0]))
+                assert (await archive.reach()).watermark == 0
+            await store_messages(bus, [(subject, payload) for subject, payload, _ in logs[0]])
     finally:
         await backend.aclose()
     assert query(path, "SELECT count(*) FROM events WHERE run = 'r1'") == [(len(logs[0]),)]
@@ -401,13 +346,34 @@ async def test_an_archive_of_another_log_is_set_aside(
     )
     file.close()
     await store_messages(bus, [(subject, payload) for subject, payload, _ in logs[0]])
-    await expect_acknowledgements_within(bus, seconds=1)
-    async with archiving(bus, path):
+    async with archiving(bus, path) as archive:
         with anyio.fail_after(30):
-            await all_acknowledged(bus)
+            await set_aside(tmp_path)
+            await archive.wait_until_stored(len(logs[0]))
     assert query(path, "SELECT run FROM runs") == [("r1",)]
-    (set_aside,) = await anyio.to_thread.run_sync(lambda: list(tmp_path.glob("a-*.duckdb")))
-    assert query(set_aside, "SELECT count(*) FROM events") == [(length,)]
+    assert query(await set_aside(tmp_path), "SELECT count(*) FROM events") == [(length,)]
+
+
+@pytest.mark.parametrize("length", [3, len(SCENARIOS["approved"]())])
+async def test_a_log_that_is_replaced_under_a_running_archive_is_noticed(
+    length: int, tmp_path: Path, logs: list[list[Message]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection outlives the broker's store: whether the new log is shorter or not, a new archive begins."""
+    monkeypatch.setattr("linestop.archive.writer.RETRY_S", 0.01)
+    monkeypatch.setattr("linestop.archive.writer.BATCH_EVERY_S", 0.01)
+    path = tmp_path / "a.duckdb"
+    log = PagedLog((subject.replace(".r1.", ".old."), payload) for subject, payload, _ in logs[0])
+    archive = Archive(path)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(archive.run, log.as_log)
+        with anyio.fail_after(30):
+            await archive.wait_until_stored(len(logs[0]))
+            log.messages.clear()
+            log.append((subject, payload) for subject, payload, _ in logs[0][:length])
+            await set_aside(tmp_path)
+            await archive.wait_until_stored(length)
+        tasks.cancel_scope.cancel()
+    assert query(path, "SELECT run, count(*) FROM events GROUP BY run") == [("r1", length)]
 
 
 def test_only_its_owner_may_read_the_archive_and_its_copies(tmp_path: Path) -> None:

@@ -134,7 +134,6 @@ async def test_a_role_pulls_and_acknowledges_only_its_own_consumers(
 ) -> None:
     """Tasks, outcomes to publish and people's decisions reach no other role; stops reach any role."""
     pulls: list[tuple[str, str, Collection[str]]] = [
-        (stream_names.RUNS, stream_names.FEED, {"recorder"}),
         (stream_names.RUNS, stream_names.SEALED_CONSUMER, {"recorder"}),
         (stream_names.TASKS, stream_names.TASKS_CONSUMER, {"validator"}),
         *((stream, consumer, {"approver"}) for stream, consumer in stream_names.REQUESTS_CONSUMERS),
@@ -192,7 +191,7 @@ PUBLISHERS: dict[str, set[str]] = {
         jetstream_api.stream_create(stream): {"bootstrap"}
         for stream in (stream_names.RUNS, stream_names.bucket_stream(stream_names.SHARED_BUCKET))
     },
-    jetstream_api.consumer_create(stream_names.RUNS, stream_names.FEED): {"bootstrap"},
+    jetstream_api.consumer_create(stream_names.RUNS, stream_names.SEALED_CONSUMER): {"bootstrap"},
 }
 
 
@@ -264,12 +263,13 @@ async def test_a_pull_a_batch_read_and_an_acknowledgement_cross_into_the_streams
     await recorder.publish(jetstream_api.direct_get(stream_names.RUNS), body, reply_to=inbox)
     replies = [await asyncio.wait_for(got.get(), 5) for _ in range(3)]
     assert [reply.data for reply in replies] == [b'{"n":1}', b'{"n":2}', b""]
-    pull = jetstream_api.consumer_next(stream_names.RUNS, stream_names.FEED)
+    await recorder.api_request(f"runs.{TENANT}.{run}.recorder.sealed.3", {"n": 3})
+    pull = jetstream_api.consumer_next(stream_names.RUNS, stream_names.SEALED_CONSUMER)
     await recorder.publish(pull, msgspec.json.encode({"batch": 100, "no_wait": True}), reply_to=inbox)
     while (msg := await asyncio.wait_for(got.get(), 5)).reply:
-        assert msg.reply.startswith(jetstream_api.consumer_ack(stream_names.RUNS, stream_names.FEED)[:-1])
+        assert msg.reply.startswith(jetstream_api.consumer_ack(stream_names.RUNS, stream_names.SEALED_CONSUMER)[:-1])
         await recorder.request(msg.reply, b"+ACK")
-    assert (await recorder.api_request(jetstream_api.consumer_info(stream_names.RUNS, stream_names.FEED)))[
+    assert (await recorder.api_request(jetstream_api.consumer_info(stream_names.RUNS, stream_names.SEALED_CONSUMER)))[
         "num_ack_pending"
     ] == 0
     await subscription.unsubscribe()

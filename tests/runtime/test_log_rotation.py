@@ -17,8 +17,8 @@ from tests.stack import Stack, command, stack
 
 from linestop.archive.duckdb_file import ArchiveFile
 from linestop.archive.query_socket import QuerySocket
-from linestop.archive.requests import Reach
-from linestop.archive.writer import ARCHIVE_FILE, Archive
+from linestop.archive.requests import ARCHIVE_FILE, Reach
+from linestop.archive.writer import Archive
 from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
 from linestop.bus.interfaces import StoredMessage

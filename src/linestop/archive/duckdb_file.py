@@ -22,7 +22,7 @@ import msgspec
 
 from linestop.archive.columns import CALLS, EVENTS, META, RUNS, TABLES, VERSION, S, Table
 from linestop.archive.parquet_files import RUNS_MAX, OldRuns
-from linestop.archive.requests import Reach, RunQuery
+from linestop.archive.requests import ArchiveStatus, Reach, RunQuery
 from linestop.archive.row_sources import EventSource, call_source, changed_calls, event_source
 from linestop.bus.access.credentials import write_private
 from linestop.bus.interfaces import StoredMessage
@@ -49,17 +49,6 @@ DATABASE_MARK: Final = (8, b"DUCK")
 """The position and the bytes that identify a DuckDB file."""
 
 Key = tuple[TenantId, RunId]
-
-
-class ArchiveStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of an archive. ``watermark`` is the last stream sequence in it."""
-
-    path: str
-    watermark: int
-    events: int
-    runs: int
-    calls: int
-    bytes: int
 
 
 class ArchiveInUse(Refused):

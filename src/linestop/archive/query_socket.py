@@ -18,8 +18,7 @@ import anyio
 import anyio.abc
 import msgspec
 
-from linestop.archive.duckdb_file import ArchiveStatus
-from linestop.archive.requests import Reach, RunQuery
+from linestop.archive.requests import ArchiveStatus, Reach, RunQuery
 from linestop.errors import LinestopError, RetryableError
 
 T = TypeVar("T")

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+ARCHIVE_FILE: Final = "archive.duckdb"
+"""The archive's name in a state folder."""
+
+
+class ArchiveStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of an archive. ``watermark`` is the last stream sequence in it."""
+
+    path: str
+    watermark: int
+    events: int
+    runs: int
+    calls: int
+    bytes: int
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,10 +20,10 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse, ArchiveStatus
+from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse
 from linestop.archive.parquet_files import old_folder
 from linestop.archive.query_socket import QueryReply, QueryRequest, QuerySocket
-from linestop.archive.requests import Reach, RunQuery
+from linestop.archive.requests import ArchiveStatus, Reach, RunQuery
 from linestop.bus.interfaces import Log, StoredMessage
 from linestop.errors import InputError, LinestopError
 
@@ -31,7 +31,6 @@ T = TypeVar("T")
 Batch = list[StoredMessage]
 
 LOG = structlog.get_logger("linestop.archive")
-ARCHIVE_FILE: Final = "archive.duckdb"
 BATCH_EVERY_S: Final = 1.0
 """How often the log is read: a commit costs some 10 ms, whatever its size."""
 

@@ -8,9 +8,9 @@ from typing import Final
 import anyio
 import msgspec
 
-from linestop.archive.duckdb_file import ArchiveFile, ArchiveStatus
+from linestop.archive.duckdb_file import ArchiveFile
 from linestop.archive.query_socket import QueryRequest, ask_recorder
-from linestop.archive.writer import ARCHIVE_FILE
+from linestop.archive.requests import ARCHIVE_FILE, ArchiveStatus
 from linestop.cli.output import printing, wording
 from linestop.errors import NotFound
 

@@ -5,24 +5,21 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import anyio.to_thread
 import msgspec
 
-from linestop.archive.requests import RunQuery
+from linestop.archive.requests import ARCHIVE_FILE, RunQuery
 from linestop.bus.interfaces import Log, StoredMessage
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.schemas.verify.export_bundle import read_bundle
-
-ARCHIVE_NAME: Final = "archive.duckdb"
 
 
 class RunArchive:
     """The archive in a state directory; it is empty where there is no such directory."""
 
     def __init__(self, directory: Path | None) -> None:
-        self._path = directory / ARCHIVE_NAME if directory is not None else None
+        self._path = directory / ARCHIVE_FILE if directory is not None else None
 
     async def load(
         self, log: Log, tenant: TenantId, run: RunId, *, after_seq: int = 0, leader: bool = False

@@ -61,8 +61,7 @@ from linestop.schemas.subjects import (
 )
 
 if TYPE_CHECKING:
-    # Only a recorder has an archive; no other process shall load a database.
-    from linestop.archive.writer import Archive
+    from linestop.archive.writer_process import Writer
 
 LOG = structlog.get_logger("linestop.process")
 REFRESH_FACTS_EVERY_S = 2.0
@@ -89,7 +88,7 @@ class ActorProcess:
     _is_sweep_due = False
 
     def __init__(
-        self, backend: Backend, roles: Sequence[AnyRole], config: ProcessSettings, *, archive: Archive | None = None
+        self, backend: Backend, roles: Sequence[AnyRole], config: ProcessSettings, *, archive: Writer | None = None
     ) -> None:
         self.backend = backend
         self.config = config
@@ -266,7 +265,7 @@ class ActorProcess:
         log, publisher = self.backend.log("recorder"), self.backend.publisher("recorder")
         self._pumps.start_soon(SpaceWatch(log, publisher, self.config.directory, self.clock.now).run_for_ever)
         if self.archive is not None:
-            self._pumps.start_soon(self.archive.run, log)
+            self._pumps.start_soon(self.archive.run)
 
     def _start_control_pumps(self, first: RoleName) -> None:
         """Pull stops in every process, and all other control messages where the approver is."""

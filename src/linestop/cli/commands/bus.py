@@ -173,7 +173,7 @@ def rotate(*, days: int | None, directory: Path, tenant: str, as_json: bool) -> 
     Open runs and unarchived runs are never removed. This command changes nothing: the printed ones need the
     broker's administrator. `linestop dev` removes old runs from its own broker every hour.
     """
-    from linestop.archive.writer import ARCHIVE_FILE
+    from linestop.archive.requests import ARCHIVE_FILE
     from linestop.cli import broker_client
     from linestop.cli.bus_setup import removable_runs
     from linestop.config.project_file import load_project

@@ -42,7 +42,8 @@ def rebuild(*, directory: Path, tenant: str, as_json: bool) -> None:
 
     Archived runs that were removed from the log stay in the archive.
     """
-    from linestop.archive.writer import ARCHIVE_FILE, Archive
+    from linestop.archive.requests import ARCHIVE_FILE
+    from linestop.archive.writer import Archive
     from linestop.cli import archive_status, broker_client
 
     del tenant

@@ -18,6 +18,8 @@ import anyio.to_thread
 import msgspec
 import structlog
 
+from linestop.archive.requests import ARCHIVE_FILE
+from linestop.archive.writer_process import Writer
 from linestop.bus.access.credentials import Credential
 from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.broker_backend import JetStreamBackend
@@ -55,7 +57,6 @@ from linestop.schemas.text.redaction import Redactor
 from linestop.schemas.tool_contracts import ToolResult
 
 if TYPE_CHECKING:
-    from linestop.archive.writer import Archive
     from linestop.runtime.tracing import Spans
 
 LOG = structlog.get_logger("linestop.setup")
@@ -184,7 +185,7 @@ async def serve(
             caller = Requester(on_delta=publish_deltas(backend.publisher("planner")), base_urls={PLAYBOOK: url})
             stack.push_async_callback(caller.aclose)
         runner = _make_runner(project, tools, secrets) if tools is not None and "executor" in roles else None
-        archive = _make_archive(project) if "recorder" in roles else None
+        archive = _make_writer(project, credentials["recorder"]) if "recorder" in roles else None
         role_actors = [make_role(role, requester=caller, runner=runner) for role in roles]
         process = ActorProcess(backend, role_actors, config, archive=archive)
         lock_task = await stack.enter_async_context(anyio.create_task_group())
@@ -193,11 +194,9 @@ async def serve(
         yield await stack.enter_async_context(process.running())
 
 
-def _make_archive(project: Project) -> Archive:
-    # Imported here: the archive loads a database, which only a recorder needs.
-    from linestop.archive.writer import ARCHIVE_FILE, Archive  # noqa: PLC0415
-
-    return Archive(project.directory / ARCHIVE_FILE, database_days=project.config.keep.archive_days)
+def _make_writer(project: Project, recorder: Credential) -> Writer:
+    path, days = project.directory / ARCHIVE_FILE, project.config.keep.archive_days
+    return Writer(path, recorder, database_days=days)
 
 
 def workspaces(project: Project) -> Path:
