@@ -16,6 +16,7 @@ from tests.bus_fixtures import BusFixture, ServerBusFixture
 
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.wire import header_block
+from linestop.bus.nats_client import SigningClient
 from linestop.errors import InputError, TooLarge, Unreachable
 
 pytestmark = pytest.mark.anyio
@@ -44,6 +45,20 @@ def test_a_subscription_with_a_future_hands_messages_over_at_once() -> None:
     assert "sub._future.set_result(msg)" in source
     assert "self._future = future" in inspect.getsource(Subscription.__init__)
     assert "_future = None" not in source, "the client forgets the sink after one message"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"Nats-Subject: runs.t.r.planner.started.1\r\nNats-Sequence: 17\r\nce-type:x\r\nempty:\r\n\r\n",
+        b"a: b: c\r\na:\td \r\nno colon\r\nname: \xc3\xa4\xff\r\n",
+        b"\r\n",
+    ],
+)
+def test_our_reader_of_headers_reads_what_the_clients_reads(raw: bytes) -> None:
+    """The client calls it by this name, for the lines after the first; ours takes a fifth of the time."""
+    assert SigningClient._parse_header_lines(raw) == Client._parse_header_lines(raw)
+    assert "self._parse_header_lines(raw_headers)" in inspect.getsource(Client._process_headers)
 
 
 async def test_a_request_reaches_the_server_and_its_reply_reaches_us(bus: BusFixture) -> None:

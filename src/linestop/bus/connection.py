@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import re
 from collections import deque
@@ -24,8 +23,8 @@ from nats.aio.subscription import Subscription
 
 from linestop.bus import close_connection
 from linestop.bus.access.credentials import Credential
-from linestop.bus.access.nkeys import public_key, sign
 from linestop.bus.jetstream_api import read_reply
+from linestop.bus.nats_client import SigningClient
 from linestop.bus.streams.stream_definitions import HEADER_BYTES_MAX
 from linestop.bus.streams.stream_names import inbox_prefix
 from linestop.errors import ConfigError, LinestopError, PermissionDenied, TooLarge, Unreachable
@@ -57,23 +56,6 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True):
 
     action: str
     subject: str
-
-
-class SigningClient(Client):
-    """The library's client, with our signatures (``linestop.bus.access.nkeys``) and a faster reader of headers."""
-
-    def _setup_nkeys_seed_connect(self) -> None:
-        """Use the seed in ``nkeys_seed_str``; the library calls this method before it connects."""
-        seed = self._nkeys_seed_str or ""
-        self._public_nkey = public_key(seed)
-        self._signature_cb = functools.partial(sign, seed)
-
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        """Read the headers of a message; the library's way takes most of the time in which a stored event is read."""
-        lines = raw.decode("utf-8", "replace").split("\r\n")
-        pairs = [line.partition(":") for line in lines]
-        return {name.strip(): value.strip() for name, colon, value in pairs if colon}
 
 
 class Connection:
