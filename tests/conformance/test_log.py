@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests.bus_fixtures import BusFixture, ServerBusFixture, until
 
-from linestop.bus.interfaces import Append, HeadMoved, Log, RemovedRun
+from linestop.bus.interfaces import Append, HeadMoved, Log, RemovedRun, RunChanges
 from linestop.bus.jetstream import retry
 from linestop.bus.jetstream.log import HEADS_PER_REQUEST_MAX
 from linestop.bus.jetstream.replies import PubAck, ReplyMeaning, meaning
@@ -337,3 +337,31 @@ async def test_one_request_tells_which_runs_have_moved(bus: BusFixture, tenant: 
     assert await log.moved(heads) == {(tenant, run)}
     many = [(tenant, RunId(f"{run}-{n}"), 0) for n in range(2 * HEADS_PER_REQUEST_MAX)]
     assert await log.moved([*many, *heads]) == {(tenant, run)}
+
+
+async def test_the_runs_that_began_and_were_sealed_are_read_from_a_position_on(
+    bus: BusFixture, tenant: TenantId, run: RunId
+) -> None:
+    """What was read before is not read again; other events of the runs are not read at all."""
+    log, recorder = await bus.log(), await bus.log("recorder")
+    before, other = RunId(f"{run}-before"), RunId(f"{run}-other")
+    await chain(log, tenant, before, length=2)
+    start = await log.run_changes(None)
+    assert (start.begun, start.sealed) == ([], [])
+    for name in (run, other):
+        await chain(log, tenant, name, length=3)
+    head = await log.head(tenant, other)
+    assert head is not None
+    seal = event(tenant, other, n=4, head_seq=head.seq, role="recorder")
+    await recorder.append(msgspec.structs.replace(seal, event="sealed"))
+
+    async def changes() -> RunChanges | None:
+        found = await log.run_changes(start.position)
+        return found if found.sealed and len(found.begun) == 2 else None
+
+    read = await until(changes)
+    assert read is not None
+    assert [key for key in read.begun if key[0] == tenant] == [(tenant, run), (tenant, other)]
+    assert [key for key in read.sealed if key[0] == tenant] == [(tenant, other)]
+    again = await log.run_changes(read.position)
+    assert (again.begun, again.sealed, again.position) == ([], [], read.position)

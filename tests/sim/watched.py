@@ -14,7 +14,17 @@ from tests.sim.faults import SeedFaults, seconds
 from tests.sim.hardships import Hardship
 from tests.sim.loop import Process, SimLoop
 
-from linestop.bus.interfaces import Append, Fill, OnSent, RemovedRun, RunHead, RunKey, StoredMessage
+from linestop.bus.interfaces import (
+    Append,
+    ChangesPosition,
+    Fill,
+    OnSent,
+    RemovedRun,
+    RunChanges,
+    RunHead,
+    RunKey,
+    StoredMessage,
+)
 from linestop.bus.streams import stream_names
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory import MemoryBroker
@@ -130,6 +140,10 @@ class WatchedLog:
     async def open_runs(self) -> list[tuple[TenantId, RunId]]:
         """See ``Log``."""
         return await self._log.open_runs()
+
+    async def run_changes(self, after: ChangesPosition | None) -> RunChanges:
+        """See ``Log``."""
+        return await self._log.run_changes(after)
 
     async def replicated(self) -> bool:
         """Whether replicas may lag."""

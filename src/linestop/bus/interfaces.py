@@ -108,6 +108,26 @@ def read_removed_run(outcome: bytes) -> RemovedRun:
 
 
 RunKey = tuple[TenantId, RunId]
+
+
+class ChangesPosition(msgspec.Struct, frozen=True):
+    """The sequences of the last first event and of the last seal that a reader has seen."""
+
+    begun_seq: int = 0
+    sealed_seq: int = 0
+
+
+class RunChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """The runs that began and that were sealed since a position, each in the order of the log, and the next position.
+
+    A run can be in both: then it is over.
+    """
+
+    begun: list[RunKey] = []
+    sealed: list[RunKey] = []
+    position: ChangesPosition
+
+
 RunHead = tuple[TenantId, RunId, int]
 """A run and the number of its last event, as far as the asker knows."""
 
@@ -168,6 +188,14 @@ class Log(Protocol):
 
     async def open_runs(self) -> list[tuple[TenantId, RunId]]:
         """Return all runs with a first event and without a ``recorder.sealed`` one, for the sweep and for start-up."""
+        ...
+
+    async def run_changes(self, after: ChangesPosition | None) -> RunChanges:
+        """Return the runs that began and those that were sealed after this position; none without a position.
+
+        Together with what ``open_runs`` lists after a position was taken, they are the open runs. What a replica does
+        not have yet comes with a later call. A run that is sealed in the result may begin in that of the next call.
+        """
         ...
 
     async def replicated(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from linestop.schemas.subjects import RunId, TenantId, check_name
 
 ANY = "*"
+FIRST_EVENTS = "runs.*.*.*.*.1"
+"""The first event of any run, from any role: a run may begin with a stop."""
 
 
 def delta_filter(tenant: TenantId, run: RunId) -> str:

@@ -79,6 +79,7 @@ def passes_over_a_run_that_does_not_move() -> object:
     """How many rounds of the sweep it takes until the run is stopped."""
     from tests.builders import NOW
 
+    from linestop.bus.interfaces import ChangesPosition, RunChanges
     from linestop.runtime.housekeeping.stalled_run_sweep import Sweep
 
     stopped: list[int] = []
@@ -93,6 +94,9 @@ def passes_over_a_run_that_does_not_move() -> object:
     async def open_runs() -> list[tuple[str, str]]:
         return [("acme", "r1")]
 
+    async def run_changes(_: object) -> RunChanges:
+        return RunChanges(position=ChangesPosition())
+
     def peek(*_: str) -> None:
         return None
 
@@ -102,7 +106,12 @@ def passes_over_a_run_that_does_not_move() -> object:
 
     async def main() -> int:
         nothing = cast("Any", None)
-        sweep = Sweep(cast("Any", shell), cast("Any", SimpleNamespace(open_runs=open_runs)), nothing, lambda: NOW)
+        sweep = Sweep(
+            cast("Any", shell),
+            cast("Any", SimpleNamespace(open_runs=open_runs, run_changes=run_changes)),
+            nothing,
+            lambda: NOW,
+        )
         for _ in range(5):
             await sweep.once()
         return len(stopped)

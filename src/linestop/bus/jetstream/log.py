@@ -16,10 +16,12 @@ from typing import Final
 
 from linestop.bus.interfaces import (
     Append,
+    ChangesPosition,
     Fill,
     HeadMoved,
     OnSent,
     RemovedRun,
+    RunChanges,
     RunHead,
     RunKey,
     StoredMessage,
@@ -34,7 +36,7 @@ from linestop.bus.streams.stream_definitions import streams
 from linestop.errors import PermissionDenied, Refused, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
-from linestop.schemas.subject_filters import numbered_filter
+from linestop.schemas.subject_filters import FIRST_EVENTS, numbered_filter
 from linestop.schemas.subjects import RunId, TenantId
 
 ESSENTIAL_STREAMS: Final = (
@@ -44,9 +46,6 @@ ESSENTIAL_STREAMS: Final = (
     stream_names.bucket_stream(stream_names.SHARED_BUCKET),
 )
 """The streams that need space for a run to continue or end."""
-
-_FIRST_EVENTS: Final = "runs.*.*.*.*.1"
-"""The first event of any run, from any role: a run may begin with a stop."""
 
 HEADS_PER_REQUEST_MAX: Final = 256
 """Runs asked about in one request; each has a few messages at most, so the 1,024 of ``multi_last`` suffice."""
@@ -111,9 +110,7 @@ class JetStreamLog:
         filters = [self._log_subject(numbered_filter(tenant, run, n + 1)) for tenant, run, n in heads]
         for first in range(0, len(filters), HEADS_PER_REQUEST_MAX):
             batch = filters[first : first + HEADS_PER_REQUEST_MAX]
-            for item in await self._reader.last_of_each(*batch) or ():
-                _, tenant, run, *_ = item.subject.split(".")
-                found.add((TenantId(tenant), RunId(run)))
+            found.update(_run_key(item.subject) for item in await self._reader.last_of_each(*batch) or ())
         return found
 
     async def removed_run(self, tenant: TenantId, run: RunId) -> RemovedRun | None:
@@ -141,9 +138,26 @@ class JetStreamLog:
     async def open_runs(self) -> list[tuple[TenantId, RunId]]:
         """Return all runs with a first event and no sealed one; see ``interfaces.Log``."""
         # Begun runs are listed before sealed ones, so that a run sealed in between never counts as open.
-        begun = await self._runs_matching(self._log_subject(_FIRST_EVENTS))
+        begun = await self._runs_matching(self._log_subject(FIRST_EVENTS))
         sealed = await self._runs_matching(self._log_subject(subjects.event_filter("recorder", "sealed")))
         return [run for run in begun if run not in sealed]
+
+    async def run_changes(self, after: ChangesPosition | None) -> RunChanges:
+        """Return the runs that began and those that were sealed after this position; see ``interfaces.Log``."""
+        first, seals = self._log_subject(FIRST_EVENTS), self._log_subject(subjects.event_filter("recorder", "sealed"))
+        if after is None:
+            lasts = [await self._reader.last(subject_filter) for subject_filter in (first, seals)]
+            return RunChanges(position=ChangesPosition(*(last.seq if last else 0 for last in lasts)))
+        # Seals first: the seal of a run that begins in between is read by the next call.
+        sealed = await self._reader.read_all(seals, after_seq=after.sealed_seq)
+        begun = await self._reader.read_all(first, after_seq=after.begun_seq)
+        return RunChanges(
+            begun=[_run_key(item.subject) for item in begun],
+            sealed=[_run_key(item.subject) for item in sealed],
+            position=ChangesPosition(
+                begun[-1].seq if begun else after.begun_seq, sealed[-1].seq if sealed else after.sealed_seq
+            ),
+        )
 
     async def replicated(self) -> bool:
         """Whether the stream has several replicas."""
@@ -198,8 +212,7 @@ class JetStreamLog:
             info = await self._reader.info(subjects=subject_filter, offset=offset)
             page = info.state.subjects if info.state else {}
             for subject in page or ():
-                tokens = subject.split(".")
-                runs[TenantId(tokens[1]), RunId(tokens[2])] = None
+                runs[_run_key(subject)] = None
             offset += len(page or ())
             if not page or offset >= info.total:
                 break
@@ -210,6 +223,11 @@ class JetStreamLog:
 
     def _filter(self, tenant: TenantId, run: RunId) -> str:
         return self._log_subject(subjects.run_filter(tenant, run))
+
+
+def _run_key(subject: str) -> RunKey:
+    _, tenant, run, *_ = subject.split(".")
+    return TenantId(tenant), RunId(run)
 
 
 def _has_gap(messages: list[StreamMessage]) -> bool:

@@ -20,6 +20,7 @@ from linestop.bus import run_outcomes_and_alerts
 from linestop.bus.interfaces import Log, Publisher
 from linestop.bus.streams.stream_definitions import DUPLICATE_WINDOW_NS, SECOND_NS
 from linestop.errors import LinestopError, RetryableError
+from linestop.runtime.housekeeping.open_runs import OpenRuns
 from linestop.runtime.run_loop import Shell
 from linestop.schemas.defaults import SWEEP_EVERY_S, SWEEP_TRIES_MAX
 from linestop.schemas.events import Cue
@@ -88,7 +89,12 @@ class Sweep:
     is_role_missing: Callable[[RoleName], bool] = _never
     nonce: str = field(default_factory=partial(secrets.token_hex, 16))
     watched: dict[tuple[TenantId, RunId], _SweptRun] = field(default_factory=dict[tuple[TenantId, RunId], _SweptRun])
+    _open_runs: OpenRuns = field(init=False)
     _lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+    def __post_init__(self) -> None:
+        """Begin to follow the open runs."""
+        self._open_runs = OpenRuns(self.log)
 
     async def run_for_ever(self) -> None:
         """Sweep now, then again and again."""
@@ -115,7 +121,7 @@ class Sweep:
         if not self.shell.config.may_decide():
             return 0
         async with self._lock:
-            open_runs = await self.log.open_runs()
+            open_runs = await self._open_runs.read()
             self.watched = {key: self.watched.get(key, _SweptRun()) for key in open_runs}
             due = [key for key in open_runs if all_runs or self._is_due(key)]
             limiter = anyio.Semaphore(CONCURRENT_RUNS_MAX)
@@ -156,6 +162,8 @@ class Sweep:
             watched.n, watched.tries = await self.shell.stop_stuck(tenant, run, n=watched.n, why=why), 0
         state = (await self.shell.advance(tenant, run, Cue(kind="sweep"), fresh=True)).run
         watched.failure = ""
+        if state.sealed is not None or not state.n:
+            self._open_runs.remove((tenant, run))
         # A run that waits for a place in a busy process is not stuck: it moves as soon as it is its turn.
         moved = state.n != watched.n or self.shell.capacity.is_waiting((tenant, run))
         watched.n = state.n

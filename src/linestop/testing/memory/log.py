@@ -6,10 +6,12 @@ from collections.abc import Collection, Sequence
 
 from linestop.bus.interfaces import (
     Append,
+    ChangesPosition,
     Fill,
     HeadMoved,
     OnSent,
     RemovedRun,
+    RunChanges,
     RunHead,
     RunKey,
     StoredMessage,
@@ -19,7 +21,7 @@ from linestop.bus.jetstream.reads import PAGE_MESSAGES
 from linestop.errors import PermissionDenied, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
-from linestop.schemas.subject_filters import numbered_filter
+from linestop.schemas.subject_filters import FIRST_EVENTS, numbered_filter
 from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.memory.faults import Faults, with_faults
 from linestop.testing.memory.stream import Expected, MemoryStream, Stored, StreamFull, SubjectTaken, WrongLastSequence
@@ -103,9 +105,23 @@ class MemoryLog:
     async def open_runs(self) -> list[tuple[TenantId, RunId]]:
         """All runs with a first event and no sealed one."""
         async with with_faults(self._faults, "log.open_runs"):
-            begun = self._runs("runs.*.*.*.*.1")
+            begun = self._runs(FIRST_EVENTS)
             sealed = self._runs(subjects.event_filter("recorder", "sealed"))
             return [run for run in begun if run not in sealed]
+
+    async def run_changes(self, after: ChangesPosition | None) -> RunChanges:
+        """The runs that began and those that were sealed after this position."""
+        async with with_faults(self._faults, "log.run_changes"):
+            since = after or ChangesPosition()
+            begun = self._stream.matching(self._log_subject(FIRST_EVENTS), after_seq=since.begun_seq)
+            seals = self._log_subject(subjects.event_filter("recorder", "sealed"))
+            sealed = self._stream.matching(seals, after_seq=since.sealed_seq)
+            position = ChangesPosition(
+                begun[-1].seq if begun else since.begun_seq, sealed[-1].seq if sealed else since.sealed_seq
+            )
+            if after is None:
+                return RunChanges(position=position)
+            return RunChanges(begun=list(map(_run_key, begun)), sealed=list(map(_run_key, sealed)), position=position)
 
     async def replicated(self) -> bool:
         """Memory has one copy."""
@@ -144,14 +160,18 @@ class MemoryLog:
             ) from None
 
     def _runs(self, pattern: str) -> dict[tuple[TenantId, RunId], None]:
-        tokens = (m.subject.split(".") for m in self._stream.matching(self._log_subject(pattern)))
-        return {(TenantId(t[1]), RunId(t[2])): None for t in tokens}
+        return dict.fromkeys(map(_run_key, self._stream.matching(self._log_subject(pattern))))
 
     def _log_subject(self, subject: str) -> str:
         return subjects.fork(subject) if self._forks else subject
 
     def _filter(self, tenant: TenantId, run: RunId) -> str:
         return self._log_subject(subjects.run_filter(tenant, run))
+
+
+def _run_key(stored: Stored) -> RunKey:
+    _, tenant, run, *_ = stored.subject.split(".")
+    return TenantId(tenant), RunId(run)
 
 
 def _messages(found: Sequence[Stored]) -> list[StoredMessage]:
