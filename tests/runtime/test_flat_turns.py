@@ -19,8 +19,8 @@ from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.tool_contracts import ToolResult, canonical
 from linestop.testing.virtual_time import run_virtual
 
-EARLY, LATE = 4, 250
-"""Turns that begin at about event 20 and event 1,500: each has six events."""
+EARLY, LATE = 4, 300
+"""Turns that begin at about event 20 and event 1,500: each has five events."""
 
 TEXT = "x" * 900
 RATIO_MAX = 1.2
