@@ -1,7 +1,7 @@
 """Asking the roles of a process for the next event of a run.
 
 A decision for which all facts are at hand needs no waiting, so it can be made while the previous event is still on its
-way to the broker. It is sent only when that event is stored; if the event is not stored, the decision is discarded.
+way to the broker (``speculation``).
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class Draft:
 
 
 @dataclass(slots=True)
-class Speculation:
+class SpeculativeDraft:
     """The decision made while the previous event was on its way, and when (seconds of the loop's clock)."""
 
     draft: Draft | None
-    at_s: float
+    decided_at_s: float
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class Pass:
     cue: Cue
     extra_facts: tuple[Fact, ...] = ()
     roles_to_ask: set[RoleName] = field(default_factory=set[RoleName])
-    speculation: Speculation | None = None
+    speculative: SpeculativeDraft | None = None
 
     @property
     def brings_stop(self) -> bool:
@@ -198,7 +198,7 @@ class Decider:
     def _may_append(self, run: Run, draft: Draft) -> bool:
         return not draft.is_start or (self.may_start and self._capacity.reserve(run, draft.event))
 
-    def speculate(self, run_pass: Pass, now: datetime, encoder: EventEncoder) -> Speculation | None:
+    def speculate(self, run_pass: Pass, now: datetime, encoder: EventEncoder) -> SpeculativeDraft | None:
         """Decide the next event as if the one on its way were stored, and encode it for sending.
 
         None if that needs waiting (for a fact, a blob) or fails: then the roles decide again when the event is stored.
@@ -217,7 +217,7 @@ class Decider:
         except Exception:
             LOG.exception("speculation_failed", run=run_pass.entry.run.run)
             return None
-        return Speculation(draft, asyncio.get_running_loop().time())
+        return SpeculativeDraft(draft, asyncio.get_running_loop().time())
 
     def _decide(
         self, binding: RoleBinding, run_pass: Pass, facts: RoleFacts | None, *, now: datetime

@@ -34,6 +34,7 @@ from linestop.runtime.outbox import Outbox
 from linestop.runtime.perform_started import Execution, StartPerformer, is_recorded, mark_late, report_until_stored
 from linestop.runtime.role_binding import RoleBinding, ShellConfig
 from linestop.runtime.run_cache import CachedRun, RunCache
+from linestop.runtime.speculation import Speculation
 from linestop.runtime.workers.capacity import Capacity
 from linestop.schemas.defaults import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
 from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, StopMode, Stopped
@@ -200,10 +201,11 @@ class Shell:
 
     async def _next_draft(self, run_pass: Pass) -> Draft | None:
         """Return the next draft: the speculative one if it was decided just now, else what the roles decide."""
-        speculation, run_pass.speculation = run_pass.speculation, None
-        if speculation is not None:
-            if asyncio.get_running_loop().time() - speculation.at_s <= SPECULATION_MAX_S and self._decider.may_start:
-                return speculation.draft
+        speculative, run_pass.speculative = run_pass.speculative, None
+        if speculative is not None:
+            age_s = asyncio.get_running_loop().time() - speculative.decided_at_s
+            if age_s <= SPECULATION_MAX_S and self._decider.may_start:
+                return speculative.draft
             run_pass.roles_to_ask |= self.role_names
         return await self._decider.next_draft(run_pass, self._now(run_pass.entry.run))
 
@@ -258,10 +260,9 @@ class Shell:
             await self._facts.settle_accounts(run, event)
 
     async def _append(self, run_pass: Pass, draft: Draft) -> tuple[str, object]:
-        """Send one event, and while it is on its way fold it and speculate on the next one.
+        """Send one event, and while it is on its way fold it and decide the next one (``speculation``).
 
-        Returns why the event is ignored (or nothing), and for a start the work that performing needs. On any error,
-        also if the event may be stored, everything that was folded before the acknowledgement is discarded.
+        Returns why the event is ignored (or nothing), and for a start the work that performing needs.
         """
         entry, binding, event = run_pass.entry, draft.binding, draft.event
         append = draft.append or await self._encoder.encode(
@@ -269,41 +270,25 @@ class Shell:
         )
         if append.head_seq != entry.run.head_seq:
             append = msgspec.structs.replace(append, head_seq=entry.run.head_seq)
-        folded: list[tuple[str, object]] = []
-
-        def on_sent() -> None:
-            if folded:
-                return
-            folded.append((entry.run.apply_unstored(append.subject, append.payload).ignored, None))
-            if folded[0][0]:
-                return
-            if draft.is_start and binding.performer is not None:
-                folded[0] = ("", binding.performer.prepare(entry.run, event, draft.facts))
-            entry.starting_n = entry.run.n if draft.is_start else 0
-            run_pass.roles_to_ask |= self._decider.woken_by(append.role, event)
-            run_pass.speculation = self._decider.speculate(run_pass, self._now(entry.run), self._encoder)
-
+        speculation = Speculation(run_pass, draft, append, self._decider, self._encoder)
         # Before its echo can arrive.
         entry.appended_ns.append(append.n)
         try:
-            seq = await binding.log.append(append, on_sent=on_sent)
+            seq = await binding.log.append(append, on_sent=partial(speculation.fold_and_decide, self._now))
         except BaseException:
-            run_pass.speculation, entry.starting_n = None, 0
-            entry.appended_ns.remove(append.n)
-            entry.reset()
+            speculation.discard()
             raise
         entry.run.mark_stored(seq)
         entry.is_ours = True
         if isinstance(event, Stopped):
             self._react_to_stop(entry)
-        ignored, work = folded[0]
         appended = entry.run.entries[-1]
-        if self.config.spans is not None and not ignored and appended.event is not None:
+        if self.config.spans is not None and not speculation.ignored and appended.event is not None:
             self.config.spans.emit_ended(entry.run, appended.event)
         self.outbox.alert(binding, entry.run, appended)
         if draft.dead_letter_reason:
             self.outbox.dead_letter(binding, entry.run, draft.dead_letter_reason)
-        return ignored, work
+        return speculation.ignored, speculation.work
 
     async def stop_stuck(self, tenant: TenantId, run: RunId, *, n: int, why: str) -> int:
         """Stop a run that no process moves, unless its head is past event ``n`` or it is over; return its present head.

@@ -33,6 +33,7 @@ from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.migrate_streams import Administrator
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes
 from linestop.cli.project_contents import load_tools, make_importable
+from linestop.cli.serving.garbage_collection import rare_collections
 from linestop.config.project_file import Project
 from linestop.config.toml_files import read_toml
 from linestop.errors import Unreachable
@@ -191,6 +192,7 @@ async def serve(
         lock_task = await stack.enter_async_context(anyio.create_task_group())
         lock_task.start_soon(_touch_lock_forever, lock)
         stack.callback(lock_task.cancel_scope.cancel)
+        stack.enter_context(rare_collections())
         yield await stack.enter_async_context(process.running())
 
 
