@@ -30,7 +30,7 @@ from datetime import datetime
 
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Append
-from linestop.runtime.decide_next import Decider, Draft, Pass
+from linestop.runtime.ask_roles import Decider, Draft, Pass
 from linestop.schemas.run.fold import Run
 
 
