@@ -342,6 +342,13 @@ def test_a_start_under_a_contract_that_no_person_agreed_to_is_found() -> None:
     assert "no event let it pass" in problems(story)
 
 
+def test_a_read_whose_contract_became_wider_does_not_start_on_its_judgement() -> None:
+    """The judgement was of a call under the narrower contract."""
+    story = at_gate(call("look")).when("executor", changed("look", scopes=("more",))).append_decided()
+    assert story.append("executor", at_work(call("look")).last(EffectStarted)).ignored
+    assert "no event let it pass" in problems(story)
+
+
 def test_a_gate_that_passes_a_wider_contract_without_a_person_is_found() -> None:
     """Also for calls that the policy clears, and for a question that does not name the wider contract."""
     story = at_gate(call("look")).when("executor", changed("look", scopes=("more",))).append_decided()

@@ -1,8 +1,8 @@
 """P1 on the real server: after a stop was acknowledged nothing of that run starts.
 
-A worker process drives runs whose tool sends HTTP requests; a third process stops each run around the moment a call is
-cleared, and prints when the stop was acknowledged. The log and the requests at the tool's server are then compared with
-that. Both sides must win often enough, or the test proves nothing and fails.
+A worker process drives runs whose tools send HTTP requests; a third process stops each run around the moment a call is
+judged or cleared, and prints when the stop was acknowledged. The log and the requests at the tools' server are then
+compared with that. Both sides must win often enough, or the test proves nothing and fails.
 """
 
 from __future__ import annotations

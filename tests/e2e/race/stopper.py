@@ -1,4 +1,4 @@
-"""The third process: stops runs at a random moment around a clearance, and prints when each stop was acknowledged.
+"""The third process: stops runs at random moments around a judgement or a clearing, and prints each acknowledgement.
 
 Arguments: state directory, seed, number of stops. Prints one JSON line a stop: run, n, monotonic nanoseconds of the
 acknowledgement (one clock for the whole machine), and the call whose start it raced.

@@ -1,4 +1,7 @@
-"""A process with all six roles whose agent calls one HTTP effect repeatedly. Arguments: state directory, host:port."""
+"""A process with all six roles whose agent calls an HTTP effect and an HTTP read in turn, repeatedly.
+
+The effect is cleared before it starts, the read starts on its judgement. Arguments: state directory, host:port.
+"""
 
 from __future__ import annotations
 
@@ -39,23 +42,40 @@ async def hit(ctx: Context, url: str, count: int) -> str:
         url: The server.
         count: Which time.
     """
+    return await _post(ctx, url, count)
+
+
+@tool(name="world.peek", tier="read", owner="race", timeout_s=5)
+async def peek(ctx: Context, url: str, count: int) -> str:
+    """Do something that changes nothing.
+
+    Args:
+        url: The server.
+        count: Which time.
+    """
+    return await _post(ctx, url, count)
+
+
+async def _post(ctx: Context, url: str, count: int) -> str:
     headers = {"X-Run": ctx.run, "X-Call": ctx.call, "X-Attempt": str(ctx.attempt), "Idempotency-Key": ctx.key}
     response = await ctx.http.post(url, headers=headers, content=str(count).encode())
     return response.text
 
 
 def plan(messages: tuple[Message, ...]) -> Plan:
-    """Call the tool ``TURNS`` times, then answer. The task's text is the server's address."""
+    """Call the tools in turn, ``TURNS`` times in all, then answer. The task's text is the server's address."""
     hits = sum(1 for message in messages if message.role == "tool")
     if hits >= TURNS:
         return Plan(answer="done")
-    return Plan(calls=(("world.hit", {"url": messages[0].text, "count": hits}),))
+    name = "world.peek" if hits % 2 else "world.hit"
+    return Plan(calls=((name, {"url": messages[0].text, "count": hits}),))
 
 
 def registry() -> Registry:
-    """The registry of the only tool."""
+    """The registry of the two tools."""
     registry = Registry()
     registry.add(hit, "race")
+    registry.add(peek, "race")
     return registry
 
 

@@ -63,8 +63,8 @@ def needs_approver(opened: Opened, call: CallState) -> bool:
     """Whether the approver must let a judged call pass before it starts: clear it, or ask a person.
 
     A pure function of the judgement and the run's opening, so that every reader of a log gets the same result. Not
-    needed for a call of tier ``read`` that is not a question, that no person edited, and that neither the policy nor the
-    origin of a value holds back. In runs opened before ``gate_form`` every call needs the approver.
+    needed for a call of tier ``read`` that is not a question, that no person edited, and that neither the policy nor
+    the origin of a value holds back. In runs opened before ``gate_form`` every call needs the approver.
     """
     if opened.gate_form < READS_NEED_NO_APPROVER or call.judged is None or call.judged.tier != "read":
         return True
