@@ -11,9 +11,9 @@ from datetime import datetime
 
 import anyio
 import msgspec
-import structlog
 
 from linestop.bus.interfaces import Append, Blobs
+from linestop.logger import Logger
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import INLINE_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.events import (
@@ -35,7 +35,7 @@ from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RoleName, TenantId
 from linestop.schemas.trace_context import event_traceparent
 
-LOG = structlog.get_logger("linestop.stamp")
+LOG = Logger("linestop.stamp")
 STORE_FULL_RESULT_WITHIN_S = 1.5
 """How long a result may wait until its full text is stored: less than the 2 s until another process takes over."""
 

@@ -15,16 +15,16 @@ from typing import Final
 
 import anyio
 import msgspec
-import structlog
 
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import HeadMoved, Log, StoredMessage
 from linestop.errors import Defect, LinestopError, TimedOut
+from linestop.logger import Logger
 from linestop.schemas.events import Cue, Stopped, decode_envelope
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import run_event
 
-LOG = structlog.get_logger("linestop.shell")
+LOG = Logger("linestop.shell")
 STOP_WITHIN_S: Final = 10.0
 """How long a stop is tried against a run that moves all the time."""
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from linestop.bus.access.credentials import (
     Credential,
@@ -131,6 +130,9 @@ def load_key(people: Path | None, name: str) -> Ed25519PrivateKey | None:
     if file_stat.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"The key {path} may be read by others: run `chmod 600 {path}`.")
     text = data.strip()
+    # Imported here: this import takes long, and only the control messages of people are signed.
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
     try:
         if text.startswith(b"-----BEGIN"):
             key = load_pem_private_key(text, password=None)

@@ -17,7 +17,6 @@ from typing import Final
 
 import anyio
 import msgspec
-import structlog
 
 from linestop.bus.interfaces import BucketValue
 from linestop.bus.jetstream.reads import Reader, StreamMessage
@@ -26,8 +25,9 @@ from linestop.bus.jetstream.retry import publish
 from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.bus.streams import stream_names
 from linestop.errors import Conflict, PermissionDenied
+from linestop.logger import Logger
 
-LOG = structlog.get_logger("linestop.shared")
+LOG = Logger("linestop.shared")
 LAG_READS_MAX: Final = 20
 LAG_PAUSE_S: Final = 0.05
 """How often and how long to wait for a replica to show the revision that the leader named."""

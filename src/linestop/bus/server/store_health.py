@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final, cast
 
 import msgspec
-import structlog
 
 from linestop.bus.access.credentials import Credential
 from linestop.bus.access.nkeys import new_seed
@@ -23,9 +22,10 @@ from linestop.bus.access.permission_table import CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.disk_space import disk_full_message, free_bytes, is_full
 from linestop.errors import LinestopError
+from linestop.logger import Logger
 from linestop.schemas.defaults import DISK_FULL_BYTES
 
-LOG = structlog.get_logger("linestop.server")
+LOG = Logger("linestop.server")
 SYSTEM_ACCOUNT: Final = "$SYS"
 SUPERVISOR: Final = "supervisor"
 HEALTH: Final = "$SYS.REQ.SERVER.PING.HEALTHZ"

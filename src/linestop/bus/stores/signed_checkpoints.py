@@ -13,16 +13,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from linestop.bus.access.credentials import write_private
 from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError
+from linestop.logger import Logger
 from linestop.schemas.run.fold import Run
 from linestop.schemas.verify.checkpoint_signature import Checkpoint, TrustedKey, sign
 
-LOG = structlog.get_logger("linestop.checkpoints")
+LOG = Logger("linestop.checkpoints")
 KEY_FILE: Final = "checkpoint.key"
 PUBLIC_FILE: Final = "checkpoint.pub"
 KEY_BYTES_MAX: Final = 4 * 1024
