@@ -85,6 +85,28 @@ for name in {[name for name, _ in COMMANDS]!r}:
     assert [line for line in heavy_imports if not line.endswith("[]")] == []
 
 
+UNUSED_BY_CLIENTS = (
+    "structlog", "rich", "pygments", "attr", "duckdb", "starlette", "opentelemetry",
+    "cryptography.hazmat.primitives.serialization", "linestop.schemas.verify.check_log",
+    "linestop.runtime", "linestop.sandbox", "linestop.models", "linestop.reference", "linestop.testing",
+)  # fmt: skip
+"""What a command about a run does not need: its answer waits for every import."""
+
+
+@pytest.mark.parametrize("command", ["runs", "show r-1", "stop r-1", "approve r-1 --shown 123456", "events r-1"])
+def test_a_command_about_a_run_imports_only_what_a_client_needs(command: str, tmp_path: Path) -> None:
+    """No logger, no table, no checker of logs, and nothing of the processes that do the work."""
+    code = f"""
+import sys
+from linestop.cli.main import run
+assert run({command.split()!r}) == 2, "there is no credential"
+assert "linestop.client.client" in sys.modules
+print("HEAVY", [name for name in {UNUSED_BY_CLIENTS!r} if name in sys.modules])
+"""
+    done = python(code, tmp_path)
+    assert "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(("name", "command"), COMMANDS)
 def test_a_command_has_a_parameter_for_each_of_its_options(name: str, command: click.Command) -> None:
     """No more and no fewer: click passes all of them by name."""
