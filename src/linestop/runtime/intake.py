@@ -27,6 +27,8 @@ from linestop.bus.interfaces import Delivery, Publisher, RemovedRun
 from linestop.bus.operator_stop import catch_up
 from linestop.bus.stores.idempotency_keys import IdempotencyKeys, KeyOwner
 from linestop.errors import InputError, LinestopError, TooLarge
+from linestop.runtime import dead_letters
+from linestop.runtime.dead_letters import truncated_reason
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.headroom import Headroom
 from linestop.runtime.run_cache import CachedRun
@@ -39,12 +41,10 @@ from linestop.runtime.task_runs import (
     removed_run_reply,
     run_of_refusal,
     task_reply,
-    truncated_reason,
     why_stopped,
 )
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import decode_strict
-from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.events import Cue, Opened
 from linestop.schemas.messages import (
     REPLY_HEADER,
@@ -67,16 +67,12 @@ from linestop.schemas.subjects import (
     parse_control,
     parse_task,
 )
-from linestop.schemas.tool_contracts import canonical
 
 LOG = structlog.get_logger("linestop.intake")
 DELIVERY_ATTEMPTS_MAX = 5
 RETRY_S = 1.0
 UNREADABLE_RUN = "unreadable"
 """The run that stands in dead letters about messages that no role can read."""
-
-PAYLOAD_GROWTH_MAX = 8
-"""Most bytes that one character of a payload takes in a dead letter, with room for its other fields."""
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
@@ -370,17 +366,5 @@ async def _store_dead_letter(
         run = f"seq-{delivery.seq}"
         with contextlib.suppress(InputError, IndexError):
             tenant = check_name("tenant", tokens[1])
-    payload = delivery.payload.decode(errors="replace")
-    fields = {
-        "reason": truncated_reason(reason),
-        "subject": delivery.subject,
-        "attempt": delivery.attempt,
-        "seq": delivery.seq,
-    }
-    dead_letter = canonical({**fields, "payload": payload})
-    if len(dead_letter) > MESSAGE_BYTES_MAX:
-        # Bytes and quotes grow when they are written as JSON text; a dead letter that is too long is never stored.
-        cut = payload[: MESSAGE_BYTES_MAX // PAYLOAD_GROWTH_MAX]
-        dead_letter = canonical({**fields, "payload": cut, "bytes": len(delivery.payload)})
-    await publisher.dead_letter(role, tenant, run, dead_letter)
+    await publisher.dead_letter(role, tenant, run, dead_letters.about_message(delivery, reason))
     await delivery.term("dead letter")

@@ -16,11 +16,11 @@ import structlog
 from linestop.bus import run_outcomes_and_alerts
 from linestop.bus.interfaces import Publisher
 from linestop.errors import TooLarge
+from linestop.runtime import dead_letters
 from linestop.runtime.role_binding import RoleBinding
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
 from linestop.schemas.subjects import RoleName
-from linestop.schemas.tool_contracts import canonical
 
 if TYPE_CHECKING:
     from linestop.bus.stores.signed_checkpoints import CheckpointSigner
@@ -67,7 +67,7 @@ class Outbox:
 
     def dead_letter(self, binding: RoleBinding, run: Run, reason: str) -> None:
         """Publish in the background a dead letter about something that could not be handled in a run."""
-        payload = canonical({"role": binding.role.name, "run": run.run, "n": run.n, "reason": reason})
+        payload = dead_letters.about_run(binding.role.name, run, reason)
         self._send(partial(binding.publisher.dead_letter, binding.role.name, run.tenant, run.run, payload))
 
     def _publisher_of(self, role: RoleName) -> Publisher:

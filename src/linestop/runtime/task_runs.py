@@ -13,12 +13,11 @@ from linestop.bus.event_envelope import uuid7
 from linestop.bus.interfaces import Delivery, RemovedRun
 from linestop.bus.stores.idempotency_keys import KeyOwner, run_id_rejection_reason
 from linestop.errors import InputError
+from linestop.runtime.dead_letters import truncated_reason
 from linestop.schemas.events import Cue
 from linestop.schemas.messages import Reply, Task, read_message, readable, run_of_key
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, TenantId, run_id
-
-REASON_CHARS_MAX = 400
 
 
 class ArrivedTask(msgspec.Struct, frozen=True):
@@ -93,9 +92,3 @@ def why_stopped(run: Run | RemovedRun) -> str:
 def run_of_refusal(run: RunId, incoming: IncomingTask) -> RunId:
     """Return the run id for the refusal of a task that cannot get ``run``; no other task can have that id."""
     return RunId(f"r-{hashlib.sha256(f'{run}:{incoming.sha256}'.encode()).hexdigest()[:40]}")
-
-
-def truncated_reason(reason: str) -> str:
-    """Return a decoder's or parser's message, cut for the middle of a sentence: it may repeat a very long input."""
-    reason = reason.rstrip(".")
-    return reason if len(reason) <= REASON_CHARS_MAX else reason[:REASON_CHARS_MAX] + "…"
