@@ -1,6 +1,7 @@
 """linestop: run AI agents on an event log that anyone can stop and everyone can check.
 
-The public API. Everything is imported on first use, so that ``import linestop`` costs nothing::
+The public API, with ``linestop.testing``: the names in the ``__all__`` of these two; every other module is private and
+may change. Everything is imported on first use, so that ``import linestop`` costs nothing::
 
     from linestop import Client
 

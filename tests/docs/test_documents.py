@@ -12,8 +12,10 @@ from typing import Any, get_args
 import click
 import msgspec
 import pytest
-from tests.documents import HOME, PAGES, ROOT, anchors, commands, links, name_of, table, targets
+from tests.documents import HOME, PAGES, ROOT, anchors, blocks, commands, links, name_of, table, targets
 
+import linestop
+import linestop.testing
 from linestop import errors
 from linestop.cli import exit_codes
 from linestop.cli.main import cli
@@ -31,6 +33,7 @@ from linestop.schemas.subjects import ACTORS
 ERRORS = ROOT / "docs" / "errors.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 FILES_MAX = 400
+_OUR_IMPORT = re.compile(r"^[ \t]*from (?P<module>linestop[\w.]*) import (?P<names>[^(#\n]+)", re.MULTILINE)
 MISSING_FEATURES = ("view", "replay", "fork", "diff", "sql", "report", "eval", "console")
 """Commands that the guarantees name as not built; one that comes to exist must leave that list."""
 
@@ -238,3 +241,15 @@ def test_every_decision_is_in_the_index_and_has_its_three_parts() -> None:
         text = page.read_text(encoding="utf-8")
         assert all(f"## {part}\n" in text for part in ("Context", "Decision", "Consequences")), page.name
         assert f"decisions/{page.name}" in index
+
+
+def test_pages_and_examples_import_only_what_is_public() -> None:
+    """Python of ours that a reader may copy comes from ``linestop`` and ``linestop.testing``, by a public name."""
+    public = {"linestop": set(linestop.__all__), "linestop.testing": set(linestop.testing.__all__)}
+    code = [block.text for page in PAGES for block in blocks(page) if block.language == "python"]
+    code += [path.read_text() for path in (ROOT / "examples").rglob("*.py")]
+    found = [match for text in code for match in _OUR_IMPORT.finditer(text)]
+    assert len(found) >= 6
+    for match in found:
+        assert match["module"] in public, match[0]
+        assert {name.split()[0] for name in match["names"].split(",")} <= public[match["module"]], match[0]
