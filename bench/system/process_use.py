@@ -17,6 +17,15 @@ def cpu_s(pids: Iterable[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def with_children(pids: Iterable[int]) -> list[int]:
+    """The processes and all that they have started and that still run, such as the archive's."""
+    found = list(pids)
+    for pid in found:
+        for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+            found += [int(child) for child in tasks.read_text(encoding="utf-8").split()]
+    return found
+
+
 def own_cpu_s() -> float:
     """CPU seconds that this process has used."""
     return time.process_time()

@@ -14,7 +14,7 @@ import anyio
 import msgspec
 from bench.system.brokers import SYNC_1S, Broker, BrokerKind, running_broker
 from bench.system.linestop_processes import LinestopProcess, Separation, run_command, start_process
-from bench.system.process_use import cpu_s
+from bench.system.process_use import cpu_s, with_children
 from bench.system.project_folder import Agent, write_project
 
 from linestop.bus import jetstream_api
@@ -69,8 +69,8 @@ class RunningSystem:
 
     @property
     def pids(self) -> list[int]:
-        """The processes of linestop."""
-        return [process.pid for process in self.processes]
+        """The processes of linestop, with those that they have started."""
+        return with_children(process.pid for process in self.processes)
 
     async def start(self, separation: Separation) -> None:
         """Start the processes of a separation, all at once."""

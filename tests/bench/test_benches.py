@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from bench.__main__ import BENCHES, DEFAULT, main
 from bench.report import ROOT
 from bench.system.linestop_processes import ONE
+from bench.system.process_use import with_children
 from bench.system.project_folder import ASKS, environment, working_agent
 from bench.system.running_system import TurnStart, running_system, turn_lengths
 
@@ -47,6 +49,15 @@ def test_a_turn_lasts_until_the_next_one_of_its_run() -> None:
     """Turns of different runs overlap; the last turn of a run has no end."""
     starts = [TurnStart("a", 5, 1.0), TurnStart("b", 5, 1.5), TurnStart("a", 11, 3.0), TurnStart("b", 11, 3.0)]
     assert turn_lengths(starts) == [(5, 2.0), (5, 1.5)]
+
+
+def test_the_processes_that_a_process_has_started_are_measured_too() -> None:
+    """The archive is written by a child of the process that was started."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        found = with_children([os.getpid()])
+        child.kill()
+    assert found[0] == os.getpid()
+    assert child.pid in found
 
 
 def test_a_measured_process_sees_no_setting_of_the_caller() -> None:
