@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import duckdb
 import pytest
 from tests.archive.paged_log import PagedLog
 from tests.run_logs import SCENARIOS
@@ -82,11 +83,8 @@ async def archiving(log: PagedLog, path: Path) -> AsyncGenerator[Archive]:
 
 def stored(path: Path) -> list[tuple[int, str, bytes]]:
     """Every stored message, in order."""
-    file = ArchiveFile(path)
-    try:
-        found = file._execute("SELECT seq, subject, payload FROM events ORDER BY seq")
-    finally:
-        file.close()
+    with duckdb.connect(str(path), read_only=True) as connection:
+        found = connection.execute("SELECT seq, subject, payload FROM events ORDER BY seq").fetchall()
     return [(seq, subject, payload.encode()) for seq, subject, payload in found]
 
 

@@ -186,6 +186,7 @@ class Archive:
 
     async def _store_and_read(self, log: Log, batch: Batch) -> tuple[Batch, bool]:
         """Store a batch and read the one after it at the same time."""
+        found: tuple[Batch, bool] = [], False
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._store, batch)
