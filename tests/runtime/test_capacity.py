@@ -20,7 +20,13 @@ from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.runtime.run_cache import Key
-from linestop.runtime.workers.capacity import LAG_VALID_S, RECHECK_AFTER_S, Capacity
+from linestop.runtime.workers.capacity import (
+    LAG_VALID_S,
+    RECHECK_AFTER_S,
+    RECHECK_EVERY_S,
+    RECHECKS_MAX,
+    Capacity,
+)
 from linestop.schemas.defaults import HEARTBEAT_EVERY_S, PROCESS_TOOL_WEIGHT, Limits, WorkerLimits
 from linestop.schemas.events import EffectStarted, ModelStarted
 from linestop.schemas.model_messages import ModelReply, ToolCall, Usage
@@ -221,6 +227,30 @@ def test_a_run_that_another_process_ended_gives_its_place_back() -> None:
         capacity.pass_ended(run, run.at, is_ours=True)
         assert (capacity.free(), freed) == (1, [1])
         forget()
+
+    run_virtual(main)
+
+
+def test_a_full_process_looks_for_ended_runs_once_a_second_however_often_it_is_asked() -> None:
+    """However often it is asked, it looks at its runs once a second, and advances a few of them then."""
+
+    async def main() -> None:
+        looks: list[int] = []
+        for runs in (10, 1_000):
+            scheduled = ScheduledPasses()
+            capacity = Capacity(WorkerLimits(runs_max=1, starts_max=1), scheduled)
+            run = at_work(call("look")).run
+            for n in range(runs):
+                run.run = RunId(f"r{n}")
+                capacity.pass_ended(run, run.at, is_ours=True)
+            await anyio.sleep(RECHECK_AFTER_S + 1)
+            for _ in range(100):
+                assert capacity.free() == 0
+            looks.append(len(scheduled.keys))
+            await anyio.sleep(RECHECK_EVERY_S)
+            assert capacity.free() == 0
+            looks.append(len(scheduled.keys))
+        assert looks == [10, 10, RECHECKS_MAX, 2 * RECHECKS_MAX]
 
     run_virtual(main)
 

@@ -35,8 +35,12 @@ IDLE_FROM_S = 1.0
 
 LAG_VALID_S = 1.0
 RECHECK_AFTER_S = 10.0
+RECHECK_EVERY_S = 1.0
 RECHECKS_MAX = 16
-"""When all places for runs are taken, runs without a pass for ``RECHECK_AFTER_S`` are advanced, this many at once."""
+"""When all places for runs are taken, runs without a pass for ``RECHECK_AFTER_S`` are advanced, this many at once.
+
+It takes a look at every run, so it is done every ``RECHECK_EVERY_S`` and not whenever the pulling of tasks asks.
+"""
 
 LOG_OVERLOAD_EVERY_S = 60.0
 
@@ -64,6 +68,7 @@ class Capacity:
         self._on_freed: set[Callable[[], None]] = set()
         self._lag_s, self._lag_at = 0.0, 0.0
         self._overload_logged_at: float | None = None
+        self._recheck_at = 0.0
 
     @property
     def load(self) -> ProcessLoad:
@@ -159,8 +164,11 @@ class Capacity:
         return lambda: self._on_freed.discard(on_freed)
 
     def _recheck(self) -> None:
-        """Advance runs that another process may have ended or moved meanwhile."""
-        now, performed = asyncio.get_running_loop().time(), {key for key, _ in self._starts}
+        """Advance runs that another process may have ended or moved meanwhile; looks for them once in a while only."""
+        now = asyncio.get_running_loop().time()
+        if now < self._recheck_at:
+            return
+        self._recheck_at, performed = now + RECHECK_EVERY_S, {key for key, _ in self._starts}
         stale = [key for key, at in self._runs.items() if now - at > RECHECK_AFTER_S and key not in performed]
         for key in stale[:RECHECKS_MAX]:
             self._runs[key] = now
