@@ -116,9 +116,10 @@ def answer(
     from linestop.client.client import DecisionOptions
     from linestop.errors import InputError
 
-    if len(call_and_answer) > 2:
+    *before_answer, text = call_and_answer
+    if len(before_answer) > 1:
         raise InputError("Give one answer: put it in quotes if it has spaces.")
-    call, text = call_and_answer[0] if len(call_and_answer) == 2 else "", call_and_answer[-1]
+    call = before_answer[0] if before_answer else ""
     value: object = command_input.json_argument(text, "The answer") if json_answer else text
     options = DecisionOptions(by=by, why=why, tenant=tenant, shown=shown)
     _decide(directory, lambda client: client.answer(run, value, call=call, **options), as_json=as_json)
