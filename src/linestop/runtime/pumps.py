@@ -12,7 +12,7 @@ from linestop.bus.broker_backend import Backend
 from linestop.bus.interfaces import Delivery, LiveMessage, PullCapacity
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import SECOND_NS, ConsumerSpec
-from linestop.errors import LinestopError
+from linestop.errors import LinestopError, Unreachable
 from linestop.runtime.ack_extender import AckExtender
 from linestop.schemas.subjects import RoleName
 
@@ -87,6 +87,9 @@ class Pumps:
                         self._handle_live(message, handle)
                         if group and not self._may_decide():
                             break
+            except Unreachable:
+                # Whatever else needs the broker logs the outage; once, and not for each listener.
+                LOG.debug("listening_again", filters=filters)
             except LinestopError as error:
                 LOG.warning("listen_failed", filters=filters, error=str(error))
             if on_loss is not None:
