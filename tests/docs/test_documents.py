@@ -155,7 +155,7 @@ def test_the_failure_classes_are_those_of_the_code() -> None:
 def test_the_refusal_codes_are_those_of_the_code() -> None:
     """Each code that a task may be refused with stands in the table."""
     codes: set[str] = set()
-    for path in (ROOT / "src" / "linestop" / "actors").glob("*.py"):
+    for path in (ROOT / "src" / "linestop" / "actors").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 given = {keyword.arg: keyword.value for keyword in node.keywords}
