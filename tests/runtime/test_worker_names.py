@@ -114,7 +114,10 @@ def test_a_worker_is_called_after_its_host_and_roles(
 def test_the_names_of_hosts_that_begin_alike_differ(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Two workers of one name would take over each other's starts; the hundredth name is still one."""
     names: list[str] = []
-    for host in ("linestop-of-the-flower-shop-gates-7d9f8b6c5d-x2x9z", "linestop-of-the-flower-shop-gates-7d9f8b6c5d-q4tt7"):
+    for host in (
+        "linestop-of-the-flower-shop-gates-7d9f8b6c5d-x2x9z",
+        "linestop-of-the-flower-shop-gates-7d9f8b6c5d-q4tt7",
+    ):
         monkeypatch.setattr("socket.gethostname", lambda host=host: host)
         names += [check_name("worker", f"{default_name(roles)}-100") for roles in combinations(ACTORS, count)]
     assert len(set(names)) == len(names)
