@@ -117,7 +117,6 @@ def main() -> None:
     settings = msgspec.json.decode(sys.stdin.readline(), type=WriterSettings)
     structlog.configure(
         processors=[
-            structlog.processors.add_log_level,
             structlog.stdlib.add_log_level_number,
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(default=str),
