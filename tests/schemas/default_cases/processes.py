@@ -365,7 +365,7 @@ def the_output_of_a_tool_in_its_own_process() -> object:
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
-        anyio.run(process_tool._drain, cast("Any", SimpleNamespace(stdout=output())), "t")
+        anyio.run(process_tool._drain, cast("Any", SimpleNamespace(stdout=output())), "t")  # pyright: ignore[reportPrivateUsage]
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
