@@ -66,7 +66,7 @@ CUTS = {
     "fallen-back": (4, 6, 7, 12, 15, 17, 18),
     "denied-spending": (13, 14, 15, 16),
     "looped": (20, 22, 23, 24),
-    "read-at-once": (5, 6, 10, 11, 13, 19, 23, 26),
+    "read-at-once": (5, 6, 10, 11, 13, 23, 26),
     "refused": (1, 2),
     "stopped-first": (1, 2),
 }
