@@ -127,8 +127,8 @@ class _OnlyThese:
 
     def start_soon(self, function: Callable[..., Any], *arguments: Any) -> None:  # noqa: ANN401 - as the task group's
         """Start the function if it is the sweep or a pump of tasks or control."""
-        name = function.__name__
-        consumer = getattr(arguments[1], "name", "") if name == "_pump" else ""
+        name = getattr(function, "__name__", "")
+        consumer = getattr(arguments[1], "name", "") if name == "pull" else ""
         if name == "_sweep" or consumer == stream_names.TASKS_CONSUMER or consumer.startswith("control_"):
             self._pumps.start_soon(function, *arguments)
 

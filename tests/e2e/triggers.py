@@ -19,11 +19,11 @@ from typing import Any, Literal, cast, get_args
 import msgspec
 
 from linestop.bus.broker_backend import JetStreamBackend
-from linestop.bus.interfaces import Append, Delivery, Log, OnSent, PullCapacity, Queue
+from linestop.bus.interfaces import Append, Delivery, LiveMessage, Log, OnSent, PullCapacity, Queue
 from linestop.bus.jetstream.pull_queue import IN_FLIGHT_MAX
 from linestop.bus.streams.stream_definitions import ConsumerSpec
 from linestop.schemas.messages import Task
-from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event, parse_timer
+from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event, parse_timer, stored_subject
 
 Moment = Literal["before", "after", "freeze", "stall", "sending", "taken", "unacked", "acked"]
 """When the trigger fires.
@@ -92,7 +92,7 @@ class TriggeredLog:
 
     def __init__(self, inner: Log, directory: Path) -> None:
         self._inner = inner
-        self._directory = directory
+        self.directory = directory
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the log
         return getattr(self._inner, name)
@@ -104,22 +104,22 @@ class TriggeredLog:
             return await self._inner.append(append, on_sent=on_sent)
         if trigger.when in {"after", "stall"}:
             seq = await self._inner.append(append, on_sent=on_sent)
-            trigger.fire(append.run, self._directory)
+            trigger.fire(append.run, self.directory)
             return seq
         if trigger.victim != "broker":
-            trigger.fire(append.run, self._directory)
+            trigger.fire(append.run, self.directory)
             return await self._inner.append(append, on_sent=on_sent)
         appending = asyncio.ensure_future(self._inner.append(append, on_sent=on_sent))
         # One turn of the loop, so that the request is written and not yet answered.
         await asyncio.sleep(0)
-        trigger.fire(append.run, self._directory)
+        trigger.fire(append.run, self.directory)
         return await appending
 
     async def _armed(self, trigger: Trigger, append: Append) -> bool:
         moments = {"before", "after", "freeze", "stall"}
         if trigger.when not in moments or (append.role, append.event) != (trigger.role, trigger.event):
             return False
-        if mark(append.run, self._directory).exists():
+        if mark(append.run, self.directory).exists():
             return False
         stored = await self._inner.load(append.tenant, append.run)
         same = f".{append.role}.{append.event}."
@@ -136,13 +136,18 @@ class DeliveryTopic(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 0
 
     @classmethod
+    def of_event(cls, subject: str) -> DeliveryTopic:
+        """The topic of an event of a run."""
+        event = parse_run_event(subject)
+        return cls(tenant=event.tenant, run=event.run, role=event.role, event=event.event, n=event.n)
+
+    @classmethod
     def of(cls, delivery: Delivery) -> DeliveryTopic | None:
         """The topic of a delivery, None if it has no run."""
         kind, *tokens = delivery.subject.split(".")
         match kind, tokens:
             case "runs", _:
-                event = parse_run_event(delivery.subject)
-                return cls(tenant=event.tenant, run=event.run, role=event.role, event=event.event, n=event.n)
+                return cls.of_event(delivery.subject)
             case "tasks", [tenant, _]:
                 run = msgspec.json.decode(delivery.payload, type=Task).run
                 return cls(tenant=TenantId(tenant), run=RunId(run), role="client", event="task")
@@ -198,7 +203,7 @@ class TriggeredQueue:
             async for delivery in inner_deliveries:
                 topic = DeliveryTopic.of(delivery)
                 trigger = Trigger.of(topic.run) if topic is not None else None
-                if topic is None or trigger is None or not await self._armed(trigger, topic):
+                if topic is None or trigger is None or not await is_armed(trigger, topic, self._role, self._log):
                     yield delivery
                     continue
                 fire = partial(trigger.fire, topic.run, self._directory)
@@ -208,20 +213,22 @@ class TriggeredQueue:
                 after_ack = partial(self._log.load, topic.tenant, topic.run) if trigger.when == "acked" else None
                 yield cast("Delivery", TriggeredDelivery(delivery, fire=fire, after_ack=after_ack))
 
-    async def _armed(self, trigger: Trigger, topic: DeliveryTopic) -> bool:
-        if trigger.when not in {"taken", "unacked", "acked"} or trigger.victim not in {self._role, ANY_RECEIVER}:
-            return False
-        if (topic.role, topic.event) != (trigger.role, trigger.event) or mark(topic.run, self._directory).exists():
-            return False
-        if not topic.n:
-            return True
-        stored = [parse_run_event(message.subject) for message in await self._log.load(topic.tenant, topic.run)]
-        same = [e.n for e in stored if (e.role, e.event) == (topic.role, topic.event)]
-        return same[trigger.count - 1 : trigger.count] == [topic.n]
+
+async def is_armed(trigger: Trigger, topic: DeliveryTopic, role: RoleName, log: TriggeredLog) -> bool:
+    """Whether the trigger fires when ``role`` receives this."""
+    if trigger.when not in {"taken", "unacked", "acked"} or trigger.victim not in {role, ANY_RECEIVER}:
+        return False
+    if (topic.role, topic.event) != (trigger.role, trigger.event) or mark(topic.run, log.directory).exists():
+        return False
+    if not topic.n:
+        return True
+    stored = [parse_run_event(message.subject) for message in await log.load(topic.tenant, topic.run)]
+    same = [e.n for e in stored if (e.role, e.event) == (topic.role, topic.event)]
+    return same[trigger.count - 1 : trigger.count] == [topic.n]
 
 
 class TriggeredBackend(JetStreamBackend):
-    """The real backend with triggered logs and queues."""
+    """The real backend with triggered logs, queues and live events."""
 
     directory = Path()
 
@@ -232,6 +239,17 @@ class TriggeredBackend(JetStreamBackend):
     def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue:
         """A durable consumer, pulled with the credential of ``role``."""
         return TriggeredQueue(super().queue(role, spec), role, self._log(role), self.directory)
+
+    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncGenerator[LiveMessage]:
+        """Live messages; the event that the trigger names, if it wakes its victim, may be the last."""
+        async with aclosing(super().live(role, *filters, group=group)) as messages:
+            async for message in messages:
+                if group:
+                    topic = DeliveryTopic.of_event(stored_subject(message.subject))
+                    trigger = Trigger.of(topic.run)
+                    if trigger is not None and await is_armed(trigger, topic, role, self._log(role)):
+                        trigger.fire(topic.run, self.directory)
+                yield message
 
     def _log(self, role: RoleName) -> TriggeredLog:
         return TriggeredLog(super().log(role), self.directory)

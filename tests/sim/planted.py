@@ -43,8 +43,8 @@ from linestop.schemas.run.call_states import Attempt
 from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import ToolError
 
-DEATHS: dict[str, float] = {"runs": 0.02, "timers": 1.0, "control": 1.0}
-"""Share of first deliveries whose handler dies: wakes are many, timers and control messages are few."""
+DEATHS: dict[str, float] = {"timers": 1.0, "control": 1.0}
+"""Share of first deliveries whose handler dies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,6 @@ def _deadly_after(first: Callable[[Any], Awaitable[None]]) -> None:
 
     _wrap(Worker, "start", starting)
     for owner, name in (
-        (actor_process.ActorProcess, "_on_wake"),
         (actor_process.ActorProcess, "_on_timer"),
         (ControlIntake, "handle"),
     ):
