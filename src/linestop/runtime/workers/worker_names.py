@@ -142,8 +142,8 @@ def locked_names(directory: Path, role: RoleName) -> list[str]:
     names: list[str] = []
     for path in sorted(directory.glob("worker-*.lock")):
         name = path.stem.removeprefix("worker-")
-        _process_id, host, *roles = (*path.read_text(encoding="utf-8").split(), "", "")
-        if host == socket.gethostname() and role in roles and is_locked(directory, name):
+        words = path.read_text(encoding="utf-8").split()
+        if words[1:2] == [socket.gethostname()] and role in words[2:] and is_locked(directory, name):
             names.append(name)
     return names
 
