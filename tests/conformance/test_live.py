@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, aclosing
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 from tests.bus_fixtures import BusFixture
 
 from linestop.bus.interfaces import Append, LiveMessage
@@ -34,10 +35,12 @@ def stopped(tenant: TenantId, run: RunId, n: int, head_seq: int) -> Append:
 
 
 class Listeners:
-    """Listeners of one role, and what each received."""
+    """Listeners, and in ``received`` the messages of each."""
 
-    def __init__(self, bus: BusFixture, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> None:
-        self.received: dict[str, list[LiveMessage]] = {}
+    def __init__(
+        self, bus: BusFixture, stack: AsyncExitStack, tasks: TaskGroup, received: dict[str, list[LiveMessage]]
+    ) -> None:
+        self.received = received
         self._bus, self._stack, self._tasks = bus, stack, tasks
 
     async def add(self, name: str, role: RoleName, *filters: str, group: str = "") -> None:
@@ -63,20 +66,20 @@ async def test_of_a_group_one_receives_each_event_with_payload_and_sequence(
     """Two groups and a listener without one: each event is received three times, whatever filters match it."""
     event_filter = subjects.live_subject(f"runs.{tenant}.*.planner.stopped.>")
     wider_filter = subjects.live_subject(f"runs.{tenant}.*.*.stopped.>")
+    seqs, received = [0], dict[str, list[LiveMessage]]()
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
-        listeners = Listeners(bus, stack, tasks)
+        listeners = Listeners(bus, stack, tasks, received)
         await listeners.add("executor 1", "executor", event_filter, group="executor")
         await listeners.add("executor 2", "executor", wider_filter, group="executor")
         await listeners.add("budget", "budget", event_filter, group="budget")
         await listeners.add("recorder", "recorder", event_filter)
         await anyio.sleep(0.5)
-        log, seqs = await bus.log(), [0]
+        log = await bus.log()
         for n in range(1, EVENTS + 1):
             seqs.append(await log.append(stopped(tenant, run, n, seqs[-1])))
         await listeners.until(3 * EVENTS)
         await anyio.sleep(0.2)
         tasks.cancel_scope.cancel()
-    received = listeners.received
     one_of_group = received["executor 1"] + received["executor 2"]
     for messages in (one_of_group, received["budget"], received["recorder"]):
         assert Counter(message.seq for message in messages) == Counter(seqs[1:])
@@ -91,13 +94,14 @@ async def test_of_a_group_one_receives_each_event_with_payload_and_sequence(
 
 async def test_a_hint_reaches_every_worker_of_its_role(bus: BusFixture, tenant: TenantId, run: RunId) -> None:
     """It names the run, and it has no sequence because it is not stored."""
+    received: dict[str, list[LiveMessage]] = {}
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
-        listeners = Listeners(bus, stack, tasks)
+        listeners = Listeners(bus, stack, tasks, received)
         for name in ("1", "2"):
             await listeners.add(name, "budget", subjects.wake_filter("budget"))
         await anyio.sleep(0.5)
         await (await bus.publisher()).wake("budget", tenant, run)
         await listeners.until(2)
         tasks.cancel_scope.cancel()
-    for messages in listeners.received.values():
+    for messages in received.values():
         assert [(m.subject.split(".")[2:], m.seq) for m in messages] == [([tenant, run], 0)]

@@ -214,7 +214,7 @@ class TriggeredQueue:
                 yield cast("Delivery", TriggeredDelivery(delivery, fire=fire, after_ack=after_ack))
 
 
-async def is_armed(trigger: Trigger, topic: DeliveryTopic, role: RoleName, log: TriggeredLog) -> bool:
+async def is_armed(trigger: Trigger, topic: DeliveryTopic, role: str, log: TriggeredLog) -> bool:
     """Whether the trigger fires when ``role`` receives this."""
     if trigger.when not in {"taken", "unacked", "acked"} or trigger.victim not in {role, ANY_RECEIVER}:
         return False

@@ -16,9 +16,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.run_logs import ANN, BOB, KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
 
-from linestop.schemas.events import Cleared
+from linestop.schemas.events import Cleared, Opened
 from linestop.schemas.messages import Control, signed_bytes
-from linestop.schemas.run.call_states import Stage
+from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.rules import approvals, calls
 from linestop.schemas.tool_contracts import effect_key
@@ -724,6 +724,14 @@ def _of_a_question(f: Forger) -> None:
         tool["kind"] = "wait"
 
 
+def _never(_opened: Opened, _call: CallState) -> bool:
+    return False
+
+
+def _unless_edited(_opened: Opened, call: CallState) -> bool:
+    return not call.edited
+
+
 @pytest.mark.parametrize("fold", ["honest", "lax"])
 @pytest.mark.parametrize(
     "change",
@@ -737,7 +745,7 @@ def test_a_start_without_the_approver_is_found_where_the_judgement_is_not_enough
 ) -> None:
     """Also if the fold lets the call pass: the checker has its own rule."""
     if fold == "lax":
-        monkeypatch.setattr(calls, "needs_approver", lambda *_: False)
+        monkeypatch.setattr(calls, "needs_approver", _never)
     forger = Forger(log_of("returned"))
     change(forger)
     n, judged_n = forger.find("executor", "started"), forger.find("validator", "judged")
@@ -751,7 +759,7 @@ def test_a_read_that_a_person_edited_does_not_start_on_its_judgement(
 ) -> None:
     """The approver decides whether the edit was an approval, though nothing else holds the call back any more."""
     if fold == "lax":
-        monkeypatch.setattr(calls, "needs_approver", lambda _, call: not call.edited)
+        monkeypatch.setattr(calls, "needs_approver", _unless_edited)
     forger = Forger(log_of("edited read"))
     forger.body("validator", "opened")["policy"]["ask"] = []
     forger.body("validator", "judged")["calls"][0]["flags"] = ["untrusted-value"]
