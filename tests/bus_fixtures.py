@@ -24,11 +24,11 @@ from linestop.bus.interfaces import Blobs, Bucket, LiveMessage, Log, Publisher, 
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.retry import publish
-from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.stream_definitions import ConsumerSpec, streams
+from linestop.bus.wire import Wire, header_block
 from linestop.errors import Unreachable
 from linestop.schemas.subjects import RoleName
 from linestop.testing.cluster import Cluster
@@ -175,7 +175,7 @@ class ServerBusFixture:
             credential = msgspec.structs.replace(credential, url=url)
         connection = await connect(credential, name=f"tests {name}", timeout_s=READY_TIMEOUT_S)
         self._connections.append(connection)
-        return await JetStream.open(connection)
+        return JetStream(connection)
 
     @property
     def nodes(self) -> set[str]:

@@ -191,7 +191,7 @@ class Stack:
         limits = limits or Limits(approval_expires_s=600, wall_s=600)
         agent = desk_agent(self.registry, limits=limits, policy=policy or Policy(), base_url=self.playbook.url)
         async with await connect(self.server.credential("operator"), name="deploy") as connection:
-            store = AgentStore((await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET))
+            store = AgentStore(JetStream(connection).bucket(stream_names.AGENTS_BUCKET))
             return await store.deploy(agent)
 
     @asynccontextmanager

@@ -181,7 +181,7 @@ async def test_a_task_carries_cloudevents_headers(tmp_path: Path, monkeypatch: p
         received_headers: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
         submitted = await client.submit("desk", "say hello", wait_opened=False)
         async with await connect(idle.server.credential("validator"), name="test") as other:
-            stream = await JetStream.open(other)
+            stream = JetStream(other)
             spec = next(spec for spec in consumers() if spec.name == "tasks")
             async for delivery in stream.queue(spec).deliveries():
                 received_headers.set_result(delivery.headers)

@@ -18,9 +18,9 @@ from bench.system.process_use import cpu_s, own_cpu_s
 
 from linestop.bus import jetstream_api
 from linestop.bus.connection import connect
-from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import streams
+from linestop.bus.wire import Wire, header_block
 
 TURNS_A_RUN: Final = 10
 
@@ -84,4 +84,4 @@ async def running_floor(kind: BrokerKind, sizes: Sequence[int]) -> AsyncGenerato
         async with await connect(broker.credential("bootstrap"), name="floor") as bootstrap:
             await bootstrap.api_request(jetstream_api.stream_create(runs.name), runs.config, timeout_s=30)
         async with await connect(broker.credential("operator"), name="floor") as operator:
-            yield Floor(await Wire.open(operator), broker, sizes)
+            yield Floor(operator.wire, broker, sizes)

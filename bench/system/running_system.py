@@ -100,7 +100,7 @@ class RunningSystem:
             elif run in self._sealed:
                 self._sealed.pop(run).set()
 
-        nc = self.operator.wire.connection.nc
+        nc = self.operator.connection.nc
         for event in ("planner.started", "approver.asked", "recorder.sealed"):
             await nc.subscribe(  # pyright: ignore[reportUnknownMemberType] - nats-py
                 f"live.runs.*.*.{event}.*", cb=on_event
@@ -203,7 +203,7 @@ class RunningSystem:
 
     async def stream_state(self, stream: str) -> dict[str, Any]:
         """What the broker says about the messages of a stream."""
-        info: Any = await self.operator.wire.connection.api_request(jetstream_api.stream_info(stream))
+        info: Any = await self.operator.connection.api_request(jetstream_api.stream_info(stream))
         state: dict[str, Any] = info["state"]
         return state
 
@@ -243,7 +243,7 @@ async def running_system(
             await set_up(bootstrap, BusLayout(replicas=broker.replicas))
         await run_command(["deploy"], folder, running.directory)
         operator = await stack.enter_async_context(await connect(running.credential("operator"), name="bench"))
-        system = RunningSystem(running, await JetStream.open(operator), folder)
+        system = RunningSystem(running, JetStream(operator), folder)
         await system.watch()
         stack.push_async_callback(system.end_processes)
         if separation is not None:

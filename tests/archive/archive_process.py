@@ -50,7 +50,7 @@ async def main(url: str, seed: str, file: str, moment: str) -> None:
     async with await connect(
         Credential(url=url, user="recorder", seed=seed), name="archive to be killed"
     ) as connection:
-        await writer.Archive(Path(file)).run((await JetStream.open(connection)).log())
+        await writer.Archive(Path(file)).run(JetStream(connection).log())
 
 
 if __name__ == "__main__":

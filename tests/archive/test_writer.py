@@ -65,7 +65,7 @@ async def store_messages(server: EmbeddedServer, messages: Sequence[tuple[str, b
     """Store messages in the run log, each as the role in its subject."""
     opened = {role: await connect(server.credential(role), name=role) for role in ROLES}  # type: ignore[arg-type]
     for subject, payload in messages:
-        wire = (await JetStream.open(opened[subject.split(".")[3]])).wire
+        wire = JetStream(opened[subject.split(".")[3]]).wire
         await wire.request(subject, payload)
     for connection in opened.values():
         await connection.close()
@@ -88,7 +88,7 @@ async def archiving(server: EmbeddedServer, path: Path) -> AsyncGenerator[Archiv
     """A recorder's archive at work."""
     archive = Archive(path)
     async with await connect(server.credential("recorder"), name="archive") as connection:
-        stream = await JetStream.open(connection)
+        stream = JetStream(connection)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(archive.run, stream.log())
             try:
@@ -171,7 +171,7 @@ async def test_a_kill_around_the_commit_loses_and_doubles_nothing(
 async def rebuilt(server: EmbeddedServer, path: Path) -> None:
     """Rebuild the archive from the log."""
     async with await connect(server.credential("operator"), name="rebuild") as connection:
-        await Archive(path).rebuild((await JetStream.open(connection)).log())
+        await Archive(path).rebuild(JetStream(connection).log())
 
 
 async def test_a_rebuild_gives_the_same_tables(bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]]) -> None:

@@ -23,7 +23,6 @@ from linestop.bus.cloud_events import timestamp
 from linestop.bus.connection import connect
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.jetstream.wire import Wire
 from linestop.bus.operator_stop import catch_up, stop_run
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
@@ -412,7 +411,7 @@ async def test_on_the_real_server_a_stop_raises_one_alert_and_every_message_has_
     """An operator's stop and an actor's: one alert each, repeated or not; outcome and dead letter have headers, too."""
     async with stack(tmp_path) as line, Client.connect(line.directory, as_="operator") as operator:
         async with await connect(line.server.credential("operator"), name="look") as connection:
-            wire = await Wire.open(connection)
+            wire = connection.wire
             messages: list[Msg] = []
             await wire.subscribe("live.alerts.>", messages.append)
             submitted = [await operator.submit("desk", "hang"), await operator.submit("desk", "hang")]

@@ -208,7 +208,7 @@ async def test_with_every_other_stream_full_runs_are_decided_on_stopped_and_ende
                 await check_space(reader)
         async with await connect(line.server.credential("recorder"), name="look") as recorder:
             # The recorder sees the same, and raises an alert.
-            fills = {fill.stream: fill.used for fill in await (await JetStream.open(recorder)).log().fills()}
+            fills = {fill.stream: fill.used for fill in await JetStream(recorder).log().fills()}
         assert set(fills) == {spec.name for spec in streams()}
         assert {stream for stream in FULL if fills[stream] < SPACE_FOR_NEW_WORK} == set()
         shares = dict(part.split() for part in str(found.value).partition(";")[0].split(", "))

@@ -11,7 +11,7 @@ from linestop.bus.interfaces import Append, HeadMoved
 from linestop.bus.jetstream.log import JetStreamLog
 from linestop.bus.jetstream.reads import StreamMessage
 from linestop.bus.jetstream.replies import ReplyMeaning, head_in_refusal, meaning, read_ack
-from linestop.bus.jetstream.wire import Wire
+from linestop.bus.wire import Wire
 from linestop.schemas.subjects import RunId, TenantId
 
 pytestmark = pytest.mark.anyio

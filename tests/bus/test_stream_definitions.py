@@ -133,7 +133,7 @@ async def test_a_blob_is_stored_although_another_role_used_its_digest_as_a_messa
         subjects.blob(TENANT, "ef" * 32, part=0), b"x", headers=taken_id_headers
     )
     assert "error" not in msgspec.json.decode(reply.data)
-    blobs = (await JetStream.open(connections["executor"])).blobs()
+    blobs = JetStream(connections["executor"]).blobs()
     digest = await blobs.put(TENANT, data)
     assert await blobs.get(TENANT, digest) == data
 

@@ -115,7 +115,7 @@ async def assert_start_keeps_mark(server: EmbeddedServer, text: Path, mark: str)
     """`dev` and `up` do not override a rollback or an undeployment; only a person does."""
     changed = _changed(text)
     async with await connect(server.credential("operator"), name="test") as connection:
-        store = AgentStore((await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET))
+        store = AgentStore(JetStream(connection).bucket(stream_names.AGENTS_BUCKET))
         before = await store.current_digest("clerk")
         assert await deploy_at_start(server.credential("operator"), [changed]) == [
             f"The agent 'clerk' was {mark} and stays so; `linestop deploy clerk` deploys the version in files."

@@ -22,12 +22,12 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream import JetStream, retry
 from linestop.bus.jetstream.log_probe import probe_log
 from linestop.bus.jetstream.retry import NotStored
-from linestop.bus.jetstream.wire import Wire
 from linestop.bus.server import store_health
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent
 from linestop.bus.server.store_health import StoreWatch, StuckStream, read_stuck_stream
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import set_up
+from linestop.bus.wire import Wire
 from linestop.cli.main import run
 from linestop.cli.runs import stop_runs
 from linestop.errors import Unreachable
@@ -99,7 +99,7 @@ async def planner_on(server: EmbeddedServer) -> AsyncGenerator[Wire]:
     async with await connect(server.credential("bootstrap"), name="test") as connection:
         await set_up(connection)
     async with await connect(server.credential("planner"), name="test") as planner:
-        wire = (await JetStream.open(planner)).wire
+        wire = JetStream(planner).wire
         await wire.request(SUBJECT.format(1), b"{}")
         yield wire
 
@@ -158,7 +158,7 @@ async def test_a_broken_log_is_detected_without_writing_to_it(
         await break_runs(wire, small_disk / "other-data")
         (small_disk / "other-data").unlink()
         async with await connect(server.credential("client"), name="test") as client:
-            await probe_log((await JetStream.open(client)).wire, client.credential)
+            await probe_log(JetStream(client).wire, client.credential)
         with pytest.raises(NotStored, match="RUNS does not store: usually the disk"):
             await probe_log(wire, server.credential("planner"))
         assert capsys.readouterr().err == ""

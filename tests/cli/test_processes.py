@@ -413,7 +413,7 @@ async def test_deltas_are_published_under_their_attempt(tmp_path: Path) -> None:
     async with started(tmp_path, "dev") as dev:
         await dev.wait_for_words("Ctrl-C ends it")
         async with Client.connect(tmp_path / ".linestop", as_="client") as client:
-            await client.bus.wire.connection.subscribe("deltas.>", on_delta)
+            await client.bus.connection.subscribe("deltas.>", on_delta)
             submitted = await client.submit("teller", "Tell me.")
             outcome = await client.outcome(submitted.run, timeout_s=READY_WITHIN_S)
         assert outcome.answer == answer

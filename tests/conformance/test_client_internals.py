@@ -15,8 +15,8 @@ from nats.aio.subscription import Subscription
 from tests.bus_fixtures import BusFixture, ServerBusFixture
 
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.jetstream.wire import header_block
 from linestop.bus.nats_client import SigningClient
+from linestop.bus.wire import header_block
 from linestop.errors import InputError, TooLarge, Unreachable
 
 pytestmark = pytest.mark.anyio

@@ -98,7 +98,7 @@ async def proxied(server_bus: ServerBusFixture) -> AsyncGenerator[tuple[Proxy, L
         await group.start(proxy.serve)
         planner_bus = await server_bus.open("planner", url=proxy.url)
         yield proxy, planner_bus.log()
-        await planner_bus.wire.connection.close()
+        await planner_bus.connection.close()
         group.cancel_scope.cancel()
 
 

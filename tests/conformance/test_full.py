@@ -64,7 +64,7 @@ async def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path, anyio
         async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
             await set_up(bootstrap, BusLayout(sizes=SPACE))
         async with await connect(server.credential("planner"), name="test") as connection:
-            await fill((await JetStream.open(connection)).log())
+            await fill(JetStream(connection).log())
 
 
 @pytest.mark.anyio
@@ -78,7 +78,7 @@ async def test_long_texts_without_room_count_as_a_full_log(tmp_path: Path, anyio
         async with await connect(server.credential("bootstrap"), name="test") as bootstrap:
             await set_up(bootstrap, BusLayout(sizes=space))
         async with await connect(server.credential("planner"), name="test") as connection:
-            bus = await JetStream.open(connection)
+            bus = JetStream(connection)
             assert (await bus.log().fullest()).used < 0.1
             for _ in range(9):
                 await bus.blobs().put(TENANT, os.urandom(200_000))

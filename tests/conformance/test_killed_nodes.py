@@ -144,7 +144,7 @@ async def leave_alone(cluster: Cluster, node: int) -> None:
 async def held_by(cluster: Cluster, node: int) -> dict[str, Messages]:
     """The messages of one replica, which is alone."""
     async with await connect(cluster.credential("fork", node=node), name="compare") as connection:
-        wire = (await JetStream.open(connection)).wire
+        wire = JetStream(connection).wire
         return {
             stream: {item.subject: digest(item.payload) for item in await Reader(wire, stream).read_all(wanted)}
             for stream, wanted in FILTERS.items()
@@ -183,7 +183,7 @@ async def load(cluster: Cluster) -> Load:
         await connect(cluster.credential("fork"), name="fork") as fork,
         anyio.create_task_group() as writers,
     ):
-        runs, forks = await JetStream.open(planner), await JetStream.open(fork)
+        runs, forks = JetStream(planner), JetStream(fork)
         for number in range(WRITERS):
             writers.start_soon(load.append_to_run, stream_names.RUNS, runs.log(), number)
             writers.start_soon(load.append_to_run, stream_names.FORKS, forks.log(forks=True), number)

@@ -99,7 +99,7 @@ async def test_a_lagging_replica_hides_nothing_from_a_decision(cluster: Cluster)
         await connect(cluster.credential("planner", node=behind), name="behind") as reader,
         await connect(cluster.credential("planner", node=writing), name="writing") as writer,
     ):
-        writer_log, reader_log = (await JetStream.open(writer)).log(), (await JetStream.open(reader)).log()
+        writer_log, reader_log = JetStream(writer).log(), JetStream(reader).log()
         assert await reader_log.replicated()
         for number in range(ROUNDS_MAX):
             run, near, whole = RunId(f"lag-{number}"), list[list[StoredMessage]](), list[list[StoredMessage]]()
@@ -138,11 +138,11 @@ async def test_a_lagging_replica_hides_no_kill_switch_from_a_decision(cluster: C
         await connect(cluster.credential("planner", node=behind), name="behind") as reader,
         await connect(cluster.credential("operator", node=writing), name="writing") as writer,
     ):
-        reader_bus = await JetStream.open(reader)
+        reader_bus = JetStream(reader)
         any_replica, from_leader = (
             reader_bus.bucket(stream_names.SWITCHES_BUCKET, leader=at_leader) for at_leader in (False, True)
         )
-        store = (await JetStream.open(writer)).bucket(stream_names.SWITCHES_BUCKET)
+        store = JetStream(writer).bucket(stream_names.SWITCHES_BUCKET)
         revision = await store.create(KEY, b"0")
         for _ in range(ROUNDS_MAX):
             near, whole = list[int](), list[int]()
@@ -170,6 +170,6 @@ async def test_a_lagging_replica_hides_no_kill_switch_from_a_decision(cluster: C
 async def test_a_broker_of_an_older_linestop_is_read_from_any_replica(cluster: Cluster) -> None:
     """Its credentials may not read from the leader: the value of any replica is better than none."""
     async with await connect(cluster.credential("client"), name="older") as connection:
-        bucket = (await JetStream.open(connection)).bucket(stream_names.SWITCHES_BUCKET, leader=True)
+        bucket = JetStream(connection).bucket(stream_names.SWITCHES_BUCKET, leader=True)
         with anyio.fail_after(5):
             assert await bucket.get(KEY) is not None

@@ -17,9 +17,9 @@ from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.retry import publish
-from linestop.bus.jetstream.wire import header_block
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
+from linestop.bus.wire import header_block
 from linestop.errors import InputError
 from linestop.schemas import subjects
 from linestop.schemas.agents import AgentVersion
@@ -152,7 +152,7 @@ class OperatorView:
 
     async def listen(self) -> None:
         """Subscribe to every event as it is stored."""
-        await self.bus.wire.connection.nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
+        await self.bus.connection.nc.subscribe(  # pyright: ignore[reportUnknownMemberType]
             f"live.runs.{TENANT}.>", cb=self._on_event
         )
 
@@ -161,7 +161,7 @@ class OperatorView:
 async def operator_view(credential: Credential) -> AsyncGenerator[OperatorView]:
     """An operator's view over its own connection."""
     async with await connect(credential, name="test-operator") as connection:
-        scene = OperatorView(await JetStream.open(connection))
+        scene = OperatorView(JetStream(connection))
         await scene.listen()
         yield scene
 

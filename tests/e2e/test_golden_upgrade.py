@@ -27,10 +27,10 @@ from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.jetstream.wire import header_block
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import set_up
+from linestop.bus.wire import header_block
 from linestop.models.caller import Requester
 from linestop.models.playbook import PlaybookServer
 from linestop.models.playbook.script import parse_playbook
@@ -130,7 +130,7 @@ async def put(server: EmbeddedServer, name: str, log: Sequence[Message]) -> None
         stored = HERE / f"{name}.agent.json"
         if stored.exists():
             digest = json.loads(log[0][1])["agent"]["digest"]
-            agents = (await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET)
+            agents = JetStream(connection).bucket(stream_names.AGENTS_BUCKET)
             await agents.create(f"version.{digest}", stored.read_bytes())
             await agents.create("current.desk", digest.encode())
     async with AsyncExitStack() as stack:
@@ -141,7 +141,7 @@ async def put(server: EmbeddedServer, name: str, log: Sequence[Message]) -> None
             if event.role not in wires:
                 credential = server.credential(event.role)
                 connection = await stack.enter_async_context(await connect(credential, name="older"))
-                wires[event.role] = (await JetStream.open(connection)).wire
+                wires[event.role] = JetStream(connection).wire
             event_id = json.loads(payload)["id"]
             headers = header_block({
                 "Nats-Expected-Last-Subject-Sequence": str(last),

@@ -28,7 +28,7 @@ async def test_a_run_of_a_function_that_returns_40_mb_fails_with_a_sentence(tmp_
     """Nothing of the result is stored; an answer that is only longer than allowed fails as with any other planner."""
     async with stack(tmp_path) as system, Client.connect(tmp_path) as client:
         async with await connect(system.server.credential("operator"), name="deploy") as connection:
-            store = AgentStore((await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET))
+            store = AgentStore(JetStream(connection).bucket(stream_names.AGENTS_BUCKET))
             desk = await store.current(AGENT)
             assert desk is not None
             await store.deploy(msgspec.structs.replace(desk, planner=f"python:{__name__}.plan"))

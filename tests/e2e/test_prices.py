@@ -79,7 +79,7 @@ async def test_a_call_that_a_run_cannot_pay_for_never_starts(tmp_path: Path) -> 
 async def spent(one: OneProcess, key: str) -> int:
     """The sum that an account has spent, now that nothing is held."""
     async with await connect(one.server.credential("budget"), name="test-budget") as connection:
-        stored = await (await JetStream.open(connection)).bucket(stream_names.SHARED_BUCKET).get(key)
+        stored = await JetStream(connection).bucket(stream_names.SHARED_BUCKET).get(key)
     assert stored is not None
     account = msgspec.json.decode(stored.value, type=Account)
     assert not account.holds

@@ -172,7 +172,7 @@ async def test_nothing_starts_after_an_acknowledged_stop_on_one_server(tmp_path:
         async with await connect(server.credential("bootstrap"), name="race") as bootstrap:
             await set_up(bootstrap)
         async with await connect(server.credential("operator"), name="race") as connection:
-            await race(tmp_path, await JetStream.open(connection), RACES, random.Random().randrange(10**6))
+            await race(tmp_path, JetStream(connection), RACES, random.Random().randrange(10**6))
 
 
 @pytest.mark.cluster
@@ -182,4 +182,4 @@ async def test_nothing_starts_after_an_acknowledged_stop_on_three_nodes(tmp_path
         async with await connect(cluster.credential("bootstrap"), name="race") as bootstrap:
             await set_up(bootstrap, BusLayout(replicas=3))
         async with await connect(cluster.credential("operator"), name="race") as connection:
-            await race(tmp_path, await JetStream.open(connection), RACES, random.Random().randrange(10**6))
+            await race(tmp_path, JetStream(connection), RACES, random.Random().randrange(10**6))

@@ -58,10 +58,10 @@ async def archived(system: Stack) -> AsyncGenerator[tuple[Archive, JetStream]]:
         await connect(system.server.credential("operator"), name="look") as operator,
         anyio.create_task_group() as tasks,
     ):
-        stream = await JetStream.open(recorder)
+        stream = JetStream(recorder)
         tasks.start_soon(archive.run, stream.log())
         try:
-            yield archive, await JetStream.open(operator)
+            yield archive, JetStream(operator)
         finally:
             tasks.cancel_scope.cancel()
 
@@ -94,7 +94,7 @@ async def _left(turns: Rotation, bus: JetStream, *runs: RunId) -> None:
 
 
 async def _config(stream: JetStream) -> dict[str, Any]:
-    info = await stream.wire.connection.api_request(jetstream_api.stream_info(stream_names.RUNS))
+    info = await stream.connection.api_request(jetstream_api.stream_info(stream_names.RUNS))
     return msgspec.convert(info["config"], dict[str, Any])
 
 
@@ -215,7 +215,7 @@ async def test_events_that_the_archive_does_not_have_stay(tmp_path: Path) -> Non
         await connect(system.server.credential("operator"), name="look") as connection,
     ):
         await _done(client, "say hello")
-        bus = await JetStream.open(connection)
+        bus = JetStream(connection)
         await anyio.sleep(0.3)
         cut = await find_cut(bus, Reach(watermark=0), 0.1 * SECONDS)
         assert (cut.before, cut.held_by) == (None, "the archive does not have event 1 of the log yet")
@@ -235,7 +235,7 @@ async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start
         await connect(system.server.credential("bootstrap"), name="look") as bootstrap,
         await connect(system.server.credential("operator"), name="look") as operator,
     ):
-        bus = await JetStream.open(operator)
+        bus = JetStream(operator)
         now = (await find_cut(bus, Reach(watermark=0), 1)).now
         cut = Cut(now=now, before=now - timedelta(hours=1))
         failing, ages = [True], list[int]()
@@ -293,7 +293,7 @@ async def test_an_archive_that_is_not_open_yet_is_waited_for(tmp_path: Path) -> 
         await connect(system.server.credential("recorder"), name="archive") as recorder,
         anyio.create_task_group() as tasks,
     ):
-        stream, archive = await JetStream.open(recorder), Archive(system.directory / ARCHIVE_FILE)
+        stream, archive = JetStream(recorder), Archive(system.directory / ARCHIVE_FILE)
 
         async def reach() -> None:
             found.append(await archive.reach())

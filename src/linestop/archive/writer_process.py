@@ -107,7 +107,7 @@ async def _serve(settings: WriterSettings) -> None:
 
     archive = Archive(Path(settings.path), database_days=settings.database_days)
     async with await connect(settings.credential, name="archive") as connection, anyio.create_task_group() as tasks:
-        tasks.start_soon(archive.run, (await JetStream.open(connection)).log())
+        tasks.start_soon(archive.run, JetStream(connection).log())
         await anyio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
         tasks.cancel_scope.cancel()
 

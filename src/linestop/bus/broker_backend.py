@@ -80,7 +80,7 @@ class JetStreamBackend:
         for role, credential in credentials.items():
             connections[role] = await connect(credential, name=f"{name}-{role}")
             connections[role].require_payload()
-            streams[role] = await JetStream.open(connections[role])
+            streams[role] = JetStream(connections[role])
         return cls(streams, connections)
 
     async def aclose(self) -> None:

@@ -27,6 +27,7 @@ from linestop.bus.jetstream_api import read_reply
 from linestop.bus.nats_client import SigningClient
 from linestop.bus.streams.stream_definitions import HEADER_BYTES_MAX
 from linestop.bus.streams.stream_names import inbox_prefix
+from linestop.bus.wire import FAILURES, NO_HEADERS, Wire, header_block
 from linestop.errors import ConfigError, LinestopError, PermissionDenied, TooLarge, Unreachable
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 
@@ -44,12 +45,6 @@ PING_INTERVAL_S: Final = 20
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription)[^"]*"([^"]+)"', re.IGNORECASE)
 
-FAILURES: Final = (nats_errors.Error, OSError)
-"""The exceptions that the library raises when a request fails."""
-
-Hook = Callable[[], None]
-"""Called inside the connection's own loop: it must be quick and must not raise."""
-
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True):
     """A refusal by the broker. ``subject`` is in lower case, as the client library reports it."""
@@ -66,9 +61,7 @@ class Connection:
         self.nc = nc
         self.violations: deque[Violation] = deque(maxlen=VIOLATIONS_MAX)
         self._refusal_waiters: dict[tuple[str, str], set[asyncio.Future[None]]] = {}
-        self._on_reconnect: list[Hook] = []
-        self._on_disconnect: list[Hook] = []
-        self._on_denied: list[Callable[[str], None]] = []
+        self.wire = Wire(nc, unreachable_reason=lambda: self.unreachable_reason, denied=self.denied)
         self._credential_refused = asyncio.Event()
         self._last_error = "no answer"
 
@@ -86,18 +79,6 @@ class Connection:
     def connected(self) -> bool:
         """Whether the server can be reached now."""
         return self.nc.is_connected
-
-    def on_reconnect(self, hook: Hook) -> None:
-        """Call ``hook`` after each restored connection: pending pulls must be sent again."""
-        self._on_reconnect.append(hook)
-
-    def on_disconnect(self, hook: Hook) -> None:
-        """Call ``hook`` after each lost connection: pending requests get no reply any more."""
-        self._on_disconnect.append(hook)
-
-    def on_denied(self, hook: Callable[[str], None]) -> None:
-        """Call ``hook`` with each subject (in lower case) on which the broker refused a publish."""
-        self._on_denied.append(hook)
 
     def require_payload(self) -> None:
         """Require a broker that accepts the largest message a role may have to send.
@@ -126,22 +107,8 @@ class Connection:
             Unreachable: if no reply arrives in time. It is unknown whether the request arrived.
             TooLarge: if the server takes no message of that size.
         """
-        with self.watch_refusal(subject) as refused:
-            reply = asyncio.ensure_future(
-                self.nc.request(subject, payload, timeout=timeout_s, headers=dict(headers or {}) or None)
-            )
-            try:
-                await asyncio.wait((reply, refused), return_when=asyncio.FIRST_COMPLETED)
-                if refused.done():
-                    raise self.denied("publish to", subject)
-                if reply.cancelled():
-                    # Cancelled by the library, not by the caller: the connection was lost.
-                    raise Unreachable(f"the connection was lost before {subject!r} was answered.")
-                return reply.result()
-            except FAILURES as error:
-                raise self._explain(error, subject, timeout_s) from None
-            finally:
-                reply.cancel()
+        block = header_block(dict(headers)) if headers else NO_HEADERS
+        return await self.wire.request(subject, payload, headers=block, timeout_s=timeout_s)
 
     async def publish(
         self, subject: str, payload: bytes = b"", *, reply_to: str = "", headers: Mapping[str, str] | None = None
@@ -275,6 +242,7 @@ class Connection:
             await asyncio.wait((attempt, refused), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if failure := self._open_failure(attempt, timeout_s):
                 raise failure
+            await self.wire.open()
         finally:
             refused.cancel()
             await close_connection.cancel_until_done(attempt)
@@ -310,10 +278,6 @@ class Connection:
         match error:
             case nats_errors.MaxPayloadError():
                 return TooLarge(f"message to {subject!r} is over the {self.nc.max_payload} bytes the broker takes.")
-            case nats_errors.NoRespondersError():
-                return Unreachable(
-                    f"no server answers {subject!r} at {self.credential.url}: its stream or leader is away."
-                )
             case nats_errors.TimeoutError():
                 return Unreachable(
                     f"no answer on {subject!r} from {self.credential.url} within {timeout_s:g} s; "
@@ -333,18 +297,15 @@ class Connection:
                 if not future.done():
                     future.set_result(None)
             if action == "publish":
-                for hook in self._on_denied:
-                    hook(subject)
+                self.wire.on_denied(subject)
         elif "authorization violation" in self._last_error.lower():
             self._credential_refused.set()
 
     async def _reconnected(self) -> None:
-        for hook in self._on_reconnect:
-            hook()
+        self.wire.on_restored()
 
     async def _disconnected(self) -> None:
-        for hook in self._on_disconnect:
-            hook()
+        self.wire.fail_all()
 
 
 def _reason(error: BaseException) -> str:

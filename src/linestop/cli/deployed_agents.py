@@ -221,7 +221,7 @@ def _with_stream(project: Project, work: Callable[[JetStream], Awaitable[T]]) ->
 
     async def connected() -> T:
         async with await connect(credential, name="linestop agents") as connection:
-            return await work(await JetStream.open(connection))
+            return await work(JetStream(connection))
 
     return anyio.run(connected)
 

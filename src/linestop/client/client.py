@@ -332,7 +332,7 @@ class Client(RunFollower):
 
     async def dead_letters(self) -> list[DeadLetter]:
         """All dead letters, oldest first. Needs the operator's credential."""
-        return await DeadLetters(self.bus.wire).all()
+        return await DeadLetters(self.bus.connection).all()
 
     async def dead_letter(self, seq: int) -> DeadLetter:
         """One dead letter by its number.
@@ -340,7 +340,7 @@ class Client(RunFollower):
         Raises:
             NotFound: there is no such dead letter.
         """
-        return await DeadLetters(self.bus.wire).one(seq)
+        return await DeadLetters(self.bus.connection).one(seq)
 
     async def requeue(self, seq: int) -> DeadLetter:
         """Send a dead letter's message again, or wake the role that gave up; the dead letter stays.
@@ -349,7 +349,7 @@ class Client(RunFollower):
             NotFound: there is no such dead letter.
             InputError: the dead letter contains nothing that can be sent again.
         """
-        return await DeadLetters(self.bus.wire).requeue(seq)
+        return await DeadLetters(self.bus.connection).requeue(seq)
 
     @property
     def _connected_sender(self) -> Sender:

@@ -7,10 +7,11 @@ from typing import Any, Final, cast
 import msgspec
 
 from linestop.bus import jetstream_api
+from linestop.bus.connection import Connection
 from linestop.bus.jetstream.reads import Reader, StreamMessage
 from linestop.bus.jetstream.retry import publish, with_retries
-from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.bus.streams import stream_names
+from linestop.bus.wire import header_block
 from linestop.client.result_types import DeadLetter
 from linestop.errors import InputError, NotFound
 from linestop.schemas.json_values import JsonObject
@@ -24,9 +25,9 @@ RESENDABLE: Final = ("tasks.", "control.")
 class DeadLetters:
     """Dead letters as the operator sees them."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-        self._reader = Reader(wire, stream_names.DEAD)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._reader = Reader(connection.wire, stream_names.DEAD)
 
     async def all(self) -> list[DeadLetter]:
         """All dead letters, oldest first."""
@@ -39,10 +40,8 @@ class DeadLetters:
             NotFound: there is no such dead letter.
         """
         if seq > 0:
-            body = msgspec.json.encode({"seq": seq})
-            msg = await with_retries(
-                self._wire, lambda: self._wire.request(jetstream_api.direct_get(stream_names.DEAD), body)
-            )
+            wire, body = self._connection.wire, msgspec.json.encode({"seq": seq})
+            msg = await with_retries(wire, lambda: wire.request(jetstream_api.direct_get(stream_names.DEAD), body))
             headers = msg.headers or {}
             if "Nats-Subject" in headers:
                 return _read_dead_letter(
@@ -60,16 +59,16 @@ class DeadLetters:
         dead_letter = await self.one(seq)
         if dead_letter.subject.startswith(RESENDABLE):
             headers = {"Nats-Msg-Id": f"requeue:{seq}", "Content-Type": "application/json"}
-            await publish(self._wire, dead_letter.subject, dead_letter.payload.encode(), headers=header_block(headers))
+            await publish(
+                self._connection.wire, dead_letter.subject, dead_letter.payload.encode(), headers=header_block(headers)
+            )
         elif dead_letter.subject:
             raise InputError(
                 f"Dead letter {seq} came from '{dead_letter.subject}' and cannot be sent again: inspect its run."
             )
         else:
             role_and_run = parse_dead_letter(f"dead.{dead_letter.role}.{dead_letter.tenant}.{dead_letter.run}")
-            await self._wire.connection.publish_checked(
-                wake(role_and_run.tenant, role_and_run.run, role=role_and_run.role)
-            )
+            await self._connection.publish_checked(wake(role_and_run.tenant, role_and_run.run, role=role_and_run.role))
         return dead_letter
 
 

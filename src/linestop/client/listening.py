@@ -17,8 +17,8 @@ import msgspec
 from linestop.bus.interfaces import Bucket
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader, StreamMessage
-from linestop.bus.jetstream.wire import NoResponders
 from linestop.bus.streams import stream_names
+from linestop.bus.wire import NoResponders
 from linestop.client.waiting import watch_hints
 from linestop.errors import Conflict, Defect, InputError, Unreachable
 from linestop.schemas import subjects
@@ -191,7 +191,7 @@ class Listener(Generic[M]):
         """The position after which to begin."""
         options = self._options
         if options.name:
-            key = f"{bus.wire.connection.credential.user}.{options.stream.lower()}.{options.name}"
+            key = f"{bus.connection.credential.user}.{options.stream.lower()}.{options.name}"
             self._position = await _Position.read(bus.bucket(stream_names.POSITIONS_BUCKET), key)
             after = self._last_given_seq = self._position.seq
         elif options.after is not None:

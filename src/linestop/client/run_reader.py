@@ -102,7 +102,7 @@ class RunReader:
         """
         self._connection = await connect(self.identity.credential, name=self.name)
         try:
-            self._jetstream = await JetStream.open(self._connection)
+            self._jetstream = JetStream(self._connection)
         except BaseException:
             await self._connection.close()
             raise
@@ -308,7 +308,7 @@ class RunReader:
 
     async def _newest_runs(self, limit: int, tenant: str, *, begun_only: bool = False) -> list[Key]:
         reader = Reader(self.bus.wire, stream_names.RUNS)
-        info = await self.bus.wire.connection.api_request(jetstream_api.stream_info(stream_names.RUNS))
+        info = await self.bus.connection.api_request(jetstream_api.stream_info(stream_names.RUNS))
         last = int(msgspec.convert(info["state"], JsonObject)["last_seq"])
         window = WINDOW_MESSAGES
         while True:
@@ -345,7 +345,7 @@ async def read_workers(bus: JetStream) -> list[WorkerStatus]:
         PermissionDenied: the credential may not read them; ``ApiError`` if their bucket is missing.
     """
     stored = await bus.bucket(stream_names.BEATS_BUCKET).values("")
-    info = await bus.wire.connection.api_request(
+    info = await bus.connection.api_request(
         jetstream_api.stream_info(stream_names.bucket_stream(stream_names.BEATS_BUCKET))
     )
     return workers(stored, msgspec.convert(info["ts"], datetime))

@@ -20,7 +20,7 @@ from linestop.bus.cloud_events import JSON_TYPE, timestamp
 from linestop.bus.connection import Connection
 from linestop.bus.event_envelope import uuid7
 from linestop.bus.jetstream.retry import publish
-from linestop.bus.jetstream.wire import Wire, header_block
+from linestop.bus.wire import Wire, header_block
 from linestop.client.credentials import load_key, sign
 from linestop.client.result_types import Submitted
 from linestop.client.waiting import ReplyInbox, reply_within

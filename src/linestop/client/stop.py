@@ -18,8 +18,8 @@ from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Log
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.retry import publish
-from linestop.bus.jetstream.wire import header_block
 from linestop.bus.operator_stop import catch_up, stop_run
+from linestop.bus.wire import header_block
 from linestop.errors import NotFound, Refused
 from linestop.schemas import subjects
 from linestop.schemas.events import Stopped

@@ -18,8 +18,8 @@ import msgspec
 from nats.aio.msg import Msg
 
 from linestop.bus.connection import Connection
-from linestop.bus.jetstream.wire import Wire
 from linestop.bus.streams.stream_names import reply_inbox
+from linestop.bus.wire import Wire
 from linestop.client.token_stream import Piece
 from linestop.schemas.messages import OFFSET_HEADER, Reply
 from linestop.schemas.subject_filters import delta_filter

@@ -42,7 +42,7 @@ async def main(directory: Path, seed: int, count: int) -> None:
     """Watch all runs; stop each one once."""
     random_source = random.Random(seed)
     connection = await connect(load_credential(credential_path(directory, "operator")), name="stopper")
-    bus = await JetStream.open(connection)
+    bus = JetStream(connection)
     encoder = EventEncoder(build="race", blobs=bus.blobs(), random_source=random_source, now=utc_now)
     runs: dict[str, Run] = {}
     plans: dict[str, tuple[str, int]] = {}

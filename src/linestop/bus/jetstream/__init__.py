@@ -1,8 +1,6 @@
-"""The interfaces of ``linestop.bus.interfaces`` on a real JetStream server; begin with ``JetStream.open``."""
+"""The interfaces of ``linestop.bus.interfaces`` on a real JetStream server; begin with ``JetStream``."""
 
 from __future__ import annotations
-
-from typing import Self
 
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream.blobs import JetStreamBlobs
@@ -11,7 +9,6 @@ from linestop.bus.jetstream.log import JetStreamLog
 from linestop.bus.jetstream.publisher import JetStreamPublisher
 from linestop.bus.jetstream.pull_queue import JetStreamQueue
 from linestop.bus.jetstream.timers import JetStreamTimers
-from linestop.bus.jetstream.wire import Wire
 from linestop.bus.stores.kill_switch_store import KillSwitchStore
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import ConsumerSpec
@@ -20,13 +17,9 @@ from linestop.bus.streams.stream_definitions import ConsumerSpec
 class JetStream:
     """Every interface, over one connection, with the rights of its credential."""
 
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
-
-    @classmethod
-    async def open(cls, connection: Connection) -> Self:
-        """Subscribe to the common inbox; nothing else is created or requested."""
-        return cls(await Wire.open(connection))
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.wire = connection.wire
 
     def log(self, *, forks: bool = False) -> JetStreamLog:
         """The run log, or that of forks."""

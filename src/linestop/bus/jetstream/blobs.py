@@ -15,8 +15,8 @@ import anyio
 from linestop.bus.jetstream.reads import Reader, StreamMessage
 from linestop.bus.jetstream.replies import meaning
 from linestop.bus.jetstream.retry import publish
-from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.bus.streams import stream_names
+from linestop.bus.wire import Wire, header_block
 from linestop.errors import NotFound, Refused, TooLarge
 from linestop.off_loop import off_loop
 from linestop.schemas import subjects

@@ -22,8 +22,8 @@ from linestop.bus.interfaces import BucketValue
 from linestop.bus.jetstream.reads import Reader, StreamMessage
 from linestop.bus.jetstream.replies import PubAck, head_in_refusal, meaning
 from linestop.bus.jetstream.retry import publish
-from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.bus.streams import stream_names
+from linestop.bus.wire import Wire, header_block
 from linestop.errors import Conflict, PermissionDenied
 from linestop.logger import Logger
 

@@ -30,9 +30,9 @@ from linestop.bus.interfaces import (
 from linestop.bus.jetstream.reads import PAGES_MAX, Reader, StreamInfo, StreamMessage
 from linestop.bus.jetstream.replies import PubAck, head_in_refusal, meaning
 from linestop.bus.jetstream.retry import publish
-from linestop.bus.jetstream.wire import Wire, header_block
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import streams
+from linestop.bus.wire import Wire, header_block
 from linestop.errors import PermissionDenied, Refused, TooLarge
 from linestop.schemas import subjects
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX

@@ -16,9 +16,9 @@ from linestop.bus.access.credentials import Credential
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.replies import PubAck, meaning, read_ack
 from linestop.bus.jetstream.retry import NotStored
-from linestop.bus.jetstream.wire import NO_HEADERS, NoReply, NoResponders, Wire, header_block
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import PROBE_BYTES
+from linestop.bus.wire import NO_HEADERS, NoReply, NoResponders, Wire, header_block
 from linestop.errors import Unreachable
 from linestop.schemas.subjects import ROLES
 

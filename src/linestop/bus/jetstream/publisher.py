@@ -8,7 +8,7 @@ from typing import Final
 
 from linestop.bus.cloud_events import dead_letter_headers
 from linestop.bus.jetstream.retry import publish
-from linestop.bus.jetstream.wire import Wire, header_block
+from linestop.bus.wire import Wire, header_block
 from linestop.schemas import subjects
 from linestop.schemas.messages import OFFSET_HEADER
 from linestop.schemas.subjects import AgentName, DeltaSubject, RoleName, RunId, TenantId

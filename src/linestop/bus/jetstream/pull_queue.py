@@ -28,8 +28,8 @@ from nats.aio.subscription import Subscription
 
 from linestop.bus import jetstream_api
 from linestop.bus.interfaces import PullCapacity
-from linestop.bus.jetstream.wire import Wire
 from linestop.bus.streams.stream_definitions import ConsumerSpec
+from linestop.bus.wire import Wire
 from linestop.errors import PermissionDenied
 
 EXPIRES_S: Final = 5.0
@@ -170,7 +170,7 @@ class _Pull:
     def deny(self, subject: str) -> None:
         """End with an error if the broker refuses this pull."""
         if subject == self._subject.lower():
-            self._denied = self._wire.connection.denied("pull from", self._subject)
+            self._denied = self._wire.denied("pull from", self._subject)
             self._changed.set()
 
     async def close(self) -> None:

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 
 from linestop.bus import jetstream_api
 from linestop.bus.jetstream.retry import with_retries
-from linestop.bus.jetstream.wire import Wire
+from linestop.bus.wire import Wire
 from linestop.errors import Unreachable
 from linestop.schemas.json_values import JsonObject
 

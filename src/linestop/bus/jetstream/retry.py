@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import anyio
 
 from linestop.bus.jetstream.replies import PubAck, meaning, read_ack
-from linestop.bus.jetstream.wire import NoReply, Wire
+from linestop.bus.wire import NoReply, Wire
 from linestop.errors import TooLarge, Unreachable
 from linestop.schemas.defaults import APPEND_TRIES_MAX
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from linestop.bus.jetstream.retry import publish
-from linestop.bus.jetstream.wire import Wire, header_block
+from linestop.bus.wire import Wire, header_block
 from linestop.schemas import subjects
 from linestop.schemas.subjects import RunId, TenantId
 

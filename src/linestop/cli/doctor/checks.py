@@ -310,7 +310,7 @@ async def _check_switches(project: Project) -> str:
         raise CheckWarning("the operator's credential is needed to read them, and there is none here")
     credential = stored_credentials(project, ["operator"])["operator"]
     async with await connect(credential, name="linestop doctor") as connection:
-        closed = await KillSwitchClient((await JetStream.open(connection)).kill_switches()).closed()
+        closed = await KillSwitchClient(JetStream(connection).kill_switches()).closed()
     if closed:
         raise CheckWarning(closed_sentence(closed))
     return "none is closed"

@@ -24,7 +24,6 @@ from linestop.bus.disk_space import (
 from linestop.bus.interfaces import Fill
 from linestop.bus.jetstream.log_probe import probe_log
 from linestop.bus.jetstream.retry import NotStored
-from linestop.bus.jetstream.wire import Wire
 from linestop.bus.streams.stream_definitions import streams
 from linestop.errors import LinestopError, PermissionDenied, Unreachable
 from linestop.schemas.defaults import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
@@ -103,7 +102,7 @@ async def check_log(connection: Connection, directory: Path) -> str:
         CheckWarning: the broker was set up for an older linestop and refuses the probe.
     """
     try:
-        await probe_log(await Wire.open(connection), connection.credential)
+        await probe_log(connection.wire, connection.credential)
     except PermissionDenied:
         raise CheckWarning(
             "was not probed: the broker does not permit it yet; give it the configuration of `linestop bus init`"

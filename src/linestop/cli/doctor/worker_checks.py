@@ -29,7 +29,7 @@ async def check_roles(connection: Connection) -> str:
         CheckWarning: a worker is overloaded, its clock is wrong, or this credential may not read the workers.
     """
     try:
-        workers = await read_workers(await JetStream.open(connection))
+        workers = await read_workers(JetStream(connection))
     except PermissionDenied:
         raise CheckWarning(
             "this credential may not read the workers: give the broker the configuration of `linestop bus init`"

@@ -120,7 +120,7 @@ async def prepare(
 async def deploy_at_start(operator: Credential, agents: Sequence[AgentVersion]) -> list[str]:
     """Deploy these versions for new runs; return a sentence for each agent that a person rolled back or undeployed."""
     async with await connect(operator, name="linestop deploy") as connection:
-        store = AgentStore((await JetStream.open(connection)).bucket(stream_names.AGENTS_BUCKET))
+        store = AgentStore(JetStream(connection).bucket(stream_names.AGENTS_BUCKET))
         marks = [(agent.name, await store.deploy_at_start(agent)) for agent in agents]
         return [
             f"The agent '{name}' was {mark} and stays so; `linestop deploy {name}` deploys the version in files."

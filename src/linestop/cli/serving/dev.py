@@ -107,7 +107,7 @@ async def _rotate(project: Project, server: EmbeddedServer, process: ActorProces
     if days < RUNS_DAYS_MAX and process.archive is not None:
         rotation = Rotation(server.administrator, process.archive, days=days, report=printing.note)
         async with await connect(server.credential("operator"), name="linestop rotation") as connection:
-            await rotation.run_for_ever(await JetStream.open(connection))
+            await rotation.run_for_ever(JetStream(connection))
 
 
 async def _stop_when_reader_is_gone(stop_requested: anyio.Event, reader_is_gone: anyio.Event) -> None:

@@ -47,7 +47,7 @@ class RunLines:
 
     async def listen(self, connection: Connection) -> None:
         """Print from now on, as long as the connection is open."""
-        self._log = (await JetStream.open(connection)).log()
+        self._log = JetStream(connection).log()
         for name in EVENTS_SHOWN:
             role, _, event = name.partition(".")
             await connection.subscribe(f"live.runs.*.*.{role}.{event}.*", self._on_event)

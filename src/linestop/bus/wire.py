@@ -27,12 +27,15 @@ from typing import Final, cast
 
 import anyio
 import msgspec
+from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from linestop.bus.connection import FAILURES, Connection
-from linestop.errors import InputError, TooLarge, Unreachable
+from linestop.errors import InputError, PermissionDenied, TooLarge, Unreachable
+
+FAILURES: Final = (nats_errors.Error, OSError)
+"""The exceptions that the library raises when a request fails."""
 
 REPLY_WITHIN_S: Final = 2.0
 """How long one request waits for its reply; a broker that is alive needs a few milliseconds."""
@@ -84,28 +87,31 @@ class _Hooks(msgspec.Struct, frozen=True, eq=False):
 
 
 class Wire:
-    """Requests and plain messages over one connection. Open it with ``Wire.open``; one serves all callers."""
+    """Requests and plain messages over one connection (``Connection.wire``); one serves all callers.
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self._nc: Client = connection.nc
+    ``unreachable_reason`` says in a sentence why the server cannot be reached; ``denied`` builds the error for a
+    refused action and subject.
+    """
+
+    def __init__(
+        self, nc: Client, *, unreachable_reason: Callable[[], str], denied: Callable[[str, str], PermissionDenied]
+    ) -> None:
+        self.denied = denied
+        self._nc = nc
+        self._unreachable_reason = unreachable_reason
         self._requests: dict[str, _Request] = {}
         self._counter = 0
-        self._inbox = self._nc.new_inbox()
-        self._token_at = len(self._inbox) + 1
+        self._inbox = ""
+        self._token_at = 0
         self._flushing = False
         self._restored = asyncio.Event()
         self._hooks: list[_Hooks] = []
 
-    @classmethod
-    async def open(cls, connection: Connection) -> Wire:
-        """Subscribe to the inbox that receives all replies of this connection."""
-        wire = cls(connection)
-        await wire.subscribe(f"{wire._inbox}.*", wire._receive)
-        connection.on_disconnect(wire._fail_all)
-        connection.on_reconnect(wire._on_restored)
-        connection.on_denied(wire._on_denied)
-        return wire
+    async def open(self) -> None:
+        """Subscribe to the inbox that receives all replies; the connection calls this once it is open."""
+        self._inbox = self._nc.new_inbox()
+        self._token_at = len(self._inbox) + 1
+        await self.subscribe(f"{self._inbox}.*", self._receive)
 
     def new_inbox(self) -> str:
         """Return a new subject on which only this credential may subscribe."""
@@ -149,7 +155,7 @@ class Wire:
                 subject, queue=group, future=sink
             )
         except FAILURES as error:
-            raise NotSent(f"{self.connection.unreachable_reason} ({error})") from None
+            raise NotSent(f"{self._unreachable_reason()} ({error})") from None
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription; harmless if the connection is gone."""
@@ -203,7 +209,7 @@ class Wire:
     ) -> Msg:
         nc = self._nc
         if not nc.is_connected:
-            raise NotSent(self.connection.unreachable_reason)
+            raise NotSent(self._unreachable_reason())
         size = len(headers) + len(payload)
         if size > nc.max_payload:
             raise TooLarge(
@@ -262,7 +268,7 @@ class Wire:
             return
         request.future.set_result(msg)
 
-    def _fail_all(self) -> None:
+    def fail_all(self) -> None:
         """Fail all open requests: their replies were lost with the connection."""
         self._restored.clear()
         for request in self._requests.values():
@@ -271,20 +277,21 @@ class Wire:
                     Unreachable(f"The connection was lost before {request.subject} was answered.")
                 )
 
-    def _on_restored(self) -> None:
+    def on_restored(self) -> None:
+        """Tell everybody who waits for the connection that it is back."""
         self._restored.set()
         for hooks in tuple(self._hooks):
             if hooks.restored is not None:
                 hooks.restored()
 
-    def _on_denied(self, subject: str) -> None:
+    def on_denied(self, subject: str) -> None:
         """Fail the requests that the broker refused; it names the subject separately, in lower case."""
         for hooks in tuple(self._hooks):
             if hooks.denied is not None:
                 hooks.denied(subject)
         for request in self._requests.values():
             if request.subject.lower() == subject and not request.future.done():
-                request.future.set_exception(self.connection.denied("publish to", request.subject))
+                request.future.set_exception(self.denied("publish to", request.subject))
 
 
 def header_block(headers: dict[str, str]) -> bytes:
