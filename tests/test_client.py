@@ -821,4 +821,4 @@ def test_every_public_name_can_be_imported() -> None:
         assert getattr(linestop, name) is not None
     assert set(linestop.__all__) <= set(dir(linestop))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = linestop.nothing
+        _ = linestop.nothing  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]

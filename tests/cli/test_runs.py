@@ -305,7 +305,7 @@ def test_stop_prints_a_receipt_and_the_run_exits_4(tmp_path: Path) -> None:
         again = cli(system, "stop", run)
         assert cli(system, "watch", run).code == 4
     assert (stopped.code, stopped.json["by"], stopped.json["why"]) == (0, "ann", "enough")
-    assert [start["n"] for start in stopped.json["open"]] == [7]
+    assert [start["n"] for start in stopped.json["open"]] == [6]
     assert f"was already stopped: event {stopped.json['n']}, by ann, enough" in again.out
     assert "still open: " in again.out
 

@@ -36,7 +36,7 @@ LAYERS: dict[str, frozenset[str]] = {
 }
 """What each folder may import of ours, besides itself and ``NEUTRAL``."""
 
-NEUTRAL = frozenset({"clock", "daemon_threads", "errors", "logger", "off_loop"})
+NEUTRAL = frozenset({"clock", "daemon_threads", "errors", "logger", "off_loop", "public_names"})
 """Modules at the top, which every folder may import."""
 
 FUNCTION_LINES_MAX = 60

@@ -93,4 +93,4 @@ def test_every_public_name_of_testing_can_be_imported() -> None:
     assert set(linestop.testing.__all__) <= set(dir(linestop.testing))
     assert callable(linestop.testing.replay)
     with pytest.raises(AttributeError, match="no attribute 'mock'"):
-        _ = linestop.testing.mock
+        _ = linestop.testing.mock  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]

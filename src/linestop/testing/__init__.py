@@ -11,61 +11,9 @@ Everything is imported on first use::
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from linestop.public_names import import_on_first_use
 
 # Imported at once: otherwise importing the module of the same name would put the module here in its place.
-from linestop.testing.replay import replay
+from linestop.testing.replay import replay as replay
 
-if TYPE_CHECKING:
-    from linestop.models.playbook import Playbook, PlaybookServer, load_playbook, parse_playbook
-    from linestop.testing.cluster import Cluster
-    from linestop.testing.memory import Faults, MemoryBroker
-    from linestop.testing.replay import Difference
-    from linestop.testing.virtual_time import Deadlock, VirtualLoop, run_virtual, virtual_now
-
-_HOMES = {
-    "Cluster": "linestop.testing.cluster",
-    "Deadlock": "linestop.testing.virtual_time",
-    "Difference": "linestop.testing.replay",
-    "Faults": "linestop.testing.memory",
-    "MemoryBroker": "linestop.testing.memory",
-    "Playbook": "linestop.models.playbook",
-    "PlaybookServer": "linestop.models.playbook",
-    "VirtualLoop": "linestop.testing.virtual_time",
-    "load_playbook": "linestop.models.playbook",
-    "parse_playbook": "linestop.models.playbook",
-    "run_virtual": "linestop.testing.virtual_time",
-    "virtual_now": "linestop.testing.virtual_time",
-}
-"""The module that defines each public name."""
-
-__all__ = [
-    "Cluster",
-    "Deadlock",
-    "Difference",
-    "Faults",
-    "MemoryBroker",
-    "Playbook",
-    "PlaybookServer",
-    "VirtualLoop",
-    "load_playbook",
-    "parse_playbook",
-    "replay",
-    "run_virtual",
-    "virtual_now",
-]
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - the value can have any type
-    """Import a public name on its first use."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'linestop.testing' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Return all names of the module, including public names that are not imported yet."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = import_on_first_use(__name__, __file__)
