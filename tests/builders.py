@@ -18,7 +18,7 @@ from linestop.actors.budget import Budget, next_hold
 from linestop.actors.control_messages import rejection_reason
 from linestop.actors.executor import Executor
 from linestop.actors.facts import ControlMessage, CurrentAgent, Fact, IncomingTask, PinnedAgent, Reservation, Worker
-from linestop.actors.judging.tasks import task_sha256
+from linestop.actors.judging.task_acceptance import task_sha256
 from linestop.actors.planner import Planner
 from linestop.actors.recorder import Recorder
 from linestop.actors.role_facts import ExecutorFacts, PlannerFacts

@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from linestop.bus import jetstream_api
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import Connection, connect
 from linestop.bus.interfaces import Blobs, Bucket, LiveMessage, Log, Publisher, Queue, Timers

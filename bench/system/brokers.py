@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from linestop.bus.access.credentials import Credential
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.server.nats_config import SyncInterval
 from linestop.bus.stores.signed_checkpoints import ensure_checkpoint_key

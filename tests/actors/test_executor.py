@@ -25,6 +25,7 @@ from tests.builders import (
 from linestop.actors.executor import truncate
 from linestop.actors.facts import KillSwitches, Texts
 from linestop.schemas.defaults import START_WITHIN_S, Limits
+from linestop.schemas.effect_key import effect_key
 from linestop.schemas.events import (
     BlobRef,
     EffectStarted,
@@ -41,7 +42,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.messages import Task
 from linestop.schemas.performer_interfaces import LongResult
-from linestop.schemas.tool_contracts import ToolError, ToolResult, effect_key
+from linestop.schemas.tool_contracts import ToolError, ToolResult
 
 TRANSIENT = ToolResult(outcome="failed", error=ToolError(type="transient", message="try later", retry_safe=True))
 UNSAFE = ToolResult(outcome="failed", error=ToolError(type="transient", message="broke off"))

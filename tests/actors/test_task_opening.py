@@ -14,7 +14,7 @@ from linestop.actors.facts import (
     KillSwitches,
     Space,
 )
-from linestop.actors.judging.tasks import task_sha256
+from linestop.actors.judging.task_acceptance import task_sha256
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
     AskedFor,

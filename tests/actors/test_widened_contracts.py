@@ -10,7 +10,7 @@ import pytest
 from tests.builders import CONTRACTS, NOW, RUN, TENANT, Story, agent, at_gate, at_work, call, refolded, refusal, reply
 
 from linestop.actors.facts import DeadWorkers, ToolHere, ToolsHere, Worker
-from linestop.actors.judging.tasks import tool_grant
+from linestop.actors.judging.task_acceptance import tool_grant
 from linestop.cli.approval_questions import question_text
 from linestop.cli.output.timeline import entry_line as time_line
 from linestop.client.result_types import open_questions, require_shown

@@ -17,9 +17,9 @@ from tests.run_logs import SCENARIOS
 from linestop.archive import parquet_files
 from linestop.archive.duckdb_file import ArchiveFile
 from linestop.bus.interfaces import StoredMessage
+from linestop.schemas.effect_key import effect_key
 from linestop.schemas.run.fold import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
-from linestop.schemas.tool_contracts import effect_key
 
 LATER: Final = datetime(2099, 1, 1, tzinfo=UTC)
 LOG: Final = SCENARIOS["approved"]()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
+from linestop.bus.access.rights import CREDENTIALS, CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams.create_streams import set_up

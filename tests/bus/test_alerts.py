@@ -23,7 +23,7 @@ from linestop.bus.cloud_events import timestamp
 from linestop.bus.connection import connect
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.jetstream.reads import Reader
-from linestop.bus.operator_stop import catch_up, stop_run
+from linestop.bus.stop_run import catch_up, stop_run
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.client import Client

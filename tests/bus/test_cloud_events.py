@@ -13,7 +13,7 @@ from opentelemetry.trace import use_span
 from tests.builders import NOW, TASK, Story
 
 from linestop.actors.facts import CurrentAgent, IncomingTask
-from linestop.actors.judging.tasks import task_sha256
+from linestop.actors.judging.task_acceptance import task_sha256
 from linestop.bus.cloud_events import event_headers, unwrap
 from linestop.client.sender import message_headers
 from linestop.errors import InputError

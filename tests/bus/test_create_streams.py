@@ -11,7 +11,7 @@ from tests.bus.administered import administered
 
 from linestop.bus import jetstream_api
 from linestop.bus.access.credentials import ensure_credentials
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream_api import ApiError
 from linestop.bus.server.embedded import EmbeddedServer

@@ -22,7 +22,7 @@ from linestop.bus.access.credentials import (
     write_credential,
 )
 from linestop.bus.access.nkeys import new_seed
-from linestop.bus.access.permission_table import CREDENTIALS
+from linestop.bus.access.rights import CREDENTIALS
 from linestop.bus.connection import Violation, connect
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.process import free_port

@@ -15,7 +15,7 @@ import pytest
 from tests.stack import Stack, stack
 
 from linestop.bus import jetstream_api
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.streams import stream_names

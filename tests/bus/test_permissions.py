@@ -15,8 +15,8 @@ import pytest
 from nats.aio.msg import Msg
 
 from linestop.bus import jetstream_api
-from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
-from linestop.bus.access.permissions import AccessOptions, covers, grants
+from linestop.bus.access.credential_permissions import AccessOptions, covers, grants
+from linestop.bus.access.rights import CREDENTIALS, CredentialName
 from linestop.bus.connection import Connection
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.streams import stream_names

@@ -12,10 +12,10 @@ import pytest
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns
 
 from linestop.bus.event_envelope import EventEncoder
-from linestop.bus.operator_stop import catch_up, stop_run
+from linestop.bus.stop_run import catch_up, stop_run
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
-from linestop.models.start_freshness import require_fresh
+from linestop.models.may_still_begin import require_fresh
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role

@@ -12,7 +12,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from linestop.bus import jetstream_api
-from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
+from linestop.bus.access.rights import CREDENTIALS, CredentialName
 from linestop.bus.connection import Connection
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream_api import ApiError

@@ -12,7 +12,7 @@ import pytest
 from anyio.to_thread import run_sync
 
 from linestop.bus.access.credentials import credential_path, ensure_credentials
-from linestop.bus.access.permission_table import CREDENTIALS
+from linestop.bus.access.rights import CREDENTIALS
 from linestop.bus.connection import Connection, connect
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.streams.create_streams import set_up

@@ -26,7 +26,7 @@ from linestop.bus.access.credentials import (
     logins_by_credential,
     write_credential,
 )
-from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
+from linestop.bus.access.rights import CREDENTIALS, CredentialName
 from linestop.bus.connection import connect
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.nats_accounts import accounts_section

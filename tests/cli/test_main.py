@@ -11,7 +11,7 @@ import click
 import pytest
 from tests.cli.leaves import leaves
 
-from linestop.bus.access.permission_table import CREDENTIALS
+from linestop.bus.access.rights import CREDENTIALS
 from linestop.cli import main as cli_main
 from linestop.cli.commands import bus, processes, stopping
 from linestop.cli.main import LazyGroup, cli, first_expected_error, run

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.builders import CONTRACTS, at_work, call
 
-from linestop.actors.judging.tasks import tool_grant
+from linestop.actors.judging.task_acceptance import tool_grant
 from linestop.cli.output import timeline
 from linestop.schemas.events import (
     EVENTS,

@@ -16,7 +16,7 @@ import pytest
 from tests.deploy.images import ROOT
 
 from linestop.bus.access.credentials import ensure_credentials, load_credential
-from linestop.bus.access.permission_table import CREDENTIALS
+from linestop.bus.access.rights import CREDENTIALS
 from linestop.bus.server.process import server_program
 from linestop.cli.main import run
 from linestop.runtime.workers.worker_names import lock_name

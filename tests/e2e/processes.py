@@ -21,7 +21,7 @@ from tests.e2e import forks
 from tests.e2e.role_process import Setup
 
 from linestop.bus.access.credentials import Credential, ensure_credentials, logins_by_credential, write_private
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config

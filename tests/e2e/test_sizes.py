@@ -16,7 +16,7 @@ from tests.e2e.scene import agent, log_lines
 
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Append, HeadMoved, Log, OnSent
-from linestop.bus.operator_stop import stop_run
+from linestop.bus.stop_run import stop_run
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.registry import Registry

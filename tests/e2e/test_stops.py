@@ -20,7 +20,7 @@ from linestop import Client
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.interfaces import Append, HeadMoved
 from linestop.bus.jetstream.log import JetStreamLog
-from linestop.bus.operator_stop import TRIES_BEFORE_HELP
+from linestop.bus.stop_run import TRIES_BEFORE_HELP
 from linestop.client.client import StopMode
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings

@@ -13,7 +13,7 @@ from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, ScriptedTurns
 from linestop.actors.model_turn.prompt import assemble
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Append, Log, OnSent
-from linestop.bus.operator_stop import catch_up, stop_run
+from linestop.bus.stop_run import catch_up, stop_run
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.errors import Unreachable

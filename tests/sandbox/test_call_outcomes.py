@@ -15,7 +15,7 @@ import pytest
 from tests.sandbox.failing_tools import CONTRACTS, ERRORS, TOOL_FAILURES, UNKNOWN_ENDS, VALUES
 
 from linestop.actors.executor import finished_event
-from linestop.actors.judging.tasks import tool_grant
+from linestop.actors.judging.task_acceptance import tool_grant
 from linestop.errors import ConfigError
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from tests.builders import at_work, call
 
-from linestop.actors.judging.tasks import tool_grant
+from linestop.actors.judging.task_acceptance import tool_grant
 from linestop.bus.run_outcomes_and_alerts import event_alerts
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import AnyTool, ToolOptions, tool

@@ -12,7 +12,7 @@ import anyio
 import msgspec
 import pytest
 
-from linestop.actors.judging.tasks import tool_grant
+from linestop.actors.judging.task_acceptance import tool_grant
 from linestop.sandbox.files.workspace import Workspace
 from linestop.sandbox.http.egress_client import EgressPolicy
 from linestop.sandbox.tools.builtin import http_get

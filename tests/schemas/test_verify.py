@@ -16,12 +16,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.run_logs import ANN, BOB, KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
 
+from linestop.schemas.effect_key import effect_key
 from linestop.schemas.events import Cleared, Opened
 from linestop.schemas.messages import Control, signed_bytes
 from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.rules import approvals, calls
-from linestop.schemas.tool_contracts import effect_key
 from linestop.schemas.verify import check_log as checker
 from linestop.schemas.verify.chain_links import read_chain
 from linestop.schemas.verify.check_log import verify

@@ -26,8 +26,8 @@ from tests.run_logs import (
     Message,
 )
 
+from linestop.schemas.effect_key import effect_key
 from linestop.schemas.messages import Control, Verb, signed_bytes
-from linestop.schemas.tool_contracts import effect_key
 from linestop.schemas.verify.check_log import verify
 from linestop.schemas.verify.verdict import Verdict
 

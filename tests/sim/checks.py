@@ -11,7 +11,7 @@ import msgspec
 from tests.sim import checks_effects, checks_money, checks_recovery, checks_times
 from tests.sim.evidence import Evidence, RunEvidence
 
-from linestop.actors.judging.tasks import task_sha256
+from linestop.actors.judging.task_acceptance import task_sha256
 from linestop.actors.model_turn.prompt import assemble
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import LimitHit

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from linestop.actors import approver, executor
-from linestop.actors.judging import tasks
+from linestop.actors.judging import task_acceptance
 from linestop.bus.stores import worker_heartbeats
 from linestop.errors import TooLarge
 from linestop.runtime import deadline_alarms, intake
@@ -157,7 +157,7 @@ def _has_space(space: Any) -> str:
 
 def opened_without_room() -> None:
     """A new run is opened although the remaining space belongs to the others."""
-    cast("Any", intake).no_space_message = cast("Any", tasks).no_space_message = _has_space
+    cast("Any", intake).no_space_message = cast("Any", task_acceptance).no_space_message = _has_space
 
 
 def changed_contract_performed() -> None:

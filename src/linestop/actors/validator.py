@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from linestop.actors.facts import Performing, Space
-from linestop.actors.judging import tasks
+from linestop.actors.judging import task_acceptance
 from linestop.actors.judging.calls import judge
 from linestop.actors.judging.calls_written_as_text import narration_errors
 from linestop.actors.role_facts import ValidatorFacts
@@ -60,12 +60,12 @@ class Validator:
             if incoming is None or run.refused or run.sealed:
                 return None
             if run.stopped:
-                sentence = tasks.stopped_before_start_message(run.stopped.why, incoming)
+                sentence = task_acceptance.stopped_before_start_message(run.stopped.why, incoming)
                 return Refused(
                     code="stopped", sentence=sentence, task_sha256=incoming.sha256, agent=incoming.agent,
-                    asked=tasks.asked_for(incoming, now),
+                    asked=task_acceptance.asked_for(incoming, now),
                 )  # fmt: skip
-            return tasks.open_or_refuse(run, incoming, facts, now)
+            return task_acceptance.open_or_refuse(run, incoming, facts, now)
         if run.done:
             return None
         if limit_stop := _stop_at_limit(run, now, facts.performing):

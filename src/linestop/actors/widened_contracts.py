@@ -6,7 +6,7 @@ The process that would call a tool knows its present contract; the run pinned th
 from __future__ import annotations
 
 from linestop.actors.facts import Texts, ToolHere, ToolsHere
-from linestop.actors.judging.tasks import clamp_grant
+from linestop.actors.judging.task_acceptance import clamp_grant
 from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.events import BlobRef, ToolGrant, Widened, WidenedCall
 from linestop.schemas.run.call_states import Attempt, CallState

@@ -13,7 +13,7 @@ import anyio
 import msgspec
 
 from linestop.bus.access.credentials import credential_path, require_urls
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.disk_space import broker_disk_is_full, disk_full_message
 from linestop.bus.jetstream.retry import NotStored
 from linestop.cli.output import printing

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from linestop.bus.access.credentials import Credential, credential_path, load_credential
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.config.agent_files import AgentTooLargeError, load_agents
 from linestop.config.project_file import CONFIG_FILE, Project
 from linestop.errors import ConfigError

@@ -11,7 +11,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, U
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.client.client import Client, TaskOptions
 from linestop.client.credentials import Identity, identify
 from linestop.client.listening import Alert, HasPosition, Listener

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, overload
 import anyio
 import msgspec
 
-from linestop.bus.operator_stop import fence_number, stop_number
+from linestop.bus.stop_run import fence_number, stop_number
 from linestop.client.dead_letters import DeadLetters
 from linestop.client.following import RunFollower
 from linestop.client.kill_switches import KillSwitchClient

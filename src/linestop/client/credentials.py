@@ -20,7 +20,7 @@ from linestop.bus.access.credentials import (
     require_urls,
     write_private,
 )
-from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
+from linestop.bus.access.rights import CREDENTIALS, CredentialName
 from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError, InputError
 from linestop.schemas.messages import Control, Verb, signed_bytes

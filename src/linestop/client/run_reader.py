@@ -14,15 +14,15 @@ import msgspec
 
 from linestop import clock
 from linestop.bus import jetstream_api
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.stores.worker_heartbeats import WorkerStatus, workers
 from linestop.bus.streams import stream_names
+from linestop.client.archived_runs import RunArchive
 from linestop.client.credentials import Identity, default_person, identify
-from linestop.client.left_runs import RunArchive
 from linestop.client.result_types import OpenQuestion, RunLine, blobs_in_questions, open_questions, run_line
 from linestop.client.run_names import Key, begun_runs, named_runs, nearest_runs
 from linestop.client.sender import Sender

@@ -1,6 +1,6 @@
 """Stopping a run without the help of a role: the operator's client appends ``stopped`` to the run's log itself.
 
-A stop does not wait for its turn (see ``linestop.bus.operator_stop``). If it needs help, it publishes a control message
+A stop does not wait for its turn (see ``linestop.bus.stop_run``). If it needs help, it publishes a control message
 as any other client does.
 """
 
@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 import msgspec
 
 from linestop.actors.facts import Space
-from linestop.actors.judging.tasks import no_space_message
+from linestop.actors.judging.task_acceptance import no_space_message
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import Log
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.retry import publish
-from linestop.bus.operator_stop import catch_up, stop_run
+from linestop.bus.stop_run import catch_up, stop_run
 from linestop.bus.wire import header_block
 from linestop.errors import NotFound, Refused
 from linestop.schemas import subjects

@@ -11,8 +11,8 @@ import anyio
 import msgspec
 
 from linestop.models import open_model
+from linestop.models.may_still_begin import require_fresh
 from linestop.models.planner_function import PREFIX, PlannerFunction, call_function, load_planner
-from linestop.models.start_freshness import require_fresh
 from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.model_messages import ModelClient, ModelFailed, ModelReply, ToolMode
 from linestop.schemas.performer_interfaces import ModelWork

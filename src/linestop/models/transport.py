@@ -19,8 +19,8 @@ import anyio
 import httpx2
 
 from linestop.models.failures import ERRORS_TO_CLASSIFY, failure_of_error, reworded
+from linestop.models.may_still_begin import require_fresh
 from linestop.models.sse import STREAM_BYTES_MAX, EventDecoder, SseEvent
-from linestop.models.start_freshness import require_fresh
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import NO_KEY, ModelFailed, ModelReply, ModelRequest, OnDelta, Usage
 

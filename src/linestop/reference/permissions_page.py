@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from linestop.bus.access.permission_table import CREDENTIALS
-from linestop.bus.access.permissions import rights
+from linestop.bus.access.credential_permissions import rights
+from linestop.bus.access.rights import CREDENTIALS
 
 _DOCS_INTRO: Final = """\
 # Who may publish and subscribe where
 
-Generated from the table in `linestop.bus.access.permission_table`; do not edit. Write it again with
+Generated from the table in `linestop.bus.access.rights`; do not edit. Write it again with
 `python -c "from linestop.reference.permissions_page import permissions_markdown as m; print(m(), end='')"`.
 
 - The broker refuses every right that is not listed, with an error that names subject and credential.

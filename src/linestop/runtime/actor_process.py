@@ -32,17 +32,17 @@ from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import consumer_spec
 from linestop.errors import LinestopError, TooLarge
 from linestop.runtime.fetch_facts import FactSource
-from linestop.runtime.headroom import Headroom
 from linestop.runtime.housekeeping.space_alerts import SpaceWatch
 from linestop.runtime.housekeeping.stalled_run_sweep import Sweep
 from linestop.runtime.intake import ControlIntake, TaskIntake
+from linestop.runtime.message_loops import RESTART_PAUSE_S, Pumps
 from linestop.runtime.money.ledger import AccountLedger
 from linestop.runtime.money.orphaned_holds import release_orphaned_holds, remove_ended_accounts
 from linestop.runtime.process_settings import ProcessSettings, utc_now
-from linestop.runtime.pumps import RESTART_PAUSE_S, Pumps
 from linestop.runtime.role_binding import RoleBinding, ShellConfig
 from linestop.runtime.role_factory import live_filters
 from linestop.runtime.run_loop import Shell
+from linestop.runtime.stream_space import StreamSpace
 from linestop.runtime.workers.presence import Presence, PresenceCallbacks, RoleLoad, count_starts
 from linestop.schemas.defaults import ORPHANED_AFTER_S, SPACE_TO_WATCH
 from linestop.schemas.events import NEVER, Cue
@@ -140,7 +140,7 @@ class ActorProcess:
         )  # fmt: skip
         self.shell.capacity.has_budget = "budget" in role_names
         self._role_names = role_names
-        self._headroom = Headroom(self.facts)
+        self._stream_space = StreamSpace(self.facts)
         self.pumps = Pumps(backend, self._may_decide)
         self._budget_died = anyio.Event()
         self.sweep = self._make_sweep()
@@ -252,7 +252,7 @@ class ActorProcess:
     def _start_validator_pumps(self) -> None:
         keys = IdempotencyKeys(self.backend.bucket("validator", stream_names.IDS_BUCKET))
         publisher = self.backend.publisher("validator")
-        tasks = TaskIntake(self.shell, self.facts, self._headroom, keys=keys, publisher=publisher)
+        tasks = TaskIntake(self.shell, self.facts, self._stream_space, keys=keys, publisher=publisher)
         self._pull("validator", stream_names.TASKS_CONSUMER, tasks.handle, self.shell.capacity)
 
     def _start_budget_pumps(self) -> None:
@@ -271,7 +271,7 @@ class ActorProcess:
         """Pull stops in every process, and all other control messages where the approver is."""
         role: RoleName = "approver" if "approver" in self._role_names else first
         control = ControlIntake(
-            self.shell, self._headroom, publisher=self.backend.publisher(role), people=self.config.people
+            self.shell, self._stream_space, publisher=self.backend.publisher(role), people=self.config.people
         )
         requests = stream_names.REQUESTS_CONSUMERS if role == "approver" else ()
         for _, durable in (*stream_names.STOPS_CONSUMERS, *requests):

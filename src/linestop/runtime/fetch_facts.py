@@ -28,7 +28,7 @@ from linestop.actors.facts import (
     ToolsHere,
     Worker,
 )
-from linestop.actors.judging.tasks import tool_grant
+from linestop.actors.judging.task_acceptance import tool_grant
 from linestop.actors.role_facts import RoleFacts
 from linestop.actors.role_protocol import AnyRole
 from linestop.bus.interfaces import Blobs, BucketValue, Log

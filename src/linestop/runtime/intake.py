@@ -17,23 +17,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from linestop.actors.control_messages import EVENT_OF_VERB, rejection_reason
 from linestop.actors.facts import ControlMessage, IncomingTask, Space
-from linestop.actors.judging.tasks import (
+from linestop.actors.judging.task_acceptance import (
     free_key_note,
     key_taken_message,
     no_space_message,
     stopped_before_start_message,
 )
 from linestop.bus.interfaces import Delivery, Publisher, RemovedRun
-from linestop.bus.operator_stop import catch_up
+from linestop.bus.stop_run import catch_up
 from linestop.bus.stores.idempotency_keys import IdempotencyKeys, KeyOwner
 from linestop.errors import InputError, LinestopError, TooLarge
 from linestop.runtime import dead_letters
 from linestop.runtime.dead_letters import truncated_reason
 from linestop.runtime.fetch_facts import FactSource
-from linestop.runtime.headroom import Headroom
 from linestop.runtime.run_cache import CachedRun
 from linestop.runtime.run_loop import Shell
-from linestop.runtime.task_runs import (
+from linestop.runtime.run_of_task import (
     ArrivedTask,
     has_another_task,
     preferred_run,
@@ -43,6 +42,7 @@ from linestop.runtime.task_runs import (
     task_reply,
     why_stopped,
 )
+from linestop.runtime.stream_space import StreamSpace
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import decode_strict
 from linestop.schemas.events import Cue, Opened
@@ -86,11 +86,11 @@ class TaskIntake:
     """Turns tasks into runs. Belongs to the validator."""
 
     def __init__(
-        self, shell: Shell, facts: FactSource, headroom: Headroom, *, keys: IdempotencyKeys, publisher: Publisher
+        self, shell: Shell, facts: FactSource, stream_space: StreamSpace, *, keys: IdempotencyKeys, publisher: Publisher
     ) -> None:
         self._shell = shell
         self._facts = facts
-        self._headroom = headroom
+        self._stream_space = stream_space
         self._keys = keys
         self._publisher = publisher
         self._binding = next(s for s in shell.bindings if s.role.name == "validator")
@@ -106,7 +106,7 @@ class TaskIntake:
         incoming, new_run = read_task(subject.tenant, subject.agent, delivery)
         task = ArrivedTask(subject.tenant, incoming, new_run, Cue(kind="task", id=f"task:{delivery.seq}"))
         try:
-            async with self._headroom.place(self._binding.log, len(delivery.payload)) as space:
+            async with self._stream_space.place(self._binding.log, len(delivery.payload)) as space:
                 reply = await self._open(task, no_space_message(space))
         except TooLarge as error:
             reply = Reply(status="refused", sentence=f"There is no room for the task: {error}")
@@ -216,9 +216,11 @@ class TaskIntake:
 class ControlIntake:
     """Turns control messages into events. Belongs to the approver; stops belong to every role."""
 
-    def __init__(self, shell: Shell, headroom: Headroom, *, publisher: Publisher, people: Mapping[str, Person]) -> None:
+    def __init__(
+        self, shell: Shell, stream_space: StreamSpace, *, publisher: Publisher, people: Mapping[str, Person]
+    ) -> None:
         self._shell = shell
-        self._headroom = headroom
+        self._stream_space = stream_space
         self._publisher = publisher
         self._people = people
 
@@ -259,7 +261,7 @@ class ControlIntake:
                 reply: Reply | None = removed_run_reply(subject.run, left, status="refused")
             elif await self._may_create_run(subject):
                 log = self._shell.bindings[0].log
-                async with self._headroom.place(log, len(delivery.payload)) as space:
+                async with self._stream_space.place(log, len(delivery.payload)) as space:
                     reply = await self._refuse_stop_without_space(subject, space) or await self._advance(
                         subject, message, cue
                     )
@@ -279,7 +281,7 @@ class ControlIntake:
         log = self._shell.bindings[0].log
         if subject.verb != "stop":
             return False
-        return await self._headroom.has_ample_space(log) or await log.head(subject.tenant, subject.run) is None
+        return await self._stream_space.has_ample_space(log) or await log.head(subject.tenant, subject.run) is None
 
     async def _refuse_stop_without_space(self, subject: ControlSubject, space: Space) -> Reply | None:
         """Refuse the stop of a run that does not exist, if there is no space for a new run; otherwise None."""

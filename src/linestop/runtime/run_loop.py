@@ -24,12 +24,12 @@ import structlog
 from linestop.actors.facts import Fact
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import HeadMoved, StoredMessage, Timers
-from linestop.bus.operator_stop import apply_if_next, catch_up_to
+from linestop.bus.stop_run import apply_if_next, catch_up_to
 from linestop.errors import Conflict, Defect, LinestopError, RetryableError
 from linestop.runtime.ask_roles import Decider, Draft, Pass, stop_if_subject_taken
 from linestop.runtime.deadline_alarms import Alarms
 from linestop.runtime.fetch_facts import FactSource
-from linestop.runtime.head_watch import HeadChecks, watch_heads
+from linestop.runtime.head_checks import HeadChecks, watch_heads
 from linestop.runtime.outbox import Outbox
 from linestop.runtime.perform_started import Execution, StartPerformer, is_recorded, mark_late, report_until_stored
 from linestop.runtime.role_binding import RoleBinding, ShellConfig

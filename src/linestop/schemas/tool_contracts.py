@@ -171,11 +171,3 @@ def _items(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any tuple
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:  # noqa: ANN401 - any field
     return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-
-
-def effect_key(run: str, tool: str, args: bytes) -> str:
-    """Return the key under which an effect is made at most once: SHA-256 of run, tool and canonical arguments.
-
-    ``run`` is ``<tenant>/<run>``: two tenants may use the same run id.
-    """
-    return hashlib.sha256(b"\0".join((run.encode(), tool.encode(), args))).hexdigest()

@@ -14,7 +14,7 @@ import msgspec
 
 from linestop.bus import jetstream_api
 from linestop.bus.access.credentials import Credential, ensure_credentials, logins_by_credential, write_private
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream_api import ApiError
 from linestop.bus.server.nats_accounts import accounts_section

@@ -18,7 +18,7 @@ from linestop.bus.access.credentials import credential_path, load_credential
 from linestop.bus.connection import connect
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.jetstream import JetStream
-from linestop.bus.operator_stop import stop_run
+from linestop.bus.stop_run import stop_run
 from linestop.runtime.process_settings import utc_now
 from linestop.schemas.events import Cleared, EffectStarted, Judged
 from linestop.schemas.run.fold import Run

@@ -322,9 +322,9 @@ def a_stream_about_its_mark() -> object:
 @case("SPACE_TO_WATCH", "0.1")
 def a_stream_with_space() -> object:
     """Whether it has so much that nothing is watched."""
-    from tests.runtime.test_headroom import LIMIT, SlowLog, headroom
+    from tests.runtime.test_stream_space import LIMIT, SlowLog, stream_space
 
-    return virtually(lambda: headroom().has_ample_space(cast("Any", SlowLog(LIMIT // 3))))
+    return virtually(lambda: stream_space().has_ample_space(cast("Any", SlowLog(LIMIT // 3))))
 
 
 @case("TOOL_THREADS_MAX", "1")

@@ -14,6 +14,7 @@ import msgspec
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.defaults import WAIT_MAX_S
+from linestop.schemas.effect_key import effect_key
 from linestop.schemas.events import BlobRef, JudgedCall, LimitHit, Policy, ToolGrant
 from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.provenance.argument_origins import has_untrusted
@@ -21,7 +22,7 @@ from linestop.schemas.provenance.run_sources import provenance
 from linestop.schemas.run.call_states import CallState, ProposalState, Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.phases import Phase
-from linestop.schemas.tool_contracts import TRACED_TIERS, effect_key, may_have_taken_effect
+from linestop.schemas.tool_contracts import TRACED_TIERS, may_have_taken_effect
 
 WAIT_OVERDUE_MAX_S = 60.0
 """A moment that passed while the model was thinking is accepted; the wait is then over at once."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from linestop.bus.access.nkeys import new_seed, public_key
-from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
+from linestop.bus.access.rights import CREDENTIALS, CredentialName
 from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError
 

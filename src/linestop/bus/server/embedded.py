@@ -26,10 +26,10 @@ from typing import Final, Literal, Self, cast
 
 import msgspec
 
+from linestop.bus.access.credential_permissions import DEFAULT_ACCESS, AccessOptions
 from linestop.bus.access.credentials import Credential, ensure_credentials, logins, logins_by_credential, write_private
 from linestop.bus.access.nkeys import new_seed
-from linestop.bus.access.permission_table import CredentialName
-from linestop.bus.access.permissions import DEFAULT_ACCESS, AccessOptions
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.disk_space import LOG_FILE, PORT_FILE
 from linestop.bus.server.nats_accounts import STREAMS_ACCOUNT, accounts_section

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from linestop.bus import jetstream_api
-from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
-from linestop.bus.access.permissions import DEFAULT_ACCESS, AccessOptions, Grants, covers, grants
+from linestop.bus.access.credential_permissions import DEFAULT_ACCESS, AccessOptions, Grants, covers, grants
+from linestop.bus.access.rights import CREDENTIALS, CredentialName
 from linestop.bus.streams import stream_names
 from linestop.schemas import subjects
 

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from linestop.bus.access.credential_permissions import DEFAULT_ACCESS, AccessOptions
 from linestop.bus.access.credentials import Credential, ensure_credentials, logins_by_credential, remove_passwords
-from linestop.bus.access.permission_table import CredentialName
-from linestop.bus.access.permissions import DEFAULT_ACCESS, AccessOptions
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.connection import connect
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config

@@ -18,7 +18,7 @@ import msgspec
 
 from linestop.bus.access.credentials import Credential
 from linestop.bus.access.nkeys import new_seed
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.disk_space import disk_full_message, free_bytes, is_full
 from linestop.errors import LinestopError

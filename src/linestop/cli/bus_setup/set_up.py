@@ -15,7 +15,7 @@ from linestop.bus.access.credentials import (
     write_credential,
     write_private,
 )
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.disk_space import format_bytes, is_broker_directory
 from linestop.bus.server.nats_accounts import accounts_section
 from linestop.bus.server.nats_config import Listen, server_config

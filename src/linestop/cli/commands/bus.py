@@ -11,7 +11,7 @@ from linestop.cli.commands.processes import ROLES
 from linestop.cli.options import Bytes, WholeNumber, common_options, json_option
 
 if TYPE_CHECKING:
-    from linestop.bus.access.permission_table import CredentialName
+    from linestop.bus.access.rights import CredentialName
     from linestop.client import Client
     from linestop.runtime.housekeeping.log_rotation import Cut
 

@@ -19,8 +19,8 @@ import anyio
 import click
 import structlog
 
+from linestop.cli.demo.processes import set_stage
 from linestop.cli.demo.screen import JsonScreen, Screen
-from linestop.cli.demo.stage import set_stage
 from linestop.cli.demo.stories import loop, refund, stop
 from linestop.cli.output.closed_pipes import until_reader_is_gone
 

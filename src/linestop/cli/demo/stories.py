@@ -11,9 +11,9 @@ from typing import Final, TypeVar
 import anyio
 
 from linestop.cli.approval_questions import reason_of_model
+from linestop.cli.demo.processes import Stage, wait_for_shop
 from linestop.cli.demo.screen import ASK_WITHIN_S, Screen
 from linestop.cli.demo.shop import SLOW_BATCH_NUMBER
-from linestop.cli.demo.stage import Stage, wait_for_shop
 from linestop.client import Client
 from linestop.errors import Defect
 from linestop.schemas.dollars import rounded_dollars

@@ -21,7 +21,7 @@ import msgspec
 
 from linestop.bus import jetstream_api
 from linestop.bus.access.credentials import credential_path, load_credential
-from linestop.bus.access.permission_table import CREDENTIALS, CredentialName
+from linestop.bus.access.rights import CREDENTIALS, CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.process import server_program

@@ -21,7 +21,7 @@ import structlog
 from linestop.archive.requests import ARCHIVE_FILE
 from linestop.archive.writer_process import Writer
 from linestop.bus.access.credentials import Credential
-from linestop.bus.access.permission_table import CredentialName
+from linestop.bus.access.rights import CredentialName
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
 from linestop.bus.interfaces import Publisher

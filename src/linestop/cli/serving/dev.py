@@ -8,7 +8,7 @@ from typing import TextIO
 
 import anyio
 
-from linestop.bus.access.permission_table import CREDENTIALS
+from linestop.bus.access.rights import CREDENTIALS
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerEvent, ServerOptions

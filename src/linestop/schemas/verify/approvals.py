@@ -19,7 +19,7 @@ from linestop.schemas.events import (
     Widened,
 )
 from linestop.schemas.verify.call_records import Call
-from linestop.schemas.verify.record_so_far import Ledger
+from linestop.schemas.verify.checker_state import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Violations = Iterator[tuple[Rule, str]]

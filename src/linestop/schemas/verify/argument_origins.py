@@ -19,8 +19,8 @@ from linestop.schemas.provenance.run_sources import provenance
 from linestop.schemas.run.fold import Run
 from linestop.schemas.tool_contracts import TRACED_TIERS
 from linestop.schemas.verify.call_records import Call
+from linestop.schemas.verify.checker_state import Ledger
 from linestop.schemas.verify.opening import agent_of
-from linestop.schemas.verify.record_so_far import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Violations = Iterator[tuple[Rule, str]]

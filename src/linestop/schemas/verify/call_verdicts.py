@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterator
 
 from linestop.schemas.argument_validation import check_arguments, decode_strict
+from linestop.schemas.effect_key import effect_key
 from linestop.schemas.events import Judged, JudgedCall
 from linestop.schemas.run.fold import Run
-from linestop.schemas.tool_contracts import TIERS, canonical, effect_key
+from linestop.schemas.tool_contracts import TIERS, canonical
 from linestop.schemas.verify.argument_origins import check_origins
 from linestop.schemas.verify.call_records import Call
+from linestop.schemas.verify.checker_state import Ledger
 from linestop.schemas.verify.opening import agent_of
-from linestop.schemas.verify.record_so_far import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Violations = Iterator[tuple[Rule, str]]

@@ -57,6 +57,7 @@ from linestop.schemas.verify.approvals import (
 )
 from linestop.schemas.verify.call_verdicts import check_judged
 from linestop.schemas.verify.chain_links import Link, read_chain
+from linestop.schemas.verify.checker_state import Ledger
 from linestop.schemas.verify.checkpoint_signature import Checkpoint, TrustedKey, check_checkpoints
 from linestop.schemas.verify.effect_starts import check_result, check_start
 from linestop.schemas.verify.ending import (
@@ -69,7 +70,6 @@ from linestop.schemas.verify.ending import (
 from linestop.schemas.verify.event_limits import check_event_limits
 from linestop.schemas.verify.money import check_held, check_queued, check_settled, check_warned
 from linestop.schemas.verify.opening import check_opened
-from linestop.schemas.verify.record_so_far import Ledger
 from linestop.schemas.verify.signatures import check_signature
 from linestop.schemas.verify.verdict import Level, Problem, Rule, Verdict
 

@@ -21,7 +21,7 @@ from linestop.schemas.events import (
 from linestop.schemas.tool_contracts import may_have_taken_effect
 from linestop.schemas.verify.approvals import passing_event
 from linestop.schemas.verify.call_records import Call, Start
-from linestop.schemas.verify.record_so_far import Ledger
+from linestop.schemas.verify.checker_state import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Violations = Iterator[tuple[Rule, str]]

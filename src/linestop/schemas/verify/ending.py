@@ -9,7 +9,7 @@ from linestop.schemas.events import Accepted, Amended, Fate, Returned, Sealed, S
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import CAUSE, RECEIPT_BYTES_MAX, STATUS, receipt_bytes
 from linestop.schemas.run.starting.closing_summary import partial_answer
-from linestop.schemas.verify.record_so_far import Ledger
+from linestop.schemas.verify.checker_state import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Violations = Iterator[tuple[Rule, str]]

@@ -20,7 +20,7 @@ from linestop.schemas.events import (
     Settled,
     Stopped,
 )
-from linestop.schemas.verify.record_so_far import Ledger
+from linestop.schemas.verify.checker_state import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Violations = Iterator[tuple[Rule, str]]

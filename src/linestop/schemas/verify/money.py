@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from linestop.schemas.account_names import period_end
 from linestop.schemas.events import Held, Queued, Settled, SettledHold, Warned
-from linestop.schemas.verify.record_so_far import Ledger
+from linestop.schemas.verify.checker_state import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Violations = Iterator[tuple[Rule, str]]

@@ -14,7 +14,7 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import CLOCK_SLACK_S, clamp
 from linestop.schemas.events import Opened, ToolGrant
 from linestop.schemas.tool_contracts import Contract
-from linestop.schemas.verify.record_so_far import Ledger
+from linestop.schemas.verify.checker_state import Ledger
 from linestop.schemas.verify.verdict import Rule
 
 Violations = Iterator[tuple[Rule, str]]

@@ -11,8 +11,8 @@ import msgspec
 from linestop.schemas.events import Answered, BlobRef, Denied, Edited, Granted, Resolved, Text
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.messages import Control, Verb, signed_bytes
+from linestop.schemas.verify.checker_state import Ledger
 from linestop.schemas.verify.checkpoint_signature import TrustedKey
-from linestop.schemas.verify.record_so_far import Ledger
 from linestop.schemas.verify.verdict import Level, Rule
 
 Decision = Granted | Denied | Edited | Answered | Resolved

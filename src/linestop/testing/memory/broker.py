@@ -18,11 +18,11 @@ from linestop.bus.streams.stream_definitions import SECOND_NS, ConsumerSpec, Str
 from linestop.errors import NotFound
 from linestop.schemas.subjects import ROLES, RoleName
 from linestop.testing.memory.blobs import MemoryBlobs
+from linestop.testing.memory.buckets import MemoryBucket
 from linestop.testing.memory.faults import Faults, NoFaults, with_faults
 from linestop.testing.memory.log import MemoryLog
 from linestop.testing.memory.publisher import MemoryPublisher
 from linestop.testing.memory.queue import MemoryConsumer, MemoryQueue
-from linestop.testing.memory.shared import MemoryBucket
 from linestop.testing.memory.stream import MemoryStream, Retention, Stored, matches
 from linestop.testing.memory.timers import MemoryTimers, Schedules
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, assert_never
 
+from linestop.schemas.effect_key import effect_key
 from linestop.schemas.events import (
     BlobRef,
     Checked,
@@ -25,7 +26,7 @@ from linestop.schemas.run.call_states import Attempt, CallState, Stage, waits_fo
 from linestop.schemas.run.rules import approvals, call_ends, widened_contracts
 from linestop.schemas.run.rules.opening_limits import NO_EVENTS_LEFT, lease_too_long
 from linestop.schemas.run.starting.retry_delays import call_retry_at, not_begun_call_retry_at
-from linestop.schemas.tool_contracts import TIERS, effect_key
+from linestop.schemas.tool_contracts import TIERS
 
 if TYPE_CHECKING:
     from linestop.schemas.run.state import RunState

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from linestop.bus.access.permission_table import CLIENT_READ_RIGHTS, SELF, TABLE, CredentialName, Right
+from linestop.bus.access.rights import CLIENT_READ_RIGHTS, SELF, TABLE, CredentialName, Right
 
 
 class Grants(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import pytest
 from linestop.bus.interfaces import Fill, Log
 from linestop.errors import Unreachable
 from linestop.runtime.fetch_facts import FactSource
-from linestop.runtime.headroom import PLACE_BYTES, PROCESSES, Headroom
+from linestop.runtime.stream_space import PLACE_BYTES, PROCESSES, StreamSpace
 from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
 from linestop.testing.virtual_time import run_virtual
 
@@ -38,13 +38,13 @@ class SlowLog:
         return reported
 
 
-def headroom() -> Headroom:
-    """The headroom of a process, with facts that contain only the space."""
+def stream_space() -> StreamSpace:
+    """The stream_space of a process, with facts that contain only the space."""
     missing = cast("Any", None)
-    return Headroom(FactSource(agents=missing, ledger=None, blobs=missing, switches=missing, worker="validator#1"))
+    return StreamSpace(FactSource(agents=missing, ledger=None, blobs=missing, switches=missing, worker="validator#1"))
 
 
-async def _write(room: Headroom, log: SlowLog, after_s: float) -> bool:
+async def _write(room: StreamSpace, log: SlowLog, after_s: float) -> bool:
     """Write slowly what a place was taken for, if there is space."""
     async with room.place(cast("Log", log), 0) as space:
         if space.used >= SPACE_FOR_NEW_WORK:
@@ -62,7 +62,7 @@ def test_each_process_passes_the_mark_by_one_event_at_most(processes: int, begin
 
     async def main() -> None:
         log = SlowLog(int(begins * LIMIT))
-        rooms = [headroom() for _ in range(processes)]
+        rooms = [stream_space() for _ in range(processes)]
 
         async def one(n: int) -> None:
             for _ in range(8):
@@ -79,7 +79,7 @@ def test_with_plenty_of_space_the_fill_is_read_rarely_and_nothing_waits() -> Non
     """A thousand places at a time, at ten moments, take ten readings."""
 
     async def main() -> None:
-        log, room = SlowLog(), headroom()
+        log, room = SlowLog(), stream_space()
         log.used = -100 * LIMIT
         for _ in range(10):
             await asyncio.gather(*(_write(room, log, 0.0) for _ in range(1_000)))
@@ -93,7 +93,7 @@ def test_a_fill_that_cannot_be_read_holds_nothing_up() -> None:
     """Least of all a stop: the last figure counts."""
 
     async def main() -> None:
-        log, room = SlowLog(), headroom()
+        log, room = SlowLog(), stream_space()
         log.unreachable = True
         assert all(await asyncio.gather(*(_write(room, log, 0.0) for _ in range(100))))
 

@@ -25,7 +25,7 @@ from linestop.errors import LinestopError
 from linestop.runtime.fetch_facts import FactSource
 from linestop.schemas.defaults import SPACE_FOR_NEW_WORK, SPACE_TO_WATCH
 
-LOG = structlog.get_logger("linestop.headroom")
+LOG = structlog.get_logger("linestop.stream_space")
 SPACE_AGE_MAX_S: Final = 0.25
 """Largest age of the figure while there is plenty of space."""
 
@@ -39,7 +39,7 @@ PROCESSES: Final = 8
 """How many processes may give places at the same time before they could pass the mark by more than one event each."""
 
 
-class Headroom:
+class StreamSpace:
     """The places of one process."""
 
     def __init__(self, facts: FactSource) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 
 from linestop.actors.facts import IncomingTask
-from linestop.actors.judging.tasks import stopped_before_start_message, task_sha256
+from linestop.actors.judging.task_acceptance import stopped_before_start_message, task_sha256
 from linestop.bus.cloud_events import unwrap
 from linestop.bus.event_envelope import uuid7
 from linestop.bus.interfaces import Delivery, RemovedRun

@@ -20,7 +20,7 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from linestop.bus.access.permission_table import CREDENTIALS
+from linestop.bus.access.rights import CREDENTIALS
 from linestop.bus.server import die_with_parent
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.streams.stream_definitions import MIB, StreamSizes

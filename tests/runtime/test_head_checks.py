@@ -13,12 +13,12 @@ from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
 from linestop.bus.event_envelope import EventEncoder
 from linestop.bus.interfaces import LiveMessage
-from linestop.bus.operator_stop import catch_up, stop_run
+from linestop.bus.stop_run import catch_up, stop_run
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.errors import Unreachable
 from linestop.runtime.actor_process import ActorProcess
-from linestop.runtime.head_watch import HeadChecks
+from linestop.runtime.head_checks import HeadChecks
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
 from linestop.schemas.defaults import EFFECT_AFTER_ACK_S, WorkerLimits
