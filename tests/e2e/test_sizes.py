@@ -161,7 +161,8 @@ async def test_many_arguments_that_together_exceed_a_message_pass_through_a_run(
 
 async def test_a_run_near_its_last_event_ends_within_its_limit(tmp_path: Path) -> None:
     """New work, except the closing turn, ends 50 events before the last one, and the outcome names the limit."""
-    calls = [("echo", _args(text=f"number {n}")) for n in range(16)]
+    # Of sixteen results in a turn, the last could take the place of the closing turn.
+    calls = [("echo", _args(text=f"number {n}")) for n in range(12)]
     async with serving(tmp_path, playbook("long", {"call": calls})) as one:
         await one.scene.task("endless", name="long")
         await one.scene.outcome("endless")
@@ -185,7 +186,7 @@ async def test_a_run_near_its_last_event_ends_within_its_limit(tmp_path: Path) -
 async def test_a_run_can_use_all_of_its_two_thousand_events(tmp_path: Path) -> None:
     """Work and people fill the run up to its reserve; results, stop, settling and seal fill exactly the rest."""
     calls = [("echo", _args(text=f"number {n}")) for n in range(16)]
-    last = {"turn": 84, "call": [("together", _args(number=n)) for n in range(EVENTS_RESERVED - 3)]}
+    last = {"turn": 97, "call": [("together", _args(number=n)) for n in range(EVENTS_RESERVED - 3)]}
     _close_gate()
     limits = msgspec.structs.replace(LARGE, proposal_calls_max=EVENTS_RESERVED)
     async with serving(tmp_path, playbook("full", last, {"call": calls}), limits=limits) as one:

@@ -26,7 +26,7 @@ def recovery(evidence: Evidence) -> list[str]:
     wrong: list[str] = []
     for run in evidence.runs:
         wrong += not_too_early(evidence, run)
-        wrong += not_given_up(run)
+        wrong += not_abandoned(run)
         wrong += nothing_done_is_lost(run)
         wrong += in_time(evidence, run)
         wrong += no_work_while_away(run)
@@ -69,7 +69,7 @@ def not_too_early(evidence: Evidence, run: RunEvidence) -> list[str]:
     return wrong
 
 
-def not_given_up(run: RunEvidence) -> list[str]:
+def not_abandoned(run: RunEvidence) -> list[str]:
     """A call that is safe to repeat, free, not done and has a try left is taken over, not reported as unknown."""
     wrong: list[str] = []
     lines, tools, paused = _lines(run), _tools(run), False

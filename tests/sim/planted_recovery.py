@@ -79,11 +79,11 @@ def outcome_dropped_without_room() -> None:
 def older_incarnation_reported_as_unknown() -> None:
     """An executor reports an unsafe effect of its older incarnation as unknown at once."""
 
-    def is_given_up(run: Any, attempt: Any, now: Any, *, worker: str, dead: Any) -> bool:
+    def is_abandoned(run: Any, attempt: Any, now: Any, *, worker: str, dead: Any) -> bool:
         del run
         return bool(attempt.expired(now, worker, dead))
 
-    cast("Any", executor)._is_given_up = is_given_up
+    cast("Any", executor)._is_abandoned = is_abandoned
 
 
 def hold_settled_twice() -> None:

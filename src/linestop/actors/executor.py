@@ -60,8 +60,8 @@ class Executor(StartingRole[ExecutorFacts]):
         """Report an open attempt that is past its end and may not be repeated."""
         worker, dead = facts.worker.id, facts.dead_workers.workers
         for attempt in _without_result(run, facts):
-            if attempt.call and _is_given_up(run, attempt, now, worker=worker, dead=dead):
-                return _report_given_up(run, attempt, now, worker=worker, dead=dead)
+            if attempt.call and _is_abandoned(run, attempt, now, worker=worker, dead=dead):
+                return _report_abandoned(run, attempt, now, worker=worker, dead=dead)
         return None
 
     def _next_event(self, run: Run, facts: ExecutorFacts, now: datetime) -> AnyEvent | None:
@@ -74,7 +74,7 @@ class Executor(StartingRole[ExecutorFacts]):
         start = next_start(run, now, worker_id, dead)
         if isinstance(start, NextStart) and _is_due(run, start, now, _without_result(run, facts)):
             if attempt := attempt_left_open(run, start, facts.tools_here):
-                return _report_given_up(run, attempt, now, worker=worker_id, dead=dead)
+                return _report_abandoned(run, attempt, now, worker=worker_id, dead=dead)
             if event := _start(run, start, facts.kill_switches, now, worker=worker_id, dead=dead):
                 return event
         return self._report_abandoned(run, facts, now)
@@ -188,7 +188,7 @@ def _without_result(run: Run, facts: ExecutorFacts) -> list[Attempt]:
     return [attempt for attempt in run.open_attempts if not has_unreported_result(attempt, facts.performing)]
 
 
-def _report_given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> Finished:
+def _report_abandoned(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> Finished:
     """Report that the outcome of an attempt is unknown."""
     grant = run.calls[attempt.call].grant
     # While the run continues, the fold tells the model that a read was tried often enough.
@@ -201,7 +201,7 @@ def _report_given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, 
     )
 
 
-def _is_given_up(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> bool:
+def _is_abandoned(run: Run, attempt: Attempt, now: datetime, *, worker: str, dead: frozenset[str]) -> bool:
     call = run.calls[attempt.call]
     if attempt.purpose == "probe":
         return attempt.expired(now, worker, dead)

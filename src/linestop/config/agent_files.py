@@ -75,7 +75,7 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     params: JsonObject = {}
     price: PriceTable | None = None
     window_tokens: Tokens = 128_000
-    output_tokens_max: Tokens = 4_096
+    output_tokens_max: Tokens = Limits().model_output_tokens_max
 
 
 class PolicyTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

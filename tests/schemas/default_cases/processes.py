@@ -49,6 +49,9 @@ def failure(work: Callable[[], object]) -> str:
     return ""
 
 
+COUNTED = ("log.open_runs", "log.run_changes", "log.moved", "log.load", "log.load_leader", "timers.set")
+
+
 @case("SWEEP_EVERY_S", "600.0")
 @case("HEAD_CHECK_S", "600.0")
 @case("EFFECT_AFTER_ACK_S", "-1.0")
@@ -69,7 +72,7 @@ def requests_of_a_process() -> object:
 
             with patch.object(line.faults, "before", count):
                 await anyio.sleep(600)
-        return {name: operations[name] for name in ("log.open_runs", "log.load", "log.load_leader", "timers.set")}
+        return {name: operations[name] for name in COUNTED}
 
     return virtually(main)
 
