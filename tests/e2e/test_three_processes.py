@@ -23,7 +23,7 @@ THREE: Final[dict[str, tuple[RoleName, ...]]] = {
 KILLS: Final = (
     ("planner", "planner", "started", 1), ("planner", "planner", "proposed", 2), ("planner", "planner", "started", 3),
     ("executor", "executor", "started", 1), ("executor", "executor", "finished", 1),
-    ("executor", "executor", "started", 3),
+    ("executor", "executor", "finished", 3),
     ("gates", "validator", "judged", 1), ("gates", "approver", "asked", 1), ("gates", "approver", "granted", 1),
     ("gates", "budget", "held", 1), ("gates", "recorder", "sealed", 1),
 )  # fmt: skip

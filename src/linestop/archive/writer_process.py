@@ -55,7 +55,11 @@ class Writer:
     async def run(self) -> None:
         """Archive without end. When cancelled, return after the writer has stored what is left and has ended."""
         while True:
-            await self._run_writer()
+            try:
+                await self._run_writer()
+            except Exception:
+                # No process can be started, or the writer's output is unreadable: neither may end the recorder.
+                LOG.exception("archive_writer_failed", path=str(self.path))
             LOG.warning(
                 "archive_writer_ended", path=str(self.path), sentence="The archive's writer ended; it restarts."
             )
@@ -87,6 +91,8 @@ class Writer:
                 with anyio.move_on_after(ENDS_WITHIN_S):
                     await _log_events(lines)
                     await process.wait()
+                if process.returncode is None:
+                    process.kill()
                 await process.aclose()
 
 

@@ -120,6 +120,8 @@ class JetStreamBackend:
         was_lost = False
 
         def receive(msg: Msg) -> None:
+            nonlocal was_lost
+            was_lost = was_lost or len(waiting) == LIVE_WAITING_MAX
             seq = (msg.headers or {}).get("Nats-Sequence", "0")
             waiting.append(LiveMessage(subject=msg.subject, payload=msg.data, seq=int(seq)))
             changed.set()

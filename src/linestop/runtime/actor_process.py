@@ -86,6 +86,7 @@ class ActorProcess:
 
     _pumps: anyio.abc.TaskGroup | None = None
     _is_sweep_due = False
+    _losses = 0
 
     def __init__(
         self, backend: Backend, roles: Sequence[AnyRole], config: ProcessSettings, *, archive: Writer | None = None
@@ -186,7 +187,8 @@ class ActorProcess:
             alert = clock_off_alert(self.config.worker, binding.role.name, refusal, at=self.clock.now())
             await binding.publisher.alert(SYSTEM_TENANT, alert.kind, alert.payload, alert.headers)
         else:
-            await self.sweep.once_with_retries()
+            # Later, when the listeners are back in their groups, and not within the round of heartbeats.
+            self._sweep_after_loss()
 
     def _on_deaths(self, died: list[Heartbeat]) -> None:
         """Sweep all runs if these workers had a role of this process; else a recorder sweeps those that are due."""
@@ -301,15 +303,19 @@ class ActorProcess:
 
     def _sweep_after_loss(self) -> None:
         """Sweep all runs soon, because events that wake a role of this process may have been lost."""
+        self._losses += 1
         if self._pumps is not None and not self._is_sweep_due:
             self._is_sweep_due = True
-            self._pumps.start_soon(self._sweep_once_after_loss)
+            self._pumps.start_soon(self._sweep_until_no_loss)
 
-    async def _sweep_once_after_loss(self) -> None:
-        # Every role listens on a connection of its own; one sweep is enough for all that return together.
-        await anyio.sleep(2 * RESTART_PAUSE_S)
+    async def _sweep_until_no_loss(self) -> None:
+        """Sweep after the listeners are back; again if one of them, on its own connection, came back only then."""
+        losses = 0
+        while losses != self._losses:
+            losses = self._losses
+            await anyio.sleep(2 * RESTART_PAUSE_S)
+            await self.sweep.once_with_retries(all_runs=True)
         self._is_sweep_due = False
-        await self.sweep.once_with_retries(all_runs=True)
 
     async def _on_seal(self, delivery: Delivery) -> None:
         """Publish the outcome of a sealed run, also if the process that sealed it died before it could."""

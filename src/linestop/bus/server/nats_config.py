@@ -43,6 +43,9 @@ def server_config(listen: Listen, accounts_section: Mapping[str, Any]) -> bytes:
         "listen": f"{listen.host}:{listen.port}",
         "server_name": listen.server_name,
         "max_payload": 1024 * 1024,
+        # A worker whose machine is gone stays in its queue groups until its connection is cut.
+        "ping_interval": "5s",
+        "ping_max": 2,
         "jetstream": {
             "store_dir": str(listen.store_dir),
             "max_file_store": listen.file_store_bytes_max,

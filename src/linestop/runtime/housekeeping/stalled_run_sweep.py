@@ -8,7 +8,7 @@ although some role should have moved it is advanced a bounded number of times, t
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,7 +17,7 @@ import anyio
 import structlog
 
 from linestop.bus import run_outcomes_and_alerts
-from linestop.bus.interfaces import Log, Publisher
+from linestop.bus.interfaces import Log, Publisher, RunKey
 from linestop.bus.streams.stream_definitions import DUPLICATE_WINDOW_NS, SECOND_NS
 from linestop.errors import LinestopError, RetryableError
 from linestop.runtime.housekeeping.open_runs import OpenRuns
@@ -124,6 +124,9 @@ class Sweep:
             open_runs = await self._open_runs.read()
             self.watched = {key: self.watched.get(key, _SweptRun()) for key in open_runs}
             due = [key for key in open_runs if all_runs or self._is_due(key)]
+            if self.hints_other_processes and not all_runs:
+                known_due = frozenset(due)
+                due += await self._moved_elsewhere([key for key in open_runs if key not in known_due])
             limiter = anyio.Semaphore(CONCURRENT_RUNS_MAX)
             async with anyio.create_task_group() as tasks:
                 for tenant, run in due:
@@ -139,6 +142,13 @@ class Sweep:
         if watched.next_at is not None and self.now() < watched.next_at and not (fold_failed_since or moved):
             return False
         return entry is None or not entry.performing
+
+    async def _moved_elsewhere(self, resting: Sequence[RunKey]) -> list[RunKey]:
+        """Return the resting runs that another process moved: the event that should have woken a role may be lost."""
+        if not resting:
+            return []
+        moved = await self.log.moved([(*key, self.watched[key].n) for key in resting])
+        return [key for key in resting if key in moved]
 
     async def _advance_safely(self, tenant: TenantId, run: RunId, limiter: anyio.Semaphore) -> None:
         watched = self.watched[tenant, run]
