@@ -185,8 +185,8 @@ async def test_a_run_near_its_last_event_ends_within_its_limit(tmp_path: Path) -
 
 async def test_a_run_can_use_all_of_its_two_thousand_events(tmp_path: Path) -> None:
     """Work and people fill the run up to its reserve; results, stop, settling and seal fill exactly the rest."""
-    calls = [("echo", _args(text=f"number {n}")) for n in range(16)]
-    last = {"turn": 97, "call": [("together", _args(number=n)) for n in range(EVENTS_RESERVED - 3)]}
+    calls = [("echo", _args(text=f"number {n}")) for n in range(15)]
+    last = {"turn": 102, "call": [("together", _args(number=n)) for n in range(EVENTS_RESERVED - 3)]}
     _close_gate()
     limits = msgspec.structs.replace(LARGE, proposal_calls_max=EVENTS_RESERVED)
     async with serving(tmp_path, playbook("full", last, {"call": calls}), limits=limits) as one:
