@@ -407,7 +407,7 @@ PLANTED: dict[str, Planted] = {
     "outcome never published": Planted("outcome: ", _outcome_never),
     "outcome published twice": Planted("outcome: ", _outcome_twice),
     "outcome lost with its recorder": Planted("outcome: ", _outcome_only_at_once),
-    "late acknowledgement trusted": Planted("P1: ", _late_acknowledgement_trusted, "215-999"),
+    "late acknowledgement trusted": Planted("P1: ", _late_acknowledgement_trusted, "350-999"),
     "orphaned holds stay": Planted("P4: ", _orphaned_holds_stay),
     "accounts written without comparing": Planted("P4: ", _accounts_not_compared),
     "cost over its reservation": Planted("P4: ", _cost_over_reservation),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import tempfile
@@ -349,7 +350,7 @@ def two_calls_of_a_thread_tool() -> object:
                 release.set()
         return "begun"
 
-    return anyio.run(main)
+    return asyncio.run(main())
 
 
 @case("TOOL_OUTPUT_BYTES_MAX", "5")
@@ -368,7 +369,7 @@ def the_output_of_a_tool_in_its_own_process() -> object:
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
-        anyio.run(process_tool._drain, cast("Any", SimpleNamespace(stdout=output())), "t")  # pyright: ignore[reportPrivateUsage]
+        asyncio.run(process_tool._drain(cast("Any", SimpleNamespace(stdout=output())), "t"))  # pyright: ignore[reportPrivateUsage]
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
@@ -389,4 +390,4 @@ def a_page_of_ten_characters() -> object:
         context = cast("Any", SimpleNamespace(http=SimpleNamespace(get=get)))
         return (await http_get(context, "https://example.com")).text
 
-    return anyio.run(main)
+    return asyncio.run(main())
