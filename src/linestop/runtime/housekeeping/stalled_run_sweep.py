@@ -26,7 +26,7 @@ from linestop.schemas.defaults import SWEEP_EVERY_S, SWEEP_TRIES_MAX
 from linestop.schemas.events import Cue
 from linestop.schemas.run.deadlines import deadlines
 from linestop.schemas.run.fold import Run
-from linestop.schemas.run.next_role import whose_turn
+from linestop.schemas.run.next_role import whose_deadline, whose_turn
 from linestop.schemas.run.phases import Phase
 from linestop.schemas.run.state import LATEST
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
@@ -186,8 +186,8 @@ class Sweep:
         await self._alert_if_due(state, watched, missing_before=missing_before)
 
     def _missing_role(self, run: Run) -> RoleName | None:
-        """Return the role whose turn it is, if certainly no worker has it."""
-        turn = whose_turn(run, self.now())
+        """Return the role whose turn it is, or that has to act on a passed deadline, if certainly no worker has it."""
+        turn = whose_turn(run, self.now()) or whose_deadline(run, self.now())
         return turn if turn and turn not in self.shell.role_names and self.is_role_missing(turn) else None
 
     async def _alert_if_due(self, run: Run, watched: _SweptRun, *, missing_before: RoleName | None) -> None:
@@ -199,7 +199,7 @@ class Sweep:
             if run.fold_failed_too_often and not watched.fold_failure_alerted:
                 await self._alert_fold_failure(run)
                 watched.fold_failure_alerted = True
-            turn = whose_turn(run, self.now())
+            turn = watched.missing_role or whose_turn(run, self.now())
             # Workers of an older linestop send no heartbeats: only a run that stands still shows that one is missing.
             is_worker_missing = watched.tries == NO_WORKER_TRIES or (
                 watched.missing_role is not None and watched.missing_role != missing_before
