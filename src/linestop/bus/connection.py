@@ -100,7 +100,7 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> Msg:
-        """Send a request and return the first reply.
+        """Send a request and return the first reply; a connection that is being restored is waited for.
 
         Raises:
             PermissionDenied: if this credential may not publish there; raised at once, not after the timeout.
@@ -108,6 +108,7 @@ class Connection:
             TooLarge: if the server takes no message of that size.
         """
         block = header_block(dict(headers)) if headers else NO_HEADERS
+        await self.wire.wait_connected(within_s=timeout_s)
         return await self.wire.request(subject, payload, headers=block, timeout_s=timeout_s)
 
     async def publish(
