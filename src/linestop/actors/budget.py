@@ -2,7 +2,7 @@
 
 It protects the accounts and the run's own cost limit. It reads what the run holds, has spent and has
 reserved, and the price of the next start. It appends ``held`` before a start that is not covered, ``queued`` when
-that must wait for money which other runs hold for now, ``warned`` once for each limit, ``settled`` when nothing is
+that must wait for money which other runs hold, ``warned`` once for each limit, ``settled`` when nothing is
 open any more, and ``stopped`` when lack of money ends the run.
 
 A start is its own reservation (the fold ignores a start that does not fit), so a budget is a bound and not a

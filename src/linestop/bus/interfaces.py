@@ -212,7 +212,7 @@ class Log(Protocol):
 
 
 class Delivery(Protocol):
-    """A message of a work queue: a task, a control message, a fired timer, a role's wake."""
+    """A message of a work queue: a task, a control message, a fired timer, a sealed run."""
 
     @property
     def subject(self) -> str:

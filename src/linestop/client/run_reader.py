@@ -290,7 +290,7 @@ class RunReader:
         return await read_workers(self.bus)
 
     async def waits_of(self, state: Run) -> list[Wait]:
-        """What a folded run waits for now. If this credential may not see the workers, none is reported as missing."""
+        """What a folded run waits for; if this credential may not see the workers, none is reported as missing."""
         try:
             known_workers = await self.workers()
         except LinestopError:

@@ -47,7 +47,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def waits(run: Run, now: datetime, workers: Sequence[WorkerStatus] | None = None) -> list[Wait]:
-    """Everything that an open run waits for now; empty if the run is over.
+    """Everything that an open run waits for at this moment; empty if the run is over.
 
     Args:
         run: The run, folded from its log.
@@ -142,7 +142,7 @@ def _is_dead(attempt: Attempt, workers: Sequence[WorkerStatus]) -> bool:
 
 
 def _timed_waits(run: Run) -> list[Wait]:
-    """The times that cleared ``wait.until`` calls wait for now."""
+    """The times that the open ``wait.until`` calls of a run wait for."""
     calls = [call for call in (run.proposal.calls if run.proposal else ()) if call.stage is Stage.WAITING]
     sentence = "waits until the time it asked for"
     return [

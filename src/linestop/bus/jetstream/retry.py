@@ -69,7 +69,7 @@ async def publish(
 ) -> PubAck:
     """Publish to a stream until it replies: stored, duplicate, superseded, taken, or still in flight at the end.
 
-    The bytes are the same each time, with their message id and expectation, so they are stored only once, however
+    The bytes are the same each time, with their message id or expected head, so they are stored only once, however
     often they arrive. A repetition gets one of the other replies, and the caller then reads the subject. ``on_sent``
     is called each time the message has been sent, before the reply arrives.
 

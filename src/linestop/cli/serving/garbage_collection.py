@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from typing import Final
 
 YOUNG_OBJECTS_MAX: Final = 20_000
-"""New container objects after which Python looks for cycles among them (its default: 700). A turn makes some 1,000."""
+"""New container objects after which Python looks for cycles among them (its default: 700)."""
 
 
 @contextmanager
 def rare_collections() -> Generator[None]:
     """Keep the objects that exist now out of every collection of the block, and let collections begin later.
 
-    The modules and classes of a process live as long as it does: some 200,000 objects, which a full collection takes
-    0.1 s to walk. What is not part of a cycle is freed at once in any case.
+    The modules and classes of a process live as long as it does: some 220,000 objects, which a full collection took
+    0.16 s to walk (Python 3.11, two cores). What is not part of a cycle is freed at once in any case.
     """
     thresholds = gc.get_threshold()
     gc.collect()
