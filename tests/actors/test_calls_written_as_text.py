@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import time
+import sys
+from collections.abc import Callable
+from types import FrameType
 
 import msgspec
 import pytest
 from tests.builders import MODEL, OK, RUN, TENANT, Story, agent, call, reply
 
-from linestop.actors.judging.calls_written_as_text import narrated_call
+from linestop.actors.judging import calls_written_as_text
+from linestop.actors.judging.calls_written_as_text import (
+    ARGS_CHARS_MAX,
+    CALL_CHARS_MAX,
+    TAIL_CHARS_MAX,
+    narrated_call,
+)
 from linestop.schemas.events import Accepted, Returned
 from linestop.schemas.model_messages import Usage
 from linestop.schemas.verify.check_log import verify
@@ -129,13 +137,49 @@ def test_a_run_without_that_tool_has_nothing_to_call() -> None:
     assert not narrated_call('I will call pay({"amount": 25}) now', ())
 
 
-@pytest.mark.parametrize("piece", ["I will now call ", "pay(", "`pay` ", "i'll ", "je vais ", "我现在", '{"tool": '])
+def _lines_executed(text: str) -> int:
+    """Return how many lines of the module one search executes; a comprehension counts one a round."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _arg: object) -> Callable[..., object] | None:
+        nonlocal count
+        count += event == "line"
+        return trace if frame.f_code.co_filename == calls_written_as_text.__file__ else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        narrated_call(text, TOOLS)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize(
+    "piece", ["I will now call ", "pay(", "`pay` ", "pay)", "(", "i'll ", "je vais ", "我现在", '{"tool": ']
+)
 def test_the_search_is_bounded_whatever_the_answer_is(piece: str) -> None:
-    """An attacker may control what a model writes: no text takes longer than a moment."""
-    before = time.process_time()
-    narrated_call(piece * (200_000 // len(piece)), TOOLS)
-    narrated_call((piece * 2_000)[:20_000], TOOLS)
-    assert time.process_time() - before < 0.5
+    """An attacker may control what a model writes: each character of the searched end costs a few lines at most."""
+    lines_max = 10 * TAIL_CHARS_MAX
+    assert _lines_executed(piece * (200_000 // len(piece))) < lines_max
+    assert _lines_executed((piece * 2_000)[:20_000]) < lines_max + 4 * CALL_CHARS_MAX
+
+
+@pytest.mark.parametrize(
+    ("text", "tool"),
+    [
+        ('Calling pay({"a": "(", "b": ")"}), as planned.', "pay"),
+        ("I will call pay(f(g(1)), (2)) now", "pay"),
+        ("I will call pay(" + "(" * 30 + " now", "pay"),
+        ("pay((1)", ""),
+        ("pay(1))", ""),
+        ("pay(" + "1" * (ARGS_CHARS_MAX - 2) + ")", "pay"),
+        ("pay(" + "1" * ARGS_CHARS_MAX + ")", ""),
+    ],
+)
+def test_the_arguments_end_with_the_parenthesis_that_they_began_with(text: str, tool: str) -> None:
+    """Up to 4,000 characters count as arguments."""
+    assert narrated_call(text, TOOLS) == tool
 
 
 NARRATION = 'I will call pay({"q": "order 4711"}) now.'

@@ -127,6 +127,7 @@ _VETO: Final = re.compile(
     re.IGNORECASE,
 )
 _BREAK: Final = re.compile(r"[!?…。！？；;\n]|[.:](?=\s|$)")
+_PARENTHESIS: Final = re.compile(r"[()]")
 _FENCE: Final = re.compile(
     r"```\w{0,20}\n?|```|</?(?:tool_call|function_call|tool_use|tools?|invoke)>|\[/?TOOL_CALLS?\]"
 )
@@ -187,7 +188,7 @@ def _tool_of_textual_call(text: str, names: tuple[str, ...]) -> str:
         return known.get(tag[1], "")
     bare = _FENCE.sub("", text).strip()
     written = re.fullmatch(r"(?:functions\.|tools\.)?([\w.-]{1,80})\s*(\(.*\))\s*;?", bare, re.DOTALL)
-    if written and written[1] in known and _end_of_args(bare, written.start(2)) == written.end(2):
+    if written and written[1] in known and _args_ends(bare).get(written.start(2)) == written.end(2):
         return known[written[1]]
     try:
         value: object = msgspec.json.decode(bare)
@@ -214,12 +215,12 @@ def _tool_of_json_call(value: object, known: dict[str, str]) -> str:
 
 def _announced_tool(text: str, names: tuple[str, ...]) -> str:
     """Return the tool whose call a clause near the end of an answer announces."""
+    ends = _args_ends(text)
     for name, start, end in _mentions(text, names):
         before = text[max(start - CLAUSE_CHARS_MAX, 0) : start]
         breaks = list(_BREAK.finditer(before))
         before = before[breaks[-1].end() :] if breaks else before
-        args_end = _end_of_args(text, end)
-        after, rest = _split_clause(text[args_end:])
+        after, rest = _split_clause(text[ends.get(_args_start(text, end), end) :])
         if len(rest.strip()) <= AFTER_CHARS_MAX and _is_announcement(before, after):
             return name
     return ""
@@ -259,17 +260,24 @@ def _spellings(name: str) -> tuple[str, ...]:
     return (name, name.replace(".", "__"), name.replace(".", "_"))
 
 
-def _end_of_args(text: str, start: int) -> int:
-    """Return where the parentheses at ``start`` (after quotes and blanks) end; ``start`` if there are none."""
-    opened = start + len(text[start : start + 3]) - len(text[start : start + 3].lstrip(_QUOTES + " "))
-    if text[opened : opened + 1] != "(":
-        return start
-    depth = 0
-    for at in range(opened, min(opened + ARGS_CHARS_MAX, len(text))):
-        depth += {"(": 1, ")": -1}.get(text[at], 0)
-        if depth == 0:
-            return at + 1
-    return start
+def _args_start(text: str, name_end: int) -> int:
+    """Return where the arguments after a name would begin: quotes and a blank may stand between."""
+    between = text[name_end : name_end + 3]
+    return name_end + len(between) - len(between.lstrip(_QUOTES + " "))
+
+
+def _args_ends(text: str) -> dict[int, int]:
+    """Return for each parenthesis that opens at most ``ARGS_CHARS_MAX`` characters where they end.
+
+    One pass over the text, however many calls it names: an attacker may control what a model writes.
+    """
+    ends, open_at = dict[int, int](), list[int]()
+    for found in _PARENTHESIS.finditer(text):
+        if found[0] == "(":
+            open_at.append(found.start())
+        elif open_at and found.end() - (opened := open_at.pop()) <= ARGS_CHARS_MAX:
+            ends[opened] = found.end()
+    return ends
 
 
 def _split_clause(text: str) -> tuple[str, str]:
