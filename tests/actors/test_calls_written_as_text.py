@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -20,6 +20,9 @@ from linestop.actors.judging.calls_written_as_text import (
 from linestop.schemas.events import Accepted, Returned
 from linestop.schemas.model_messages import Usage
 from linestop.schemas.verify.check_log import verify
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 TOOLS = ("pay", "note", "refunds.create", "orders.lookup", "wait.until")
 
@@ -141,7 +144,7 @@ def _lines_executed(text: str) -> int:
     """Return how many lines of the module one search executes; a comprehension counts one a round."""
     count = 0
 
-    def trace(frame: FrameType, event: str, _arg: object) -> Callable[..., object] | None:
+    def trace(frame: FrameType, event: str, _arg: object) -> TraceFunction | None:
         nonlocal count
         count += event == "line"
         return trace if frame.f_code.co_filename == calls_written_as_text.__file__ else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -36,14 +36,22 @@ class Cluster:
         directory: The folder of the nodes' data and of the credentials.
         sync_interval: As for the embedded server.
         space: How much each node may store.
+        relay: Called for each pair of nodes with the index of the node that connects, the index of the other and its
+            port; returns the loopback port at which the first reaches the other. Without it they connect directly.
     """
 
     def __init__(
-        self, directory: Path, *, sync_interval: SyncInterval = "1s", space: StreamSizes = DEFAULT_SIZES
+        self,
+        directory: Path,
+        *,
+        sync_interval: SyncInterval = "1s",
+        space: StreamSizes = DEFAULT_SIZES,
+        relay: Callable[[int, int, int], Awaitable[int]] | None = None,
     ) -> None:
         self.directory = directory
         self._sync_interval: SyncInterval = sync_interval
         self._space = space
+        self._relay = relay
         self._nodes: list[NatsProcess] = []
         self._credentials: Mapping[CredentialName, Credential] = {}
 
@@ -69,7 +77,7 @@ class Cluster:
         routes = [free_port() for _ in range(NODES)]
         self._credentials = ensure_credentials(self.directory, ",".join(f"nats://127.0.0.1:{port}" for port in ports))
         for index, port in enumerate(ports):
-            self._nodes.append(self._configure(index, port, routes))
+            self._nodes.append(await self._configure(index, port, routes))
         try:
             await asyncio.gather(*(node.start() for node in self._nodes))
             await self._wait_until_formed()
@@ -112,9 +120,12 @@ class Cluster:
     ) -> None:
         await self.stop()
 
-    def _configure(self, index: int, port: int, routes: list[int]) -> NatsProcess:
+    async def _configure(self, index: int, port: int, ports: list[int]) -> NatsProcess:
         home = self.directory / f"node-{index}"
         home.mkdir(parents=True, exist_ok=True)
+        routes = [(other, port) for other, port in enumerate(ports) if other != index]
+        if self._relay is not None:
+            routes = [(other, await self._relay(index, other, port)) for other, port in routes]
         listen = Listen(
             port=port,
             store_dir=home / "jetstream",
@@ -123,8 +134,10 @@ class Cluster:
             server_name=f"node-{index}",
             log_file=home / "nats.log",
             cluster="linestop",
-            cluster_port=routes[index],
-            routes=tuple(f"127.0.0.1:{other}" for other in routes if other != routes[index]),
+            cluster_port=ports[index],
+            # With relays, nobody may learn an address that leads past them.
+            cluster_advertise=f"127.0.0.1:{free_port()}" if self._relay is not None else "",
+            routes=tuple(f"127.0.0.1:{port}" for _, port in routes),
         )
         config_file = home / "nats.conf"
         write_private(config_file, server_config(listen, accounts_section(logins_by_credential(self._credentials))))

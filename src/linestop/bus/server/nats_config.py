@@ -20,6 +20,7 @@ SyncInterval = Literal["1s", "10s", "2m", "always"]
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
     """The addresses and the storage of one server; ``routes`` (host:port) make it a node of ``cluster``.
 
+    Other nodes learn ``cluster_advertise`` (host:port) as its address; empty for the one at which it listens.
     ``host`` is loopback unless the server has its own network, as in a container. ``monitor_port`` is the port for
     health checks, on loopback only; 0 for none.
     """
@@ -34,6 +35,7 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
     log_file: Path | None = None
     cluster: str = ""
     cluster_port: int = 0
+    cluster_advertise: str = ""
     routes: tuple[str, ...] = ()
 
 
@@ -68,4 +70,6 @@ def server_config(listen: Listen, accounts_section: Mapping[str, Any]) -> bytes:
             "listen": f"127.0.0.1:{listen.cluster_port}",
             "routes": [f"nats://{route}" for route in listen.routes],
         }
+        if listen.cluster_advertise:
+            config["cluster"]["advertise"] = listen.cluster_advertise
     return msgspec.json.format(msgspec.json.encode(config)) + b"\n"
