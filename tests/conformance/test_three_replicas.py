@@ -101,7 +101,7 @@ async def test_a_lagging_replica_hides_nothing_from_a_decision(cluster: Cluster,
     """A shell reads complete runs although its own node lags, and an append to an old head is refused."""
     leader = await cluster.leader_of(stream_names.RUNS)
     behind, writing = (node for node in range(NODES) if node != leader)
-    run, whole = RunId("lag"), list[list[StoredMessage]]()
+    run, seen, whole = RunId("lag"), list[StoredMessage](), list[list[StoredMessage]]()
     async with (
         await connect(cluster.credential("planner", node=behind), name="behind") as reader,
         await connect(cluster.credential("planner", node=writing), name="writing") as writer,
@@ -134,6 +134,7 @@ async def test_a_lagging_replica_hides_no_kill_switch_from_a_decision(cluster: C
         await set_up(bootstrap, LAYOUT)
     leader = await cluster.leader_of(stream)
     behind, writing = (node for node in range(NODES) if node != leader)
+    seen: BucketValue | None = None
     whole = list[BucketValue | None]()
     async with (
         await connect(cluster.credential("planner", node=behind), name="behind") as reader,
