@@ -39,7 +39,7 @@ from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
 from linestop.schemas.run.starting.compaction import last_covered_n
 from linestop.schemas.run.starting.next_start import Exhausted, NextStart, next_start
-from linestop.schemas.run.starting.observed_tool_mode import observed_mode
+from linestop.schemas.run.starting.observed_tool_mode import is_found_out, observed_mode
 from linestop.schemas.subjects import RoleName
 from linestop.schemas.text.redaction import Redactor
 
@@ -130,7 +130,7 @@ class Planner(StartingRole[PlannerFacts]):
         settings = agent.settings(choice)
         granted = {tool.name for tool in run.opened.tools}
         tool_mode = settings.tool_mode
-        if tool_mode == "auto" and started.model.startswith("openai/"):
+        if is_found_out(started.model, tool_mode):
             tool_mode = observed_mode(run, started.model, settings.base_url)
         compacts = started.purpose == "compact"
         covers_to = last_covered_n(run) if compacts else 0

@@ -16,7 +16,7 @@ import msgspec
 from linestop.config.project_file import Project
 from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError, Refused
-from linestop.models.providers import PLAYBOOK, PROVIDERS, check_api_key_env, check_base_url
+from linestop.models.providers import MODEL_FORMS, PLAYBOOK, PROVIDERS, check_api_key_env, check_base_url
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import schema_error
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX, Limits, excessive_limit
@@ -202,7 +202,7 @@ def _check(path: Path, file: AgentFile) -> None:
     if file.planner != "model" and not file.planner.startswith(FUNCTION_PREFIX):
         raise ConfigError(f'{path}, planner: write "model" or "python:<module>.<function>", not "{file.planner}".')
     if file.planner == "model" and not file.model:
-        raise ConfigError(f'{path}, model: name one, such as "anthropic/<name>", "openai/<name>" or "playbook/<name>".')
+        raise ConfigError(f"{path}, model: name one: {MODEL_FORMS}.")
     for limit in file.limits.__struct_fields__:
         if getattr(file.limits, limit) < 0:
             raise ConfigError(f"{path}, limits.{limit}: no limit may be negative.")
@@ -255,7 +255,7 @@ def _model(where: str, table: ModelTable) -> ModelChoice:
     model = table.model
     provider, _, name = model.partition("/")
     if provider not in PROVIDERS or not name:
-        raise ConfigError(f'{where}, model: "{model}" is not a model; write anthropic/…, openai/… or playbook/….')
+        raise ConfigError(f'{where}, model: "{model}" is not a model; write {MODEL_FORMS}.')
     for key, value, check in (
         ("base_url", table.base_url, check_base_url), ("api_key_env", table.api_key_env, check_api_key_env),
     ):  # fmt: skip

@@ -6,11 +6,12 @@ CPU and 40 to 70 MB.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 
 from linestop.errors import ConfigError
-from linestop.models.providers import PLAYBOOK, PROVIDERS, check_base_url, key_variable
+from linestop.models.providers import MODEL_FORMS, PROVIDERS, check_base_url, key_variable
 from linestop.schemas.model_messages import NO_KEY, ModelClient, ToolMode
 
 _KEY = re.compile(r"[!-~]+")
@@ -26,7 +27,7 @@ def open_model(
     api_key_env: str = "",
     tool_mode: ToolMode = "auto",
 ) -> ModelClient:
-    """Open a client for ``anthropic/<name>``, ``openai/<name>`` or ``playbook/<name>``.
+    """Open a client for ``<provider>/<name>``, with a provider of ``models.providers``.
 
     Args:
         model: Provider and name. ``playbook`` is a scripted model and needs the ``base_url`` of its server.
@@ -43,32 +44,16 @@ def open_model(
     """
     provider, _, name = model.partition("/")
     if provider not in PROVIDERS or not name:
-        raise ConfigError(
-            f'The model "{model}" is not known: write anthropic/<name>, openai/<name> or playbook/<name>.'
-        )
+        raise ConfigError(f'The model "{model}" is not known: write {MODEL_FORMS}.')
     if base_url is not None:
         check_base_url(model, base_url)
-    if provider == PLAYBOOK:
-        return _open_playbook(model, base_url, tool_mode)
     key = api_key or _key_of(model, base_url, api_key_env)
     if tool_mode == "json_schema" and not PROVIDERS[provider].has_json_schema:
         raise ConfigError(f'tool_mode "json_schema" of {model} is for OpenAI-compatible servers; remove it.')
-    if provider == "anthropic":
-        from linestop.models import anthropic  # noqa: PLC0415 - imported only when it is used
-
-        return anthropic.AnthropicClient(key, base_url or anthropic.BASE_URL)
-    from linestop.models import openai  # noqa: PLC0415 - imported only when it is used
-
-    return openai.OpenAIClient(key, base_url or openai.BASE_URL, tool_mode=tool_mode)
-
-
-def _open_playbook(model: str, base_url: str | None, tool_mode: ToolMode) -> ModelClient:
-    if base_url is None:
-        raise ConfigError(f'The model "{model}" needs base_url, the address of the playbook server.')
-    from linestop.models.openai import OpenAIClient  # noqa: PLC0415 - imported only when it is used
-
-    root = base_url.rstrip("/").removesuffix("/v1")
-    return OpenAIClient(NO_KEY, f"{root}/v1", tool_mode="native" if tool_mode == "auto" else tool_mode)
+    client: ModelClient = importlib.import_module(PROVIDERS[provider].module).open_client(
+        model, key, base_url, tool_mode
+    )
+    return client
 
 
 def _key_of(model: str, base_url: str | None, api_key_env: str) -> str:

@@ -13,7 +13,16 @@ from linestop.models.anthropic_reply import AnthropicReplyReader, arguments_obje
 from linestop.models.transport import CONNECT_S, HOOKS, HttpResponse, exchange, with_deadline
 from linestop.models.wire_names import check_names, to_wire, wire_id
 from linestop.schemas.json_values import JsonObject
-from linestop.schemas.model_messages import Message, ModelFailed, ModelReply, ModelRequest, OnDelta, ToolSpec
+from linestop.schemas.model_messages import (
+    Message,
+    ModelClient,
+    ModelFailed,
+    ModelReply,
+    ModelRequest,
+    OnDelta,
+    ToolMode,
+    ToolSpec,
+)
 from linestop.schemas.text.visible_text import is_blank
 
 PROVIDER = "anthropic"
@@ -38,6 +47,12 @@ class _Sdk(AsyncAnthropic):
         )
         # The constructor reads ANTHROPIC_CUSTOM_HEADERS, which cannot be switched off there.
         self._custom_headers = {}
+
+
+def open_client(model: str, key: str, base_url: str | None, tool_mode: ToolMode) -> ModelClient:
+    """Open a client for ``anthropic/<name>``; see ``models.providers``."""
+    del model, tool_mode
+    return AnthropicClient(key, base_url or BASE_URL)
 
 
 class AnthropicClient:

@@ -19,6 +19,7 @@ from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import (
     FailureClass,
     Message,
+    ModelClient,
     ModelFailed,
     ModelReply,
     ModelRequest,
@@ -73,6 +74,12 @@ class _Sdk(AsyncOpenAI):
         # The constructor always reads OPENAI_ORG_ID, _PROJECT_ID, _ADMIN_KEY and _CUSTOM_HEADERS.
         self.organization = self.project = self.admin_api_key = None
         self._custom_headers = {}
+
+
+def open_client(model: str, key: str, base_url: str | None, tool_mode: ToolMode) -> ModelClient:
+    """Open a client for ``openai/<name>``; see ``models.providers``."""
+    del model
+    return OpenAIClient(key, base_url or BASE_URL, tool_mode=tool_mode)
 
 
 class OpenAIClient:

@@ -1,6 +1,7 @@
 """The providers, one row each, and what an agent file may say of a provider's server.
 
-To add a provider: write a module with its client (a ``ModelClient``) and add its row here; ``open_model`` opens it.
+To add a provider: write a module with its client (a ``ModelClient``) and a function ``open_client``, and add its row
+here.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _ENDPOINTS = ("/completions", "/messages", "/responses")
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """One provider.
 
-    ``module`` speaks its API. ``key_variable`` is the environment variable of its key, and ``host`` its own host: the
+    ``module`` speaks its API: its ``open_client`` takes the model, the key, the ``base_url`` (None: the provider's own
+    host) and the tool mode. ``key_variable`` is the environment variable of its key, and ``host`` its own host: the
     host is used without a ``base_url``, and that key is sent to it alone. ``has_json_schema`` says whether
     ``tool_mode = "json_schema"`` can be chosen.
     """
@@ -46,9 +48,13 @@ PROVIDERS: Final = {
             has_json_schema=False,
         ),
         Provider(name="openai", module="linestop.models.openai", key_variable="OPENAI_API_KEY", host="api.openai.com"),
-        Provider(name=PLAYBOOK, module="linestop.models.openai"),
+        Provider(name=PLAYBOOK, module="linestop.models.playbook.client"),
     )
 }
+
+
+MODEL_FORMS: Final = " or ".join(f"{name}/<name>" for name in PROVIDERS).replace(" or ", ", ", len(PROVIDERS) - 2)
+"""How a model is written, for sentences: ``a/<name>, b/<name> or c/<name>``."""
 
 
 def key_variable(model: str, base_url: str | None = None, api_key_env: str = "") -> str:

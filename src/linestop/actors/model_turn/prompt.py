@@ -27,6 +27,7 @@ from linestop.schemas.run.call_outcome import STRUCTURED
 from linestop.schemas.run.call_states import ITEM, ITEM_BYTES, CallState, ProposalState, Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.starting.compaction import last_covered_n
+from linestop.schemas.run.starting.observed_tool_mode import is_found_out
 from linestop.schemas.text.text_size import Size, total
 from linestop.schemas.tool_contracts import canonical
 
@@ -97,8 +98,7 @@ def _may_use_json_mode(agent: AgentVersion) -> bool:
     """Whether one of the agent's models may be asked for a JSON object a turn: then all tools' schemas come twice."""
     choices = [agent.settings(choice) for choice in (agent.model, *agent.fallbacks)]
     return any(
-        choice.tool_mode == "json_schema"
-        or (choice.tool_mode == "auto" and choice.base_url and choice.model.startswith("openai/"))
+        choice.tool_mode == "json_schema" or (choice.base_url and is_found_out(choice.model, choice.tool_mode))
         for choice in choices
     )
 

@@ -22,6 +22,11 @@ _OLDER_ID: Final = re.compile(r"call_[0-9a-f]{24}")
 """The prefix that older versions gave to calls of both kinds."""
 
 
+def is_found_out(model: str, tool_mode: ToolMode) -> bool:
+    """Whether the way in which this model makes calls is found out from its answers: ``auto`` on compatible servers."""
+    return tool_mode == "auto" and model.startswith("openai/")
+
+
 def observed_mode(run: RunState, model: str, base_url: str) -> ToolMode:
     """Return how this model, at this address, made its last calls in the run; ``auto`` if it made none."""
     for proposal in reversed(run.proposals):
