@@ -30,60 +30,60 @@ COMPLETION_VARIABLE: Final = "_LINESTOP_COMPLETE"
 
 
 class Entry(NamedTuple):
-    """One command: where it is declared, and its line in the table."""
+    """One command: the module in ``cli/commands/`` that has a function of its name, and its line in the table."""
 
-    target: str
+    module: str
     help: str
 
 
 SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Start here": {
-        "demo": Entry("demo:demo", "Three short stories on real parts; no key, no configuration."),
-        "dev": Entry("processes:dev", "Run everything on this machine: broker, actors, scripted models."),
-        "doctor": Entry("doctor:doctor", "Check this machine and this project, one line per check."),
+        "demo": Entry("demo", "Three short stories on real parts; no key, no configuration."),
+        "dev": Entry("processes", "Run everything on this machine: broker, actors, scripted models."),
+        "doctor": Entry("doctor", "Check this machine and this project, one line per check."),
     },
     "Runs": {
-        "run": Entry("runs:run", "Give an agent a task and wait for the outcome."),
-        "runs": Entry("runs:runs", "List runs."),
-        "show": Entry("runs:show", "Show one run: its events, calls and cost, and what it waits for."),
-        "watch": Entry("runs:watch", "Follow a run as it happens."),
-        "events": Entry("runs:events", "Print the events of a run."),
-        "stop": Entry("stopping:stop", "Stop a run, or all runs of an agent, a user or a tool."),
-        "switch": Entry("stopping:switch", "Close and open kill switches, which keep work from starting."),
-        "pause": Entry("stopping:pause", "Hold a run: nothing starts until it is resumed."),
-        "resume": Entry("stopping:resume", "Continue a paused run."),
+        "run": Entry("runs", "Give an agent a task and wait for the outcome."),
+        "runs": Entry("runs", "List runs."),
+        "show": Entry("runs", "Show one run: its events, calls and cost, and what it waits for."),
+        "watch": Entry("runs", "Follow a run as it happens."),
+        "events": Entry("runs", "Print the events of a run."),
+        "stop": Entry("stopping", "Stop a run, or all runs of an agent, a user or a tool."),
+        "switch": Entry("stopping", "Close and open kill switches, which keep work from starting."),
+        "pause": Entry("stopping", "Hold a run: nothing starts until it is resumed."),
+        "resume": Entry("stopping", "Continue a paused run."),
     },
     "Decisions": {
-        "approvals": Entry("decisions:approvals", "List the open questions to people."),
-        "approve": Entry("decisions:approve", "Approve one call, exactly as shown."),
-        "deny": Entry("decisions:deny", "Deny one call."),
-        "answer": Entry("decisions:answer", "Answer a question of a run."),
-        "event": Entry("decisions:event", "Report an event that a run waits for."),
-        "resolve": Entry("decisions:resolve", "Decide about a call whose outcome is unknown."),
+        "approvals": Entry("decisions", "List the open questions to people."),
+        "approve": Entry("decisions", "Approve one call, exactly as shown."),
+        "deny": Entry("decisions", "Deny one call."),
+        "answer": Entry("decisions", "Answer a question of a run."),
+        "event": Entry("decisions", "Report an event that a run waits for."),
+        "resolve": Entry("decisions", "Decide about a call whose outcome is unknown."),
     },
     "Looking back": {
-        "verify": Entry("verify:verify", "Check that a run's log is whole and keeps the rules."),
-        "export": Entry("verify:export", "Write a run and its proof to a file."),
+        "verify": Entry("verify", "Check that a run's log is whole and keeps the rules."),
+        "export": Entry("verify", "Write a run and its proof to a file."),
     },
     "Agents and tools": {
-        "agents": Entry("agents:agents", "List agents: in files, and deployed."),
-        "deploy": Entry("agents:deploy", "Deploy the agents in files: new runs use them."),
-        "undeploy": Entry("agents:undeploy", "Refuse new runs of an agent."),
-        "rollback": Entry("agents:rollback", "Deploy an earlier version again."),
-        "tools": Entry("tools:tools", "List, inspect and lint tools."),
+        "agents": Entry("agents", "List agents: in files, and deployed."),
+        "deploy": Entry("agents", "Deploy the agents in files: new runs use them."),
+        "undeploy": Entry("agents", "Refuse new runs of an agent."),
+        "rollback": Entry("agents", "Deploy an earlier version again."),
+        "tools": Entry("tools", "List, inspect and lint tools."),
     },
     "Processes": {
-        "up": Entry("processes:up", "Run all actors against an outside broker."),
-        "actor": Entry("processes:actor", "Run one role or several; as many processes as you like."),
-        "recorder": Entry("recorder:recorder", "Manage the archive of all runs."),
-        "bus": Entry("bus:bus", "Set up an outside broker."),
-        "workers": Entry("workers:workers", "List the workers: their roles, their state and the work they hold."),
-        "health": Entry("doctor:health", "Check the broker and the workers, for health checks."),
-        "dead": Entry("dead_letters:dead", "Show messages that could not be handled, and send them again."),
-        "schema": Entry("schema:schema", "Print the schemas of everything on the bus."),
+        "up": Entry("processes", "Run all actors against an outside broker."),
+        "actor": Entry("processes", "Run one role or several; as many processes as you like."),
+        "recorder": Entry("recorder", "Manage the archive of all runs."),
+        "bus": Entry("bus", "Set up an outside broker."),
+        "workers": Entry("workers", "List the workers: their roles, their state and the work they hold."),
+        "health": Entry("doctor", "Check the broker and the workers, for health checks."),
+        "dead": Entry("dead_letters", "Show messages that could not be handled, and send them again."),
+        "schema": Entry("schema", "Print the schemas of everything on the bus."),
     },
 }
-"""Every command by section; where it is declared is a module of ``linestop.cli.commands`` and a name there."""
+"""Every command by section."""
 
 PATH_CHARS_SHOWN: Final = 400
 _SYSTEM_ERRORS: Final = frozenset(
@@ -111,8 +111,7 @@ class LazyGroup(click.Group):
         entry = next((section[cmd_name] for section in SECTIONS.values() if cmd_name in section), None)
         if entry is None:
             return None
-        module, _, attribute = entry.target.partition(":")
-        command = getattr(importlib.import_module(f"linestop.cli.commands.{module}"), attribute)
+        command = getattr(importlib.import_module(f"linestop.cli.commands.{entry.module}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
 
