@@ -21,8 +21,8 @@ from tests.stack import Stack, stack
 from linestop import Client, InputError, PermissionDenied, Refused, SyncClient, errors
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
-from linestop.client.listening import Listener
 from linestop.client.outcome import Outcome, outcome_as
+from linestop.client.outcome_listener import Listener
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 SOON_S = 20.0

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.builders import Story, agent, call, contract, reply
 
-from linestop.models.planner_constants import CONSTANT_BYTES_MAX, CONSTANTS_MAX, constants_of
+from linestop.models.planner_function_constants import CONSTANT_BYTES_MAX, CONSTANTS_MAX, constants_of
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import Judged, ModelChoice, Policy
 from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX, Price

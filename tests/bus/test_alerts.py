@@ -21,7 +21,7 @@ from linestop.actors.validator import Validator
 from linestop.bus import run_outcomes_and_alerts
 from linestop.bus.cloud_events import timestamp
 from linestop.bus.connection import connect
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.stop_run import catch_up, stop_run
 from linestop.bus.stores.agent_versions import AgentStore

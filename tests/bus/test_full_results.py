@@ -14,7 +14,7 @@ from tests.run_logs import AGENT, RUN, TENANT, InMemory, ScriptedTurns, Tools
 
 from linestop.actors.executor import Executor
 from linestop.actors.judging.task_acceptance import tool_grant
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.stores.agent_versions import AgentStore
 from linestop.bus.streams import stream_names
 from linestop.runtime.actor_process import ActorProcess

@@ -11,7 +11,7 @@ import anyio
 import msgspec
 import pytest
 
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import Append, HeadMoved, Log
 from linestop.bus.stop_run import HELP_WITHIN_S, STOP_WITHIN_S, TRIES_BEFORE_HELP, catch_up, stop_number, stop_run
 from linestop.errors import TimedOut, Unreachable

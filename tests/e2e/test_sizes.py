@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.one_process import OneProcess, one_process
 from tests.e2e.scene import agent, log_lines
 
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import Append, HeadMoved, Log, OnSent
 from linestop.bus.stop_run import stop_run
 from linestop.sandbox.tools.context import Context

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import LiveMessage
 from linestop.bus.stop_run import catch_up, stop_run
 from linestop.bus.stores.agent_versions import AgentStore

@@ -11,7 +11,7 @@ import msgspec
 from tests.run_logs import AGENT, RUN, TENANT, InMemory, NoAlerts, ScriptedTurns, Tools
 
 from linestop.actors.model_turn.prompt import assemble
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import Append, Log, OnSent
 from linestop.bus.stop_run import catch_up, stop_run
 from linestop.bus.stores.agent_versions import AgentStore

@@ -14,7 +14,7 @@ from tests.sim.hardships import EVENTS
 from tests.sim.loop import SimLoop
 from tests.sim.outside import OutsideWorld
 
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import HeadMoved
 from linestop.bus.streams import stream_names
 from linestop.errors import Unreachable

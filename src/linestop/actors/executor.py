@@ -18,8 +18,8 @@ from typing import Literal
 import msgspec
 
 from linestop.actors.facts import KillSwitches, Texts, kill_switch_message
+from linestop.actors.performing_role import PerformingRole, has_unreported_result
 from linestop.actors.role_facts import ExecutorFacts
-from linestop.actors.starting_role import StartingRole, has_unreported_result
 from linestop.actors.widened_contracts import attempt_left_open, widened
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import START_WITHIN_S, TOOL_GRACE_S
@@ -33,7 +33,7 @@ from linestop.schemas.subjects import RoleName
 from linestop.schemas.tool_contracts import Tier, ToolError, ToolResult, canonical
 
 
-class Executor(StartingRole[ExecutorFacts]):
+class Executor(PerformingRole[ExecutorFacts]):
     """The executor role. ``runner`` performs tools; it is handed in, so that this module imports none."""
 
     name: RoleName = "executor"

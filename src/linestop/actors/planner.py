@@ -19,8 +19,8 @@ from linestop.actors.facts import kill_switch_message
 from linestop.actors.model_turn.exact_values import covered_texts
 from linestop.actors.model_turn.prompt import Conversations, Prompt, assemble, request
 from linestop.actors.model_turn.reply_events import closing_event, compacted_event, failed_event, proposed_event
+from linestop.actors.performing_role import PerformingRole, has_unreported_result
 from linestop.actors.role_facts import PlannerFacts
-from linestop.actors.starting_role import StartingRole, has_unreported_result
 from linestop.off_loop import off_loop
 from linestop.schemas.defaults import MODEL_GRACE_S, START_WITHIN_S
 from linestop.schemas.events import (
@@ -47,7 +47,7 @@ PROMPTS_CACHED_MAX = 64
 NOT_BEGUN = "The request was not begun; nothing was asked."
 
 
-class Planner(StartingRole[PlannerFacts]):
+class Planner(PerformingRole[PlannerFacts]):
     """The planner role. ``requester`` reaches the models; it is handed in, so that this module imports none."""
 
     name: RoleName = "planner"

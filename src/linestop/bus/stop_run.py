@@ -16,7 +16,7 @@ from typing import Final
 import anyio
 import msgspec
 
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import HeadMoved, Log, StoredMessage
 from linestop.errors import Defect, LinestopError, TimedOut
 from linestop.logger import Logger

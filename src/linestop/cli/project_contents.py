@@ -13,8 +13,8 @@ from linestop.bus.access.rights import CredentialName
 from linestop.config.agent_files import AgentTooLargeError, load_agents
 from linestop.config.project_file import CONFIG_FILE, Project
 from linestop.errors import ConfigError
-from linestop.models.planner_constants import constants_of
 from linestop.models.planner_function import PREFIX, load_planner
+from linestop.models.planner_function_constants import constants_of
 from linestop.models.playbook import load_playbook
 from linestop.models.providers import PLAYBOOK, key_variable
 from linestop.sandbox.tools.registry import Registry, load_registry

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from linestop.client.blocking_client import SyncClient
 from linestop.client.client import Client, TaskOptions
-from linestop.client.listening import Alert, Listener
 from linestop.client.outcome import Outcome
+from linestop.client.outcome_listener import Alert, Listener
 from linestop.client.result_types import DeadLetter, OpenQuestion, Receipt, RunLine, Submitted
 from linestop.client.token_stream import Token
 

@@ -14,8 +14,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from linestop.bus.access.rights import CredentialName
 from linestop.client.client import Client, TaskOptions
 from linestop.client.credentials import Identity, identify
-from linestop.client.listening import Alert, HasPosition, Listener
 from linestop.client.outcome import Outcome
+from linestop.client.outcome_listener import Alert, HasPosition, Listener
 from linestop.client.token_stream import Token
 from linestop.errors import InputError
 from linestop.schemas.defaults import DEFAULT_TENANT

@@ -14,8 +14,8 @@ import msgspec
 
 from linestop.bus.stop_run import fence_number, stop_number
 from linestop.client.dead_letters import DeadLetters
-from linestop.client.following import RunFollower
 from linestop.client.kill_switches import KillSwitchClient
+from linestop.client.live_updates import RunFollower
 from linestop.client.outcome import Outcome
 from linestop.client.result_types import DeadLetter, Receipt, StoppedRuns, Submitted, pick_question, require_shown
 from linestop.client.sender import REPLY_WAIT_S, Sender

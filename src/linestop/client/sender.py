@@ -18,7 +18,7 @@ import msgspec
 
 from linestop.bus.cloud_events import JSON_TYPE, timestamp
 from linestop.bus.connection import Connection
-from linestop.bus.event_envelope import uuid7
+from linestop.bus.event_message import uuid7
 from linestop.bus.jetstream.retry import publish
 from linestop.bus.wire import Wire, header_block
 from linestop.client.credentials import load_key, sign

@@ -14,7 +14,7 @@ import msgspec
 
 from linestop.actors.facts import Space
 from linestop.actors.judging.task_acceptance import no_space_message
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import Log
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.retry import publish

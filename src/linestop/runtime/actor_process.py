@@ -21,7 +21,7 @@ from linestop.actors.executor import Executor
 from linestop.actors.planner import Planner
 from linestop.actors.role_protocol import AnyRole
 from linestop.bus.broker_backend import Backend
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import Delivery, LiveMessage, PullCapacity, StoredMessage
 from linestop.bus.run_outcomes_and_alerts import SYSTEM_TENANT, clock_off_alert, event_alerts
 from linestop.bus.stores.agent_versions import AgentStore

@@ -20,7 +20,7 @@ from linestop.actors.facts import ControlMessage, Fact, IncomingTask, Performing
 from linestop.actors.judging.calls import judging_bytes
 from linestop.actors.role_facts import RoleFacts
 from linestop.actors.role_protocol import AnyRole
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import Append
 from linestop.errors import LinestopError
 from linestop.off_loop import OFF_LOOP_BYTES, off_loop

@@ -11,7 +11,7 @@ import anyio
 import msgspec
 import structlog
 
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.errors import RetryableError
 from linestop.runtime.outbox import Outbox
 from linestop.runtime.role_binding import RoleBinding

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from linestop.actors.facts import Fact
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import HeadMoved, StoredMessage, Timers
 from linestop.bus.stop_run import apply_if_next, catch_up_to
 from linestop.errors import Conflict, Defect, LinestopError, RetryableError

@@ -9,7 +9,7 @@ import msgspec
 from linestop.actors.facts import IncomingTask
 from linestop.actors.judging.task_acceptance import stopped_before_start_message, task_sha256
 from linestop.bus.cloud_events import unwrap
-from linestop.bus.event_envelope import uuid7
+from linestop.bus.event_message import uuid7
 from linestop.bus.interfaces import Delivery, RemovedRun
 from linestop.bus.stores.idempotency_keys import KeyOwner, run_id_rejection_reason
 from linestop.errors import InputError

@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import Append
 from linestop.runtime.ask_roles import Decider, Draft, Pass
 from linestop.schemas.run.fold import Run

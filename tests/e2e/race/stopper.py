@@ -16,7 +16,7 @@ import anyio
 
 from linestop.bus.access.credentials import credential_path, load_credential
 from linestop.bus.connection import connect
-from linestop.bus.event_envelope import EventEncoder
+from linestop.bus.event_message import EventEncoder
 from linestop.bus.jetstream import JetStream
 from linestop.bus.stop_run import stop_run
 from linestop.runtime.process_settings import utc_now

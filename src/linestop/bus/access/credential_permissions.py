@@ -1,4 +1,4 @@
-"""The permissions of every credential, made from the rows of ``permission_table``.
+"""The permissions of every credential, made from the rows of ``rights``.
 
 A permission list alone does not keep a role from publishing as another role. The server sends its replies
 (an acknowledgement, a stored message, a pulled message) to the reply subject that a request names, without

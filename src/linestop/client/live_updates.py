@@ -12,8 +12,8 @@ import anyio
 from linestop.bus.jetstream.reads import Reader, StreamMessage
 from linestop.bus.streams import stream_names
 from linestop.client.credentials import Identity
-from linestop.client.listening import Alert, HasPosition, Listener, ListenerOptions, read_alert
 from linestop.client.outcome import Outcome, outcome_as, with_text
+from linestop.client.outcome_listener import Alert, HasPosition, Listener, ListenerOptions, read_alert
 from linestop.client.run_reader import RunReader, as_run, as_tenant
 from linestop.client.token_stream import Token, TokenStream
 from linestop.client.waiting import token_feed, watch_hints

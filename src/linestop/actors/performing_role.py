@@ -22,7 +22,7 @@ from linestop.schemas.subjects import RoleName
 F = TypeVar("F", bound=PerformerFacts)
 
 
-class StartingRole(ABC, Generic[F]):
+class PerformingRole(ABC, Generic[F]):
     """Planner or executor: first it reports an own start that never began; then the run may be over, or out of time."""
 
     name: RoleName
