@@ -47,8 +47,8 @@ async def test_messages_cannot_be_removed_even_by_the_servers_administrator(tmp_
         for stream in WRITE_ONCE:
             config: Any = (await server.ask(jetstream_api.stream_info(stream)))["config"]
             for subject, body, err_code in (
-                (jetstream_api.stream_purge(stream), None, 10110),
-                (jetstream_api.message_delete(stream), {"seq": 1}, 10057),
+                (f"{jetstream_api.PREFIX}.STREAM.PURGE.{stream}", None, 10110),
+                (f"{jetstream_api.PREFIX}.STREAM.MSG.DELETE.{stream}", {"seq": 1}, 10057),
                 (update(stream), {**config, "deny_delete": False}, 10052),
                 (update(stream), {**config, "deny_purge": False}, 10052),
             ):

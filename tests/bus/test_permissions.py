@@ -80,9 +80,9 @@ async def test_a_refused_publish_fails_at_once(connections: Connections) -> None
 
 FORBIDDEN = {
     "live": subjects.live_subject(event_subject(RunId("x"), "planner")),
-    "purge": jetstream_api.stream_purge(stream_names.RUNS),
-    "delete stream": jetstream_api.stream_delete(stream_names.RUNS),
-    "delete message": jetstream_api.message_delete(stream_names.RUNS),
+    "purge": f"{jetstream_api.PREFIX}.STREAM.PURGE.{stream_names.RUNS}",
+    "delete stream": f"{jetstream_api.PREFIX}.STREAM.DELETE.{stream_names.RUNS}",
+    "delete message": f"{jetstream_api.PREFIX}.STREAM.MSG.DELETE.{stream_names.RUNS}",
     "change stream": jetstream_api.stream_info(stream_names.RUNS).replace("INFO", "UPDATE"),
     "restore stream": jetstream_api.stream_info(stream_names.RUNS).replace("INFO", "RESTORE"),
     "copy stream": jetstream_api.stream_info(stream_names.RUNS).replace("INFO", "SNAPSHOT"),

@@ -73,24 +73,9 @@ def stream_update(stream: str) -> str:
     return f"{PREFIX}.STREAM.UPDATE.{stream}"
 
 
-def stream_purge(stream: str) -> str:
-    """Build the subject that empties a stream, where the stream allows it."""
-    return f"{PREFIX}.STREAM.PURGE.{stream}"
-
-
-def stream_delete(stream: str) -> str:
-    """Build the subject that deletes a whole stream."""
-    return f"{PREFIX}.STREAM.DELETE.{stream}"
-
-
 def message_get(stream: str) -> str:
     """Build the subject that reads one message from the stream's leader."""
     return f"{PREFIX}.STREAM.MSG.GET.{stream}"
-
-
-def message_delete(stream: str) -> str:
-    """Build the subject that deletes one message, where the stream allows it."""
-    return f"{PREFIX}.STREAM.MSG.DELETE.{stream}"
 
 
 def direct_get(stream: str) -> str:
