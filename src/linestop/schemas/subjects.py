@@ -65,18 +65,13 @@ def _grammar(*tokens: str) -> re.Pattern[str]:
 
 
 _TENANT, _RUN, _AGENT = f"tenant={NAME_PATTERN}", f"run={NAME_PATTERN}", f"agent={NAME_PATTERN}"
-_LOG = (_TENANT, _RUN, f"role={_ROLE}", f"event={NAME_PATTERN}", f"n={_N}")
-_RUN_EVENT = _grammar("runs", *_LOG)
-_FORK_EVENT = _grammar("forks", *_LOG)
+_RUN_EVENT = _grammar("runs", _TENANT, _RUN, f"role={_ROLE}", f"event={NAME_PATTERN}", f"n={_N}")
 _TASK = _grammar("tasks", _TENANT, _AGENT)
 _CONTROL = _grammar("from=control|clients", _TENANT, _RUN, f"verb={NAME_PATTERN}")
-_OUTCOME = _grammar("outcomes", _TENANT, _AGENT, _RUN)
 _DELTA = _grammar("deltas", _TENANT, _RUN, f"turn={_N}", f"attempt={_N}")
-_ALERT = _grammar("alerts", _TENANT, f"kind={NAME_PATTERN}")
 _TIMER = _grammar("timers", "action=set|fire", _TENANT, _RUN, f"name={NAME_PATTERN}")
 _WAKE = _grammar("wake", f"role={_ROLE}", _TENANT, _RUN)
 _DEAD = _grammar("dead", f"role={_ROLE}", _TENANT, _RUN)
-_BLOB = _grammar("blobs", _TENANT, "sha256=[0-9a-f]{64}", f"part=0|{_N}")
 
 
 class RunSubject(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,14 +100,6 @@ class ControlSubject(msgspec.Struct, frozen=True, kw_only=True):
     by_client: bool = False
 
 
-class OutcomeSubject(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of an outcome's subject: its tenant, agent and run."""
-
-    tenant: TenantId
-    agent: AgentName
-    run: RunId
-
-
 class DeltaSubject(msgspec.Struct, frozen=True, kw_only=True):
     """The model attempt that the tokens belong to."""
 
@@ -120,13 +107,6 @@ class DeltaSubject(msgspec.Struct, frozen=True, kw_only=True):
     run: RunId
     turn: int
     attempt: int
-
-
-class AlertSubject(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of an alert's subject: its tenant and its kind."""
-
-    tenant: TenantId
-    kind: str
 
 
 class TimerSubject(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,14 +124,6 @@ class RoleRunSubject(msgspec.Struct, frozen=True, kw_only=True):
     role: RoleName
     tenant: TenantId
     run: RunId
-
-
-class BlobSubject(msgspec.Struct, frozen=True, kw_only=True):
-    """One part of a blob; parts count from 0."""
-
-    tenant: TenantId
-    sha256: str
-    part: int
 
 
 def check_name(kind: str, value: str) -> str:
@@ -176,11 +148,6 @@ def tenant_id(value: str) -> TenantId:
 def run_id(value: str) -> RunId:
     """Return ``value`` as a run id, or raise ``InputError``."""
     return RunId(check_name("run", value))
-
-
-def agent_name(value: str) -> AgentName:
-    """Return ``value`` as an agent's name, or raise ``InputError``."""
-    return AgentName(check_name("agent", value))
 
 
 def run_event(tenant: TenantId, run: RunId, *, role: RoleName, event: str, n: int) -> str:
@@ -291,12 +258,9 @@ def blob(tenant: TenantId, sha256: str, *, part: int) -> str:
 
 def parse_run_event(subject: str) -> RunSubject:
     """Parse the subject of an event, or raise ``InputError``."""
-    return _log_subject(_RUN_EVENT, subject, "runs.<tenant>.<run>.<role>.<event>.<n>")
-
-
-def parse_fork_event(subject: str) -> RunSubject:
-    """Parse the subject of an event of a fork, or raise ``InputError``."""
-    return _log_subject(_FORK_EVENT, subject, "forks.<tenant>.<run>.<role>.<event>.<n>")
+    parts = _parse(_RUN_EVENT, subject, "runs.<tenant>.<run>.<role>.<event>.<n>")
+    role, event, n = check_role(parts["role"]), parts["event"], int(parts["n"])
+    return RunSubject(tenant=TenantId(parts["tenant"]), run=RunId(parts["run"]), role=role, event=event, n=n)
 
 
 def parse_task(subject: str) -> TaskSubject:
@@ -311,21 +275,11 @@ def parse_control(subject: str) -> ControlSubject:
     return msgspec.convert(fields, ControlSubject)
 
 
-def parse_outcome(subject: str) -> OutcomeSubject:
-    """Parse the subject of an outcome, or raise ``InputError``."""
-    return msgspec.convert(_parse(_OUTCOME, subject, "outcomes.<tenant>.<agent>.<run>"), OutcomeSubject)
-
-
 def parse_delta(subject: str) -> DeltaSubject:
     """Parse the subject of a model attempt's tokens, or raise ``InputError``."""
     return msgspec.convert(
         _parse(_DELTA, subject, "deltas.<tenant>.<run>.<turn>.<attempt>"), DeltaSubject, strict=False
     )
-
-
-def parse_alert(subject: str) -> AlertSubject:
-    """Parse the subject of an alert, or raise ``InputError``."""
-    return msgspec.convert(_parse(_ALERT, subject, "alerts.<tenant>.<kind>"), AlertSubject)
 
 
 def parse_timer(subject: str) -> TimerSubject:
@@ -343,21 +297,10 @@ def parse_dead_letter(subject: str) -> RoleRunSubject:
     return msgspec.convert(_parse(_DEAD, subject, "dead.<role>.<tenant>.<run>"), RoleRunSubject)
 
 
-def parse_blob(subject: str) -> BlobSubject:
-    """Parse the subject of a part of a blob, or raise ``InputError``."""
-    return msgspec.convert(_parse(_BLOB, subject, "blobs.<tenant>.<sha256>.<part>"), BlobSubject, strict=False)
-
-
 def _verb(value: str) -> str:
     if value in VERBS:
         return value
     raise InputError(f"{value!r} is not a control verb: use one of {', '.join(VERBS)}.")
-
-
-def _log_subject(pattern: re.Pattern[str], subject: str, grammar: str) -> RunSubject:
-    parts = _parse(pattern, subject, grammar)
-    role, event, n = check_role(parts["role"]), parts["event"], int(parts["n"])
-    return RunSubject(tenant=TenantId(parts["tenant"]), run=RunId(parts["run"]), role=role, event=event, n=n)
 
 
 def _parse(pattern: re.Pattern[str], subject: str, grammar: str) -> dict[str, str]:
