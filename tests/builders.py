@@ -28,7 +28,7 @@ from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
     EVENT_NAMES,
-    EVENT_ROLES,
+    EVENTS,
     AccountLine,
     AnyEvent,
     EffectStarted,
@@ -55,6 +55,9 @@ RUN = RunId("r1")
 WORKER = "w#1"
 TASK = "refund order 4711: pay 25 to ann@example.com"
 STEPS_MAX = 200
+EVENT_ROLES: dict[type[AnyEvent], str] = {struct: role for (role, _), struct in EVENTS.items()}
+"""The role of each event but ``stopped``, which every role may append."""
+
 ARGS: dict[str, Any] = {
     "type": "object",
     "properties": {"q": {"type": "string"}, "amount": {"type": "number"}},

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from tests.builders import SPARE, TASK, Story, agent, call, performed, reply
+from tests.builders import EVENT_ROLES, SPARE, TASK, Story, agent, call, performed, reply
 
 from linestop.actors.facts import CheckFindings, ControlMessage, Fact, Worker
 from linestop.actors.model_turn.prompt import assemble
@@ -19,7 +19,6 @@ from linestop.actors.role_facts import ExecutorFacts
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
     EVENT_NAMES,
-    EVENT_ROLES,
     Amended,
     AnyEvent,
     Cue,

@@ -19,7 +19,6 @@ from linestop.schemas.subjects import RunId
 from linestop.schemas.tool_contracts import canonical
 
 Verb = Literal["stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve"]
-VERBS: tuple[Verb, ...] = ("stop", "pause", "resume", "approve", "deny", "edit", "answer", "resolve")
 SIGNED_VERBS: frozenset[str] = frozenset({"approve", "deny", "edit", "resolve"})
 REPLY_HEADER = "Linestop-Reply"
 """The header that names the inbox for the reply."""

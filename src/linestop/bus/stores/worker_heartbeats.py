@@ -16,12 +16,10 @@ from typing import Final, Literal
 import msgspec
 
 from linestop.bus.interfaces import BucketValue
-from linestop.logger import Logger
 from linestop.schemas.defaults import HEARTBEAT_EVERY_S, HEARTBEATS_MISSED_MAX
 from linestop.schemas.run.call_states import Attempt, incarnation_of
 from linestop.schemas.subjects import RoleName
 
-LOG = Logger("linestop.workers")
 FORGET_AFTER_ROUNDS: Final = 1_800
 """Rounds after which a worker whose key expired is forgotten: an hour."""
 

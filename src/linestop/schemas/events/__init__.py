@@ -141,7 +141,6 @@ EVENTS: dict[tuple[str, str], type[AnyEvent]] = {
 
 EVENT_NAMES: dict[type[AnyEvent], str] = {struct: name for (_, name), struct in EVENTS.items()} | {Stopped: "stopped"}
 _KNOWN_NAMES = frozenset(EVENT_NAMES.values())
-EVENT_ROLES: dict[type[AnyEvent], str] = {struct: role for (role, _), struct in EVENTS.items()}
 _DECODERS: dict[tuple[str, str], msgspec.json.Decoder[Any]] = {
     key: msgspec.json.Decoder(struct) for key, struct in EVENTS.items()
 }
@@ -195,7 +194,6 @@ def decode_envelope(payload: bytes) -> Envelope:
 __all__ = [
     "EVENTS",
     "EVENT_NAMES",
-    "EVENT_ROLES",
     "NEVER",
     "Accepted",
     "AccountLine",
