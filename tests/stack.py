@@ -27,8 +27,9 @@ from typing import Any
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from linestop.bus.access.credentials import Credential
+from linestop.bus.access.credentials import Credential, write_private
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
@@ -213,6 +214,14 @@ class Stack:
             self.host = None
             await caller.aclose()
             await backend.aclose()
+
+
+def person_with_key(directory: Path, name: str) -> Person:
+    """Write a person's key where the clients of this state directory find it, and return the person to configure."""
+    key, folder = Ed25519PrivateKey.generate(), directory / "people"
+    folder.mkdir(exist_ok=True)
+    write_private(folder / f"{name}.key", key.private_bytes_raw().hex().encode() + b"\n")
+    return Person(name=name, public_key=key.public_key().public_bytes_raw().hex())
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
-from tests.stack import Stack, stack
+from tests.stack import Stack, person_with_key, stack
 
 import linestop
 from linestop import (
@@ -33,10 +33,9 @@ from linestop.bus.jetstream import JetStream
 from linestop.bus.run_outcomes_and_alerts import Outcome
 from linestop.bus.streams.stream_definitions import consumers
 from linestop.client import DeadLetter, sender, waiting
-from linestop.client.credentials import load_key, write_key
+from linestop.client.credentials import load_key
 from linestop.client.result_types import Receipt
 from linestop.errors import ConfigError, TooLarge
-from linestop.runtime.intake import Person
 from linestop.schemas.defaults import INLINE_BYTES_MAX, Limits
 from linestop.schemas.events import Granted, Policy, Sealed
 from linestop.schemas.run.fold import Run
@@ -438,8 +437,7 @@ async def test_a_client_that_may_not_decide_is_refused_at_once(client: Client) -
 
 async def test_decisions_are_signed_with_the_persons_key_if_required(tmp_path: Path) -> None:
     """With people configured, an unsigned approval is refused, and a signed one counts under that name."""
-    public = write_key(tmp_path / "people", "ann")
-    people = {"ann": Person(name="ann", public_key=public)}
+    people = {"ann": person_with_key(tmp_path, "ann")}
     async with stack(tmp_path, people=people), Client.connect(tmp_path, as_="operator") as operator:
         submitted = await operator.submit("desk", "pay 5")
         await until(operator, submitted.run, waits)
@@ -736,27 +734,25 @@ async def test_a_failed_connection_says_why(system: Stack, tmp_path: Path) -> No
         await Client.connect(system.directory).runs()
 
 
-def test_a_person_has_one_key_that_only_they_can_read(tmp_path: Path) -> None:
+def test_a_persons_key_is_a_file_that_only_they_can_read(tmp_path: Path) -> None:
     """Keys are private files; a file that is not a key, or that others may read, is refused by name."""
-    public = write_key(tmp_path, "ann")
-    key = load_key(tmp_path, "ann")
+    people, ann = tmp_path / "people", person_with_key(tmp_path, "ann")
+    key = load_key(people, "ann")
     assert key is not None
-    assert key.public_key().public_bytes_raw().hex() == public
-    assert load_key(tmp_path, "bob") is None
+    assert key.public_key().public_bytes_raw().hex() == ann.public_key
+    assert load_key(people, "bob") is None
     assert load_key(None, "ann") is None
-    assert load_key(tmp_path, "../ann") is None
-    with pytest.raises(InputError, match="has a key already"):
-        write_key(tmp_path, "ann")
-    (tmp_path / "ann.key").chmod(0o644)
+    assert load_key(people, "../ann") is None
+    (people / "ann.key").chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
-        load_key(tmp_path, "ann")
-    (tmp_path / "bob.key").write_text("nonsense")
-    (tmp_path / "bob.key").chmod(0o600)
+        load_key(people, "ann")
+    (people / "bob.key").write_text("nonsense")
+    (people / "bob.key").chmod(0o600)
     with pytest.raises(ConfigError, match="is not an Ed25519 key"):
-        load_key(tmp_path, "bob")
-    (tmp_path / "bob.key").write_text("0" * 100_000)
+        load_key(people, "bob")
+    (people / "bob.key").write_text("0" * 100_000)
     with pytest.raises(ConfigError, match=r"bob\.key cannot be read: it has over 16384 bytes"):
-        load_key(tmp_path, "bob")
+        load_key(people, "bob")
 
 
 # --- blocking --------------------------------------------------------------------------------------------

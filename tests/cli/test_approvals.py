@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stack import CommandResult, Stack, background_stack, command, shown_option
-
-from linestop.client.credentials import write_key
-from linestop.runtime.intake import Person
+from tests.stack import CommandResult, Stack, background_stack, command, person_with_key, shown_option
 
 pytestmark = pytest.mark.broker
 
@@ -224,8 +221,7 @@ def test_input_typed_before_the_question_does_not_answer_it(system: Stack) -> No
 
 def test_a_decision_is_signed_with_the_key_of_the_named_person(tmp_path: Path) -> None:
     """With people configured, only a name with a key may decide."""
-    people = {"ann": Person(name="ann", public_key=write_key(tmp_path / "people", "ann"))}
-    with background_stack(tmp_path, people=people) as system:
+    with background_stack(tmp_path, people={"ann": person_with_key(tmp_path, "ann")}) as system:
         run = ask(system, "pay 5")["run"]
         shown = shown_option(system.directory, run)
         unsigned = cli(system, "approve", run, *shown, "--by", "bob")

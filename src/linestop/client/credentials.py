@@ -18,13 +18,11 @@ from linestop.bus.access.credentials import (
     load_credential,
     require_seed,
     require_urls,
-    write_private,
 )
 from linestop.bus.access.rights import CREDENTIALS, CredentialName
 from linestop.bus.read_file import read_regular
 from linestop.errors import ConfigError, InputError
 from linestop.schemas.messages import Control, Verb, signed_bytes
-from linestop.schemas.subjects import check_name
 
 DIRECTORY_VARIABLE = "LINESTOP_DIR"
 DIRECTORY_DEFAULT = ".linestop"
@@ -96,22 +94,6 @@ def default_person() -> str:
         return getpass.getuser()
     except (OSError, KeyError):
         return "unknown"
-
-
-def write_key(people: Path, name: str) -> str:
-    """Create a person's key, ``<people>/<name>.key`` (mode 0600), and return the public half in hex.
-
-    Raises:
-        InputError: the person has a key already, or the name is not valid.
-    """
-    path = people / f"{check_name('person', name)}.key"
-    if path.exists():
-        raise InputError(f"'{name}' has a key already: {path}. Remove it first if it is to be replaced.")
-    people.mkdir(parents=True, exist_ok=True)
-    people.chmod(0o700)
-    key = Ed25519PrivateKey.generate()
-    write_private(path, key.private_bytes_raw().hex().encode() + b"\n")
-    return key.public_key().public_bytes_raw().hex()
 
 
 def load_key(people: Path | None, name: str) -> Ed25519PrivateKey | None:
