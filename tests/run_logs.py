@@ -6,6 +6,7 @@ import copy
 import hashlib
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import anyio
@@ -30,7 +31,8 @@ from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import ACTORS, RoleName, RunId, TenantId
 from linestop.schemas.tool_contracts import Contract, Tier, ToolError, ToolResult
-from linestop.schemas.verify.checkpoint_signature import TrustedKey
+from linestop.schemas.verify.chain_links import read_chain
+from linestop.schemas.verify.checkpoint_signature import Checkpoint, TrustedKey, sign
 from linestop.testing.memory import MemoryBroker, NoFaults
 from linestop.testing.virtual_time import run_virtual, virtual_now
 
@@ -356,6 +358,13 @@ SCENARIOS: dict[str, Callable[[], list[Message]]] = {
         agent=msgspec.structs.replace(AGENT, limits=msgspec.structs.replace(AGENT.limits, input_chars_max=3)),
     ),
 }
+
+
+def signed_checkpoint(messages: list[Message], n: int, key: Ed25519PrivateKey = RECORDER) -> Checkpoint:
+    """A checkpoint of the run at event ``n``, signed by ``key`` in the recorder's name."""
+    head = read_chain(TENANT, RUN, messages).links[n - 1].sha256
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    return sign(key, Checkpoint(tenant=TENANT, run=RUN, n=n, head_sha256=head, at=at, key_id="rec-1", signature=""))
 
 
 class Forger:

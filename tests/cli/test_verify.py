@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio.to_thread
 import msgspec
 import pytest
-from tests.run_logs import KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
+from tests.run_logs import KEYS, RUN, SCENARIOS, TENANT, Forger, Message, signed_checkpoint
 from tests.schemas.test_verify import RULES
 from tests.schemas.test_verify_forgeries import FORGERIES, VERSIONS
 from tests.stack import stack
@@ -18,10 +18,7 @@ from tests.stack import stack
 from linestop.cli.main import run
 from linestop.cli.runs import log_check as cli_verify
 from linestop.client import Client
-from linestop.schemas.verify.chain_links import read_chain
-from linestop.schemas.verify.checkpoint_signature import sign_checkpoint
 from linestop.schemas.verify.export_bundle import read_bundle, write_bundle
-from linestop.testing.virtual_time import START
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +115,7 @@ def test_a_checkpoint_in_the_file_counts_with_its_key(
     file: Path, log: list[Message], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """With the recorder's public key on the command line the log is authentic."""
-    checkpoint = sign_checkpoint(RECORDER, "rec-1", link=read_chain(TENANT, RUN, log).links[-1], at=START)
+    checkpoint = signed_checkpoint(log, len(log))
     file.write_bytes(b"".join(write_bundle(log, checkpoints=[checkpoint])))
     assert _verify(file, "--key", f"rec-1={KEYS['rec-1'].public_key}") == 0
     assert f"authentic up to {len(log)}" in capfd.readouterr().out

@@ -8,13 +8,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.run_logs import ANN, BOB, KEYS, RECORDER, RUN, SCENARIOS, TENANT, Forger, Message
+from tests.run_logs import ANN, BOB, KEYS, RUN, SCENARIOS, TENANT, Forger, Message, signed_checkpoint
 
 from linestop.schemas.effect_key import effect_key
 from linestop.schemas.events import Cleared, Opened
@@ -23,14 +21,12 @@ from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.rules import approvals, calls
 from linestop.schemas.verify import check_log as checker
-from linestop.schemas.verify.chain_links import read_chain
 from linestop.schemas.verify.check_log import verify
-from linestop.schemas.verify.checkpoint_signature import Checkpoint, TrustedKey, sign_checkpoint
+from linestop.schemas.verify.checkpoint_signature import Checkpoint, TrustedKey
 from linestop.schemas.verify.verdict import Verdict
 
 LogOf = Callable[[str], list[Message]]
 Change = Callable[[Forger], int]
-AT = datetime(2026, 1, 2, tzinfo=UTC)
 LATER = "2026-06-01T00:00:00Z"
 
 
@@ -809,15 +805,11 @@ def test_no_field_of_any_event_makes_the_checker_fail(log_of: LogOf) -> None:
 # --- checkpoints -------------------------------------------------------------------------------------------
 
 
-def _checkpoint(messages: list[Message], n: int, key: Ed25519PrivateKey = RECORDER) -> Checkpoint:
-    return sign_checkpoint(key, "rec-1", link=read_chain(TENANT, RUN, messages).links[n - 1], at=AT)
-
-
 def test_a_signed_checkpoint_makes_the_log_authentic_up_to_it(log_of: LogOf) -> None:
     """The last event that a known key vouches for is named; checkpoints of other runs are skipped."""
     messages = log_of("approved")
-    other = msgspec.structs.replace(_checkpoint(messages, 3), run="r9")
-    checkpoints = [_checkpoint(messages, 12), _checkpoint(messages, 5), other]
+    other = msgspec.structs.replace(signed_checkpoint(messages, 3), run="r9")
+    checkpoints = [signed_checkpoint(messages, 12), signed_checkpoint(messages, 5), other]
     verdict = check(messages, checkpoints=checkpoints)
     assert (verdict.sentence, verdict.authentic_n, verdict.problems) == ("authentic up to 12", 12, ())
 
@@ -825,7 +817,7 @@ def test_a_signed_checkpoint_makes_the_log_authentic_up_to_it(log_of: LogOf) -> 
 def test_a_log_rewritten_after_a_checkpoint_is_broken(log_of: LogOf) -> None:
     """All hashes of the new chain are right, but the checkpoint vouches for another chain."""
     forger = Forger(log_of("approved"))
-    checkpoint = _checkpoint(forger.messages(), 12)
+    checkpoint = signed_checkpoint(forger.messages(), 12)
     forger.body("executor", "finished")["result"] = "forged"
     verdict = check(forger.messages(), checkpoints=[checkpoint])
     assert verdict.sentence == "broken at 12"
@@ -835,7 +827,7 @@ def test_a_log_rewritten_after_a_checkpoint_is_broken(log_of: LogOf) -> None:
 def test_an_end_that_was_cut_off_before_a_checkpoint_is_found(log_of: LogOf) -> None:
     """The chain cannot show that its end is missing; the checkpoint can."""
     messages = log_of("approved")
-    verdict = check(messages[:10], checkpoints=[_checkpoint(messages, 12)])
+    verdict = check(messages[:10], checkpoints=[signed_checkpoint(messages, 12)])
     assert verdict.sentence == "broken at 11"
     assert "vouches for event 12, but the chain ends at 10" in broken(verdict)[0][2]
 
@@ -843,7 +835,10 @@ def test_an_end_that_was_cut_off_before_a_checkpoint_is_found(log_of: LogOf) -> 
 def test_a_checkpoint_with_a_false_signature_is_broken(log_of: LogOf) -> None:
     """Only the trusted key itself vouches, and only for the events that it signed."""
     messages = log_of("approved")
-    for false in (_checkpoint(messages, 5, key=ANN), msgspec.structs.replace(_checkpoint(messages, 5), n=6)):
+    for false in (
+        signed_checkpoint(messages, 5, key=ANN),
+        msgspec.structs.replace(signed_checkpoint(messages, 5), n=6),
+    ):
         assert "signature" in broken(check(messages, checkpoints=[false]))[0][2]
 
 
@@ -851,7 +846,7 @@ def test_a_key_for_another_purpose_vouches_for_nothing(log_of: LogOf) -> None:
     """A key for approvals cannot vouch for the log, nor the other way round."""
     messages = log_of("approved")
     person = {"rec-1": TrustedKey(public_key=KEYS["rec-1"].public_key, purpose="person", name="rec")}
-    verdict = check(messages, checkpoints=[_checkpoint(messages, 5)], keys=KEYS | person)
+    verdict = check(messages, checkpoints=[signed_checkpoint(messages, 5)], keys=KEYS | person)
     assert (verdict.status, [p.level for p in verdict.problems]) == ("consistent", ["note"])
 
 

@@ -7,7 +7,6 @@ log was not rewritten. A checkpoint does: an Ed25519 signature over tenant, run,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -53,16 +52,6 @@ class TrustedKey(msgspec.Struct, frozen=True, kw_only=True):
         except (InvalidSignature, ValueError):
             return False
         return True
-
-
-def sign_checkpoint(key: Ed25519PrivateKey, key_id: str, *, link: Link, at: datetime) -> Checkpoint:
-    """Sign a checkpoint for the run of ``link`` up to and including that event."""
-    return sign(
-        key,
-        Checkpoint(
-            tenant=link.tenant, run=link.run, n=link.n, head_sha256=link.sha256, at=at, key_id=key_id, signature=""
-        ),
-    )
 
 
 def sign(key: Ed25519PrivateKey, unsigned: Checkpoint) -> Checkpoint:
