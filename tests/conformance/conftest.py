@@ -21,14 +21,14 @@ SERVER = pytest.param(("asyncio", {"use_uvloop": False}), id="server", marks=pyt
 CLUSTER = pytest.param(("asyncio", {"debug": False}), id="cluster", marks=[pytest.mark.broker, pytest.mark.cluster])
 
 
-@pytest.fixture(scope="session", params=[MEMORY, SERVER, CLUSTER])
+@pytest.fixture(scope="package", params=[MEMORY, SERVER, CLUSTER])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
     """One event loop for each kind of bus; the one in memory runs under virtual time."""
     backend: tuple[str, dict[str, object]] = request.param
     return backend
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def bus(
     anyio_backend: tuple[str, dict[str, object]], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[BusFixture]:
