@@ -8,7 +8,8 @@ place in the stream, a control message by the cue that its event carries.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -65,7 +66,6 @@ from linestop.schemas.subjects import (
     TenantId,
     check_name,
     parse_control,
-    parse_task,
 )
 
 LOG = structlog.get_logger("linestop.intake")
@@ -73,6 +73,8 @@ DELIVERY_ATTEMPTS_MAX = 5
 RETRY_S = 1.0
 UNREADABLE_RUN = "unreadable"
 """The run that stands in dead letters about messages that no role can read."""
+
+M = TypeVar("M")
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,27 +99,14 @@ class TaskIntake:
 
     async def handle(self, delivery: Delivery) -> None:
         """Open (or refuse) the run of one task, then acknowledge it."""
-        try:
-            subject = parse_task(delivery.subject)
-        except InputError as error:
-            await _store_dead_letter(self._publisher, delivery, str(error), role="validator", run=UNREADABLE_RUN)
-            await _refuse(self._publisher, delivery, str(error))
-            return
-        incoming, new_run = read_task(subject.tenant, subject.agent, delivery)
-        task = ArrivedTask(subject.tenant, incoming, new_run, Cue(kind="task", id=f"task:{delivery.seq}"))
+        await _handle(self._publisher, delivery, role="validator", read=read_task, act=self._open_or_refuse)
+
+    async def _open_or_refuse(self, delivery: Delivery, task: ArrivedTask) -> Reply | None:
         try:
             async with self._stream_space.place(self._binding.log, len(delivery.payload)) as space:
-                reply = await self._open(task, no_space_message(space))
+                return await self._open(task, no_space_message(space))
         except TooLarge as error:
-            reply = Reply(status="refused", sentence=f"There is no room for the task: {error}")
-        except Exception as error:  # noqa: BLE001 - no error may lose the task
-            await _retry_or_dead_letter(self._publisher, delivery, error, role="validator")
-            return
-        if reply is None:
-            await delivery.nak(RETRY_S)
-            return
-        await delivery.ack()
-        await _reply(self._publisher, delivery, reply)
+            return Reply(status="refused", sentence=f"There is no room for the task: {error}")
 
     async def _open(self, task: ArrivedTask, no_space: str) -> Reply | None:
         """Find the task's run and let the validator decide; None if that has to be tried again.
@@ -228,6 +217,9 @@ class ControlIntake:
         """Turn a control message into an event, acknowledge it, and reply if its sender asked for a reply."""
         # The role whose credential the publisher has: a dead letter under another name would always be refused.
         role = "approver" if "approver" in self._shell.role_names else self._shell.bindings[0].role.name
+        await _handle(self._publisher, delivery, role=role, read=self._read, act=self._apply)
+
+    def _read(self, delivery: Delivery) -> tuple[ControlSubject, ControlMessage]:
         try:
             subject = parse_control(delivery.subject)
             if subject.verb == "stop":
@@ -242,39 +234,26 @@ class ControlIntake:
             verb: Verb = "answer" if subject.verb == "reply" else subject.verb
             signer = self._signer(subject.tenant, subject.run, verb, control)
         except (InputError, ValueError, RecursionError) as error:
-            sentence = f"The control message cannot be read: {truncated_reason(str(error))}."
-            await _store_dead_letter(self._publisher, delivery, sentence, role=role, run=UNREADABLE_RUN)
-            await _refuse(self._publisher, delivery, sentence)
-            return
-        kind = "client" if subject.by_client else "control"
-        # The two streams have separate sequences, and a message is recognised by its place.
-        cue = Cue(kind="control", id=f"{kind}:{delivery.seq}")
-        message = ControlMessage(
+            raise InputError(f"The control message cannot be read: {truncated_reason(str(error))}.") from error
+        return subject, ControlMessage(
             verb=verb,
             control=control,
             signer=signer,
             signature_required=bool(self._people) and verb in SIGNED_VERBS,
             trusted=subject.verb == "reply" or bool(signer),
         )
-        try:
-            if (left := await self._shell.bindings[0].log.removed_run(subject.tenant, subject.run)) is not None:
-                reply: Reply | None = removed_run_reply(subject.run, left, status="refused")
-            elif await self._may_create_run(subject):
-                log = self._shell.bindings[0].log
-                async with self._stream_space.place(log, len(delivery.payload)) as space:
-                    reply = await self._refuse_stop_without_space(subject, space) or await self._advance(
-                        subject, message, cue
-                    )
-            else:
-                reply = await self._advance(subject, message, cue)
-        except Exception as error:  # noqa: BLE001 - no error may lose a stop
-            await _retry_or_dead_letter(self._publisher, delivery, error, role=role)
-            return
-        if reply is None:
-            await delivery.nak(RETRY_S)
-            return
-        await delivery.ack()
-        await _reply(self._publisher, delivery, reply)
+
+    async def _apply(self, delivery: Delivery, read: tuple[ControlSubject, ControlMessage]) -> Reply | None:
+        subject, message = read
+        log = self._shell.bindings[0].log
+        if (left := await log.removed_run(subject.tenant, subject.run)) is not None:
+            return removed_run_reply(subject.run, left, status="refused")
+        # The two streams have separate sequences, and a message is recognised by its place.
+        cue = Cue(kind="control", id=f"{'client' if subject.by_client else 'control'}:{delivery.seq}")
+        if not await self._may_create_run(subject):
+            return await self._advance(subject, message, cue)
+        async with self._stream_space.place(log, len(delivery.payload)) as space:
+            return await self._refuse_stop_without_space(subject, space) or await self._advance(subject, message, cue)
 
     async def _may_create_run(self, subject: ControlSubject) -> bool:
         """Whether the message is a stop whose run may not exist: it would take space that belongs to existing runs."""
@@ -326,6 +305,33 @@ class ControlIntake:
         except (InvalidSignature, ValueError):
             return ""
         return person.name
+
+
+async def _handle(
+    publisher: Publisher,
+    delivery: Delivery,
+    *,
+    role: RoleName,
+    read: Callable[[Delivery], M],
+    act: Callable[[Delivery, M], Awaitable[Reply | None]],
+) -> None:
+    """Read a message, act on it, acknowledge it and reply; where ``act`` returns None, it has to be tried again."""
+    try:
+        message = read(delivery)
+    except InputError as error:
+        await _store_dead_letter(publisher, delivery, str(error), role=role, run=UNREADABLE_RUN)
+        await _refuse(publisher, delivery, str(error))
+        return
+    try:
+        reply = await act(delivery, message)
+    except Exception as error:  # noqa: BLE001 - no error may lose a task or a stop
+        await _retry_or_dead_letter(publisher, delivery, error, role=role)
+        return
+    if reply is None:
+        await delivery.nak(RETRY_S)
+        return
+    await delivery.ack()
+    await _reply(publisher, delivery, reply)
 
 
 async def _reply(publisher: Publisher, delivery: Delivery, reply: Reply) -> None:

@@ -17,7 +17,7 @@ from linestop.runtime.dead_letters import truncated_reason
 from linestop.schemas.events import Cue
 from linestop.schemas.messages import Reply, Task, read_message, readable, run_of_key
 from linestop.schemas.run.fold import Run
-from linestop.schemas.subjects import RunId, TenantId, run_id
+from linestop.schemas.subjects import AgentName, RunId, TenantId, parse_task, run_id
 
 
 class ArrivedTask(msgspec.Struct, frozen=True):
@@ -29,10 +29,23 @@ class ArrivedTask(msgspec.Struct, frozen=True):
     cue: Cue
 
 
-def read_task(tenant: TenantId, agent: str, delivery: Delivery) -> tuple[IncomingTask, RunId]:
-    """Read the task as far as it can be read, and derive a run id from its place in the stream."""
+def read_task(delivery: Delivery) -> ArrivedTask:
+    """Read the task as far as it can be read, and derive a run id from its place in the stream.
+
+    Raises:
+        InputError: the subject is not that of a task.
+    """
+    subject = parse_task(delivery.subject)
     bits = int.from_bytes(hashlib.sha256(b"%d\0" % delivery.seq + delivery.payload).digest()[:10], "big")
-    new_run = RunId(uuid7(delivery.stored_at, bits & ((1 << 74) - 1)))
+    return ArrivedTask(
+        tenant=subject.tenant,
+        incoming=_incoming_task(subject.tenant, subject.agent, delivery),
+        new_run=RunId(uuid7(delivery.stored_at, bits & ((1 << 74) - 1))),
+        cue=Cue(kind="task", id=f"task:{delivery.seq}"),
+    )
+
+
+def _incoming_task(tenant: TenantId, agent: AgentName, delivery: Delivery) -> IncomingTask:
     try:
         body, trace = unwrap(delivery.headers, delivery.payload)
         task = read_message(body, Task)
@@ -43,11 +56,11 @@ def read_task(tenant: TenantId, agent: str, delivery: Delivery) -> tuple[Incomin
         readable_part, sha256 = readable(delivery.payload), hashlib.sha256(delivery.payload).hexdigest()
         return IncomingTask(
             agent=agent, sha256=sha256, problem=problem, readable=readable_part, asked_at=delivery.stored_at
-        ), new_run
+        )
     arrived = IncomingTask(agent=agent, sha256=task_sha256(task, agent), asked_at=delivery.stored_at)
     if problem := run_id_rejection_reason(tenant, task.run, task.key):
-        return msgspec.structs.replace(arrived, problem=problem, readable=task), new_run
-    return msgspec.structs.replace(arrived, task=task, trace=trace), new_run
+        return msgspec.structs.replace(arrived, problem=problem, readable=task)
+    return msgspec.structs.replace(arrived, task=task, trace=trace)
 
 
 def preferred_run(task: ArrivedTask, owner: KeyOwner | None) -> RunId:
