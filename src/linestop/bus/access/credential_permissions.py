@@ -56,24 +56,23 @@ def grants(name: CredentialName, options: AccessOptions = DEFAULT_ACCESS) -> Gra
     """Return every subject that a credential may publish or subscribe to."""
     own_rights = rights(name, options)
     publish = _without_duplicates(s for row in own_rights if row.action == "publish" for s in row.subjects)
+    patterns = [s for s in publish if "*" in s or s.endswith(">")]
     return Grants(
         # Every publish right becomes an import; two that overlap would deliver a message twice.
-        publish=tuple(s for s in publish if not any(s != t and covers(t, s) for t in publish)),
+        publish=tuple(s for s in publish if not any(s != t and covers(t, s) for t in patterns)),
         subscribe=_without_duplicates(s for row in own_rights if row.action == "subscribe" for s in row.subjects),
     )
 
 
 def covers(pattern: str, subject: str) -> bool:
     """Whether every subject that matches ``subject``, which may be a pattern, also matches ``pattern``."""
-    pattern_tokens, tokens = pattern.split("."), subject.split(".")
-    if pattern_tokens[-1] == ">":
-        pattern_tokens = pattern_tokens[:-1]
-        if len(tokens) <= len(pattern_tokens):
+    tokens, pattern_tokens = subject.split("."), pattern.split(".")
+    for actual, wanted in zip(tokens, pattern_tokens, strict=False):
+        if wanted == ">":
+            return True
+        if wanted != actual and (wanted != "*" or actual == ">"):
             return False
-        tokens = tokens[: len(pattern_tokens)]
-    return len(pattern_tokens) == len(tokens) and all(
-        w == t or (w == "*" and t != ">") for w, t in zip(pattern_tokens, tokens, strict=True)
-    )
+    return len(tokens) == len(pattern_tokens)
 
 
 def _without_duplicates(values: Iterable[str]) -> tuple[str, ...]:
