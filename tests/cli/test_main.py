@@ -107,6 +107,24 @@ print("HEAVY", [name for name in {UNUSED_BY_CLIENTS!r} if name in sys.modules])
     assert "HEAVY []" in done.stdout, done.stdout + done.stderr
 
 
+UNUSED_BEFORE_SERVING = (
+    "openai", "anthropic", "pydantic", "genai_prices", "docker", "duckdb", "starlette", "opentelemetry", "jsonschema",
+    "linestop.reference", "linestop.testing",
+)  # fmt: skip
+"""What a process does not need in order to serve: `dev` and the successor of a killed worker wait for every import."""
+
+
+@pytest.mark.parametrize("module", ["dev", "up_and_actor"])
+def test_a_process_imports_nothing_heavy_that_it_can_serve_without(module: str, tmp_path: Path) -> None:
+    """The SDKs of models are imported beside the first runs, the archive in a process of its own."""
+    code = f"""
+import sys, linestop.cli.serving.{module}
+print("HEAVY", [name for name in {UNUSED_BEFORE_SERVING!r} if name in sys.modules])
+"""
+    done = python(code, tmp_path)
+    assert "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(("name", "command"), COMMANDS)
 def test_a_command_has_a_parameter_for_each_of_its_options(name: str, command: click.Command) -> None:
     """No more and no fewer: click passes all of them by name."""

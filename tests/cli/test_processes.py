@@ -392,6 +392,34 @@ async def test_a_function_of_the_folder_plans_instead_of_a_model(tmp_path: Path)
         assert await dev.process.wait() == 2
 
 
+SLOW_IMPORT = """
+import sys, time
+from pathlib import Path
+from linestop.cli.main import main
+from linestop.cli.serving import assemble_process
+
+def import_slowly(model):
+    print("imports", model, file=sys.stderr, flush=True)
+    while not Path("go").exists():
+        time.sleep(0.01)
+    print("has imported", model, file=sys.stderr, flush=True)
+
+assemble_process.import_sdk = import_slowly
+main()
+"""
+
+
+async def test_a_process_serves_while_it_imports_the_sdks_of_its_agents(tmp_path: Path) -> None:
+    """It is ready before, although the import begins at once, and it ends as soon as it is told to."""
+    async with started(tmp_path, "dev", program=[sys.executable, "-c", SLOW_IMPORT]) as dev:
+        await dev.wait_for_words("imports playbook/hello")
+        await dev.wait_for_words("Ctrl-C ends it")
+        assert "has imported" not in dev.error_text
+        (tmp_path / "go").touch()
+        await dev.wait_for_words("has imported playbook/hello")
+        assert await dev.end_with() == 0
+
+
 async def test_deltas_are_published_under_their_attempt(tmp_path: Path) -> None:
     """An interrupted answer and the complete one are different attempts, which a watcher can tell apart."""
     (tmp_path / "agents").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import pytest
 from tests.builders import CONTRACTS, OK, Story, agent
 
 from linestop.actors.planner import Planner
+from linestop.models import open_model
 from linestop.models.caller import Requester, without_lone_surrogates
 from linestop.models.planner_function import Plan
 from linestop.models.playbook import PlaybookServer, parse_playbook
@@ -21,6 +23,7 @@ from linestop.models.playbook.wire import PIECE_CHARS
 from linestop.schemas.events import ModelChoice, ModelStarted
 from linestop.schemas.model_messages import (
     Message,
+    ModelClient,
     ModelFailed,
     ModelReply,
     ModelRequest,
@@ -212,6 +215,35 @@ async def test_a_failing_watcher_does_not_lose_the_answer() -> None:
     ):
         reply, _ = await caller.request(_work("playbook/m", base_url=server.url))
     assert reply.text == "x"
+
+
+async def test_other_runs_continue_while_an_sdk_is_imported_for_two_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The import waits for something that only the event loop does; both requests use the same client."""
+    imported, opened = threading.Event(), list[str]()
+
+    def import_slowly(model: str) -> None:
+        assert imported.wait(timeout=30), model
+
+    def open_once(model: str, **options: Any) -> ModelClient:  # noqa: ANN401 - as ``open_model`` takes them
+        opened.append(model)
+        return open_model(model, **options)
+
+    monkeypatch.setattr("linestop.models.caller.import_sdk", import_slowly)
+    monkeypatch.setattr("linestop.models.caller.open_model", open_once)
+    replies: list[ModelReply] = []
+    async with PlaybookServer(parse_playbook('name = "m"\n[[step]]\nsay = "x"')) as server, _caller() as caller:
+
+        async def request() -> None:
+            replies.append((await caller.request(_work("playbook/m", base_url=server.url)))[0])
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(request)
+            tasks.start_soon(request)
+            await anyio.wait_all_tasks_blocked()
+            assert (replies, opened) == ([], [])
+            imported.set()
+    assert [reply.text for reply in replies] == ["x", "x"]
+    assert opened == ["playbook/m"]
 
 
 def test_unpaired_surrogates_are_replaced_in_answers_and_failures() -> None:

@@ -16,7 +16,7 @@ from linestop.schemas.model_messages import NO_KEY, ModelClient, ToolMode
 
 _KEY = re.compile(r"[!-~]+")
 
-__all__ = ["ToolMode", "open_model"]
+__all__ = ["ToolMode", "import_sdk", "open_model"]
 
 
 def open_model(
@@ -54,6 +54,13 @@ def open_model(
         model, key, base_url, tool_mode
     )
     return client
+
+
+def import_sdk(model: str) -> None:
+    """Import what ``open_model`` needs for this model: an SDK takes up to a second, so call this in a thread."""
+    provider = model.partition("/")[0]
+    if provider in PROVIDERS:
+        importlib.import_module(PROVIDERS[provider].module)
 
 
 def _key_of(model: str, base_url: str | None, api_key_env: str) -> str:

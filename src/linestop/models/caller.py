@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import anyio
+import anyio.to_thread
 import msgspec
 
-from linestop.models import open_model
+from linestop.models import import_sdk, open_model
 from linestop.models.may_still_begin import require_fresh
 from linestop.models.planner_function import PREFIX, PlannerFunction, call_function, load_planner
 from linestop.schemas.json_values import JsonObject, JsonValue
@@ -46,7 +47,7 @@ class Requester:
             require_fresh(work.start_by)
             reply = await call_function(work.planner, function, work.request)
             return without_lone_surrogates(reply), time.perf_counter() - began
-        client = self._client(work)
+        client = await self._client(work)
         request = msgspec.structs.replace(work.request, start_by=work.start_by)
         on_delta = self._on_delta
         if on_delta is None:
@@ -74,18 +75,21 @@ class Requester:
         for client in self._clients.values():
             await client.aclose()
 
-    def _client(self, work: ModelWork) -> ModelClient:
+    async def _client(self, work: ModelWork) -> ModelClient:
         model = work.request.model
         provider = model.split("/", 1)[0]
         url = work.base_url or self._base_urls.get(provider, "")
         key = (model, url, work.api_key_env, work.tool_mode)
-        if key not in self._clients:
-            try:
+        try:
+            if key not in self._clients:
+                await anyio.to_thread.run_sync(import_sdk, model, abandon_on_cancel=True)
+            # Asked again, because another request may have opened it during the import.
+            if key not in self._clients:
                 self._clients[key] = open_model(
                     model, base_url=url or None, api_key_env=work.api_key_env, tool_mode=work.tool_mode
                 )
-            except Exception as error:
-                raise ModelFailed("permanent", str(error)) from error
+        except Exception as error:
+            raise ModelFailed("permanent", str(error)) from error
         return self._clients[key]
 
 

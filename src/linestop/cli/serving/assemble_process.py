@@ -6,10 +6,10 @@ broker themselves.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,13 +33,14 @@ from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.migrate_streams import Administrator
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes
 from linestop.cli.project_contents import load_tools, make_importable
-from linestop.cli.serving.garbage_collection import rare_collections
+from linestop.cli.serving.garbage_collection import rare_collections, spare_existing_objects
 from linestop.config.project_file import Project
 from linestop.config.toml_files import read_toml
 from linestop.errors import Unreachable
+from linestop.models import import_sdk
 from linestop.models.caller import OnModelDelta, Requester
 from linestop.models.playbook import PlaybookServer, load_playbook
-from linestop.models.providers import PLAYBOOK, PROVIDERS
+from linestop.models.providers import PLAYBOOK
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.fetch_facts import ResultCheck
 from linestop.runtime.intake import Person
@@ -182,18 +183,21 @@ async def serve(
         if "planner" in roles:
             make_importable(project)
             url = await stack.enter_async_context(playbook_server(project))
-            await anyio.to_thread.run_sync(_import_providers, project)
             caller = Requester(on_delta=publish_deltas(backend.publisher("planner")), base_urls={PLAYBOOK: url})
             stack.push_async_callback(caller.aclose)
         runner = _make_runner(project, tools, secrets) if tools is not None and "executor" in roles else None
         archive = _make_writer(project, credentials["recorder"]) if "recorder" in roles else None
         role_actors = [make_role(role, requester=caller, runner=runner) for role in roles]
         process = ActorProcess(backend, role_actors, config, archive=archive)
-        lock_task = await stack.enter_async_context(anyio.create_task_group())
-        lock_task.start_soon(_touch_lock_forever, lock)
-        stack.callback(lock_task.cancel_scope.cancel)
+        beside = await stack.enter_async_context(anyio.create_task_group())
+        beside.start_soon(_touch_lock_forever, lock)
+        stack.callback(beside.cancel_scope.cancel)
         stack.enter_context(rare_collections())
-        yield await stack.enter_async_context(process.running())
+        running = await stack.enter_async_context(process.running())
+        if caller is not None:
+            # The process serves meanwhile; a model request that is the first to need an SDK waits for it.
+            beside.start_soon(partial(anyio.to_thread.run_sync, _import_sdks, project, abandon_on_cancel=True))
+        yield running
 
 
 def _make_writer(project: Project, recorder: Credential) -> Writer:
@@ -247,12 +251,11 @@ def _result_check(tool: AnyTool) -> ResultCheck:
     return check
 
 
-def _import_providers(project: Project) -> None:
-    """Import the SDKs of the folder's agents now: an import in the middle of a run would delay all other runs."""
-    providers_used = {str(table.get("model", "")).partition("/")[0] for table in _model_tables(project)}
-    for provider in PROVIDERS.values():
-        if provider.name in providers_used:
-            importlib.import_module(provider.module)
+def _import_sdks(project: Project) -> None:
+    """Import the SDKs of the folder's agents before a run needs them."""
+    for table in _model_tables(project):
+        import_sdk(str(table.get("model", "")))
+    spare_existing_objects()
 
 
 def _model_keys(project: Project) -> Iterator[str]:
