@@ -32,7 +32,7 @@ from linestop.runtime import actor_process, perform_started
 from linestop.runtime.ask_roles import Draft
 from linestop.runtime.housekeeping.stalled_run_sweep import Sweep
 from linestop.runtime.intake import ControlIntake, TaskIntake
-from linestop.runtime.money import ledger
+from linestop.runtime.money import ledger, orphaned_holds
 from linestop.runtime.money.account_state import apply_change
 from linestop.runtime.outbox import Outbox
 from linestop.runtime.run_cache import CachedRun
@@ -331,7 +331,7 @@ def _orphaned_holds_stay() -> None:
         del accounts, log, older_than_s
         return 0
 
-    cast("Any", actor_process).release_orphaned_holds = nothing
+    cast("Any", orphaned_holds).release_orphaned_holds = nothing
 
 
 def _accounts_not_compared() -> None:

@@ -37,14 +37,14 @@ from linestop.runtime.housekeeping.stalled_run_sweep import Sweep
 from linestop.runtime.intake import ControlIntake, TaskIntake
 from linestop.runtime.message_loops import RESTART_PAUSE_S, Pumps
 from linestop.runtime.money.ledger import AccountLedger
-from linestop.runtime.money.orphaned_holds import release_orphaned_holds, remove_ended_accounts
+from linestop.runtime.money.orphaned_holds import OrphanedHolds
 from linestop.runtime.process_settings import ProcessSettings, utc_now
 from linestop.runtime.role_binding import RoleBinding, ShellConfig
 from linestop.runtime.role_factory import live_filters
 from linestop.runtime.run_loop import Shell
 from linestop.runtime.stream_space import StreamSpace
 from linestop.runtime.workers.presence import Presence, PresenceCallbacks, RoleLoad, count_starts
-from linestop.schemas.defaults import ORPHANED_AFTER_S, SPACE_TO_WATCH
+from linestop.schemas.defaults import SPACE_TO_WATCH
 from linestop.schemas.events import NEVER, Cue
 from linestop.schemas.subjects import (
     ACTORS,
@@ -70,10 +70,6 @@ REFRESH_FACTS_EVERY_S = 2.0
 OUTCOME_RETRY_S = 60.0
 """Seconds until an outcome that found no space is published again."""
 
-RELEASE_EVERY_S = 60.0
-DEAD_WORKER_HOLD_AFTER_S = 0.0
-"""Age from which a hold may be orphaned by a dead worker. A live one loses nothing: the run's log shows its holds."""
-
 LIVE_STOPS = live_subject(event_filter(None, "stopped"))
 STOP_ALERT_KINDS = frozenset({"stopped"})
 
@@ -87,6 +83,7 @@ class ActorProcess:
     _pumps: anyio.abc.TaskGroup | None = None
     _is_sweep_due = False
     _losses = 0
+    _orphaned_holds: OrphanedHolds | None = None
 
     def __init__(
         self, backend: Backend, roles: Sequence[AnyRole], config: ProcessSettings, *, archive: Writer | None = None
@@ -96,22 +93,13 @@ class ActorProcess:
         self.archive = archive
         self.roles = sorted(roles, key=lambda role: ROLE_ORDER.index(role.name))
         first = self.roles[0].name
-        bindings = [
-            RoleBinding(
-                role=role,
-                log=backend.log(role.name),
-                publisher=backend.publisher(role.name),
-                performer=role if isinstance(role, Planner | Executor) else None,
-            )
-            for role in self.roles
-        ]
-        role_names = {role.name for role in self.roles}
+        self._role_names = {role.name for role in self.roles}
         self.clock = clock.PROCESS_CLOCK if config.now is utc_now else clock.Clock(config.now, clock.loop_s)
         self.presence = Presence(
             {role.name: backend.bucket(role.name, stream_names.BEATS_BUCKET) for role in self.roles},
             self.clock, worker=config.worker, load=self._role_load, compare_clock=config.compare_clock,
         )  # fmt: skip
-        self.ledger = self._make_ledger() if "budget" in role_names else None
+        self.ledger = self._make_ledger() if "budget" in self._role_names else None
         self.facts = FactSource(
             agents=AgentStore(backend.bucket(first, stream_names.AGENTS_BUCKET)),
             ledger=self.ledger,
@@ -125,25 +113,9 @@ class ActorProcess:
             checks=config.checks,
             tools=config.tools,
         )
-        self.shell = Shell(
-            bindings,
-            facts=self.facts,
-            encoder=EventEncoder(
-                build=config.build, blobs=backend.blobs(first), random_source=config.random_source, now=self.clock.now,
-                sampled=config.spans.sampled if config.spans else None,
-            ),
-            timers=backend.timers(first),
-            config=ShellConfig(
-                worker=config.worker, now=self.clock.now, may_decide=self._may_decide,
-                random_source=config.random_source,
-                drain_s=config.drain_s, spans=config.spans, signer=config.signer, limits=config.limits,
-            ),
-        )  # fmt: skip
-        self.shell.capacity.has_budget = "budget" in role_names
-        self._role_names = role_names
+        self.shell = self._make_shell()
         self._stream_space = StreamSpace(self.facts)
         self.pumps = Pumps(backend, self._may_decide)
-        self._budget_died = anyio.Event()
         self.sweep = self._make_sweep()
 
     @asynccontextmanager
@@ -166,6 +138,42 @@ class ActorProcess:
                         pumps.cancel_scope.cancel()
                         self.presence.state = "ending"
                         await self.shell.drain()
+
+    def _make_shell(self) -> Shell:
+        backend, config, first = self.backend, self.config, self.roles[0].name
+        bindings = [
+            RoleBinding(
+                role=role,
+                log=backend.log(role.name),
+                publisher=backend.publisher(role.name),
+                performer=role if isinstance(role, Planner | Executor) else None,
+            )
+            for role in self.roles
+        ]
+        shell = Shell(
+            bindings,
+            facts=self.facts,
+            encoder=EventEncoder(
+                build=config.build,
+                blobs=backend.blobs(first),
+                random_source=config.random_source,
+                now=self.clock.now,
+                sampled=config.spans.sampled if config.spans else None,
+            ),
+            timers=backend.timers(first),
+            config=ShellConfig(
+                worker=config.worker,
+                now=self.clock.now,
+                may_decide=self._may_decide,
+                random_source=config.random_source,
+                drain_s=config.drain_s,
+                spans=config.spans,
+                signer=config.signer,
+                limits=config.limits,
+            ),
+        )
+        shell.capacity.has_budget = "budget" in self._role_names
+        return shell
 
     def _make_ledger(self) -> AccountLedger:
         shared = self.backend.bucket("budget", stream_names.SHARED_BUCKET)
@@ -195,8 +203,8 @@ class ActorProcess:
         shares_role = any(heartbeat.role in self._role_names for heartbeat in died)
         if self._pumps is not None and (shares_role or "recorder" in self._role_names):
             self._pumps.start_soon(self._sweep_after_deaths, shares_role)
-        if any(heartbeat.role == "budget" for heartbeat in died):
-            self._budget_died.set()
+        if self._orphaned_holds is not None and any(heartbeat.role == "budget" for heartbeat in died):
+            self._orphaned_holds.on_budget_died()
 
     async def _sweep_after_deaths(self, all_runs: bool) -> None:
         try:
@@ -259,7 +267,15 @@ class ActorProcess:
 
     def _start_budget_pumps(self) -> None:
         assert self._pumps is not None
-        self._pumps.start_soon(self._release_orphaned_holds)
+        assert self.ledger is not None
+        self._orphaned_holds = OrphanedHolds(
+            self.ledger,
+            next(s.log for s in self.shell.bindings if s.role.name == "budget"),
+            shared=self.backend.bucket("budget", stream_names.SHARED_BUCKET),
+            now=self.clock.now,
+            may_decide=self._may_decide,
+        )
+        self._pumps.start_soon(self._orphaned_holds.run_for_ever)
 
     def _start_recorder_pumps(self) -> None:
         assert self._pumps is not None
@@ -334,26 +350,6 @@ class ActorProcess:
                 entry.run, event_alerts(entry.run, since=NEVER, kinds=STOP_ALERT_KINDS)
             )
         await delivery.ack()
-
-    async def _release_orphaned_holds(self) -> None:
-        """Release orphaned holds: at the start, every ``RELEASE_EVERY_S``, and when a worker of budget has died."""
-        binding = next(s for s in self.shell.bindings if s.role.name == "budget")
-        accounts_removed, older_than_s = False, DEAD_WORKER_HOLD_AFTER_S
-        while self.ledger is not None:
-            try:
-                if self._may_decide():
-                    await release_orphaned_holds(self.ledger, binding.log, older_than_s=older_than_s)
-                    shared = self.backend.bucket("budget", stream_names.SHARED_BUCKET)
-                    accounts_removed = accounts_removed or await remove_ended_accounts(shared, self.clock.now())
-            except LinestopError as error:
-                LOG.warning("release_failed", error=str(error))
-            except Exception:
-                # An unreadable value of the accounts never ends the process.
-                LOG.exception("release_failed")
-            self._budget_died, older_than_s = anyio.Event(), ORPHANED_AFTER_S
-            with anyio.move_on_after(RELEASE_EVERY_S):
-                await self._budget_died.wait()
-                older_than_s = DEAD_WORKER_HOLD_AFTER_S
 
     def _on_funds_freed(self, tenant: str, run: str) -> None:
         """Advance a run that waited for money and has room now, here and in any other process with budget."""

@@ -9,10 +9,14 @@ Orphaned accounts are those that an older linestop left without a time to live: 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
+import anyio
+import structlog
+
 from linestop.bus.interfaces import Bucket, Log
-from linestop.errors import Conflict, Refused
+from linestop.errors import Conflict, LinestopError, Refused
 from linestop.runtime.money.ledger import ACCOUNT_RETENTION, AccountLedger, read_account
 from linestop.runtime.money.own_holds import spent_of
 from linestop.schemas.account_names import period_end
@@ -20,10 +24,57 @@ from linestop.schemas.defaults import ORPHANED_AFTER_S
 from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
+LOG = structlog.get_logger("linestop.money")
+RELEASE_EVERY_S = 60.0
+DEAD_WORKER_HOLD_AFTER_S = 0.0
+"""Age from which a hold may be orphaned by a dead worker. A live one loses nothing: the run's log shows its holds."""
+
 RETENTION_MARGIN = timedelta(hours=1)
 """Margin within which an account with a time to live expires by itself before it is looked for here."""
 
 REMOVED_PER_CALL_MAX = 1_000
+
+
+class OrphanedHolds:
+    """Releases orphaned holds: at the start, every ``RELEASE_EVERY_S``, and when a worker of budget has died."""
+
+    def __init__(
+        self,
+        ledger: AccountLedger,
+        log: Log,
+        *,
+        shared: Bucket,
+        now: Callable[[], datetime],
+        may_decide: Callable[[], bool],
+    ) -> None:
+        self._ledger = ledger
+        self._log = log
+        self._shared = shared
+        self._now = now
+        self._may_decide = may_decide
+        self._budget_died = anyio.Event()
+
+    def on_budget_died(self) -> None:
+        """Release the holds of the dead worker at once."""
+        self._budget_died.set()
+
+    async def run_for_ever(self) -> None:
+        """Release again and again; no failure ends it."""
+        accounts_removed, older_than_s = False, DEAD_WORKER_HOLD_AFTER_S
+        while True:
+            try:
+                if self._may_decide():
+                    await release_orphaned_holds(self._ledger, self._log, older_than_s=older_than_s)
+                    accounts_removed = accounts_removed or await remove_ended_accounts(self._shared, self._now())
+            except LinestopError as error:
+                LOG.warning("release_failed", error=str(error))
+            except Exception:
+                # An unreadable value of the accounts never ends the process.
+                LOG.exception("release_failed")
+            self._budget_died, older_than_s = anyio.Event(), ORPHANED_AFTER_S
+            with anyio.move_on_after(RELEASE_EVERY_S):
+                await self._budget_died.wait()
+                older_than_s = DEAD_WORKER_HOLD_AFTER_S
 
 
 async def release_orphaned_holds(ledger: AccountLedger, log: Log, *, older_than_s: float = ORPHANED_AFTER_S) -> int:
