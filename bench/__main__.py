@@ -16,8 +16,15 @@ from bench.compare import compare, load_report
 from bench.report import ROOT, Report, this_machine
 
 DEFAULT: Final = (
-    "turns", "long_runs", "waiting_runs", "archive_catching_up", "idle", "submitting", "commands", "starting",
-)  # fmt: skip
+    "turns",
+    "long_runs",
+    "waiting_runs",
+    "archive_catching_up",
+    "idle",
+    "submitting",
+    "commands",
+    "starting",
+)
 """Together at most ten minutes on two cores."""
 
 ONLY_IF_NAMED: Final = ("backlog", "sizes", "stopping")

@@ -49,48 +49,68 @@ def _turns(configuration: str, name: str) -> Key:
 AIMS: Final = (
     Aim(
         text="one process, 16 in flight: CPU of a turn",
-        figure=_turns(f"one process, {AT_16}", "CPU"), limit=1.6, unit="ms",
+        figure=_turns(f"one process, {AT_16}", "CPU"),
+        limit=1.6,
+        unit="ms",
     ),
     Aim(
         text="one process, 16 in flight: turns, as a part of the floor's",
-        figure=_turns(f"one process, {AT_16}", "turns of the floor's"), limit=0.4, at_least=True,
+        figure=_turns(f"one process, {AT_16}", "turns of the floor's"),
+        limit=0.4,
+        at_least=True,
     ),
     Aim(
         text="three processes, 16 in flight: CPU of a turn to one process",
-        figure=_turns(f"three processes, {AT_16}", "CPU"), to=_turns(f"one process, {AT_16}", "CPU"), limit=2.0,
+        figure=_turns(f"three processes, {AT_16}", "CPU"),
+        to=_turns(f"one process, {AT_16}", "CPU"),
+        limit=2.0,
     ),
     Aim(
         text="six processes, 16 in flight: CPU of a turn to one process",
-        figure=_turns(f"six processes, {AT_16}", "CPU"), to=_turns(f"one process, {AT_16}", "CPU"), limit=3.0,
+        figure=_turns(f"six processes, {AT_16}", "CPU"),
+        to=_turns(f"one process, {AT_16}", "CPU"),
+        limit=3.0,
     ),
     Aim(
         text="stored in RUNS for a turn",
-        figure=_turns(f"one process, {AT_16}", "stored in RUNS"), limit=6.5, unit="KB", scale=1e-3,
+        figure=_turns(f"one process, {AT_16}", "stored in RUNS"),
+        limit=6.5,
+        unit="KB",
+        scale=1e-3,
     ),
     Aim(
         text="one process: p50 of a turn alone to the floor's",
-        figure=_turns(f"one process, {ALONE}", "p50 of a turn to the floor's"), limit=1.4,
+        figure=_turns(f"one process, {ALONE}", "p50 of a turn to the floor's"),
+        limit=1.4,
     ),
     Aim(
         text="p50 of a turn at event 1,500 to event 20 of a run",
-        figure=("long_runs", "one process", "event 1,500 to event 20"), limit=1.2,
+        figure=("long_runs", "one process", "event 1,500 to event 20"),
+        limit=1.2,
     ),
     Aim(
         text="turns with 256 runs in flight to 64 in flight",
         figure=_turns("one process, sync 1s, 256 in flight", "turns"),
-        to=_turns("one process, sync 1s, 64 in flight", "turns"), limit=1.0, at_least=True,
+        to=_turns("one process, sync 1s, 64 in flight", "turns"),
+        limit=1.0,
+        at_least=True,
     ),
     Aim(
         text="p50 until a task is accepted, beside 5,000 busy runs to beside 100",
-        figure=("submitting", "one process", "p50 beside 5,000 busy runs to beside 100"), limit=1.0,
+        figure=("submitting", "one process", "p50 beside 5,000 busy runs to beside 100"),
+        limit=1.0,
     ),
     Aim(
         text="idle CPU with 5,000 finished runs to none",
-        figure=("idle", "one process", "CPU with 5,000 finished runs to none"), limit=1.0,
+        figure=("idle", "one process", "CPU with 5,000 finished runs to none"),
+        limit=1.0,
     ),
     Aim(
         text="events that an archive reads when it catches up",
-        figure=("archive_catching_up", "nothing else", "events archived"), limit=20_000, at_least=True, unit="/s",
+        figure=("archive_catching_up", "nothing else", "events archived"),
+        limit=20_000,
+        at_least=True,
+        unit="/s",
     ),
     *(
         Aim(text=f"`{command}`", figure=("commands", command, "p50"), limit=250, unit="ms")
@@ -98,14 +118,17 @@ AIMS: Final = (
     ),
     Aim(
         text="`linestop dev` in an empty folder, until it is ready",
-        figure=("starting", "linestop dev in an empty folder", "until ready"), limit=1.5, unit="s",
+        figure=("starting", "linestop dev in an empty folder", "until ready"),
+        limit=1.5,
+        unit="s",
     ),
     Aim(
         text="kill -9 of a worker, until its successor's first work",
         figure=("starting", "kill -9 with 16 runs in flight", "until the successor's first work"),
-        limit=0.5, unit="s",
+        limit=0.5,
+        unit="s",
     ),
-)  # fmt: skip
+)
 
 TURN_COLUMNS: Final = {
     "turns of the floor's": "turns of the floor's",

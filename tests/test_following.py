@@ -330,11 +330,15 @@ async def _leave_loop(directory: Path, position: str, leave: str) -> str:
 @pytest.mark.parametrize(
     ("leave", "again", "warns"),
     [
-        ("break", True, True), ("break in a block", False, False), ("return in a block", False, False),
-        ("save and break", False, False), ("error", True, True), ("error in a block", True, False),
+        ("break", True, True),
+        ("break in a block", False, False),
+        ("return in a block", False, False),
+        ("save and break", False, False),
+        ("error", True, True),
+        ("error in a block", True, False),
         ("caught in a block", False, False),
     ],
-)  # fmt: skip
+)
 async def test_an_outcome_counts_as_handled_if_its_block_is_left_without_an_error(
     client: Client, system: Stack, caplog: pytest.LogCaptureFixture, leave: str, *, again: bool, warns: bool
 ) -> None:

@@ -72,9 +72,13 @@ def calls(*requested: tuple[str, dict[str, Any]]) -> ModelReply:
         for index, (tool, args) in enumerate(requested)
     )
     return ModelReply(
-        text="" if made else "done", calls=made, stop_reason="calls" if made else "end",
-        usage=Usage(fresh_in=100, out=20), usage_reported=True, model="x",
-    )  # fmt: skip
+        text="" if made else "done",
+        calls=made,
+        stop_reason="calls" if made else "end",
+        usage=Usage(fresh_in=100, out=20),
+        usage_reported=True,
+        model="x",
+    )
 
 
 def down(kind: FailureClass = "availability", retry_after_s: float | None = None) -> ModelFailed:

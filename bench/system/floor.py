@@ -53,10 +53,12 @@ class Floor:
                 tasks.start_soon(self._write_until, began + seconds, times)
         took_s, turns = time.perf_counter() - began, len(times)
         return FloorSample(
-            times_s=times, turns_s=turns / took_s, appends_s=turns * len(self._payloads) / took_s,
+            times_s=times,
+            turns_s=turns / took_s,
+            appends_s=turns * len(self._payloads) / took_s,
             cpu_ms=(own_cpu_s() - own) / turns * 1e3,
             broker_cpu_ms=(cpu_s(self._broker.pids()) - brokers) / turns * 1e3,
-        )  # fmt: skip
+        )
 
     async def _write_until(self, deadline: float, times: list[float]) -> None:
         while time.perf_counter() < deadline:

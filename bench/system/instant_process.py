@@ -38,9 +38,13 @@ class InstantModel:
                 args = json.dumps({"q": f"{work.turn} {'x' * int(text)}"})
                 calls = (ToolCall(id=f"c{work.turn}", name="look", args=args),)
         reply = ModelReply(
-            text="" if calls else "done", calls=calls, stop_reason="calls" if calls else "end",
-            usage=Usage(fresh_in=300, out=50), usage_reported=True, model="instant",
-        )  # fmt: skip
+            text="" if calls else "done",
+            calls=calls,
+            stop_reason="calls" if calls else "end",
+            usage=Usage(fresh_in=300, out=50),
+            usage_reported=True,
+            model="instant",
+        )
         return reply, 0.0
 
     async def aclose(self) -> None:

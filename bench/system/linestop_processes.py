@@ -79,8 +79,11 @@ async def start_process(
     with tempfile.TemporaryFile() as log:
         process = await anyio.open_process(
             [*program, "--project", str(project), *args, "--json"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment(directory, dict(os.environ)),
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment(directory, dict(os.environ)),
+        )
         assert process.stdout is not None
         line = ""
         try:

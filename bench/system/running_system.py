@@ -176,9 +176,12 @@ class RunningSystem:
         starts, stored = self.starts[first:], await self.stored_bytes() - stored
         turns = max(1, len(starts))
         return LoadSample(
-            times_s=[length for _, length in turn_lengths(starts)], turns_s=len(starts) / took_s,
-            cpu_ms=used / turns * 1e3, broker_cpu_ms=broker_used / turns * 1e3, stored_bytes=stored / turns,
-        )  # fmt: skip
+            times_s=[length for _, length in turn_lengths(starts)],
+            turns_s=len(starts) / took_s,
+            cpu_ms=used / turns * 1e3,
+            broker_cpu_ms=broker_used / turns * 1e3,
+            stored_bytes=stored / turns,
+        )
 
     async def wait_until(self, is_reached: Callable[[], bool], *, within_s: float = WAIT_MAX_S) -> None:
         """Wait until something that ``watch`` sees has happened.

@@ -63,8 +63,12 @@ def test_a_turn_with_one_read_is_five_events() -> None:
     story = at_work(call("look")).finish_tools(look=OK)
     turn = story.event_names()[2:7]
     assert turn == [
-        "planner.started", "planner.proposed", "validator.judged", "executor.started", "executor.finished",
-    ]  # fmt: skip
+        "planner.started",
+        "planner.proposed",
+        "validator.judged",
+        "executor.started",
+        "executor.finished",
+    ]
     assert verify(TENANT, RUN, story.messages).problems == ()
 
 

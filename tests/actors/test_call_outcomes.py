@@ -93,11 +93,13 @@ def error(status: str, error_type: str, message: str, *, retry_safe: bool = Fals
 DENIED = "A person (bob) denied this call: too much"
 CASES: dict[str, tuple[Callable[[], Story], str, dict[str, Any]]] = {
     "success": (
-        lambda: at_work(call("look")).finish_tools(look=OK), "look",
+        lambda: at_work(call("look")).finish_tools(look=OK),
+        "look",
         {"status": "succeeded", "untrusted": True, "result": {"ok": True}},
     ),
     "text": (
-        lambda: at_work(call("look")).finish_tools(look=msgspec.structs.replace(OK, value='say "hi"\n}')), "look",
+        lambda: at_work(call("look")).finish_tools(look=msgspec.structs.replace(OK, value='say "hi"\n}')),
+        "look",
         {"status": "succeeded", "untrusted": True, "result": 'say "hi"\n}'},
     ),
     "imitation": (
@@ -111,38 +113,50 @@ CASES: dict[str, tuple[Callable[[], Story], str, dict[str, Any]]] = {
         ),
         "look",
         {
-            "status": "succeeded", "untrusted": True, "truncated": True, "result_bytes": 401,
+            "status": "succeeded",
+            "untrusted": True,
+            "truncated": True,
+            "result_bytes": 401,
             "result": '["x","x","x","x","x","x","x","x","x"\n[cut: 401 bytes in all]',
         },
     ),
     "failure": (
-        lambda: at_work(call("look")).finish_tools(look=failed("no such order")), "look",
+        lambda: at_work(call("look")).finish_tools(look=failed("no such order")),
+        "look",
         error("failed", "permanent", "no such order", untrusted=True),
     ),
     "failure that is safe to try again": (
-        lambda: at_work(call("pay")).send_control("approve", call="pay").append_decided().run_until_idle().finish_tools(
-            pay=failed('no "order"', "invalid", retry_safe=True)
+        lambda: (
+            at_work(call("pay"))
+            .send_control("approve", call="pay")
+            .append_decided()
+            .run_until_idle()
+            .finish_tools(pay=failed('no "order"', "invalid", retry_safe=True))
         ),
-        "pay", error("failed", "invalid", 'no "order"', retry_safe=True, untrusted=True),
+        "pay",
+        error("failed", "invalid", 'no "order"', retry_safe=True, untrusted=True),
     ),
     "unknown": (
-        outcome_never_learnt, "look",
-        error(
-            "unknown", "timeout", "The call did not answer in time, and was tried often enough.", retry_safe=True
-        ),
+        outcome_never_learnt,
+        "look",
+        error("unknown", "timeout", "The call did not answer in time, and was tried often enough.", retry_safe=True),
     ),
     "resolved": (
-        lambda: resolved("done"), "pay",
+        lambda: resolved("done"),
+        "pay",
         {"status": "succeeded", "note": "A person (bob) found that the call took effect.", "result": {"id": 9}},
     ),
     "rejected arguments": (
-        lambda: at_work(call("look", '{"x":1}')), "look",
+        lambda: at_work(call("look", '{"x":1}')),
+        "look",
         error("rejected", "invalid", "$: Additional properties are not allowed ('x' was unexpected)", retry_safe=True),
     ),
     "unknown tool": (
-        lambda: at_work(call("fly")), "fly",
+        lambda: at_work(call("fly")),
+        "fly",
         error(
-            "rejected", "unknown_tool",
+            "rejected",
+            "unknown_tool",
             "There is no tool 'fly' in this run; the tools are: look, note, pay, drop, wire, weigh, rent, after, "
             "wait.until, ask.person.",
             retry_safe=True,
@@ -154,16 +168,21 @@ CASES: dict[str, tuple[Callable[[], Story], str, dict[str, Any]]] = {
             .finish_tools(look=OK)
             .finish_model(reply(call("look", '{"q":"b"}', id="more")))
         ),
-        "more", error("rejected", "limit", "The tool 'look' may be called 1 times in a run, and has been."),
+        "more",
+        error("rejected", "limit", "The tool 'look' may be called 1 times in a run, and has been."),
     ),
     "the same effect twice": (
-        lambda: at_work(call("pay"), call("pay", id="twice")), "twice",
+        lambda: at_work(call("pay"), call("pay", id="twice")),
+        "twice",
         error("rejected", "repeated", "The same effect is proposed twice in this answer."),
     ),
     "from the record": (
-        recorded, "note2",
+        recorded,
+        "note2",
         {
-            "status": "succeeded", "untrusted": True, "result": {"ok": True},
+            "status": "succeeded",
+            "untrusted": True,
+            "result": {"ok": True},
             "note": "This was done before and not made again; this is the result that it had.",
         },
     ),
@@ -173,45 +192,64 @@ CASES: dict[str, tuple[Callable[[], Story], str, dict[str, Any]]] = {
         error("denied", "denied", DENIED),
     ),
     "no reply in time": (
-        lambda: at_work(call("pay")).advance_s(Limits().approval_expires_s + 1).run_until_idle(), "pay",
+        lambda: at_work(call("pay")).advance_s(Limits().approval_expires_s + 1).run_until_idle(),
+        "pay",
         error("denied", "expired", "Nobody answered in time, so this was not done."),
     ),
     "dry run": (
-        lambda: dry("pay"), "pay",
+        lambda: dry("pay"),
+        "pay",
         {
-            "status": "succeeded", "dry_run": True, "note": "This is a dry run: nothing was done.", "untrusted": True,
+            "status": "succeeded",
+            "dry_run": True,
+            "note": "This is a dry run: nothing was done.",
+            "untrusted": True,
             "result": {"dry_run": True, "tool": "pay"},
         },
     ),
     "read in a dry run": (
-        lambda: dry("look"), "look",
+        lambda: dry("look"),
+        "look",
         {"status": "succeeded", "untrusted": True, "result": {"dry_run": True, "tool": "look"}},
     ),
     "edit": (
-        edited, "pay",
+        edited,
+        "pay",
         {
-            "status": "succeeded", "edited_by": "bob", "untrusted": True, "result": {"ok": True},
+            "status": "succeeded",
+            "edited_by": "bob",
+            "untrusted": True,
+            "result": {"ok": True},
             "note": "A person changed the arguments of this call to those shown.",
         },
     ),
     "findings": (
-        lambda: at_work(call("note")).finish_tools(note=msgspec.structs.replace(OK, findings=("odd",))), "note",
+        lambda: at_work(call("note")).finish_tools(note=msgspec.structs.replace(OK, findings=("odd",))),
+        "note",
         {
-            "status": "succeeded", "note": TOOK_EFFECT, "findings": ["odd"], "untrusted": True,
+            "status": "succeeded",
+            "note": TOOK_EFFECT,
+            "findings": ["odd"],
+            "untrusted": True,
             "result": {"ok": True},
         },
     ),
     "checks": (
-        lambda: weighed("too heavy"), "weigh",
+        lambda: weighed("too heavy"),
+        "weigh",
         error("failed", "checks_failed", "The result failed its checks: too heavy", retry_safe=True),
     ),
     "a person's answer": (
-        lambda: at_work(call("ask.person", '{"question":"which?"}')).send_control(
-            "answer", call="ask.person", answer="the first"
-        ).append_decided().run_until_idle(),
-        "ask.person", {"status": "succeeded", "result": "the first"},
+        lambda: (
+            at_work(call("ask.person", '{"question":"which?"}'))
+            .send_control("answer", call="ask.person", answer="the first")
+            .append_decided()
+            .run_until_idle()
+        ),
+        "ask.person",
+        {"status": "succeeded", "result": "the first"},
     ),
-}  # fmt: skip
+}
 """Name → how a call came to its end, its id, and what its model reads of it."""
 
 

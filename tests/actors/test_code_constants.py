@@ -55,9 +55,12 @@ def by_function(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of a
     name = f"{__name__}.planner"
     price = Price(input=0, output=0, table="a planner function costs nothing")
     given: dict[str, Any] = {
-        "planner": f"python:{name}", "model": ModelChoice(model=FUNCTION_MODEL_PREFIX + name, price=price),
-        "constants": constants_of(planner), "policy": Policy(clear=("pay",)), **fields,
-    }  # fmt: skip
+        "planner": f"python:{name}",
+        "model": ModelChoice(model=FUNCTION_MODEL_PREFIX + name, price=price),
+        "constants": constants_of(planner),
+        "policy": Policy(clear=("pay",)),
+        **fields,
+    }
     return agent(**given)
 
 

@@ -19,8 +19,14 @@ from linestop.schemas.run.starting.compaction import is_compaction_due
 from linestop.schemas.tool_contracts import ToolResult
 
 BIG = msgspec.structs.replace(OK, value="they were in the house " * 652)
-ROOMY = {"tokens_max": 2_000_000, "cost_max_micros": 50_000_000, "turns_max": 100, "wall_s": 10_000,
-         "calls_max": 100, "calls_per_tool_max": 100}  # fmt: skip
+ROOMY = {
+    "tokens_max": 2_000_000,
+    "cost_max_micros": 50_000_000,
+    "turns_max": 100,
+    "wall_s": 10_000,
+    "calls_max": 100,
+    "calls_per_tool_max": 100,
+}
 
 
 def thinking(**limits: object) -> Story:

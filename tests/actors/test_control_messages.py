@@ -208,9 +208,12 @@ def test_the_model_sees_an_edited_call_as_it_was_made_with_a_note() -> None:
         (raw[0], raw[1] | {"input": {"q": "order 4712"}}),
     )
     assert msgspec.json.decode(result.result_text) == {
-        "status": "succeeded", "edited_by": "bob", "untrusted": True, "result": {"ok": True},
+        "status": "succeeded",
+        "edited_by": "bob",
+        "untrusted": True,
+        "result": {"ok": True},
         "note": "A person changed the arguments of this call to those shown.",
-    }  # fmt: skip
+    }
     assert story.run.context_bytes >= before + len('{"q":"order 4712"}') + len(result.result_text)
 
 

@@ -370,9 +370,14 @@ def test_a_start_with_other_arguments_than_judged_is_ignored() -> None:
     assert isinstance(start, EffectStarted)
     line = start.calls[0]
     other = StartedCall(
-        call=line.call, attempt=1, effect_key=line.effect_key, args_sha256="0" * 64, gate_n=line.gate_n,
-        start_by=line.start_by, done_by=line.done_by,
-    )  # fmt: skip
+        call=line.call,
+        attempt=1,
+        effect_key=line.effect_key,
+        args_sha256="0" * 64,
+        gate_n=line.gate_n,
+        start_by=line.start_by,
+        done_by=line.done_by,
+    )
     entry = story.append("executor", EffectStarted(calls=(other,), worker=WORKER))
     assert entry.ignored == "call 'pay' was judged with other arguments"
 
@@ -382,9 +387,14 @@ def test_a_second_start_of_an_open_unsafe_effect_is_ignored() -> None:
     story = paid()
     line = started(story).calls[0]
     again = StartedCall(
-        call="pay", attempt=2, effect_key=line.effect_key, args_sha256=line.args_sha256, gate_n=line.gate_n,
-        start_by=line.start_by, done_by=line.done_by,
-    )  # fmt: skip
+        call="pay",
+        attempt=2,
+        effect_key=line.effect_key,
+        args_sha256=line.args_sha256,
+        gate_n=line.gate_n,
+        start_by=line.start_by,
+        done_by=line.done_by,
+    )
     story.advance_s(60)
     assert "so it may not start" in story.append("executor", EffectStarted(calls=(again,), worker="w#2")).ignored
 

@@ -74,8 +74,9 @@ def test_a_known_secret_beside_calls_is_in_no_event_of_a_stopped_run() -> None:
     """Neither as text nor as reason, nor in the provider's text blocks; signed blocks stay as they are."""
     story = secretive()
     blocks: tuple[dict[str, object], ...] = (
-        {"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": f"it is {SECRET}"},
-    )  # fmt: skip
+        {"type": "thinking", "thinking": "hm", "signature": "s"},
+        {"type": "text", "text": f"it is {SECRET}"},
+    )
     story.finish_model(reply(call("pay"), text=f"it is {SECRET}", blocks=blocks))
     assert story.last(Proposed).blocks == canonical([blocks[0], {"type": "text", "text": CLEAN}]).decode()
     assert (story.last(Proposed).reason, story.last(Asked).calls[0].reason) == (CLEAN, CLEAN)

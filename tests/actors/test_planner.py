@@ -63,12 +63,13 @@ def test_a_start_reserves_its_cost_and_names_its_deadlines() -> None:
 @pytest.mark.parametrize(
     ("ids", "mode"),
     [
-        (("toolu-1", "anything"), "native"), ((f"{NATIVE_ID_PREFIX}0", "x"), "native"),
+        (("toolu-1", "anything"), "native"),
+        ((f"{NATIVE_ID_PREFIX}0", "x"), "native"),
         ((f"{JSON_MODE_ID_PREFIX}0", f"{JSON_MODE_ID_PREFIX}1"), "json_schema"),
         ((f"{JSON_MODE_ID_PREFIX}0", f"{JSON_MODE_ID_PREFIX}0"), "json_schema"),
         (("call_" + "a" * 24, "call_" + "b" * 24), "auto"),
     ],
-)  # fmt: skip
+)
 def test_a_model_keeps_its_tool_mode_in_any_process(ids: tuple[str, str], mode: str) -> None:
     """A new process does not find out again what the log shows; of another server nothing is known."""
     url = "http://127.0.0.1:1/v1"

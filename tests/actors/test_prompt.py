@@ -66,8 +66,16 @@ def test_a_summary_replaces_the_turns_that_it_covers() -> None:
     covered = story.run.proposals[-1].n
     start = story.last(ModelStarted)
     story.run.turn_attempts[-1].purpose = "compact"
-    story.given(Compacted(turn=start.turn, attempt=1, covers_from=1, covers_to=covered, summary="looked once",
-                          values=(ExactValue(value="4711", n=4),)))  # fmt: skip
+    story.given(
+        Compacted(
+            turn=start.turn,
+            attempt=1,
+            covers_from=1,
+            covers_to=covered,
+            summary="looked once",
+            values=(ExactValue(value="4711", n=4),),
+        )
+    )
     messages = assemble(story.run, story.version).messages
     assert len(messages) == 2
     assert messages[1].text.endswith("looked once\nExact values:\n- 4711 (event 4)")

@@ -27,8 +27,14 @@ from linestop.schemas.events import (
 from linestop.schemas.tool_contracts import ToolError, ToolResult
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-ROOMY = {"calls_max": 1_000, "calls_per_tool_max": 1_000, "turns_max": 1_000, "tokens_max": 10**7,
-         "cost_max_micros": 10**9, "wall_s": 10**6}  # fmt: skip
+ROOMY = {
+    "calls_max": 1_000,
+    "calls_per_tool_max": 1_000,
+    "turns_max": 1_000,
+    "tokens_max": 10**7,
+    "cost_max_micros": 10**9,
+    "wall_s": 10**6,
+}
 
 
 def stop(story: Story) -> tuple[str, str, int, int]:

@@ -12,9 +12,16 @@ from bench.report import Better, Machine, Report, median, percentile_99, signifi
 def report(python_ms: float = 10.0) -> Report:
     """A report without figures."""
     machine = Machine(
-        at="2026-12-01", commit="abc", cores=2, processor="p", kernel="k", python="3.11", broker="b", load=1.5,
+        at="2026-12-01",
+        commit="abc",
+        cores=2,
+        processor="p",
+        kernel="k",
+        python="3.11",
+        broker="b",
+        load=1.5,
         python_ms=python_ms,
-    )  # fmt: skip
+    )
     return Report(machine=machine)
 
 

@@ -97,9 +97,18 @@ def test_a_trace_is_found_wherever_its_sender_put_it(headers: dict[str, str], pa
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", THEIRS[:-1], THEIRS + "-x", "ff" + THEIRS[2:], THEIRS.upper(), "00-" + "0" * 32 + "-b7ad6b7169203331-01",
-     "00-0af7651916cd43dd8448eb211c80319c-" + "0" * 16 + "-01", THEIRS + "\n00"],
-)  # fmt: skip
+    [
+        "",
+        "x",
+        THEIRS[:-1],
+        THEIRS + "-x",
+        "ff" + THEIRS[2:],
+        THEIRS.upper(),
+        "00-" + "0" * 32 + "-b7ad6b7169203331-01",
+        "00-0af7651916cd43dd8448eb211c80319c-" + "0" * 16 + "-01",
+        THEIRS + "\n00",
+    ],
+)
 def test_a_traceparent_that_is_not_one_is_ignored(text: str) -> None:
     """As the standard requires."""
     assert parse_traceparent(text) is None

@@ -66,9 +66,20 @@ def test_a_path_that_is_not_a_regular_file_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["broker", "broker:4222", "http://broker", "nats://", "nats://a:0", "nats://a:99999", "nats://a:x", "nats://[::1",
-     "nats://a\0b", "nats://a,::", "nats://ann:hunter2@broker:4222"],
-)  # fmt: skip
+    [
+        "broker",
+        "broker:4222",
+        "http://broker",
+        "nats://",
+        "nats://a:0",
+        "nats://a:99999",
+        "nats://a:x",
+        "nats://[::1",
+        "nats://a\0b",
+        "nats://a,::",
+        "nats://ann:hunter2@broker:4222",
+    ],
+)
 def test_an_invalid_address_is_refused_without_showing_its_password(tmp_path: Path, url: str) -> None:
     """The sentence names the file and the form, and shows no secret."""
     path = credential_path(tmp_path, "planner")

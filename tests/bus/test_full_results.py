@@ -59,10 +59,20 @@ async def test_a_stored_full_result_contains_no_known_secret(tmp_path: Path) -> 
     registry.add(leak, "tests")
     runner = RegistryRunner(registry, tmp_path, limits=PerformLimits(redactor=Redactor([SECRET])))
     work = CallWork(
-        tenant=ACME, run="r1", call="c1", attempt=1, tool="leak", grant=tool_grant(leak.contract), args=b"{}",
-        key="k" * 64, user="ann", tier="read", start_by=datetime.now(UTC) + timedelta(seconds=30), timeout_s=5.0,
+        tenant=ACME,
+        run="r1",
+        call="c1",
+        attempt=1,
+        tool="leak",
+        grant=tool_grant(leak.contract),
+        args=b"{}",
+        key="k" * 64,
+        user="ann",
+        tier="read",
+        start_by=datetime.now(UTC) + timedelta(seconds=30),
+        timeout_s=5.0,
         result_bytes_max=1_000,
-    )  # fmt: skip
+    )
     (result,) = [each async for each in Executor(runner).perform((work,), EffectStarted(calls=(), worker="w#1"))]
     assert isinstance(result, LongResult)
     event = await encoder(broker).store_full_result(ACME, result)

@@ -88,9 +88,14 @@ async def test_a_refused_append_is_ours_only_if_the_very_bytes_are_stored(
     reader = StubReader(stored_message)
     cast("Any", log)._reader = reader
     append = Append(
-        tenant=TenantId("t"), run=RunId("r"), role="planner", event="stopped", n=2, head_seq=6,
+        tenant=TenantId("t"),
+        run=RunId("r"),
+        role="planner",
+        event="stopped",
+        n=2,
+        head_seq=6,
         payload=b"ours",
-    )  # fmt: skip
+    )
     resolution = cast("Any", log)._resolve_refusal(append, SUBJECT, read_ack(reply))
     if head is None:
         assert await resolution == 7

@@ -49,9 +49,13 @@ class Model:
         more = work.turn <= self._calls
         calls = (ToolCall(id=f"c{work.turn}", name="look", args=f'{{"q":"{work.turn}"}}'),) if more else ()
         return ModelReply(
-            text="" if more else "done", calls=calls, stop_reason="calls" if more else "end", usage=USAGE,
-            usage_reported=True, model="x",
-        ), TAKES_S  # fmt: skip
+            text="" if more else "done",
+            calls=calls,
+            stop_reason="calls" if more else "end",
+            usage=USAGE,
+            usage_reported=True,
+            model="x",
+        ), TAKES_S
 
 
 class Crowd:
@@ -161,8 +165,9 @@ def test_of_64_parallel_runs_the_20_that_fit_the_account_complete() -> None:
         await anyio.sleep(60)
         runs = [await world.run(name) for name in names]
         assert Counter(run.sealed.status if run.sealed else "open" for run in runs) == {
-            "completed": 20, "over_budget": 44,
-        }  # fmt: skip
+            "completed": 20,
+            "over_budget": 44,
+        }
         assert [run.run for run in runs if run.accepted] == names[:20]
         assert max(run.n for run in runs) <= 10
         stop = runs[-1].stopped

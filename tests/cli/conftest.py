@@ -29,7 +29,12 @@ def linestop() -> Linestop:
     def run(folder: Path, *args: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "linestop.cli.main", *args],
-            cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False, env=dict(os.environ),
-        )  # fmt: skip
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env=dict(os.environ),
+        )
 
     return run

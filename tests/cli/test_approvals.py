@@ -77,10 +77,13 @@ def test_approve_with_edit_approves_other_arguments(system: Stack, tmp_path: Pat
     file.write_text('{"amount": 2}')
     (tmp_path / "huge.json").write_text("[" * 300_000)
     for wrong, sentence in (
-        ("[1]", "JSON object"), ("{", "read as JSON"), ('{"amount": 1, "amount": 9}', '"amount" is given twice'),
-        ("@/nowhere", "cannot be read"), ("[" * 90_000, "cannot be read as JSON"),
+        ("[1]", "JSON object"),
+        ("{", "read as JSON"),
+        ('{"amount": 1, "amount": 9}', '"amount" is given twice'),
+        ("@/nowhere", "cannot be read"),
+        ("[" * 90_000, "cannot be read as JSON"),
         (f"@{tmp_path / 'huge.json'}", "has over 262144 bytes"),
-    ):  # fmt: skip
+    ):
         ran = cli(system, "approve", run, call, "--shown", question["shown"], "--edit", wrong)
         assert ran.code == 2
         assert sentence in ran.err
@@ -147,8 +150,9 @@ def test_a_decision_of_the_wrong_kind_is_refused_before_the_person_is_prompted(s
     """No person confirms a decision that needs another command; that command is named in full."""
     doubt, approval = ask(system, "doubt"), ask(system, "pay 5")
     for wrong, question, right in (
-        (("approve",), doubt, "resolve"), (("resolve", "--done"), approval, "approve"),
-    ):  # fmt: skip
+        (("approve",), doubt, "resolve"),
+        (("resolve", "--done"), approval, "approve"),
+    ):
         ran = cli(system, wrong[0], question["run"], *wrong[1:])
         assert ran.code == 1
         assert f"`linestop {wrong[0]}` cannot decide that" in ran.err
@@ -187,8 +191,11 @@ def at_a_terminal(system: Stack, *args: str, typed_ahead: str, prompt: str, repl
     environment = {**os.environ, "LINESTOP_DIR": str(system.directory), "COLUMNS": "300"}
     process = subprocess.Popen(
         [sys.executable, "-m", "linestop.cli.main", *args],
-        stdin=terminal, stdout=subprocess.DEVNULL, stderr=terminal, env=environment,
-    )  # fmt: skip
+        stdin=terminal,
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+        env=environment,
+    )
     killer = threading.Timer(60, process.kill)
     killer.start()
     os.close(terminal)

@@ -21,9 +21,14 @@ def read_one_line(folder: Path, *args: str, stderr_too: bool = False, state: Pat
     """Read a command's first line like `head -1`; return its exit code and its stderr."""
     environment = {**os.environ, "TMPDIR": str(folder), **({"LINESTOP_DIR": str(state)} if state else {})}
     process = subprocess.Popen(
-        [sys.executable, "-m", "linestop.cli.main", *args], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT if stderr_too else subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "linestop.cli.main", *args],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if stderr_too else subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     try:
         assert process.stdout.readline()

@@ -29,14 +29,21 @@ main.main()
 def complete(folder: Path, directory: Path, words: str, *, within_s: float = 30.0) -> list[str]:
     """The completions that bash gets for the last of ``words``."""
     environ = {
-        **os.environ, "_LINESTOP_COMPLETE": "bash_complete", "COMP_WORDS": words, "LINESTOP_DIR": str(directory),
+        **os.environ,
+        "_LINESTOP_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "LINESTOP_DIR": str(directory),
         "COMP_CWORD": str(len(words.split(" ")) - 1),
-    }  # fmt: skip
+    }
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM_WITH_LONG_WAIT.format(within_s)], cwd=folder, env=environ,
-        capture_output=True, text=True,
-        timeout=WITHIN_S, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", PROGRAM_WITH_LONG_WAIT.format(within_s)],
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
     assert done.stderr == ""
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 

@@ -57,8 +57,12 @@ def test_make_demo_is_the_demo(tmp_path: Path) -> None:
     binaries = Path(sys.executable).parent
     done = subprocess.run(
         ["make", "--no-print-directory", f"BIN={binaries}", f"VENV={tmp_path}", "-o", f"{tmp_path}/.runtime", "demo"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All three stories ended as expected, in " in done.stdout
 
@@ -87,8 +91,12 @@ def at_a_terminal(folder: Path) -> Generator[tuple[subprocess.Popen[bytes], int]
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "linestop.cli.main", "demo"],
-        cwd=folder, env={**os.environ, "TERM": "xterm"}, stdin=inside, stdout=inside, stderr=inside,
-    )  # fmt: skip
+        cwd=folder,
+        env={**os.environ, "TERM": "xterm"},
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+    )
     os.close(inside)
     try:
         yield process, terminal
@@ -153,8 +161,11 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signa
     """Closing the terminal, or a supervisor, ends it as Ctrl-C does."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "linestop.cli.main", "demo"],
-        cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     with process:
         assert any("ready after" in line for line in process.stdout)

@@ -91,8 +91,10 @@ def test_watch_says_that_it_waits_for_a_run_that_does_not_exist(system: Stack) -
     """A misspelt id must not look like a run in which nothing happens."""
     watching = subprocess.Popen(
         [sys.executable, "-m", "linestop.cli.main", "watch", "unborn-yet", "--dir", str(system.directory)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert watching.stderr is not None
     with watching:
         first_line = watching.stderr.readline()

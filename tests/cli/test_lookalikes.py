@@ -82,9 +82,28 @@ def test_many_words_are_bounded() -> None:
 
 @pytest.mark.parametrize(
     "char",
-    ["\U000e0041", "\U000e0001", "\ufe0f", "\U000e0100", "\u3164", "\uffa0", "\u115f", "\u2800", "\u00ad", "\u034f",
-     "\u180e", "\u2061", "\u206a", "\ufff9", "\ue000", "\U0010fffd", "\u200b", "\u202e", "\ufeff"],
-)  # fmt: skip
+    [
+        "\U000e0041",
+        "\U000e0001",
+        "\ufe0f",
+        "\U000e0100",
+        "\u3164",
+        "\uffa0",
+        "\u115f",
+        "\u2800",
+        "\u00ad",
+        "\u034f",
+        "\u180e",
+        "\u2061",
+        "\u206a",
+        "\ufff9",
+        "\ue000",
+        "\U0010fffd",
+        "\u200b",
+        "\u202e",
+        "\ufeff",
+    ],
+)
 def test_invisible_characters_are_escaped(char: str) -> None:
     """Tags, selectors, fillers, blanks other than the space, joiners, directions, private letters."""
     assert escape_controls(f"a{char}b") == f"a{char.encode('unicode_escape').decode()}b"

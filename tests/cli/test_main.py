@@ -25,10 +25,27 @@ from linestop.schemas.defaults import DEFAULT_TENANT
 from linestop.schemas.subjects import ACTORS
 
 HEAVY = (
-    "nats", "duckdb", "anthropic", "openai", "docker", "genai_prices", "pydantic", "httpx2", "httpcore2", "rich",
-    "cryptography", "structlog", "anyio", "asyncio", "msgspec", "opentelemetry", "jsonschema_rs", "uvloop",
-    "starlette", "importlib.metadata",
-)  # fmt: skip
+    "nats",
+    "duckdb",
+    "anthropic",
+    "openai",
+    "docker",
+    "genai_prices",
+    "pydantic",
+    "httpx2",
+    "httpcore2",
+    "rich",
+    "cryptography",
+    "structlog",
+    "anyio",
+    "asyncio",
+    "msgspec",
+    "opentelemetry",
+    "jsonschema_rs",
+    "uvloop",
+    "starlette",
+    "importlib.metadata",
+)
 """Modules that cost time to import; the help needs none of them."""
 
 
@@ -86,10 +103,21 @@ for name in {[name for name, _ in COMMANDS]!r}:
 
 
 UNUSED_BY_CLIENTS = (
-    "structlog", "rich", "pygments", "attr", "duckdb", "starlette", "opentelemetry",
-    "cryptography.hazmat.primitives.serialization", "linestop.schemas.verify.check_log",
-    "linestop.runtime", "linestop.sandbox", "linestop.models", "linestop.reference", "linestop.testing",
-)  # fmt: skip
+    "structlog",
+    "rich",
+    "pygments",
+    "attr",
+    "duckdb",
+    "starlette",
+    "opentelemetry",
+    "cryptography.hazmat.primitives.serialization",
+    "linestop.schemas.verify.check_log",
+    "linestop.runtime",
+    "linestop.sandbox",
+    "linestop.models",
+    "linestop.reference",
+    "linestop.testing",
+)
 """What a command about a run does not need: its answer waits for every import."""
 
 

@@ -17,9 +17,16 @@ from linestop.client.result_types import OpenQuestion, open_questions
 def asked(reason: str) -> OpenQuestion:
     """A payment that waits for a person."""
     return OpenQuestion(
-        tenant="default", run="r1", agent="desk", kind="approval", call="c1", tool="pay", args='{"amount":5}',
-        reason=reason, expires_at=datetime(2100, 1, 1, tzinfo=UTC),
-    )  # fmt: skip
+        tenant="default",
+        run="r1",
+        agent="desk",
+        kind="approval",
+        call="c1",
+        tool="pay",
+        args='{"amount":5}',
+        reason=reason,
+        expires_at=datetime(2100, 1, 1, tzinfo=UTC),
+    )
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,13 @@ async def started(
 ) -> AsyncGenerator[Process]:
     """Start ``linestop`` in ``folder`` and make sure that it does not outlive the test."""
     process = await asyncio.create_subprocess_exec(
-        *program, *args,
-        cwd=folder, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        *program,
+        *args,
+        cwd=folder,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
     try:
         yield Process(process)
     finally:
@@ -328,8 +332,10 @@ async def test_three_processes_do_the_work_of_all_roles(tmp_path: Path) -> None:
         assert {entry.role for entry in run.entries} == {*ACTORS} - {"approver"}
         assert [await process.end_with() for process in each] == [0, 0, 0]
     assert [json.loads(process.out)["roles"] for process in each] == [
-        ["planner"], ["executor"], ["validator", "approver", "budget", "recorder"],
-    ]  # fmt: skip
+        ["planner"],
+        ["executor"],
+        ["validator", "approver", "budget", "recorder"],
+    ]
 
 
 async def test_staging_describes_effects_instead_of_doing_them(tmp_path: Path) -> None:

@@ -192,8 +192,12 @@ def test_run_at_a_terminal_keeps_waiting_for_a_decision(system: Stack) -> None:
     environment = {**os.environ, "LINESTOP_DIR": str(system.directory)}
     process = subprocess.Popen(
         [sys.executable, "-m", "linestop.cli.main", "run", "desk", "pay 5"],
-        stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
     killer = threading.Timer(60, process.kill)
     killer.start()
     try:
@@ -219,8 +223,12 @@ def test_run_at_a_terminal_asks_on_the_spot(system: Stack, task: str, typed: str
     environment = {**os.environ, "LINESTOP_DIR": str(system.directory), "COLUMNS": "200"}
     process = subprocess.Popen(
         [sys.executable, "-m", "linestop.cli.main", "run", "desk", task],
-        stdin=terminal, stdout=subprocess.PIPE, stderr=terminal, text=True, env=environment,
-    )  # fmt: skip
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+        env=environment,
+    )
     killer = threading.Timer(60, process.kill)
     killer.start()
     os.close(terminal)

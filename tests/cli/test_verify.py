@@ -133,8 +133,12 @@ def test_a_file_is_checked_by_last_and_by_the_beginning_of_its_runs_id(
     monkeypatch.chdir(tmp_path)
     file.write_bytes(b"".join(write_bundle([(f"runs.{TENANT}.{run_id}.operator.stopped.1", b"{}", 1)])))
     for short, meant in (
-        ("last", run_id), ("0193b6a0", run_id), (run_id[:20], run_id), ("0193b6a1", "0193b6a1"), ("first", "first"),
-    ):  # fmt: skip
+        ("last", run_id),
+        ("0193b6a0", run_id),
+        (run_id[:20], run_id),
+        ("0193b6a1", "0193b6a1"),
+        ("first", "first"),
+    ):
         run(["verify", short, "--tenant", TENANT, "--file", str(file)])
         assert capfd.readouterr().out.startswith(f"{meant}: ")
 

@@ -111,9 +111,16 @@ def test_a_skewed_clock_and_overload_are_warnings_of_doctor_and_shown_in_workers
 def test_workers_shows_who_refuses_work_or_is_silent() -> None:
     """With the reason, and how far its clock is off."""
     beat = Heartbeat(
-        role="executor", worker="w#1", host="h", version="1", started_at=AT, state="refusing",
-        why="its clock is off", clock_offset_s=-40.0, starts=1,
-    )  # fmt: skip
+        role="executor",
+        worker="w#1",
+        host="h",
+        version="1",
+        started_at=AT,
+        state="refusing",
+        why="its clock is off",
+        clock_offset_s=-40.0,
+        starts=1,
+    )
     shown = worker_cells(WorkerStatus(beat=beat, last_beat=AT, alive=True))
     assert shown[2] == "refusing: its clock is off"
     assert shown[6:] == ("-40.0 s", "0 runs, 1 start")

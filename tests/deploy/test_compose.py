@@ -139,9 +139,13 @@ def test_a_client_on_the_host_connects_with_a_copied_credential(stack: Stack, tm
     file.chmod(0o600)
     done = subprocess.run(
         [sys.executable, "-m", "linestop.cli.main", "runs", "--json"],
-        env={**os.environ, "LINESTOP_DIR": str(tmp_path)}, cwd=tmp_path,
-        capture_output=True, text=True, timeout=WITHIN_S, check=True,
-    )  # fmt: skip
+        env={**os.environ, "LINESTOP_DIR": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=True,
+    )
     assert json.loads(done.stdout) == stack.linestop("runs")
 
 

@@ -17,8 +17,10 @@ from linestop.schemas.subjects import ACTORS
 
 ONCE = {"setup", "streams", "deploy", "cli"}
 ROLES_OF = {
-    "planner": ["planner"], "executor": ["executor"], "gates": ["validator", "approver", "budget", "recorder"],
-}  # fmt: skip
+    "planner": ["planner"],
+    "executor": ["executor"],
+    "gates": ["validator", "approver", "budget", "recorder"],
+}
 """The roles of each service that works."""
 
 SANDBOX = "deploy/compose.sandbox.yml"

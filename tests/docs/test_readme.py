@@ -37,9 +37,15 @@ class ReadmeFolder:
     def shell(self, line: str) -> str:
         """Run a line as a reader types it; return what it printed, or fail with what it said."""
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", line], cwd=self.folder, env=self.environ, capture_output=True, text=True,
-            timeout=COMMAND_WITHIN_S, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            ["bash", "-euo", "pipefail", "-c", line],
+            cwd=self.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_WITHIN_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -84,8 +90,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[ReadmeFolder]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LINESTOP_")}
     environ |= {
         "PATH": f"{commands}:{Path(sys.executable).parent}:{environ['PATH']}",
-        "PYTHONPATH": str(ROOT / "src"), "NO_COLOR": "1",
-    }  # fmt: skip
+        "PYTHONPATH": str(ROOT / "src"),
+        "NO_COLOR": "1",
+    }
     process = subprocess.Popen(start_command(), cwd=folder, env=environ, stderr=subprocess.PIPE)
     try:
         wait_ready(process)
@@ -179,9 +186,15 @@ def test_the_demo_prints_the_story_of_the_two_pages(tmp_path: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LINESTOP_")}
     environ["PYTHONPATH"] = str(ROOT / "src")
     done = subprocess.run(
-        [sys.executable, "-m", "linestop.cli.main", "demo"], cwd=tmp_path, env=environ, capture_output=True, text=True,
-        timeout=180, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", "linestop.cli.main", "demo"],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     story = re.compile(r"^ *(\d+) (\w+) +(\w+)", re.MULTILINE)
     happened = story.findall(done.stdout.partition("1 of 3")[2].partition("2 of 3")[0])

@@ -20,14 +20,26 @@ from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import ACTORS, RoleName
 
 EVENTS = (
-    ("validator", "opened", 1), ("budget", "held", 1),
-    ("planner", "started", 1), ("planner", "proposed", 1), ("validator", "judged", 1),
-    ("executor", "started", 1), ("executor", "finished", 1),
-    ("planner", "started", 2), ("planner", "proposed", 2), ("validator", "judged", 2), ("approver", "cleared", 1),
-    ("executor", "started", 2), ("executor", "finished", 2), ("executor", "finished", 3),
-    ("planner", "started", 3), ("planner", "proposed", 3), ("validator", "accepted", 1),
-    ("budget", "settled", 1), ("recorder", "sealed", 1),
-)  # fmt: skip
+    ("validator", "opened", 1),
+    ("budget", "held", 1),
+    ("planner", "started", 1),
+    ("planner", "proposed", 1),
+    ("validator", "judged", 1),
+    ("executor", "started", 1),
+    ("executor", "finished", 1),
+    ("planner", "started", 2),
+    ("planner", "proposed", 2),
+    ("validator", "judged", 2),
+    ("approver", "cleared", 1),
+    ("executor", "started", 2),
+    ("executor", "finished", 2),
+    ("executor", "finished", 3),
+    ("planner", "started", 3),
+    ("planner", "proposed", 3),
+    ("validator", "accepted", 1),
+    ("budget", "settled", 1),
+    ("recorder", "sealed", 1),
+)
 """The events of an undisturbed run, in order: (role, event, which of that name)."""
 
 CELL_WITHIN_S = 30.0

@@ -41,9 +41,11 @@ class Broker:
         port = free_port()
         self.credentials = ensure_credentials(directory, f"nats://127.0.0.1:{port}")
         listen = Listen(
-            port=port, store_dir=directory / "jetstream", file_store_bytes_max=DEFAULT_SIZES.total,
+            port=port,
+            store_dir=directory / "jetstream",
+            file_store_bytes_max=DEFAULT_SIZES.total,
             log_file=directory / "nats.log",
-        )  # fmt: skip
+        )
         config = directory / "nats.conf"
         write_private(config, server_config(listen, accounts_section(logins_by_credential(self.credentials))))
         self._process = NatsProcess(config, directory / "nats.log", port=port)

@@ -54,11 +54,14 @@ say = "all done"
 def agent(base_url: str, *, limits: Limits | None = None, tools: Sequence[Contract] = (), **more: Any) -> AgentVersion:  # noqa: ANN401 - fields of the version
     """The scripted agent."""
     return AgentVersion(
-        name=more.pop("name", AGENT), prompt="Do what the script says.", base_url=base_url,
+        name=more.pop("name", AGENT),
+        prompt="Do what the script says.",
+        base_url=base_url,
         model=ModelChoice(model=more.pop("model", "playbook/clerk"), price=Price(input=1_000_000, output=5_000_000)),
         tools=tuple(tools) or registry().contracts(),
-        limits=limits or Limits(model_deadline_s=1.0), **more,
-    )  # fmt: skip
+        limits=limits or Limits(model_deadline_s=1.0),
+        **more,
+    )
 
 
 class OperatorView:

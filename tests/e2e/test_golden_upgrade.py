@@ -73,9 +73,12 @@ CUTS = {
 """The number of events after which the older build was stopped: after each kind of event at least once."""
 
 ENDS = {
-    "stopped-with-late-facts": ("stopped", 11), "denied-spending": ("denied", 14), "looped": ("failed", 22),
-    "refused": ("refused", 1), "stopped-first": ("stopped", 1),
-}  # fmt: skip
+    "stopped-with-late-facts": ("stopped", 11),
+    "denied-spending": ("denied", 14),
+    "looped": ("failed", 22),
+    "refused": ("refused", 1),
+    "stopped-first": ("stopped", 1),
+}
 """How a run ends, and the first event from which this holds; before it, and in all other runs: ``completed``."""
 
 
@@ -143,13 +146,17 @@ async def put(server: EmbeddedServer, name: str, log: Sequence[Message]) -> None
                 connection = await stack.enter_async_context(await connect(credential, name="older"))
                 wires[event.role] = JetStream(connection).wire
             event_id = json.loads(payload)["id"]
-            headers = header_block({
-                "Nats-Expected-Last-Subject-Sequence": str(last),
-                "Nats-Expected-Last-Subject-Sequence-Subject": f"runs.{TENANT}.{RUN}.>",
-                "Nats-Msg-Id": f"{RUN}:{event.n}:{event_id}",
-                "ce-specversion": "1.0", "ce-id": event_id, "ce-source": f"/linestop/{event.role}",
-                "ce-type": f"io.linestop.run.{event.role}.{event.event}",
-            })  # fmt: skip
+            headers = header_block(
+                {
+                    "Nats-Expected-Last-Subject-Sequence": str(last),
+                    "Nats-Expected-Last-Subject-Sequence-Subject": f"runs.{TENANT}.{RUN}.>",
+                    "Nats-Msg-Id": f"{RUN}:{event.n}:{event_id}",
+                    "ce-specversion": "1.0",
+                    "ce-id": event_id,
+                    "ce-source": f"/linestop/{event.role}",
+                    "ce-type": f"io.linestop.run.{event.role}.{event.event}",
+                }
+            )
             reply = json.loads((await wires[event.role].request(subject, payload, headers=headers)).data)
             assert "error" not in reply, reply
             last = reply["seq"]

@@ -29,9 +29,10 @@ Around = Literal["taken", "unacked", "acked"]
 AROUND: tuple[Around, ...] = get_args(Around)
 
 DELIVERIES = (
-    ("client", "task", 1, "validator"), ("recorder", "sealed", 1, "recorder"),
+    ("client", "task", 1, "validator"),
+    ("recorder", "sealed", 1, "recorder"),
     *((*event, victim) for event in EVENTS for victim in NEXT_ROLES.get(f"{event[0]}.{event[1]}", ())),
-)  # fmt: skip
+)
 """The deliveries to a role's own process in the script: (role of the event, event, count of that event, receiver)."""
 
 ASKING = Policy(ask=("keyed",))

@@ -114,9 +114,13 @@ async def serving(directory: Path, text: str) -> AsyncGenerator[OneProcess]:
         # A process imports its providers before it serves; so does this one.
         await open_model("playbook/clerk", base_url=one.model_url).aclose()
         version = agent(
-            one.model_url, name="clerk", model="playbook/clerk", tools=registry.contracts(), limits=limits,
+            one.model_url,
+            name="clerk",
+            model="playbook/clerk",
+            tools=registry.contracts(),
+            limits=limits,
             policy=Policy(clear=("pay",)),
-        )  # fmt: skip
+        )
         await one.scene.deploy(version)
         yield one
 

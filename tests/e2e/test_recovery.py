@@ -30,10 +30,18 @@ from linestop.schemas.subjects import ACTORS, RoleName
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 EVENTS = (
-    ("validator", "opened", 1), ("budget", "held", 1), ("planner", "started", 1), ("planner", "proposed", 1),
-    ("validator", "judged", 1), ("executor", "started", 1), ("executor", "finished", 1), ("approver", "cleared", 1),
-    ("planner", "started", 3), ("validator", "accepted", 1), ("budget", "settled", 1),
-)  # fmt: skip
+    ("validator", "opened", 1),
+    ("budget", "held", 1),
+    ("planner", "started", 1),
+    ("planner", "proposed", 1),
+    ("validator", "judged", 1),
+    ("executor", "started", 1),
+    ("executor", "finished", 1),
+    ("approver", "cleared", 1),
+    ("planner", "started", 3),
+    ("validator", "accepted", 1),
+    ("budget", "settled", 1),
+)
 """The events at which a process of all roles is killed; without the bare effect, which would wait for a person."""
 
 LONG = Limits(model_deadline_s=30.0)
@@ -66,9 +74,12 @@ class System:
 
 @asynccontextmanager
 async def system(
-    directory: Path, names: Mapping[str, Literal["all", "sweep", "sweep_only"]], *, limits: Limits | None = None,
+    directory: Path,
+    names: Mapping[str, Literal["all", "sweep", "sweep_only"]],
+    *,
+    limits: Limits | None = None,
     timeout_s: float = 0.0,
-) -> AsyncGenerator[System]:  # fmt: skip
+) -> AsyncGenerator[System]:
     """Processes of all roles, each woken as ``names`` says; ``timeout_s`` is the timeout of the tools."""
     all_roles: tuple[RoleName, ...] = ACTORS
     async with AsyncExitStack() as stack:
@@ -79,9 +90,12 @@ async def system(
         tools = [structs.replace(tool, timeout_s=timeout_s or tool.timeout_s) for tool in registry().contracts()]
         await scene.deploy(agent(model.url, limits=limits, tools=tools))
         setup = Setup(
-            directory=str(directory), world=world.url, processes=dict.fromkeys(names, all_roles),
-            paths=dict(names), sweep_every_s=0.3,
-        )  # fmt: skip
+            directory=str(directory),
+            world=world.url,
+            processes=dict.fromkeys(names, all_roles),
+            paths=dict(names),
+            sweep_every_s=0.3,
+        )
         processes = await stack.enter_async_context(running(setup))
         yield System(directory, broker, scene, world, processes)
 

@@ -37,9 +37,16 @@ TRIES_MAX = 10
 MODEL_TAKES_S = 0.05
 EVENTS_MAX = 2_000
 LARGE = Limits(
-    tokens_max=100_000_000, cost_max_micros=100_000_000, turns_max=1_000, calls_max=5_000, calls_per_tool_max=5_000,
-    equal_calls_max=5_000, events_max=EVENTS_MAX, compactions_max=0, wall_s=600,
-)  # fmt: skip
+    tokens_max=100_000_000,
+    cost_max_micros=100_000_000,
+    turns_max=1_000,
+    calls_max=5_000,
+    calls_per_tool_max=5_000,
+    equal_calls_max=5_000,
+    events_max=EVENTS_MAX,
+    compactions_max=0,
+    wall_s=600,
+)
 USED = {"input": 1, "output": 1}
 """Scripted usage, so that no limit but the one under test ends a run."""
 

@@ -18,15 +18,23 @@ from linestop.schemas.subjects import RoleName
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.broker]
 
 THREE: Final[dict[str, tuple[RoleName, ...]]] = {
-    "planner": ("planner",), "executor": ("executor",), "gates": ("validator", "approver", "budget", "recorder"),
-}  # fmt: skip
+    "planner": ("planner",),
+    "executor": ("executor",),
+    "gates": ("validator", "approver", "budget", "recorder"),
+}
 KILLS: Final = (
-    ("planner", "planner", "started", 1), ("planner", "planner", "proposed", 2), ("planner", "planner", "started", 3),
-    ("executor", "executor", "started", 1), ("executor", "executor", "finished", 1),
+    ("planner", "planner", "started", 1),
+    ("planner", "planner", "proposed", 2),
+    ("planner", "planner", "started", 3),
+    ("executor", "executor", "started", 1),
+    ("executor", "executor", "finished", 1),
     ("executor", "executor", "finished", 3),
-    ("gates", "validator", "judged", 1), ("gates", "approver", "asked", 1), ("gates", "approver", "granted", 1),
-    ("gates", "budget", "held", 1), ("gates", "recorder", "sealed", 1),
-)  # fmt: skip
+    ("gates", "validator", "judged", 1),
+    ("gates", "approver", "asked", 1),
+    ("gates", "approver", "granted", 1),
+    ("gates", "budget", "held", 1),
+    ("gates", "recorder", "sealed", 1),
+)
 """The process that is killed, and the event of its role after which it is."""
 
 

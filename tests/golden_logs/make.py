@@ -167,11 +167,18 @@ def read_at_once() -> Story:
 
 
 STORIES: dict[str, Callable[[], Story]] = {
-    "completed": completed, "looped": looped, "stopped-with-late-facts": stopped_with_late_results,
-    "unknown-resolved": unknown_resolved, "compacted": compacted, "refused": refused, "fallen-back": fallen_back,
-    "denied-spending": denied_spending, "stopped-first": stopped_first, "told-in-one-form": every_outcome,
+    "completed": completed,
+    "looped": looped,
+    "stopped-with-late-facts": stopped_with_late_results,
+    "unknown-resolved": unknown_resolved,
+    "compacted": compacted,
+    "refused": refused,
+    "fallen-back": fallen_back,
+    "denied-spending": denied_spending,
+    "stopped-first": stopped_first,
+    "told-in-one-form": every_outcome,
     "read-at-once": read_at_once,
-}  # fmt: skip
+}
 
 
 def summary_of(run: Run) -> dict[str, Any]:

@@ -105,9 +105,10 @@ def _name(attempt: Attempt) -> tuple[str, int, int]:
 def test_an_edited_call_keeps_its_place_among_the_calls_of_its_effect() -> None:
     """It is judged after the later ones of its answer, and was proposed before them."""
     story = at_work(
-        call("look", '{"q":"x"}', id="first"), call("look", '{"q":"y"}', id="second"),
+        call("look", '{"q":"x"}', id="first"),
+        call("look", '{"q":"y"}', id="second"),
         version=agent(policy=Policy(ask=("look",))),
-    )  # fmt: skip
+    )
     story.send_control("edit", call="first", args={"q": "y"}).then(Edited)
     story.run_until_idle()
     judged = story.run.calls["second"].judged

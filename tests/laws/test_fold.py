@@ -25,9 +25,12 @@ LATEST = "9999-12-31T23:59:59.999999Z"
 TIMES = ["2026-01-01T12:00:00Z", LATEST, "0001-01-01T00:00:00+14:00", "2026-01-01T12:00:00"]
 NUMBERS = st.one_of(st.integers(), st.sampled_from([0, -1, 2**64, 10**30]), st.floats())
 LEAVES = st.one_of(
-    st.none(), st.booleans(), NUMBERS, st.text(max_size=8),
+    st.none(),
+    st.booleans(),
+    NUMBERS,
+    st.text(max_size=8),
     st.sampled_from(["look", "pay", "unknown", "succeeded", "failed", "retry", "done", "pass", *TIMES]),
-)  # fmt: skip
+)
 
 
 def fields_of(tag: str) -> list[str]:
@@ -129,8 +132,15 @@ def test_a_run_that_is_not_over_always_has_a_deadline(choice: int, numbers: list
 def test_an_event_beyond_the_calendar_is_ignored(at: str) -> None:
     """No later event could follow it, and no date could be added to it."""
     story = at_work(call("look"))
-    body = {"id": "x", "prev": story.run.head, "at": at, "call": "look", "attempt": 1, "outcome": "failed",
-            "error": {"type": "transient", "message": "m", "retry_safe": True, "retry_after_s": 1e300}}  # fmt: skip
+    body = {
+        "id": "x",
+        "prev": story.run.head,
+        "at": at,
+        "call": "look",
+        "attempt": 1,
+        "outcome": "failed",
+        "error": {"type": "transient", "message": "m", "retry_safe": True, "retry_after_s": 1e300},
+    }
     subject = f"runs.acme.r1.executor.finished.{story.run.n + 1}"
     entry = story.run.apply(subject, msgspec.json.encode(body), story.run.head_seq + 1)
     assert entry.ignored == "its time is not before the year 9000"

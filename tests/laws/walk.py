@@ -206,12 +206,23 @@ class Walk(Story):
     def step(self, number: int) -> None:
         """Do one thing that may happen, chosen by a number."""
         kinds: tuple[Callable[[int], object], ...] = (
-            self.run_one_role, self.run_all_roles, self.run_all_roles, self.run_all_roles,
-            self.finish_model_request, self.finish_model_request,
-            self.finish_model_request, self.finish_tool_call, self.finish_tool_call, self.finish_tool_call,
+            self.run_one_role,
+            self.run_all_roles,
+            self.run_all_roles,
+            self.run_all_roles,
+            self.finish_model_request,
+            self.finish_model_request,
+            self.finish_model_request,
+            self.finish_tool_call,
+            self.finish_tool_call,
+            self.finish_tool_call,
             self.send_any_control,
-            self.send_any_control, self.advance_any_time, self.run_one_role, self.restart_worker, self.run_one_role,
-        )  # fmt: skip
+            self.send_any_control,
+            self.advance_any_time,
+            self.run_one_role,
+            self.restart_worker,
+            self.run_one_role,
+        )
         kinds[number % len(kinds)](number // len(kinds))
         assert not self.check or self.run.available_micros >= 0 or self.run.spent_micros > 0
 
@@ -257,9 +268,11 @@ class Walk(Story):
     def finish_tool_call(self, number: int) -> None:
         """Report a result of any attempt whose outcome the log does not know for certain."""
         ours = [
-            a for attempts in self.run.attempts.values() for a in attempts
+            a
+            for attempts in self.run.attempts.values()
+            for a in attempts
             if a.call and (not a.closed_n or a.outcome == "unknown")
-        ]  # fmt: skip
+        ]
         if ours:
             self.report(ours[-1 - (number // 7) % len(ours)], RESULTS[number % len(RESULTS)])
 

@@ -123,5 +123,5 @@ SHAPES: dict[str, tuple[Any, Any, Any]] = {
     ),
     "the name of the arguments": (Arguments, {"text": "a"}, {"text": 1}),
     "optional list of enumerations": (list[Colour] | None, ["red"], ["green"]),
-}  # fmt: skip
+}
 """Name → the argument's type, a value that fits it, one that does not."""

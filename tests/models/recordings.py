@@ -18,12 +18,20 @@ Raw = dict[str, Any]
 
 _WIRES = {"/messages": "anthropic", "/chat/completions": "openai"}
 _STATUS: dict[int, FailureClass] = {
-    408: "availability", 409: "availability", 425: "availability", 429: "rate_limit", 499: "cancelled",
-}  # fmt: skip
+    408: "availability",
+    409: "availability",
+    425: "availability",
+    429: "rate_limit",
+    499: "cancelled",
+}
 _FAILURE_BY_STOP: dict[str, FailureClass] = {
-    "max_tokens": "truncated", "length": "truncated", "model_context_window_exceeded": "truncated",
-    "pause_turn": "truncated", "refusal": "refusal", "content_filter": "refusal",
-}  # fmt: skip
+    "max_tokens": "truncated",
+    "length": "truncated",
+    "model_context_window_exceeded": "truncated",
+    "pause_turn": "truncated",
+    "refusal": "refusal",
+    "content_filter": "refusal",
+}
 _STOP_REASONS = {
     "end_turn": "end",
     "stop": "end",

@@ -62,18 +62,29 @@ async def _event(play: WriteResponse, provider: str, *, purpose: Any = "turn", d
     """The planner's event for an answer; the planner has sent one request, and the event fits into a message."""
     now = datetime.now(UTC)
     request = ModelRequest(
-        model=f"{provider}/m", system="", messages=(Message(role="user", text="Time?"),), tools=TOOLS,
+        model=f"{provider}/m",
+        system="",
+        messages=(Message(role="user", text="Time?"),),
+        tools=TOOLS,
         deadline_s=deadline_s,
-    )  # fmt: skip
+    )
     started = ModelStarted(turn=1, attempt=1, model="m", worker="w#1", start_by=now, done_by=now, purpose=purpose)
     request_sizes: list[int] = []
     caller = Requester()
     try:
         async with _server(play, request_sizes) as url:
             work = ModelWork(
-                tenant="acme", run="r1", turn=1, attempt=1, request=request, price=PRICE, base_url=url,
-                cost_max_micros=RESERVED, start_by=now + timedelta(seconds=60), tool_mode="native",
-            )  # fmt: skip
+                tenant="acme",
+                run="r1",
+                turn=1,
+                attempt=1,
+                request=request,
+                price=PRICE,
+                base_url=url,
+                cost_max_micros=RESERVED,
+                start_by=now + timedelta(seconds=60),
+                tool_mode="native",
+            )
             (event,) = [event async for event in Planner(caller).perform(work, started)]
     finally:
         await caller.aclose()
@@ -369,9 +380,16 @@ async def test_a_connection_that_the_server_closed_is_not_used_again(provider: s
         caller = Requester()
         for _ in range(3):
             work = ModelWork(
-                tenant="acme", run="r1", turn=1, attempt=1, request=request, price=PRICE, base_url=url,
-                cost_max_micros=RESERVED, start_by=now + timedelta(seconds=60),
-            )  # fmt: skip
+                tenant="acme",
+                run="r1",
+                turn=1,
+                attempt=1,
+                request=request,
+                price=PRICE,
+                base_url=url,
+                cost_max_micros=RESERVED,
+                start_by=now + timedelta(seconds=60),
+            )
             reply, _ = await caller.request(work)
             assert reply.text == "Noon."
         await caller.aclose()
@@ -384,9 +402,16 @@ async def test_an_extra_that_breaks_the_bound_is_refused_before_anything_is_sent
     request = ModelRequest(model="openai/m", system="", messages=(), params={"extra_body": {key: 5}})
     caller = Requester()
     work = ModelWork(
-        tenant="acme", run="r1", turn=1, attempt=1, request=request, price=PRICE, cost_max_micros=RESERVED,
-        base_url="http://127.0.0.1:9/v1", start_by=datetime.now(UTC) + timedelta(seconds=60),
-    )  # fmt: skip
+        tenant="acme",
+        run="r1",
+        turn=1,
+        attempt=1,
+        request=request,
+        price=PRICE,
+        cost_max_micros=RESERVED,
+        base_url="http://127.0.0.1:9/v1",
+        start_by=datetime.now(UTC) + timedelta(seconds=60),
+    )
     with pytest.raises(ModelFailed, match="would break the bound") as failed:
         await caller.request(work)
     await caller.aclose()
@@ -413,9 +438,16 @@ async def test_a_planner_function_that_returns_no_plan_is_a_permanent_failure(fu
     """A mistake of an author is reported in one sentence, like one of a model."""
     request = ModelRequest(model="function/f", system="", messages=())
     work = ModelWork(
-        tenant="acme", run="r1", turn=1, attempt=1, request=request, price=PRICE, cost_max_micros=0,
-        planner=f"python:{__name__}.{function}", start_by=datetime.now(UTC) + timedelta(seconds=60),
-    )  # fmt: skip
+        tenant="acme",
+        run="r1",
+        turn=1,
+        attempt=1,
+        request=request,
+        price=PRICE,
+        cost_max_micros=0,
+        planner=f"python:{__name__}.{function}",
+        start_by=datetime.now(UTC) + timedelta(seconds=60),
+    )
     with pytest.raises(ModelFailed, match="planner") as failed:
         await Requester().request(work)
     assert failed.value.kind == "permanent"

@@ -62,9 +62,16 @@ async def _caller(**options: Any) -> AsyncGenerator[Requester]:  # noqa: ANN401 
 def _work(model: str, **changes: Any) -> ModelWork:  # noqa: ANN401 - any field
     request = ModelRequest(model=model, system="", messages=(Message(role="user", text="Time?"),), deadline_s=5)
     fields: dict[str, Any] = {
-        "tenant": "acme", "run": "r1", "turn": 1, "attempt": 1, "request": request, "price": PRICE,
-        "cost_max_micros": 1, "start_by": datetime.now(UTC) + timedelta(seconds=30), **changes,
-    }  # fmt: skip
+        "tenant": "acme",
+        "run": "r1",
+        "turn": 1,
+        "attempt": 1,
+        "request": request,
+        "price": PRICE,
+        "cost_max_micros": 1,
+        "start_by": datetime.now(UTC) + timedelta(seconds=30),
+        **changes,
+    }
     return ModelWork(**fields)
 
 
@@ -250,9 +257,15 @@ def test_unpaired_surrogates_are_replaced_in_answers_and_failures() -> None:
     """An event cannot hold them: the attempt would stay open until its deadline, and be charged in full."""
     half = "a\ud83d"
     reply = ModelReply(
-        text="t", calls=(ToolCall(id="c", name=half, args="{}"),), stop_reason="calls", usage=Usage(out=3),
-        usage_reported=True, model=half, request_id=half, blocks=({"type": half, half: [half, 1, None]},),
-    )  # fmt: skip
+        text="t",
+        calls=(ToolCall(id="c", name=half, args="{}"),),
+        stop_reason="calls",
+        usage=Usage(out=3),
+        usage_reported=True,
+        model=half,
+        request_id=half,
+        blocks=({"type": half, half: [half, 1, None]},),
+    )
     sound = without_lone_surrogates(reply)
     assert msgspec.json.encode(sound)
     assert (sound.calls[0].name, sound.model, sound.usage) == ("a?", "a?", Usage(out=3))

@@ -94,11 +94,16 @@ def test_a_request_that_cannot_be_written_is_permanent() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        {"error": {"message": "model not loaded"}}, {"message": "model not loaded"}, {"detail": "model not loaded"},
-        {"detail": [{"loc": ["body"], "msg": "model not loaded"}]}, {"error": "model not loaded"}, "model not loaded",
-        {"errors": ["model not loaded"]}, {"code": 400, "error": {"code": 400, "message": "model not loaded"}},
+        {"error": {"message": "model not loaded"}},
+        {"message": "model not loaded"},
+        {"detail": "model not loaded"},
+        {"detail": [{"loc": ["body"], "msg": "model not loaded"}]},
+        {"error": "model not loaded"},
+        "model not loaded",
+        {"errors": ["model not loaded"]},
+        {"code": 400, "error": {"code": 400, "message": "model not loaded"}},
     ],
-)  # fmt: skip
+)
 def test_the_providers_own_words_are_given_without_their_envelope(error: object) -> None:
     """For every server, a person reads a sentence and not a data structure."""
     assert str(failure_of_error_body(error, "openai/m")) == "openai/m broke off with an error: model not loaded"

@@ -44,9 +44,11 @@ ANSWERS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 KEYS = {
-    "ANTHROPIC_API_KEY": "sk-anthropic-own-0001", "OPENAI_API_KEY": "sk-openai-own-0002",
-    "MAIN_KEY": "sk-main-0003", "SPARE_KEY": "sk-spare-0004",
-}  # fmt: skip
+    "ANTHROPIC_API_KEY": "sk-anthropic-own-0001",
+    "OPENAI_API_KEY": "sk-openai-own-0002",
+    "MAIN_KEY": "sk-main-0003",
+    "SPARE_KEY": "sk-spare-0004",
+}
 PROVIDERS = ("anthropic", "openai", "playbook")
 pairs = pytest.mark.parametrize(("main", "spare"), [(one, other) for one in PROVIDERS for other in PROVIDERS])
 
@@ -167,10 +169,14 @@ def test_a_variable_belongs_to_its_providers_own_host(model: str, url: str, vari
 async def test_a_fallback_by_name_is_asked_at_its_providers_own_address(tmp_path: Path) -> None:
     """Neither the address of the main model nor a variable of the SDKs changes it."""
     version = _file(
-        tmp_path, 'model = "openai/m"', 'base_url = "http://127.0.0.1:9/v1"', "price = {input = 1, output = 1}",
-        'tool_mode = "json_schema"', "params = {temperature = 0.5}",
+        tmp_path,
+        'model = "openai/m"',
+        'base_url = "http://127.0.0.1:9/v1"',
+        "price = {input = 1, output = 1}",
+        'tool_mode = "json_schema"',
+        "params = {temperature = 0.5}",
         'fallbacks = ["anthropic/claude-sonnet-4-5", "openai/gpt-5-mini"]',
-    )  # fmt: skip
+    )
     for choice, own in zip(version.fallbacks, (anthropic.BASE_URL, openai.BASE_URL), strict=True):
         found = version.settings(choice)
         assert (found.base_url, found.tool_mode, found.params) == ("", "auto", {})

@@ -58,10 +58,18 @@ def test_a_model_that_cannot_be_opened_names_the_remedy(model: str, sentence: st
 @pytest.mark.parametrize(
     "url",
     [
-        "localhost:8000", "ftp://x/", "http://", "http://[::1", "http://h:99999/", "http://me:secret@h/v1",
-        "http://h/v1/chat/completions", "http://h/v1/responses/", "http://h/v1/messages", "http://h/v1?key=1",
+        "localhost:8000",
+        "ftp://x/",
+        "http://",
+        "http://[::1",
+        "http://h:99999/",
+        "http://me:secret@h/v1",
+        "http://h/v1/chat/completions",
+        "http://h/v1/responses/",
+        "http://h/v1/messages",
+        "http://h/v1?key=1",
     ],
-)  # fmt: skip
+)
 def test_an_invalid_base_url_is_a_configuration_error(url: str) -> None:
     """The URL is checked when the client is opened, not when the first request fails."""
     with pytest.raises(ConfigError, match="base_url") as refused:

@@ -23,11 +23,16 @@ THREADS: list[int] = []
 def work(function: Callable[..., object], *, deadline_s: float = 30.0) -> ModelWork:
     """One call of a planner function of this module."""
     return ModelWork(
-        tenant="acme", run="r1", turn=1, attempt=1, cost_max_micros=0,
+        tenant="acme",
+        run="r1",
+        turn=1,
+        attempt=1,
+        cost_max_micros=0,
         request=ModelRequest(model="function/f", system="", messages=(), deadline_s=deadline_s),
-        price=Price(input=0, output=0, table="test"), planner=f"python:{__name__}.{function.__name__}",
+        price=Price(input=0, output=0, table="test"),
+        planner=f"python:{__name__}.{function.__name__}",
         start_by=datetime.now(UTC) + timedelta(seconds=60),
-    )  # fmt: skip
+    )
 
 
 def answering(messages: tuple[Message, ...]) -> Plan:

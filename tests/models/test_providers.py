@@ -151,10 +151,13 @@ async def test_an_answer_that_did_not_end_well_fails_with_its_usage(
 @pytest.mark.parametrize(
     ("provider", "stop"),
     [
-        ("anthropic", "stop_sequence"), ("anthropic", "pause_turn"), ("anthropic", "max_tokens"),
-        ("openai", "length"), ("openai", "stop_sequence"),
+        ("anthropic", "stop_sequence"),
+        ("anthropic", "pause_turn"),
+        ("anthropic", "max_tokens"),
+        ("openai", "length"),
+        ("openai", "stop_sequence"),
     ],
-)  # fmt: skip
+)
 async def test_a_call_counts_only_with_the_stop_reason_of_a_call(provider: str, stop: str) -> None:
     """A plausible call in an answer that ended for another reason is never acted on."""
     step = f'call = [{{tool = "orders.lookup", args = {{order = "A1"}}}}]\nstop = "{stop}"'

@@ -68,9 +68,14 @@ def recorded(response: object, *, path: str = "/v1/chat/completions", status: in
     kind = "text/event-stream" if isinstance(response, str) else "application/json"
     asked = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "hello"}], **request}
     return {
-        "method": "POST", "host": "h", "path": path, "status": status, "headers": {"content-type": kind},
-        "request": asked, "response": response,
-    }  # fmt: skip
+        "method": "POST",
+        "host": "h",
+        "path": path,
+        "status": status,
+        "headers": {"content-type": kind},
+        "request": asked,
+        "response": response,
+    }
 
 
 def whole_answer(finish: str, **message: object) -> Raw:
@@ -93,23 +98,29 @@ INVENTED_RECORDINGS: dict[str, tuple[Raw, FailureClass | None, str]] = {
     "a refusal": (recorded(whole_answer("stop", refusal="No.")), "refusal", "No."),
     "an unknown reason": (recorded(whole_answer("tired", content="x")), "malformed", "tired"),
     "too many requests": (
-        recorded({"error": {"message": "Slow down"}}, status=429), "rate_limit", "Slow down",
+        recorded({"error": {"message": "Slow down"}}, status=429),
+        "rate_limit",
+        "Slow down",
     ),
     "a proxy that is broken": (recorded("<html>", status=502), "availability", "502"),
     "an overloaded provider": (recorded(OVERLOADED, path="/v1/messages", status=529), "availability", "Overloaded"),
     "a streamed answer of the Responses API": (
         recorded(streamed({"type": "response.created", "response": {}}), path="/v1/responses"),
-        "malformed", "Responses API; base_url must lead to Chat Completions",
+        "malformed",
+        "Responses API; base_url must lead to Chat Completions",
     ),
     "an answer of the Responses API": (
-        recorded({"object": "response", "output": []}, path="/v1/responses"), "malformed", "Responses API",
+        recorded({"object": "response", "output": []}, path="/v1/responses"),
+        "malformed",
+        "Responses API",
     ),
     "another protocol": (
         recorded({"candidates": ["hello"]}, path="/v1beta/models/gemini:generateContent"),
-        "malformed", "not its protocol",
+        "malformed",
+        "not its protocol",
     ),
     "a page": (recorded({"data": []}, path="/v1/models") | {"method": "GET", "request": None}, "malformed", "protocol"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", INVENTED_RECORDINGS)

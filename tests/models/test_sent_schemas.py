@@ -30,47 +30,61 @@ BASE = "https://example.test/tree"
 WRITTEN: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "its own root": (
         {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False},
-        {"next": {"next": {}}}, {"next": {"next": {"other": 1}}},
+        {"next": {"next": {}}},
+        {"next": {"next": {"other": 1}}},
     ),
     "a property": (
         {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"$ref": "#/properties/a"}}},
-        {"b": 1}, {"b": "1"},
+        {"b": 1},
+        {"b": "1"},
     ),
     "the older keyword": (
         {
-            "type": "object", "properties": {"a": {"$ref": "#/definitions/a~1b%20c"}},
+            "type": "object",
+            "properties": {"a": {"$ref": "#/definitions/a~1b%20c"}},
             "definitions": {"a/b c": {"type": "integer"}},
         },
-        {"a": 1}, {"a": "1"},
+        {"a": 1},
+        {"a": "1"},
     ),
     "an anchor": (
         {
-            "type": "object", "properties": {"a": {"$ref": "#money"}},
+            "type": "object",
+            "properties": {"a": {"$ref": "#money"}},
             "$defs": {"m": {"$anchor": "money", "type": "integer"}},
         },
-        {"a": 1}, {"a": "1"},
+        {"a": 1},
+        {"a": "1"},
     ),
     "an identifier": (
         {
-            "$schema": "https://json-schema.org/draft/2020-12/schema", "$id": BASE, "type": "object",
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$id": BASE,
+            "type": "object",
             "properties": {"a": {"$ref": "leaf"}, "b": {"$ref": f"{BASE}#/$defs/leaf"}},
             "$defs": {"leaf": {"$id": "leaf", "$ref": "#/$defs/n", "$defs": {"n": {"type": "integer"}}}},
         },
-        {"a": 1, "b": 2}, {"a": 1, "b": "2"},
+        {"a": 1, "b": 2},
+        {"a": 1, "b": "2"},
     ),
     "a dynamic reference": (
         {
-            "type": "object", "$dynamicAnchor": "node", "required": ["v"],
+            "type": "object",
+            "$dynamicAnchor": "node",
+            "required": ["v"],
             "properties": {"v": {"type": "integer"}, "next": {"$dynamicRef": "#node"}},
         },
-        {"v": 1, "next": {"v": 2}}, {"v": 1, "next": {}},
+        {"v": 1, "next": {"v": 2}},
+        {"v": 1, "next": {}},
     ),
     "an unknown keyword": (
         {
-            "type": "object", "properties": {"a": {"$ref": "#/parts/a"}},
+            "type": "object",
+            "properties": {"a": {"$ref": "#/parts/a"}},
             "parts": {"a": {"items": {"$ref": "#/parts/b"}}, "b": {"type": "integer"}},
         },
-        {"a": [1]}, {"a": ["1"]},
+        {"a": [1]},
+        {"a": ["1"]},
     ),
     "names that are keywords": (
         {
@@ -78,16 +92,18 @@ WRITTEN: dict[str, tuple[dict[str, Any], Any, Any]] = {
             "properties": {"$ref": {"$ref": "#/$defs/$ref"}, "$id": {"type": "string"}, "const": {"type": "integer"}},
             "$defs": {"$ref": {"type": "integer"}},
         },
-        {"$ref": 1, "$id": "a", "const": 2}, {"$ref": 1, "const": "2"},
+        {"$ref": 1, "$id": "a", "const": 2},
+        {"$ref": 1, "const": "2"},
     ),
     "data that looks like a schema": (
         {
             "type": "object",
             "properties": {"a": {"enum": [{"$ref": "#/nowhere", "type": "string"}], "default": {"type": "string"}}},
         },
-        {"a": {"$ref": "#/nowhere", "type": "string"}}, {"a": {"type": "string"}},
+        {"a": {"$ref": "#/nowhere", "type": "string"}},
+        {"a": {"type": "string"}},
     ),
-}  # fmt: skip
+}
 """Name → a schema as an author may write it by hand, a value that fits it, one that does not."""
 
 
@@ -111,9 +127,12 @@ CASES = {name: (schema, good, bad) for name, schema, good, bad in _cases()}
 
 def _request(*tools: ToolSpec, output_schema: dict[str, Any] | None = None) -> ModelRequest:
     return ModelRequest(
-        model="openai/m", system="", messages=(Message(role="user", text="Go"),), tools=tools,
+        model="openai/m",
+        system="",
+        messages=(Message(role="user", text="Go"),),
+        tools=tools,
         output_schema=output_schema,
-    )  # fmt: skip
+    )
 
 
 def _spec(name: str, schema: dict[str, Any]) -> ToolSpec:

@@ -105,21 +105,18 @@ OPENAI_TEXTS: dict[str, bytes] = {
         _chunk({"content": "\ud83d"}), _chunk({"content": "\ude00"}), _chunk({"content": "Noon."}), END
     ),
     "a character cut in its bytes": _sse(_chunk({"content": "AAA"}), _chunk({"content": "BBB"}), TEXT, END)
-    .replace(b"AAA", "é😀".encode()[:4]).replace(b"BBB", "é😀".encode()[4:]),
-}  # fmt: skip
+    .replace(b"AAA", "é😀".encode()[:4])
+    .replace(b"BBB", "é😀".encode()[4:]),
+}
 OPENAI_CALLS: dict[str, bytes] = {
     "both with index 0, at once": _sse(_chunk({"tool_calls": TWO}), CALLED),
     "both with index 0, one after the other": _sse(*(_chunk({"tool_calls": [call]}) for call in TWO), CALLED),
     "no index": _sse(_chunk({"tool_calls": [{**call, "index": None} for call in TWO]}), CALLED),
-    "index as text": _sse(
-        _chunk({"tool_calls": [call | {"index": str(i)} for i, call in enumerate(TWO)]}), CALLED
-    ),
+    "index as text": _sse(_chunk({"tool_calls": [call | {"index": str(i)} for i, call in enumerate(TWO)]}), CALLED),
     "indexes with a hole": _sse(
         _chunk({"tool_calls": [call | {"index": 2 * i} for i, call in enumerate(TWO)]}), CALLED
     ),
-    "indexes below zero": _sse(
-        _chunk({"tool_calls": [call | {"index": i - 1} for i, call in enumerate(TWO)]}), CALLED
-    ),
+    "indexes below zero": _sse(_chunk({"tool_calls": [call | {"index": i - 1} for i, call in enumerate(TWO)]}), CALLED),
     "arguments as objects": _sse(
         _chunk({"tool_calls": [_call_row(**_function({"zone": zone})) | {"index": i} for i, zone in enumerate("AB")]}),
         CALLED,
@@ -133,9 +130,7 @@ OPENAI_CALLS: dict[str, bytes] = {
     ),
     "stop instead of tool_calls": _sse(_chunk({"tool_calls": TWO}), END),
     "end_turn instead of tool_calls": _sse(_chunk({"tool_calls": TWO}), _chunk({}, "end_turn", usage=USAGE)),
-    "function_call instead of tool_calls": _sse(
-        _chunk({"tool_calls": TWO}), _chunk({}, "function_call", usage=USAGE)
-    ),
+    "function_call instead of tool_calls": _sse(_chunk({"tool_calls": TWO}), _chunk({}, "function_call", usage=USAGE)),
     "no type": _sse(
         _chunk({"tool_calls": [{key: call[key] for key in ("index", "id", "function")} for call in TWO]}), CALLED
     ),
@@ -171,9 +166,7 @@ OPENAI_CALLS: dict[str, bytes] = {
         ),
         CALLED,
     ),
-    "an object of calls": _sse(
-        _chunk({"tool_calls": {str(i): call for i, call in enumerate(TWO)}}), CALLED
-    ),
+    "an object of calls": _sse(_chunk({"tool_calls": {str(i): call for i, call in enumerate(TWO)}}), CALLED),
     "an id made up for each fragment": _sse(
         *(
             _chunk(
@@ -185,12 +178,17 @@ OPENAI_CALLS: dict[str, bytes] = {
         CALLED,
     ),
     "flat": _sse(
-        _chunk({"tool_calls": [
-            {"index": i, "id": f"call_{i}_xxxxxx", "name": "clock", "arguments": f'{{"zone": "{zone}"}}'}
-            for i, zone in enumerate("AB")
-        ]}), CALLED
+        _chunk(
+            {
+                "tool_calls": [
+                    {"index": i, "id": f"call_{i}_xxxxxx", "name": "clock", "arguments": f'{{"zone": "{zone}"}}'}
+                    for i, zone in enumerate("AB")
+                ]
+            }
+        ),
+        CALLED,
     ),
-}  # fmt: skip
+}
 UNREADABLE: dict[str, object] = {
     "null inside": {"prompt_tokens": None, "completion_tokens": 4},
     "texts": {"prompt_tokens": "10", "completion_tokens": "4"},
@@ -289,9 +287,13 @@ def _use(zone: str, index: object = 0, pieces: tuple[object, ...] | None = None,
 
 
 def _stream(
-    *blocks: list[Raw], start: Raw = MESSAGE, usage: object = None, stop: object = "end_turn",
-    end: Raw | None = None, between: tuple[object, ...] = (),
-) -> bytes:  # fmt: skip
+    *blocks: list[Raw],
+    start: Raw = MESSAGE,
+    usage: object = None,
+    stop: object = "end_turn",
+    end: Raw | None = None,
+    between: tuple[object, ...] = (),
+) -> bytes:
     message = start | ({} if usage is None else {"usage": usage})
     delta = {"type": "message_delta", "delta": {"stop_reason": stop}, "usage": {"output_tokens": 4}, **(end or {})}
     events = [event for block in blocks for event in block]
@@ -302,9 +304,7 @@ ANTHROPIC_TEXTS: dict[str, bytes] = {
     "no content in the message": _stream(_block(), start={"id": "m", "model": "m", "usage": MESSAGE["usage"]}),
     "no model": _stream(_block(), start={"id": "m", "content": [], "usage": MESSAGE["usage"]}),
     "an end in capitals": _stream(_block(), stop="END_TURN"),
-    "a piece without its type": _stream(
-        [_block()[0], _block()[1] | {"delta": {"text": "Noon."}}, *_block()[2:]]
-    ),
+    "a piece without its type": _stream([_block()[0], _block()[1] | {"delta": {"text": "Noon."}}, *_block()[2:]]),
     "a piece of an unknown kind with nothing in it": _stream(
         [*_block()[:2], _block()[1] | {"delta": {"type": "pause_delta"}}, *_block()[2:]]
     ),
@@ -348,8 +348,10 @@ ANTHROPIC_TEXTS: dict[str, bytes] = {
     "types in the names only": b"".join(
         f"event: {event['type']}\ndata: {json.dumps({k: v for k, v in event.items() if k != 'type'})}\n\n".encode()
         for event in [
-            {"type": "message_start", "message": MESSAGE}, *_block(),
-            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 4}}, STOP,
+            {"type": "message_start", "message": MESSAGE},
+            *_block(),
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 4}},
+            STOP,
         ]
     ),
     "an unknown kind of block": _stream(
@@ -372,7 +374,7 @@ ANTHROPIC_TEXTS: dict[str, bytes] = {
     "a character cut by its escape": _stream(
         [_block()[0], *(_block(0, half)[1] for half in ("\ud83d", "\ude00", "Noon.")), _block()[2]]
     ),
-}  # fmt: skip
+}
 ANTHROPIC_CALLS: dict[str, bytes] = {
     "input as an object at the beginning": _stream(
         *(_use(zone, i, (), input={"zone": zone}) for i, zone in enumerate("AB")), stop="tool_use"
@@ -556,42 +558,71 @@ async def test_a_label_does_not_decide_how_an_answer_is_read(
 HALF = '{"zone": "A'
 UNFINISHED: dict[str, tuple[str, bytes, str]] = {
     "half arguments that end with stop": (
-        "openai", _sse(_chunk({"tool_calls": [_call_row(**_function(HALF))]}), END), "malformed"),
+        "openai",
+        _sse(_chunk({"tool_calls": [_call_row(**_function(HALF))]}), END),
+        "malformed",
+    ),
     "half arguments without a finish reason": (
-        "openai", _sse(_chunk({"tool_calls": [_call_row(**_function(HALF))]}), _chunk({}, None, usage=USAGE)),
-        "malformed"),
+        "openai",
+        _sse(_chunk({"tool_calls": [_call_row(**_function(HALF))]}), _chunk({}, None, usage=USAGE)),
+        "malformed",
+    ),
     "a call without arguments that ends with stop": (
-        "openai", _sse(_chunk({"tool_calls": [_call_row(**_function(""))]}), END), "malformed"),
+        "openai",
+        _sse(_chunk({"tool_calls": [_call_row(**_function(""))]}), END),
+        "malformed",
+    ),
     "a call without arguments behind a whole one, without a finish reason": (
         "openai",
-        _sse(_chunk({"tool_calls": [_call_row(), _call_row(index=1, id="call_bbbbbbbb", **_function(""))]}),
-             _chunk({}, None, usage=USAGE)),
-        "malformed"),
+        _sse(
+            _chunk({"tool_calls": [_call_row(), _call_row(index=1, id="call_bbbbbbbb", **_function(""))]}),
+            _chunk({}, None, usage=USAGE),
+        ),
+        "malformed",
+    ),
     "two calls that are mixed": (
         "openai",
-        _sse(_chunk({"tool_calls": [_call_row(**_function(HALF))]}),
-             _chunk({"tool_calls": [_call_row(id="call_bbbbbbbb", **_function('"}'))]}), CALLED),
-        "malformed"),
+        _sse(
+            _chunk({"tool_calls": [_call_row(**_function(HALF))]}),
+            _chunk({"tool_calls": [_call_row(id="call_bbbbbbbb", **_function('"}'))]}),
+            CALLED,
+        ),
+        "malformed",
+    ),
     "a text without an end": ("openai", _sse(TEXT), "availability"),
     "an error in the middle": (
-        "openai", _sse(TEXT, {"error": {"code": 502, "message": "upstream"}}, END), "availability"),
+        "openai",
+        _sse(TEXT, {"error": {"code": 502, "message": "upstream"}}, END),
+        "availability",
+    ),
     "an error in the middle, by its name": (
-        "openai", _sse(TEXT, 'event: error\ndata: {"code": 502, "message": "upstream"}', END), "availability"),
+        "openai",
+        _sse(TEXT, 'event: error\ndata: {"code": 502, "message": "upstream"}', END),
+        "availability",
+    ),
     "a broken event in the middle": ("openai", _sse(TEXT, 'data: {"choices": [', END), "malformed"),
-    "an unpaired surrogate": (
-        "openai", _sse(_chunk({"content": "\ud83d"}), END), "malformed"),
-    "two choices": (
-        "openai", _sse(TEXT, {"choices": [{"index": 1, "delta": {"content": "x"}}]}, END), "malformed"),
+    "an unpaired surrogate": ("openai", _sse(_chunk({"content": "\ud83d"}), END), "malformed"),
+    "two choices": ("openai", _sse(TEXT, {"choices": [{"index": 1, "delta": {"content": "x"}}]}, END), "malformed"),
     "a call without an input whose block has no end": (
-        "anthropic", _stream(_use("A", 0, ())[:-1], stop="tool_use"), "malformed"),
+        "anthropic",
+        _stream(_use("A", 0, ())[:-1], stop="tool_use"),
+        "malformed",
+    ),
     "half an input whose block has no end": (
-        "anthropic", _stream(_use("A", 0, (HALF,))[:-1], stop="tool_use"), "malformed"),
+        "anthropic",
+        _stream(_use("A", 0, (HALF,))[:-1], stop="tool_use"),
+        "malformed",
+    ),
     "a piece behind the end": (
         "anthropic",
         _stream([*_block(), {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x"}}]),
-        "malformed"),
+        "malformed",
+    ),
     "a legacy call that ends with stop": (
-        "openai", _sse(_chunk({"function_call": {"name": "clock", "arguments": "{}"}}), END), "malformed"),
+        "openai",
+        _sse(_chunk({"function_call": {"name": "clock", "arguments": "{}"}}), END),
+        "malformed",
+    ),
     "choices that are a text": ("openai", _sse(_chunk() | {"choices": "x"}, TEXT, END), "malformed"),
     "an event that is a list with something in it": ("openai", _sse([TEXT], END), "malformed"),
     "half an input that ends with end_turn": ("anthropic", _stream(_use("A", 0, (HALF,))), "malformed"),
@@ -600,16 +631,19 @@ UNFINISHED: dict[str, tuple[str, bytes, str]] = {
     "an error at the end": (
         "anthropic",
         _stream(_block()).replace(
-            b'data: {"type": "message_stop"}', b'data: {"type": "error", "error": {"type": "overloaded_error"}}'),
-        "availability"),
+            b'data: {"type": "message_stop"}', b'data: {"type": "error", "error": {"type": "overloaded_error"}}'
+        ),
+        "availability",
+    ),
     "another message in the middle": (
         "anthropic",
         _stream([*_block(), {"type": "message_start", "message": MESSAGE | {"id": "msg_2"}}]),
-        "malformed"),
+        "malformed",
+    ),
     "a text without a stop reason": ("anthropic", _stream(_block(), stop=None), "malformed"),
     "a piece of no block": ("anthropic", _stream([_block()[1]]), "malformed"),
     "a block of which there is nothing but its beginning": ("anthropic", _stream(_block()[:1]), "malformed"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", UNFINISHED)

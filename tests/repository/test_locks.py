@@ -36,6 +36,9 @@ def test_both_locks_are_complete_for_every_supported_pip(pip: str, tmp_path: Pat
     for lock in ("requirements.lock", "requirements-dev.lock"):
         done = subprocess.run(
             [*command, "--require-hashes", "-r", str(ROOT / lock)],
-            capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT_S,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr

@@ -70,9 +70,13 @@ class SlowModel:
         asks = "pay" in work.request.messages[0].text and work.turn == 1
         calls = (ToolCall(id="c1", name="pay", args='{"q": "1"}'),) if asks else ()
         return ModelReply(
-            text="" if asks else "done", calls=calls, stop_reason="calls" if asks else "end",
-            usage=Usage(fresh_in=10, out=5), usage_reported=True, model="x",
-        ), self._takes_s  # fmt: skip
+            text="" if asks else "done",
+            calls=calls,
+            stop_reason="calls" if asks else "end",
+            usage=Usage(fresh_in=10, out=5),
+            usage_reported=True,
+            model="x",
+        ), self._takes_s
 
 
 class Process:

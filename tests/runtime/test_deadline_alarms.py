@@ -70,8 +70,9 @@ def test_of_two_long_waits_the_sooner_has_the_timer_and_each_is_set_once() -> No
             await anyio.sleep(3_100)
             found = await broker.log().load(TENANT, RUN)
         assert [(name, round((at - began).total_seconds())) for name, at in ports.set] == [
-            ("executor-wait", 2_000), ("executor-wait", 3_000),
-        ]  # fmt: skip
+            ("executor-wait", 2_000),
+            ("executor-wait", 3_000),
+        ]
         run = fold_messages(TENANT, RUN, [(m.subject, m.payload, m.seq) for m in found])
         ends = [entry.event for entry in run.entries if isinstance(entry.event, Finished)]
         assert [round((event.at - began).total_seconds()) for event in ends] == [2_000, 3_000]

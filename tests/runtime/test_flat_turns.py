@@ -47,9 +47,13 @@ class CountedModel(ScriptedModel):
         args = msgspec.json.encode({"q": f"{work.turn} {TEXT}"}).decode()
         made = (ToolCall(id=f"c{work.turn}", name="look", args=args),) if work.turn <= LATE[-1] else ()
         reply = ModelReply(
-            text="" if made else "done", calls=made, stop_reason="calls" if made else "end",
-            usage=Usage(fresh_in=100, out=20), usage_reported=True, model="x",
-        )  # fmt: skip
+            text="" if made else "done",
+            calls=made,
+            stop_reason="calls" if made else "end",
+            usage=Usage(fresh_in=100, out=20),
+            usage_reported=True,
+            model="x",
+        )
         return reply, 0.01
 
     def _count(self, _frame: FrameType, event: str, _arg: object) -> None:
@@ -65,9 +69,14 @@ class CountedModel(ScriptedModel):
 def roomy_agent() -> AgentVersion:
     """An agent whose limits and window hold the whole conversation."""
     limits: dict[str, Any] = {
-        "tokens_max": 10_000_000, "cost_max_micros": 50_000_000, "turns_max": 10_000, "calls_max": 10_000,
-        "calls_per_tool_max": 10_000, "wall_s": 86_400, "events_max": 2_000,
-    }  # fmt: skip
+        "tokens_max": 10_000_000,
+        "cost_max_micros": 50_000_000,
+        "turns_max": 10_000,
+        "calls_max": 10_000,
+        "calls_per_tool_max": 10_000,
+        "wall_s": 86_400,
+        "events_max": 2_000,
+    }
     price = Price(input=100_000, output=500_000)
     return msgspec.structs.replace(
         agent(limits=limits), model=ModelChoice(model="playbook/first", price=price, window_tokens=10_000_000)

@@ -89,9 +89,12 @@ async def serve(
     broker = MemoryBroker(virtual_now, faults=faults)
     await AgentStore(broker.bucket(stream_names.AGENTS_BUCKET)).deploy(AGENT)
     config = ProcessSettings(
-        worker="w#1", now=virtual_now, random_source=random.Random(1), sweeping=False,
+        worker="w#1",
+        now=virtual_now,
+        random_source=random.Random(1),
+        sweeping=False,
         limits=WorkerLimits(runs_max=1_000, starts_max=1_000),
-    )  # fmt: skip
+    )
     roles = [make_role(role, requester=model, runner=Tools({})) for role in ACTORS]
     scenario(broker)
     async with ActorProcess(WithoutHints(broker), roles, config).running():

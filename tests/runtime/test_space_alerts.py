@@ -51,10 +51,25 @@ def make_watch(streams: Streams, directory: Path | None = None) -> SpaceWatch:
 def test_each_threshold_raises_one_alert_and_another_only_after_space_became_free() -> None:
     """A fill that goes to and fro around a mark causes no alert."""
     fills_and_calls: list[tuple[float, list[int]]] = [
-        (0.74, []), (0.75, [75]), (0.76, []), (0.74, []), (0.75, []), (0.89, []), (0.90, [90]), (0.99, []), (0.88, []),
-        (0.91, []), (0.84, []), (0.91, [90]), (0.71, []), (0.76, []), (0.69, []), (0.95, [90]), (0.10, []),
+        (0.74, []),
+        (0.75, [75]),
+        (0.76, []),
+        (0.74, []),
+        (0.75, []),
+        (0.89, []),
+        (0.90, [90]),
+        (0.99, []),
+        (0.88, []),
+        (0.91, []),
+        (0.84, []),
+        (0.91, [90]),
+        (0.71, []),
+        (0.76, []),
+        (0.69, []),
+        (0.95, [90]),
+        (0.10, []),
         (0.80, [75]),
-    ]  # fmt: skip
+    ]
 
     async def main() -> None:
         streams = Streams()

@@ -68,11 +68,14 @@ def _no_workers(*args: Any, **options: Any) -> list[Any]:
 def only_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut every other wake."""
     cut: list[tuple[Any, str, Callable[..., Any]]] = [
-        (BrokerFaults, "copies", _copies), (run_loop, "role_to_wake", _do_nothing), (Alarms, "_ring_in", _do_nothing),
-        (Alarms, "_set_durable", _set_nothing), (ActorProcess, "_on_deaths", _do_nothing),
+        (BrokerFaults, "copies", _copies),
+        (run_loop, "role_to_wake", _do_nothing),
+        (Alarms, "_ring_in", _do_nothing),
+        (Alarms, "_set_durable", _set_nothing),
+        (ActorProcess, "_on_deaths", _do_nothing),
         (ActorProcess, "_on_funds_freed", _do_nothing),
         (Roster, "update", _no_workers),
-    ]  # fmt: skip
+    ]
     for owner, name, instead in cut:
         monkeypatch.setattr(owner, name, instead)
 

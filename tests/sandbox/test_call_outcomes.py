@@ -41,9 +41,20 @@ async def perform_and_finish(name: str, how: str, ctx: Context, scope: anyio.Can
     async with ctx.http:
         result = await perform(made, ctx, msgspec.json.encode({"how": how}), scope=scope)
     work = CallWork(
-        tenant=ctx.tenant, run=ctx.run, call=ctx.call, attempt=1, tool=name, grant=tool_grant(made.contract), args=b"",
-        key=ctx.key, user="", tier=made.contract.tier, start_by=ctx.start_by, timeout_s=1, result_bytes_max=100_000,
-    )  # fmt: skip
+        tenant=ctx.tenant,
+        run=ctx.run,
+        call=ctx.call,
+        attempt=1,
+        tool=name,
+        grant=tool_grant(made.contract),
+        args=b"",
+        key=ctx.key,
+        user="",
+        tier=made.contract.tier,
+        start_by=ctx.start_by,
+        timeout_s=1,
+        result_bytes_max=100_000,
+    )
     event = finished_event(work, result, 0.0)
     assert msgspec.json.decode(msgspec.json.encode(event), type=Finished) == event
     assert ctx.workspace.read("done") == b"x"

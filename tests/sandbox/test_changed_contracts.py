@@ -24,9 +24,13 @@ from linestop.schemas.tool_contracts import ToolError, ToolResult
 pytestmark = pytest.mark.anyio
 
 BEFORE: ToolOptions = {
-    "name": "pay", "tier": "irreversible", "timeout_s": 5.0, "scopes": ["money.pay"], "egress": ["to"],
+    "name": "pay",
+    "tier": "irreversible",
+    "timeout_s": 5.0,
+    "scopes": ["money.pay"],
+    "egress": ["to"],
     "price_micros": 7,
-}  # fmt: skip
+}
 
 
 async def pay(ctx: Context, to: str, cents: int = 1) -> str:
@@ -64,11 +68,22 @@ async def perform_under(directory: Path, was: AnyTool, now: AnyTool, *, probe: b
     registry, given = Registry(), b'{"to":"ann"}'
     registry.add(now, "tests")
     work = CallWork(
-        tenant="acme", run="run-1", call="c1", attempt=1, tool="pay", grant=tool_grant(was.contract), args=given,
-        key=hashlib.sha256(given).hexdigest(), user="ann", tier=was.contract.tier, probe=probe,
-        start_by=datetime.now(UTC) + timedelta(seconds=30), timeout_s=was.contract.timeout_s,
-        result_bytes_max=16_384, cost_max_micros=was.contract.price_micros,
-    )  # fmt: skip
+        tenant="acme",
+        run="run-1",
+        call="c1",
+        attempt=1,
+        tool="pay",
+        grant=tool_grant(was.contract),
+        args=given,
+        key=hashlib.sha256(given).hexdigest(),
+        user="ann",
+        tier=was.contract.tier,
+        probe=probe,
+        start_by=datetime.now(UTC) + timedelta(seconds=30),
+        timeout_s=was.contract.timeout_s,
+        result_bytes_max=16_384,
+        cost_max_micros=was.contract.price_micros,
+    )
     (result,) = [result async for _, result, _ in RegistryRunner(registry, directory).run((work,))]
     return result
 
@@ -83,10 +98,18 @@ def changed(fn: Any = pay, **options: Any) -> AnyTool:  # noqa: ANN401 - any fun
 @pytest.mark.parametrize(
     "options",
     [
-        {"timeout_s": 9.0}, {"retries_max": 0}, {"calls_max": 1}, {"tier": "reversible"}, {"scopes": []},
-        {"egress": []}, {"owner": "somebody"}, {"kind": "thread"}, {"price_micros": 0}, {"idempotent": True},
+        {"timeout_s": 9.0},
+        {"retries_max": 0},
+        {"calls_max": 1},
+        {"tier": "reversible"},
+        {"scopes": []},
+        {"egress": []},
+        {"owner": "somebody"},
+        {"kind": "thread"},
+        {"price_micros": 0},
+        {"idempotent": True},
     ],
-)  # fmt: skip
+)
 async def test_a_contract_that_is_not_wider_still_performs(tmp_path: Path, options: dict[str, Any]) -> None:
     """The owner may correct a docstring or a timeout while a call waits for a person."""
     fn = pay_in_thread if options.get("kind") == "thread" else pay

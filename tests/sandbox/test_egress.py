@@ -75,10 +75,18 @@ async def test_a_url_to_a_forbidden_place_is_refused(url: str) -> None:
 @pytest.mark.parametrize(
     "addresses",
     [
-        ["127.0.0.1"], ["93.184.216.34", "127.0.0.1"], ["169.254.169.254"], ["::1"], ["::ffff:10.0.0.1"],
-        ["fe80::1%eth0"], ["fe80::1%2"], ["64:ff9b::7f00:1"], ["224.0.0.1"], ["not-an-address"],
+        ["127.0.0.1"],
+        ["93.184.216.34", "127.0.0.1"],
+        ["169.254.169.254"],
+        ["::1"],
+        ["::ffff:10.0.0.1"],
+        ["fe80::1%eth0"],
+        ["fe80::1%2"],
+        ["64:ff9b::7f00:1"],
+        ["224.0.0.1"],
+        ["not-an-address"],
     ],
-)  # fmt: skip
+)
 async def test_a_name_is_refused_if_any_of_its_addresses_is(addresses: list[str]) -> None:
     """Also if a public address comes first: one bad record refuses the name."""
     async with client(names={"good.example": addresses}) as http:
@@ -149,11 +157,21 @@ async def test_nothing_is_taken_from_the_environment(servers: Servers, monkeypat
 @pytest.mark.parametrize(
     "location",
     [
-        "http://127.0.0.1/", "http://[::1]/", "http://169.254.169.254/", "//10.0.0.1/x", "file:///etc/passwd",
-        "http://good.example:4222/", "http://user@good.example/", "gopher://good.example/", "http://2130706433/",
-        "http://evil.example/", "http://[bad", "http://\x01/", "http://x:99999/",
+        "http://127.0.0.1/",
+        "http://[::1]/",
+        "http://169.254.169.254/",
+        "//10.0.0.1/x",
+        "file:///etc/passwd",
+        "http://good.example:4222/",
+        "http://user@good.example/",
+        "gopher://good.example/",
+        "http://2130706433/",
+        "http://evil.example/",
+        "http://[bad",
+        "http://\x01/",
+        "http://x:99999/",
     ],
-)  # fmt: skip
+)
 async def test_each_redirect_is_checked_again(servers: Servers, location: str) -> None:
     """An allowed server cannot redirect the client to a forbidden one."""
     server = await servers.start({"/": servers.redirect(location)})

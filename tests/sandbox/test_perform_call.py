@@ -210,8 +210,10 @@ async def test_a_call_past_its_start_by_is_not_begun(make_context: MakeContext) 
     for options in ({}, {"idempotent": True}):
         result = await run(declared(note, **options), make_context(start_in_s=-0.001))
         assert (result.outcome, result.begun, message(result)[:31]) == (
-            "never_started", False, "the call was not begun by its s"
-        )  # fmt: skip
+            "never_started",
+            False,
+            "the call was not begun by its s",
+        )
         assert result.error is not None
         assert (result.error.type, result.error.retry_safe) == ("transient", True)
     assert calls == []

@@ -105,20 +105,36 @@ async def _happened(ctx: Context, how: str) -> bool | None:
 ends_safely = tool(name="safely", tier="read", price_micros=PRICE, timeout_s=0.2)(ends.fn)
 ends_probed = tool(name="probed", tier="irreversible", price_micros=PRICE, probe=_happened)(ends.fn)
 TOOLS: dict[str, AnyTool] = {
-    "deep": deep, "thread": deep_thread, "process": PROCESS_TOOLS["nested"], "ends": ends, "safely": ends_safely,
-    "probed": ends_probed, "http.get": http_get, "forward": forward,
-}  # fmt: skip
+    "deep": deep,
+    "thread": deep_thread,
+    "process": PROCESS_TOOLS["nested"],
+    "ends": ends,
+    "safely": ends_safely,
+    "probed": ends_probed,
+    "http.get": http_get,
+    "forward": forward,
+}
 
 
 def work(name: str, number: int = 1, **args: Any) -> CallWork:  # noqa: ANN401 - any argument
     """One attempt at a call of that tool."""
     contract, given = TOOLS[name].contract, msgspec.json.encode(args)
     return CallWork(
-        tenant="acme", run="run-1", call=f"{name}-{number}", attempt=1, tool=contract.name,
-        grant=tool_grant(contract), args=given, key=hashlib.sha256(given).hexdigest(), user="ann",
-        tier=contract.tier, start_by=datetime.now(UTC) + timedelta(seconds=30), timeout_s=contract.timeout_s,
-        result_bytes_max=16_384, cost_max_micros=contract.price_micros,
-    )  # fmt: skip
+        tenant="acme",
+        run="run-1",
+        call=f"{name}-{number}",
+        attempt=1,
+        tool=contract.name,
+        grant=tool_grant(contract),
+        args=given,
+        key=hashlib.sha256(given).hexdigest(),
+        user="ann",
+        tier=contract.tier,
+        start_by=datetime.now(UTC) + timedelta(seconds=30),
+        timeout_s=contract.timeout_s,
+        result_bytes_max=16_384,
+        cost_max_micros=contract.price_micros,
+    )
 
 
 def made(directory: Path, *allow: str) -> RegistryRunner:

@@ -21,10 +21,15 @@ RETURNS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("path", "leads"),
     [
-        ("contacts[].email", True), ("contacts", True), ("more[]", True), ("$", True), ("contacts[].phone", False),
-        ("contacts.email", False), ("nothing[]", False),
+        ("contacts[].email", True),
+        ("contacts", True),
+        ("more[]", True),
+        ("$", True),
+        ("contacts[].phone", False),
+        ("contacts.email", False),
+        ("nothing[]", False),
     ],
-)  # fmt: skip
+)
 def test_a_path_into_a_list_names_its_items(path: str, *, leads: bool) -> None:
     """``[]`` stands for every item; without it a list has no fields."""
     steps = [] if path == "$" else path.replace("[]", ".[]").split(".")

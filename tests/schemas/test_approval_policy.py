@@ -33,11 +33,17 @@ def proposed(version: AgentVersion | None = None, *, task: Task | None = None) -
 @pytest.mark.parametrize(
     ("tool", "args", "stage"),
     [
-        ("look", "{}", "ready"), ("rent", "{}", "ready"), ("weigh", "{}", "ready"), ("wait.until", SOON, "waiting"),
-        ("note", "{}", "gate"), ("pay", "{}", "gate"), ("wire", "{}", "gate"), ("drop", "{}", "gate"),
+        ("look", "{}", "ready"),
+        ("rent", "{}", "ready"),
+        ("weigh", "{}", "ready"),
+        ("wait.until", SOON, "waiting"),
+        ("note", "{}", "gate"),
+        ("pay", "{}", "gate"),
+        ("wire", "{}", "gate"),
+        ("drop", "{}", "gate"),
         ("ask.person", '{"question":"which?"}', "gate"),
     ],
-)  # fmt: skip
+)
 def test_a_read_passes_by_its_judgement_and_every_other_call_waits_for_the_approver(
     tool: str, args: str, stage: str
 ) -> None:

@@ -111,9 +111,12 @@ def test_a_grant_that_ended_sooner_than_its_question_is_over() -> None:
     story = at_work(call("pay"))
     line = story.last(Asked).calls[0]
     granted = Granted(
-        call="pay", by="bob", args_sha256=line.args_sha256, contract_digest=line.contract_digest,
+        call="pay",
+        by="bob",
+        args_sha256=line.args_sha256,
+        contract_digest=line.contract_digest,
         expires_at=story.now + timedelta(seconds=10),
-    )  # fmt: skip
+    )
     assert "expired" in story.advance_s(10).append("approver", granted).ignored
 
 

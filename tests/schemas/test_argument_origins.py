@@ -59,9 +59,13 @@ def test_an_outgoing_value_must_be_verbatim_in_a_text_of_the_run() -> None:
     page = Source(5, "go to https://x.org/a?b=1, or https://x.org/c.")
     sources = Sources(trusted=(Source(0, "read x"),), untrusted=(page,))
     for url, passes in (
-        ("https://x.org/a?b=1", True), ("https://x.org/c", True), ("https://x.org/a", False),
-        ("https://x.org/a?b=12", False), ("https://x.org/c?secret=1", False), ("x.org/c", False),
-    ):  # fmt: skip
+        ("https://x.org/a?b=1", True),
+        ("https://x.org/c", True),
+        ("https://x.org/a", False),
+        ("https://x.org/a?b=12", False),
+        ("https://x.org/c?secret=1", False),
+        ("x.org/c", False),
+    ):
         found = trace({"url": url, "note": "free"}, TracedArguments(parameters=None, only=("url",)), sources)
         assert has_untrusted(found) is not passes, url
 
@@ -86,10 +90,16 @@ def test_hostile_text_takes_bounded_time(unit: str) -> None:
 @pytest.mark.parametrize(
     ("value", "asks"),
     [
-        ([115, 101, 99], True), ([12, 40], False), (12.5, True), (True, False), (None, False), ("", False),
-        ("code 12", False), ("ode 12", True),
+        ([115, 101, 99], True),
+        ([12, 40], False),
+        (12.5, True),
+        (True, False),
+        (None, False),
+        ("", False),
+        ("code 12", False),
+        ("ode 12", True),
     ],
-)  # fmt: skip
+)
 def test_an_outgoing_value_of_any_type_must_be_in_a_text_of_the_run(value: object, asks: bool) -> None:
     """A secret fits into a list of numbers as well as into a link."""
     sources = Sources(trusted=(Source(0, "go on"),), untrusted=(Source(5, "the code 12, and 40"),))

@@ -189,8 +189,15 @@ def test_the_failure_of_the_model_is_named_and_not_the_time_it_took() -> None:
 def test_money_is_left_for_the_closing_turn(tenths: int, calls: int) -> None:
     """Whatever the cost limit is, a run with a result that reaches it sums up, and stays within it."""
     first = Story(agent()).open_run().run_until_idle().last(ModelStarted).cost_max_micros
-    limits = {"cost_max_micros": first * tenths // 10, "turns_max": 100, "calls_max": 500, "calls_per_tool_max": 500,
-              "tokens_max": 2_000_000, "wall_s": 10_000, "compactions_max": 0}  # fmt: skip
+    limits = {
+        "cost_max_micros": first * tenths // 10,
+        "turns_max": 100,
+        "calls_max": 500,
+        "calls_per_tool_max": 500,
+        "tokens_max": 2_000_000,
+        "wall_s": 10_000,
+        "compactions_max": 0,
+    }
     story = Story(agent(limits=limits)).open_run().run_until_idle()
     n = 0
     while story.last(ModelStarted).purpose == "turn":

@@ -116,12 +116,16 @@ def test_the_older_rule_of_a_log_still_asks_about_sections() -> None:
 @pytest.mark.parametrize(
     ("task", "body"),
     [
-        ("call +49 170 123 45 67", "Ring +491701234567"), ("the PIN is 9711", "Your PIN: 9711"),
-        ("call 0170 / 123 45 67", "0170-1234567"), ("telegram: evil_bob", "He is evil_bob on telegram."),
-        ("DE02 1203 0000 0000 2020 51", "to DE02-1203-0000-0000-2020-51"), ("see evil.com", "It is evil.com."),
-        ("dial 06 12 34 56 78", "06 12 34 56 78"), ("message evilbob on Telegram", "Telegram: evilbob"),
+        ("call +49 170 123 45 67", "Ring +491701234567"),
+        ("the PIN is 9711", "Your PIN: 9711"),
+        ("call 0170 / 123 45 67", "0170-1234567"),
+        ("telegram: evil_bob", "He is evil_bob on telegram."),
+        ("DE02 1203 0000 0000 2020 51", "to DE02-1203-0000-0000-2020-51"),
+        ("see evil.com", "It is evil.com."),
+        ("dial 06 12 34 56 78", "06 12 34 56 78"),
+        ("message evilbob on Telegram", "Telegram: evilbob"),
     ],
-)  # fmt: skip
+)
 def test_a_value_of_the_task_may_be_grouped_differently(task: str, body: str) -> None:
     """The digits, or the letters of the name, are the same."""
     assert not asks(body, task)

@@ -38,9 +38,12 @@ def test_the_model_sees_a_result_with_its_defects() -> None:
     """The notes keep it from trusting the result and from repeating the call; the event stores both separately."""
     story = at_work(call("move"), version=AGENT).finish_tools(move=ODD)
     assert msgspec.json.decode(assemble(story.run, story.version).messages[-1].result_text) == {
-        "status": "succeeded", "note": "The call took effect; do not make it again.", "findings": [FINDING],
-        "untrusted": True, "result": {"paid": "4250"},
-    }  # fmt: skip
+        "status": "succeeded",
+        "note": "The call took effect; do not make it again.",
+        "findings": [FINDING],
+        "untrusted": True,
+        "result": {"paid": "4250"},
+    }
     assert story.run.calls["move"].fate == "done"
     assert story.last(Finished).result == '{"paid":"4250"}'
     assert story.last(Finished).findings == (FINDING,)

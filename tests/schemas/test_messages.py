@@ -34,15 +34,17 @@ def test_the_smallest_task_is_a_text() -> None:
 @pytest.mark.parametrize(
     ("body", "found"),
     [
-        (b'{"text":7,"user":"ann","key":"k","labels":{"a":"b"},"submitter":"crm"}',
-         Task(text="", user="ann", key="k", labels={"a": "b"}, submitter="crm")),
+        (
+            b'{"text":7,"user":"ann","key":"k","labels":{"a":"b"},"submitter":"crm"}',
+            Task(text="", user="ann", key="k", labels={"a": "b"}, submitter="crm"),
+        ),
         (b'{"tixt":"x","user":7,"key":"k","labels":{"a":1}}', Task(text="", key="k")),
         (b'{"specversion":"1.0","data":{"text":7,"user":"ann"}}', Task(text="", user="ann")),
         (b'["text"]', Task(text="")),
         (b"\xff{", Task(text="")),
         (b"[" * 100_000, Task(text="")),
     ],
-)  # fmt: skip
+)
 def test_an_invalid_task_is_read_as_far_as_possible(body: bytes, found: Task) -> None:
     """Its refusal names its sender's data."""
     assert readable(body) == found
@@ -74,10 +76,15 @@ def test_an_impossible_limit_is_named(requested: dict[str, float], part: str) ->
 
 def test_a_signature_covers_everything_that_makes_the_decision() -> None:
     """Another run, call, verb, person, argument, contract, expiry or nonce is another decision."""
-    control = Control(by="ann", call="c", args_sha256="a", contract_digest="d", nonce="n",
-                      expires_at=datetime(2026, 1, 1, tzinfo=UTC))  # fmt: skip
-    signed = {signed_bytes("t", "r", "approve", control), signed_bytes("u", "r", "approve", control),
-              signed_bytes("t", "s", "approve", control), signed_bytes("t", "r", "deny", control)}  # fmt: skip
+    control = Control(
+        by="ann", call="c", args_sha256="a", contract_digest="d", nonce="n", expires_at=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    signed = {
+        signed_bytes("t", "r", "approve", control),
+        signed_bytes("u", "r", "approve", control),
+        signed_bytes("t", "s", "approve", control),
+        signed_bytes("t", "r", "deny", control),
+    }
     other = datetime(2026, 1, 2, tzinfo=UTC)
     for change in ({"by": "bob"}, {"call": "x"}, {"args_sha256": "x"}, {"contract_digest": "x"}, {"nonce": "x"}):
         signed.add(signed_bytes("t", "r", "approve", msgspec.structs.replace(control, **change)))

@@ -16,8 +16,16 @@ from linestop.schemas.run.starting.prompt_size import TOKEN_BYTES_MAX, tokens_es
 from linestop.schemas.text.text_size import Size
 from linestop.schemas.verify.check_log import verify
 
-ROOMY = {"tokens_max": 2_000_000, "cost_max_micros": 50_000_000, "turns_max": 100, "wall_s": 10_000,
-         "calls_max": 100, "calls_per_tool_max": 100, "rejections_max": 50, "equal_calls_max": 50}  # fmt: skip
+ROOMY = {
+    "tokens_max": 2_000_000,
+    "cost_max_micros": 50_000_000,
+    "turns_max": 100,
+    "wall_s": 10_000,
+    "calls_max": 100,
+    "calls_per_tool_max": 100,
+    "rejections_max": 50,
+    "equal_calls_max": 50,
+}
 DENSITY = 4
 """Bytes a token of the models here."""
 
@@ -178,19 +186,30 @@ def test_a_result_as_large_as_the_window_is_left_out_at_once() -> None:
 
 KINDS: dict[str, str] = {
     "prose": "what we found in the house was not what they had said it would be; ",
-    "digits": "4711 80 3 ", "identifier": "a3f9-77c0e1b2-", "base64": "Zm9vYmFyQmF6cXV4", "table": '{"a":[1,2],"b":0},',
-    "Chinese": "我们再次检查了订单", "emoji": "🚀👍", "white": "\n\t", "capitals": "XQZV ", "random": "qwzx jkvb ",
-}  # fmt: skip
+    "digits": "4711 80 3 ",
+    "identifier": "a3f9-77c0e1b2-",
+    "base64": "Zm9vYmFyQmF6cXV4",
+    "table": '{"a":[1,2],"b":0},',
+    "Chinese": "我们再次检查了订单",
+    "emoji": "🚀👍",
+    "white": "\n\t",
+    "capitals": "XQZV ",
+    "random": "qwzx jkvb ",
+}
 """Texts of one kind each, to be repeated."""
 
 
 def dense(text: str) -> int:
     """Count like the worst measured tokenizers: four bytes of a word are a token, and every other byte is one."""
     words = [word for word in text.encode().replace(b"\n", b" \n ").split(b" ") if word]
-    return sum(
-        -(-len(word) // 4) if word.isalpha() and word.islower() and not set(word) & set(b"jqxz") else len(word)
-        for word in words
-    ) + text.count("\n") + text.count("\t")  # fmt: skip
+    return (
+        sum(
+            -(-len(word) // 4) if word.isalpha() and word.islower() and not set(word) & set(b"jqxz") else len(word)
+            for word in words
+        )
+        + text.count("\n")
+        + text.count("\t")
+    )
 
 
 def dense_prompt(story: Story) -> int:

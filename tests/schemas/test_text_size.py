@@ -58,24 +58,34 @@ def _texts() -> dict[str, str]:
         return " ".join(sample(characters, chance.randint(length_min, length_max)) for _ in range(200))
 
     rows = [
-        {"order_id": f"A-{chance.randrange(10**6)}", "total_cents": chance.randrange(10**5), "paid": n % 2 == 0,
-         "customer": {"name": "Anna", "email": f"c{n}@example.org"}, "created_at": f"2026-03-{n + 1:02d}T08:00:00Z"}
+        {
+            "order_id": f"A-{chance.randrange(10**6)}",
+            "total_cents": chance.randrange(10**5),
+            "paid": n % 2 == 0,
+            "customer": {"name": "Anna", "email": f"c{n}@example.org"},
+            "created_at": f"2026-03-{n + 1:02d}T08:00:00Z",
+        }
         for n in range(20)
-    ]  # fmt: skip
+    ]
     return {
-        "digits": sample(string.digits), "numbers": words(string.digits, 1, 8),
+        "digits": sample(string.digits),
+        "numbers": words(string.digits, 1, 8),
         "floats": " ".join(f"{chance.uniform(-1_000, 1_000):.6f}" for _ in range(150)),
         "csv": "\n".join(",".join(f"{chance.uniform(0, 999):.2f}" for _ in range(6)) for _ in range(30)),
         "dates": " ".join(f"{chance.randrange(1990, 2030)}-{n % 12 + 1:02d}-{n % 28 + 1:02d}" for n in range(120)),
-        "hex": sample("0123456789abcdef"), "hex dump": " ".join(f"{chance.randrange(256):02x}" for _ in range(400)),
+        "hex": sample("0123456789abcdef"),
+        "hex dump": " ".join(f"{chance.randrange(256):02x}" for _ in range(400)),
         "sha256": "\n".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(20)),
         "uuids": "\n".join(str(uuid.UUID(int=chance.getrandbits(128))) for _ in range(35)),
         "base64": base64.b64encode(chance.randbytes(900)).decode(),
         "base85": base64.b85encode(chance.randbytes(900)).decode(),
         "letters and digits": sample(string.ascii_letters + string.digits),
-        "random small letters": sample(string.ascii_lowercase), "random capitals": sample(string.ascii_uppercase),
-        "random words": words(string.ascii_lowercase, 2, 10), "single letters": words(string.ascii_lowercase, 1, 1),
-        "anything printable": sample(string.printable[:95]), "signs": sample(string.punctuation),
+        "random small letters": sample(string.ascii_lowercase),
+        "random capitals": sample(string.ascii_uppercase),
+        "random words": words(string.ascii_lowercase, 2, 10),
+        "single letters": words(string.ascii_lowercase, 1, 1),
+        "anything printable": sample(string.printable[:95]),
+        "signs": sample(string.punctuation),
         "addresses": " ".join(".".join(str(chance.randrange(256)) for _ in range(4)) for _ in range(100)),
         "links": "\n".join(
             f"https://www.{sample(string.ascii_lowercase, 8)}.com/{sample(string.ascii_letters + string.digits, 11)}"
@@ -85,35 +95,89 @@ def _texts() -> dict[str, str]:
             f"2026-12-01T03:{n:02d}:07.{chance.randrange(1_000):03d}Z [worker-{n}] WARN GET /api/v1/x/{n * 7_919} 200"
             for n in range(25)
         ),
-        "JSON table": json.dumps(rows), "JSON indented": json.dumps(rows, indent=2),
-        "JSON compact": json.dumps(rows, separators=(",", ":")), "JSON in JSON": json.dumps(json.dumps(rows)),
+        "JSON table": json.dumps(rows),
+        "JSON indented": json.dumps(rows, indent=2),
+        "JSON compact": json.dumps(rows, separators=(",", ":")),
+        "JSON in JSON": json.dumps(json.dumps(rows)),
         "JSON of numbers": json.dumps([[chance.randrange(1_000) for _ in range(10)] for _ in range(30)]),
-        "JSON escapes": json.dumps(RUSSIAN * 2), "brackets": "[" * 500 + "]" * 500,
-        "English": ENGLISH * 2, "German": GERMAN * 2, "Finnish": FINNISH * 3, "Russian": RUSSIAN * 5,
-        "Chinese": CHINESE * 5, "English in capitals": ENGLISH.upper(), "English backwards": ENGLISH[::-1],
+        "JSON escapes": json.dumps(RUSSIAN * 2),
+        "brackets": "[" * 500 + "]" * 500,
+        "English": ENGLISH * 2,
+        "German": GERMAN * 2,
+        "Finnish": FINNISH * 3,
+        "Russian": RUSSIAN * 5,
+        "Chinese": CHINESE * 5,
+        "English in capitals": ENGLISH.upper(),
+        "English backwards": ENGLISH[::-1],
         "rare Chinese": "".join(chr(chance.randrange(0x4E00, 0x9FFF)) for _ in range(400)),
         "emoji": sample("😀🥰🚀👍🎉🇩🇪🔥🤖🦄🪐🧬🏽\u200d", 400),
         "any characters": "".join(chr(chance.randrange(0x100, 0xD7FF)) for _ in range(400)),
         "tags": "".join(chr(0xE0020 + chance.randrange(90)) for _ in range(300)),
         "combining": "".join(letter + chr(chance.randrange(0x300, 0x36F)) for letter in ENGLISH[:400]),
-        "code": CODE, "spaces": " " * 1_000, "lines": "\n" * 1_000, "tabs": "\t" * 1_000, "white": sample(" \n\t"),
-        "control": "".join(chr(chance.randrange(1, 32)) for _ in range(600)), "rule": "-" * 80 + "\n" + "=" * 80,
-        "one letter": "y" * 1_000, "genome": sample("ACGT"),
-    }  # fmt: skip
+        "code": CODE,
+        "spaces": " " * 1_000,
+        "lines": "\n" * 1_000,
+        "tabs": "\t" * 1_000,
+        "white": sample(" \n\t"),
+        "control": "".join(chr(chance.randrange(1, 32)) for _ in range(600)),
+        "rule": "-" * 80 + "\n" + "=" * 80,
+        "one letter": "y" * 1_000,
+        "genome": sample("ACGT"),
+    }
 
 
 TEXTS: Final = _texts()
 WORST: Final = {
-    "digits": 1201, "numbers": 1095, "floats": 1640, "csv": 1237, "dates": 1320, "hex": 1076, "hex dump": 1029,
-    "sha256": 1160, "uuids": 1194, "base64": 986, "base85": 974, "letters and digits": 967, "random small letters":
-    718, "random capitals": 834, "random words": 799, "single letters": 200, "anything printable": 1048, "signs":
-    904, "addresses": 1451, "links": 861, "log": 1272, "JSON table": 1621, "JSON indented": 2102, "JSON compact":
-    1441, "JSON in JSON": 1701, "JSON of numbers": 1477, "JSON escapes": 1003, "brackets": 501, "English": 197,
-    "German": 251, "Finnish": 286, "Russian": 275, "Chinese": 301, "English in capitals": 166, "English backwards":
-    196, "rare Chinese": 1143, "emoji": 1145, "any characters": 1154, "tags": 1201, "combining": 1188, "code": 118,
-    "spaces": 63, "lines": 1001, "tabs": 1001, "white": 1069, "control": 600, "rule": 12, "one letter": 501,
+    "digits": 1201,
+    "numbers": 1095,
+    "floats": 1640,
+    "csv": 1237,
+    "dates": 1320,
+    "hex": 1076,
+    "hex dump": 1029,
+    "sha256": 1160,
+    "uuids": 1194,
+    "base64": 986,
+    "base85": 974,
+    "letters and digits": 967,
+    "random small letters": 718,
+    "random capitals": 834,
+    "random words": 799,
+    "single letters": 200,
+    "anything printable": 1048,
+    "signs": 904,
+    "addresses": 1451,
+    "links": 861,
+    "log": 1272,
+    "JSON table": 1621,
+    "JSON indented": 2102,
+    "JSON compact": 1441,
+    "JSON in JSON": 1701,
+    "JSON of numbers": 1477,
+    "JSON escapes": 1003,
+    "brackets": 501,
+    "English": 197,
+    "German": 251,
+    "Finnish": 286,
+    "Russian": 275,
+    "Chinese": 301,
+    "English in capitals": 166,
+    "English backwards": 196,
+    "rare Chinese": 1143,
+    "emoji": 1145,
+    "any characters": 1154,
+    "tags": 1201,
+    "combining": 1188,
+    "code": 118,
+    "spaces": 63,
+    "lines": 1001,
+    "tabs": 1001,
+    "white": 1069,
+    "control": 600,
+    "rule": 12,
+    "one letter": 501,
     "genome": 659,
-}  # fmt: skip
+}
 SMALLEST: Final = {"English": 191, "code": 92}
 ADDED: Final = 1
 """Llama 2 puts a token before each text; the framing of a message has room for it."""

@@ -69,10 +69,16 @@ def value_of(chance: random.Random, depth: int) -> Any:  # noqa: ANN401 - any JS
     many = [value_of(chance, depth - 1) for _ in range(chance.randrange(5))] if depth else []
     return {
         "int": chance.randrange(-(2**40), 2**40),
-        "text": 'é"\n\x01x' * chance.randrange(5), "none": None, "float": 0.5,
-        "list": many + many, "dict": {str(n): each for n, each in enumerate(many)}, "tuple": tuple(many),
-        "row": Row(many), "line": Line(many), "bytes": b"x" * chance.randrange(5),
-    }[kind]  # fmt: skip
+        "text": 'é"\n\x01x' * chance.randrange(5),
+        "none": None,
+        "float": 0.5,
+        "list": many + many,
+        "dict": {str(n): each for n, each in enumerate(many)},
+        "tuple": tuple(many),
+        "row": Row(many),
+        "line": Line(many),
+        "bytes": b"x" * chance.randrange(5),
+    }[kind]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -176,12 +182,14 @@ def test_a_value_is_shown_as_python_shows_it() -> None:
 @pytest.mark.parametrize(
     ("value", "begins"),
     [
-        (shared(), "[[[["), (cyclic(), '[{"a":["…"]}]'),
+        (shared(), "[[[["),
+        (cyclic(), '[{"a":["…"]}]'),
         ({"k": [1, "é\n"], 5: Row(None)}, '{"k":[1,"é\\n"],"5":{"held":'),
-        ([b"xx", "\ud800", object], '["eHg=","?","<class '), ("x" * 1_000_000, '"xxxx'),
+        ([b"xx", "\ud800", object], '["eHg=","?","<class '),
+        ("x" * 1_000_000, '"xxxx'),
     ],
     ids=["shared", "cyclic", "mixed", "odd", "long"],
-)  # fmt: skip
+)
 def test_the_beginning_of_any_value_can_be_written(value: object, begins: str) -> None:
     """No more of it is written than requested."""
     text = beginning(value, 1_000)

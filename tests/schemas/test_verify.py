@@ -434,9 +434,12 @@ def _no_signature(f: Forger) -> int:
 def _signed_by_another(f: Forger) -> int:
     body = f.body("approver", "granted")
     control = Control(
-        call=body["call"], args_sha256=body["args_sha256"], contract_digest=body["contract_digest"],
-        nonce=body["nonce"], by="ann",
-    )  # fmt: skip
+        call=body["call"],
+        args_sha256=body["args_sha256"],
+        contract_digest=body["contract_digest"],
+        nonce=body["nonce"],
+        by="ann",
+    )
     body["key_id"], body["signature"] = "bob", BOB.sign(signed_bytes(TENANT, RUN, "approve", control)).hex()
     return f.find("approver", "granted")
 
@@ -732,10 +735,15 @@ def _unless_edited(_opened: Opened, call: CallState) -> bool:
 @pytest.mark.parametrize(
     "change",
     [
-        _opened_before_the_rule, _of_tier("reversible"), _of_tier("irreversible"), _of_tier("destructive"),
-        _asked_by_policy, _of_untrusted_origin, _of_a_question,
+        _opened_before_the_rule,
+        _of_tier("reversible"),
+        _of_tier("irreversible"),
+        _of_tier("destructive"),
+        _asked_by_policy,
+        _of_untrusted_origin,
+        _of_a_question,
     ],
-)  # fmt: skip
+)
 def test_a_start_without_the_approver_is_found_where_the_judgement_is_not_enough(
     change: Callable[[Forger], None], fold: str, log_of: LogOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -761,8 +769,10 @@ def test_a_read_that_a_person_edited_does_not_start_on_its_judgement(
     forger.body("validator", "judged")["calls"][0]["flags"] = ["untrusted-value"]
     n, judged_n = forger.find("executor", "started"), forger.find("validator", "judged", 2)
     forger.events[forger.find("approver", "cleared") - 1] = (
-        "budget", "warned", {"id": "w", "at": forger.events[n - 1][2]["at"], **WARNING},
-    )  # fmt: skip
+        "budget",
+        "warned",
+        {"id": "w", "at": forger.events[n - 1][2]["at"], **WARNING},
+    )
     forger.body("executor", "started")["calls"][0]["gate_n"] = judged_n
     sentence = f"It starts call 'c1a' on event {judged_n}, but no event let it pass."
     assert (n, "approval", sentence) in broken(check(forger.messages()))

@@ -169,9 +169,11 @@ def _other_arguments(f: Forger, args: str) -> int:
     proposal["args"] = args
     digest = hashlib.sha256(args.encode()).hexdigest()
     verdict.update(
-        args=args, args_sha256=digest, raw_args_sha256=digest,
+        args=args,
+        args_sha256=digest,
+        raw_args_sha256=digest,
         effect_key=effect_key(f"{TENANT}/{RUN}", "pay", args.encode()),
-    )  # fmt: skip
+    )
     return f.find("validator", "judged", 2)
 
 

@@ -11,10 +11,27 @@ from linestop.schemas.messages import Task
 from linestop.schemas.text.visible_text import is_blank
 
 BLANK = [
-    "", " \n\t", "\u00a0\u2003\u3000", "\u200b\u200d\ufeff", "\u00ad", "\u2800\u2800", "\u3164", "\uffa0\u115f\u1160",
-    "\U000e0041\U000e0042\U000e007f", "\ufe0f", "\U000e0100", "\x00\x07\x9f", "\u202e\u2066", "\u180e\u17b4", "\u0301",
-    "\u061c", "\u2028\u2029", "\ufff9\ufffb", "\U0001d159", "\U0001d173",
-]  # fmt: skip
+    "",
+    " \n\t",
+    "\u00a0\u2003\u3000",
+    "\u200b\u200d\ufeff",
+    "\u00ad",
+    "\u2800\u2800",
+    "\u3164",
+    "\uffa0\u115f\u1160",
+    "\U000e0041\U000e0042\U000e007f",
+    "\ufe0f",
+    "\U000e0100",
+    "\x00\x07\x9f",
+    "\u202e\u2066",
+    "\u180e\u17b4",
+    "\u0301",
+    "\u061c",
+    "\u2028\u2029",
+    "\ufff9\ufffb",
+    "\U0001d159",
+    "\U0001d173",
+]
 VISIBLE = [
     "a",
     "0",

@@ -222,9 +222,13 @@ def _grant_as_sent(evidence: Evidence, run: RunEvidence, entry: LoggedEvent) -> 
 
 
 def _was_granted(
-    run: RunEvidence, entry: LoggedEvent, line: dict[str, Any], *, judged: dict[str, Any],
+    run: RunEvidence,
+    entry: LoggedEvent,
+    line: dict[str, Any],
+    *,
+    judged: dict[str, Any],
     gates: dict[int, dict[str, dict[str, Any]]],
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     wrong: list[str] = []
     gate = gates.get(line["gate_n"], {}).get(line["call"])
     if gate is None or gate["args_sha256"] != line["args_sha256"]:

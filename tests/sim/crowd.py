@@ -51,8 +51,12 @@ COST, COST_MAX = 1_000, 2_000
 
 TIMEOUT_S = 3_000.0
 TOPOLOGY: tuple[tuple[RoleName, ...], ...] = (
-    ("planner", "executor"), ("validator", "approver", "recorder"), ("budget",), ("budget",), ("budget",),
-)  # fmt: skip
+    ("planner", "executor"),
+    ("validator", "approver", "recorder"),
+    ("budget",),
+    ("budget",),
+    ("budget",),
+)
 
 
 class FixedCostScript(Script):
@@ -62,17 +66,27 @@ class FixedCostScript(Script):
         """An answer of ``OUTPUT_TOKENS / 2`` tokens."""
         draw = self.chance("turn", work.run, work.attempt)
         return ModelBehavior(
-            draw=draw, set_up_s=0.0, takes_s=draw.uniform(0.5, 3.0), hangs=False, failure=None, billed=True,
-            usage_reported=True, retry_after_s=None, text="done", calls=(), out=OUTPUT_TOKENS // 2,
-        )  # fmt: skip
+            draw=draw,
+            set_up_s=0.0,
+            takes_s=draw.uniform(0.5, 3.0),
+            hangs=False,
+            failure=None,
+            billed=True,
+            usage_reported=True,
+            retry_after_s=None,
+            text="done",
+            calls=(),
+            out=OUTPUT_TOKENS // 2,
+        )
 
 
 AGENT = AgentVersion(
-    name="ann", prompt="Do it.", tools=(), limits=Limits(wall_s=100),
-    model=ModelChoice(
-        model="playbook/first", price=Price(input=0, output=2_000_000), output_tokens_max=OUTPUT_TOKENS
-    ),
-)  # fmt: skip
+    name="ann",
+    prompt="Do it.",
+    tools=(),
+    limits=Limits(wall_s=100),
+    model=ModelChoice(model="playbook/first", price=Price(input=0, output=2_000_000), output_tokens_max=OUTPUT_TOKENS),
+)
 
 
 class Crowd:

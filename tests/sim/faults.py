@@ -39,10 +39,15 @@ def draw_fault_plan(chance: random.Random, names: Sequence[str], until_s: float)
         return FaultPlan(delayed=0.05, delayed_max_s=0.05)
     scale = 1.0 if kind == "rough" else 3.0
     plan = FaultPlan(
-        unreachable=0.01 * scale, reply_lost=0.008 * scale, reply_late=0.06 * scale,
-        late_max_s=chance.choice((0.5, 5.0, 9.0)), dropped=0.02 * scale, doubled=0.03 * scale,
-        delayed=0.1 * scale, delayed_max_s=chance.choice((0.1, 1.0, 6.0)),
-    )  # fmt: skip
+        unreachable=0.01 * scale,
+        reply_lost=0.008 * scale,
+        reply_late=0.06 * scale,
+        late_max_s=chance.choice((0.5, 5.0, 9.0)),
+        dropped=0.02 * scale,
+        doubled=0.03 * scale,
+        delayed=0.1 * scale,
+        delayed_max_s=chance.choice((0.1, 1.0, 6.0)),
+    )
     for _ in range(chance.choice((0, 1, 2))):
         begin = chance.uniform(0.0, until_s - 8.0)
         plan.outages.append((begin, begin + chance.uniform(0.5, 7.0)))

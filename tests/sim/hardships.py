@@ -28,10 +28,20 @@ if TYPE_CHECKING:
     from linestop.testing.memory.stream import Stored
 
 Kind = Literal[
-    "role away", "worker lost", "provider away", "broker away", "replica lags", "outcomes full", "runs full", "busy",
-    "events", "contracts change", "squatter", "workers cut",
+    "role away",
+    "worker lost",
+    "provider away",
+    "broker away",
+    "replica lags",
+    "outcomes full",
+    "runs full",
+    "busy",
+    "events",
+    "contracts change",
+    "squatter",
+    "workers cut",
     "edits",
-]  # fmt: skip
+]
 """``worker lost``: one of two equal workers dies as soon as it has started something, and stays away for minutes.
 
 ``busy``: a process is blocked, and none of its tasks runs meanwhile. ``events``: agents wait for events that services
@@ -42,9 +52,16 @@ appended the result of its own attempt.
 """
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-LASTING: Final[frozenset[str]] = frozenset({
-    "role away", "worker lost", "provider away", "broker away", "outcomes full", "runs full",
-})  # fmt: skip
+LASTING: Final[frozenset[str]] = frozenset(
+    {
+        "role away",
+        "worker lost",
+        "provider away",
+        "broker away",
+        "outcomes full",
+        "runs full",
+    }
+)
 """The hardships that have to end before everything works again."""
 
 SHARE: Final = 0.6

@@ -129,11 +129,20 @@ class SimRunner:
     async def _perform(self, work: CallWork) -> ToolResult:
         behavior = self._outside.script.call_behavior(work)
         request = Request(
-            kind="probe" if work.probe else "effect", tenant=work.tenant, run=work.run, call=work.call,
-            attempt=work.attempt, process=self._process.name, begun_s=seconds(), started_by=work.start_by,
-            key=work.key, tool=work.tool, args_sha256=hashlib.sha256(work.args).hexdigest(),
-            contract_digest=work.grant.contract_digest, proof=self._proof(work.tenant, work.run),
-        )  # fmt: skip
+            kind="probe" if work.probe else "effect",
+            tenant=work.tenant,
+            run=work.run,
+            call=work.call,
+            attempt=work.attempt,
+            process=self._process.name,
+            begun_s=seconds(),
+            started_by=work.start_by,
+            key=work.key,
+            tool=work.tool,
+            args_sha256=hashlib.sha256(work.args).hexdigest(),
+            contract_digest=work.grant.contract_digest,
+            proof=self._proof(work.tenant, work.run),
+        )
         self._outside.requests.append(request)
         try:
             await anyio.sleep(behavior.set_up_s)
@@ -223,10 +232,16 @@ class SimRequester:
         assert PROCESS.get() is self._process
         turn = self._outside.script.model_behavior(work)
         request = Request(
-            kind="model", tenant=work.tenant, run=work.run, call=str(work.turn), attempt=work.attempt,
-            process=self._process.name, begun_s=seconds(), started_by=work.start_by,
+            kind="model",
+            tenant=work.tenant,
+            run=work.run,
+            call=str(work.turn),
+            attempt=work.attempt,
+            process=self._process.name,
+            begun_s=seconds(),
+            started_by=work.start_by,
             proof=self._proof(work.tenant, work.run),
-        )  # fmt: skip
+        )
         self._outside.requests.append(request)
         try:
             await anyio.sleep(turn.set_up_s)
@@ -250,14 +265,20 @@ class SimRequester:
                 if turn.failure:
                     reported_usage = usage if turn.billed and turn.usage_reported else None
                     raise ModelFailed(
-                        turn.failure, f"scripted {turn.failure}", usage=reported_usage,
+                        turn.failure,
+                        f"scripted {turn.failure}",
+                        usage=reported_usage,
                         retry_after_s=turn.retry_after_s,
                         possibly_billed=turn.billed,
-                    )  # fmt: skip
+                    )
                 return ModelReply(
-                    text=turn.text, calls=turn.calls, stop_reason="calls" if turn.calls else "end", usage=usage,
-                    usage_reported=turn.usage_reported, model=work.request.model,
-                ), turn.takes_s  # fmt: skip
+                    text=turn.text,
+                    calls=turn.calls,
+                    stop_reason="calls" if turn.calls else "end",
+                    usage=usage,
+                    usage_reported=turn.usage_reported,
+                    model=work.request.model,
+                ), turn.takes_s
             raise ModelFailed("availability", "no answer in time", possibly_billed=True)
         finally:
             request.ended_s = seconds()

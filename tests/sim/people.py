@@ -176,9 +176,11 @@ class People:
             await self.publish_control(tenant, run, "resolve", Control(by=person, call=call.call, action=action))
         elif isinstance(call.asked, AskedCall):
             shown = Control(
-                by=person, call=call.call, args_sha256=call.asked.args_sha256,
+                by=person,
+                call=call.call,
+                args_sha256=call.asked.args_sha256,
                 contract_digest=call.asked.contract_digest,
-            )  # fmt: skip
+            )
             if not self.decides_promptly and self._chance.random() < 0.1:
                 # A screen that shows an older question: such an approval must not count.
                 shown = msgspec.structs.replace(shown, args_sha256="0" * 64)

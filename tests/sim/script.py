@@ -170,13 +170,20 @@ def _agent(script: Script, name: str) -> AgentVersion:
         for kind in ("first", "second")
     ]
     limits = Limits(
-        turns_max=draw.choice((2, 8)), calls_max=draw.choice((3, 12)), tokens_max=draw.choice((20_000, 60_000)),
-        cost_max_micros=draw.choice((12_000, 60_000, 400_000)), ask_from_micros=draw.choice((2_000, 15_000)),
-        wall_s=draw.choice((60, 240)), approval_expires_s=draw.choice((8, 40)),
+        turns_max=draw.choice((2, 8)),
+        calls_max=draw.choice((3, 12)),
+        tokens_max=draw.choice((20_000, 60_000)),
+        cost_max_micros=draw.choice((12_000, 60_000, 400_000)),
+        ask_from_micros=draw.choice((2_000, 15_000)),
+        wall_s=draw.choice((60, 240)),
+        approval_expires_s=draw.choice((8, 40)),
         model_deadline_s=draw.choice((4.0, 40.0)),
-        run_max_s=draw.choice((900, 86_400)), rejections_max=draw.choice((2, 3)), equal_calls_max=2,
-        model_retries_max=draw.choice((1, 3)), compactions_max=draw.choice((0, 2)),
-    )  # fmt: skip
+        run_max_s=draw.choice((900, 86_400)),
+        rejections_max=draw.choice((2, 3)),
+        equal_calls_max=2,
+        model_retries_max=draw.choice((1, 3)),
+        compactions_max=draw.choice((0, 2)),
+    )
     policy = Policy(
         clear=tuple(draw.sample(("pay", "wire", "order", "send"), k=draw.randint(1, 4))),
         ask=draw.choice(((), (), ("note",))),
@@ -185,12 +192,16 @@ def _agent(script: Script, name: str) -> AgentVersion:
         quorum=draw.choice((1, 1, 1, 2)),
     )
     return AgentVersion(
-        name=name, prompt="Do what is asked. " * draw.choice((1, 20)), model=models[0],
+        name=name,
+        prompt="Do what is asked. " * draw.choice((1, 20)),
+        model=models[0],
         fallbacks=tuple(models[1:]) if draw.random() < 0.6 else (),
         on_model_down=draw.choice(("queue", "fall_back", "fail", "hand_off")),
-        tools=tuple(tool for tool in (*TOOLS, WAIT_FOR_EVENT) if tool in script.tools), limits=limits, policy=policy,
+        tools=tuple(tool for tool in (*TOOLS, WAIT_FOR_EVENT) if tool in script.tools),
+        limits=limits,
+        policy=policy,
         output_schema={"type": "object"} if draw.random() < 0.05 else None,
-    )  # fmt: skip
+    )
 
 
 def draw_accounts(script: Script) -> AccountLimits:

@@ -193,11 +193,17 @@ class Simulation:
     def evidence(self) -> Evidence:
         """The evidence for the checks."""
         return Evidence(
-            broker=self.broker, folded_runs=self.folded_runs, outside=self.outside, wire_record=self.wire_record,
-            acknowledged=self.people.acknowledged, ledger=self.ledger, fault_plan=self.faults.plan, calm_s=self.calm_s,
+            broker=self.broker,
+            folded_runs=self.folded_runs,
+            outside=self.outside,
+            wire_record=self.wire_record,
+            acknowledged=self.people.acknowledged,
+            ledger=self.ledger,
+            fault_plan=self.faults.plan,
+            calm_s=self.calm_s,
             hardship=self.hardship,
             began=virtual_now() - timedelta(seconds=seconds()),
-        )  # fmt: skip
+        )
 
     # --- the end -----------------------------------------------------------------------------------------------
 

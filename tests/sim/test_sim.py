@@ -23,8 +23,13 @@ def _simulate(*options: str, hash_seed: str = "random") -> subprocess.CompletedP
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": hash_seed}
     return subprocess.run(
         [sys.executable, "-m", "tests.sim", *options],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=280,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
 
 
 @pytest.mark.parametrize("first", range(1, SEEDS + 1, CHUNK))
@@ -44,8 +49,13 @@ def test_exactly_the_runs_complete_that_their_account_can_pay_for(seeds: str, ru
     size = ("--runs", str(runs), "--paid-for", str(paid_for))
     done = subprocess.run(
         [sys.executable, "-m", "tests.sim.crowd", seeds, *size],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=280,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=280,
+    )
     verdicts = [json.loads(line) for line in done.stdout.splitlines()]
     assert [verdict["seed"] for verdict in verdicts] == parse_seeds(seeds)
     for verdict in verdicts:

@@ -167,9 +167,15 @@ class Worker:
         tools = dict(self._outside.contracts)
         runner = SimRunner(self._outside, process, now, proof, tools)
         config = ProcessSettings(
-            worker=process.name, build="sim", account_limits=self.accounts, checks={CHECKED_TOOL: check_result},
-            tools=tuple(tools.values()), now=self.now, random_source=chance, drain_s=chance.choice((0.5, 6.0)),
-        )  # fmt: skip
+            worker=process.name,
+            build="sim",
+            account_limits=self.accounts,
+            checks={CHECKED_TOOL: check_result},
+            tools=tuple(tools.values()),
+            now=self.now,
+            random_source=chance,
+            drain_s=chance.choice((0.5, 6.0)),
+        )
         backend = WorkerBackend(self._broker, process, self._wire_record)
         is_up = False
         try:

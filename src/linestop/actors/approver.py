@@ -47,11 +47,19 @@ class Approver:
     """The approver role."""
 
     name: RoleName = "approver"
-    wakes: frozenset[str] = frozenset({
-        "validator.judged", "validator.opened", "validator.checked", "validator.returned", "executor.finished",
-        "executor.widened",
-        "planner.failed", "planner.compacted", "stopped",
-    })  # fmt: skip
+    wakes: frozenset[str] = frozenset(
+        {
+            "validator.judged",
+            "validator.opened",
+            "validator.checked",
+            "validator.returned",
+            "executor.finished",
+            "executor.widened",
+            "planner.failed",
+            "planner.compacted",
+            "stopped",
+        }
+    )
     facts_type = ApproverFacts
 
     def decide(self, run: Run, facts: ApproverFacts, now: datetime) -> AnyEvent | None:
@@ -146,7 +154,7 @@ def _answer_from_report(run: Run, call: CallState) -> Answered | None:
     report = run.reported_events[n]
     return Answered(
         call=call.call, event=name, answer=report.answer, by=report.by, untrusted=report.untrusted, reported_n=n
-    )  # fmt: skip
+    )
 
 
 def _asked_call(run: Run, call: CallState, name: str, now: datetime) -> AskedCall:
@@ -154,14 +162,20 @@ def _asked_call(run: Run, call: CallState, name: str, now: datetime) -> AskedCal
     assert call.grant is not None
     policy = run.opened.policy
     return AskedCall(
-        call=call.call, tool=call.tool, args_sha256=call.args_sha256,
-        contract_digest=call.grant.contract_digest, rule=name, tier=call.grant.tier,
+        call=call.call,
+        tool=call.tool,
+        args_sha256=call.args_sha256,
+        contract_digest=call.grant.contract_digest,
+        rule=name,
+        tier=call.grant.tier,
         expires_at=now + timedelta(seconds=run.limits.approval_expires_s),
         reason=run.proposal.event.reason if run.proposal else "",
         provenance=call.judged.provenance if call.judged else (),
-        cost_max_micros=call.grant.price_micros, deciders=policy.deciders, quorum=policy.quorum,
+        cost_max_micros=call.grant.price_micros,
+        deciders=policy.deciders,
+        quorum=policy.quorum,
         wider=may_do_more(call.tool, call.wider),
-    )  # fmt: skip
+    )
 
 
 def _question(run: Run, call: CallState, now: datetime) -> Question:

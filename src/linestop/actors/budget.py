@@ -41,12 +41,27 @@ class Budget:
     """The budget role."""
 
     name: RoleName = "budget"
-    wakes: frozenset[str] = frozenset({
-        "validator.opened", "validator.accepted", "validator.returned", "validator.refused", "validator.checked",
-        "validator.judged", "approver.cleared", "approver.granted", "approver.denied", "approver.resolved",
-        "approver.answered", "approver.resumed", "executor.finished", "planner.proposed", "planner.failed",
-        "planner.compacted", "stopped",
-    })  # fmt: skip
+    wakes: frozenset[str] = frozenset(
+        {
+            "validator.opened",
+            "validator.accepted",
+            "validator.returned",
+            "validator.refused",
+            "validator.checked",
+            "validator.judged",
+            "approver.cleared",
+            "approver.granted",
+            "approver.denied",
+            "approver.resolved",
+            "approver.answered",
+            "approver.resumed",
+            "executor.finished",
+            "planner.proposed",
+            "planner.failed",
+            "planner.compacted",
+            "stopped",
+        }
+    )
     facts_type = BudgetFacts
 
     def decide(self, run: Run, facts: BudgetFacts, now: datetime) -> AnyEvent | None:
@@ -136,14 +151,21 @@ def _wait_or_stop(run: Run, start: NextStart, reservation: Reservation) -> Queue
     why = f"{step}; {budget_sentence(line, owner)}."
     if reservation.may_wait:
         return Queued(
-            need_micros=need, why=why, owner=owner, account=line, resets_at=period_end(line.period),
+            need_micros=need,
+            why=why,
+            owner=owner,
+            account=line,
+            resets_at=period_end(line.period),
             holds=_settled_holds(run),
-        )  # fmt: skip
+        )
     why += f" Submit the task again then, or raise '{setting_of(line)}' under [accounts]."
     hit = LimitHit(
-        name=line.account, value=line.before_micros + need, max_value=line.limit_micros, period=line.period,
+        name=line.account,
+        value=line.before_micros + need,
+        max_value=line.limit_micros,
+        period=line.period,
         spent=line.spent_micros,
-    )  # fmt: skip
+    )
     return stop_event(run, by="budget", why=why, code="budget", limit=hit)
 
 

@@ -241,16 +241,24 @@ def _message_as_event(run: Run, message: ControlMessage) -> AnyEvent:
         case "edit":
             args = canonical(control.args)
             return Edited(
-                call=control.call, args=args.decode(), args_sha256=hashlib.sha256(args).hexdigest(), by=by,
-                why=control.why, approves=run.opened is None or run.opened.policy.quorum <= 1,
+                call=control.call,
+                args=args.decode(),
+                args_sha256=hashlib.sha256(args).hexdigest(),
+                by=by,
+                why=control.why,
+                approves=run.opened is None or run.opened.policy.quorum <= 1,
                 **_signed_fields(control),
-            )  # fmt: skip
+            )
         case "resolve":
             result = "" if control.result is None else canonical(control.result).decode()
             return Resolved(
-                call=control.call, action=control.action or "stop", by=by, result=result, why=control.why,
+                call=control.call,
+                action=control.action or "stop",
+                by=by,
+                result=result,
+                why=control.why,
                 **_signed_fields(control),
-            )  # fmt: skip
+            )
         case "approve" | "deny":
             return _decision_event(run, message.verb == "approve", control, by)
 
@@ -263,15 +271,19 @@ def _report_event(run: Run, message: ControlMessage, text: str, by: str) -> Answ
     call, trusted = call_waiting_for(run, message.control.event), message.trusted and not message.signer
     return Answered(
         call=call.call if call else "", event=message.control.event, answer=text, by=by, untrusted=not trusted
-    )  # fmt: skip
+    )
 
 
 def _signed_fields(control: Control) -> JsonObject:
     """Return what else a decision's signature covers, so that the signature can be checked from the log alone."""
     return {
-        "shown_sha256": control.args_sha256, "contract_digest": control.contract_digest, "nonce": control.nonce,
-        "expires_at": control.expires_at, "signature": control.signature, "key_id": control.key_id,
-    }  # fmt: skip
+        "shown_sha256": control.args_sha256,
+        "contract_digest": control.contract_digest,
+        "nonce": control.nonce,
+        "expires_at": control.expires_at,
+        "signature": control.signature,
+        "key_id": control.key_id,
+    }
 
 
 def _decision_event(run: Run, is_approval: bool, control: Control, by: str) -> Granted | Denied:
@@ -279,17 +291,29 @@ def _decision_event(run: Run, is_approval: bool, control: Control, by: str) -> G
     asked = call.asked if call and isinstance(call.asked, AskedCall) else None
     kind = Granted if is_approval else Denied
     return kind(
-        call=control.call, by=by, why=control.why, via=control.via or "control",
-        args_sha256=asked.args_sha256 if asked else "", contract_digest=asked.contract_digest if asked else "",
-        nonce=control.nonce, expires_at=control.expires_at or (asked.expires_at if asked else None),
-        signature=control.signature, key_id=control.key_id,
-    )  # fmt: skip
+        call=control.call,
+        by=by,
+        why=control.why,
+        via=control.via or "control",
+        args_sha256=asked.args_sha256 if asked else "",
+        contract_digest=asked.contract_digest if asked else "",
+        nonce=control.nonce,
+        expires_at=control.expires_at or (asked.expires_at if asked else None),
+        signature=control.signature,
+        key_id=control.key_id,
+    )
 
 
 EVENT_OF_VERB: dict[Verb, type[AnyEvent]] = {
-    "stop": Stopped, "pause": Paused, "resume": Resumed, "approve": Granted, "deny": Denied, "edit": Edited,
-    "answer": Answered, "resolve": Resolved,
-}  # fmt: skip
+    "stop": Stopped,
+    "pause": Paused,
+    "resume": Resumed,
+    "approve": Granted,
+    "deny": Denied,
+    "edit": Edited,
+    "answer": Answered,
+    "resolve": Resolved,
+}
 """The event that a control message becomes."""
 
 EVENTS_OF_CONTROL_MESSAGES = tuple(event for verb, event in EVENT_OF_VERB.items() if verb != "stop")

@@ -37,10 +37,21 @@ class Executor(PerformingRole[ExecutorFacts]):
     """The executor role. ``runner`` performs tools; it is handed in, so that this module imports none."""
 
     name: RoleName = "executor"
-    wakes: frozenset[str] = frozenset({
-        "approver.cleared", "approver.granted", "approver.denied", "approver.answered", "approver.resolved",
-        "approver.resumed", "budget.held", "validator.checked", "validator.judged", "executor.finished", "stopped",
-    })  # fmt: skip
+    wakes: frozenset[str] = frozenset(
+        {
+            "approver.cleared",
+            "approver.granted",
+            "approver.denied",
+            "approver.answered",
+            "approver.resolved",
+            "approver.resumed",
+            "budget.held",
+            "validator.checked",
+            "validator.judged",
+            "executor.finished",
+            "stopped",
+        }
+    )
     facts_type = ExecutorFacts
 
     def __init__(self, runner: ToolRunner | None = None) -> None:
@@ -115,9 +126,12 @@ def _report_cancelled(work: CallWork, *, begun: bool) -> Finished:
     if not begun and not work.probe:
         return _report_not_begun(work)
     return _report_unknown(
-        work.call, work.attempt, read=work.tier == "read" and not work.probe, cost_micros=work.cost_max_micros,
+        work.call,
+        work.attempt,
+        read=work.tier == "read" and not work.probe,
+        cost_micros=work.cost_max_micros,
         error=_CANCELLED,
-    )  # fmt: skip
+    )
 
 
 def _report_not_begun(work: CallWork) -> Finished:
@@ -148,12 +162,20 @@ def finished_event(work: CallWork, result: ToolResult, duration_s: float) -> Fin
     text = "" if result.outcome != "succeeded" else _as_text(result.value)
     capped, size = truncate(text, work.result_bytes_max)
     return Finished(
-        call=work.call, attempt=work.attempt, outcome=result.outcome, result=capped, result_bytes=size,
+        call=work.call,
+        attempt=work.attempt,
+        outcome=result.outcome,
+        result=capped,
+        result_bytes=size,
         result_sha256=hashlib.sha256(text.encode()).hexdigest() if result.outcome == "succeeded" else "",
-        error=result.error, egress=result.egress, cost_micros=min(result.cost_micros, work.cost_max_micros),
-        duration_s=round(duration_s, 6), untrusted=work.untrusted, findings=result.findings,
+        error=result.error,
+        egress=result.egress,
+        cost_micros=min(result.cost_micros, work.cost_max_micros),
+        duration_s=round(duration_s, 6),
+        untrusted=work.untrusted,
+        findings=result.findings,
         ended=result.ended and result.outcome == "unknown",
-    )  # fmt: skip
+    )
 
 
 def truncate(text: str, bytes_max: int) -> tuple[str, int]:
@@ -242,12 +264,16 @@ def _started_call(run: Run, call: CallState, start: NextStart, now: datetime) ->
     assert call.judged is not None
     start_by = now + timedelta(seconds=START_WITHIN_S)
     return StartedCall(
-        call=call.call, attempt=len(call.attempts) + 1, effect_key=call.judged.effect_key,
-        args_sha256=call.args_sha256, gate_n=call.gate_n, start_by=start_by,
+        call=call.call,
+        attempt=len(call.attempts) + 1,
+        effect_key=call.judged.effect_key,
+        args_sha256=call.args_sha256,
+        gate_n=call.gate_n,
+        start_by=start_by,
         done_by=start_by + timedelta(seconds=call.grant.timeout_s + TOOL_GRACE_S),
         cost_max_micros=call.grant.price_micros if start.kind == "effect" else 0,
         contract_digest=call.grant.contract_digest if call.grant != run.grant_of(call.tool) else "",
-    )  # fmt: skip
+    )
 
 
 def _call_work(run: Run, line: StartedCall, started: EffectStarted, texts: Texts) -> CallWork:
@@ -259,9 +285,20 @@ def _call_work(run: Run, line: StartedCall, started: EffectStarted, texts: Texts
     data = texts.by_sha256.get(args.sha256, b"") if isinstance(args, BlobRef) else args.encode()
     tier: Tier = call.grant.tier
     return CallWork(
-        tenant=run.tenant, run=run.run, call=line.call, attempt=line.attempt, tool=call.tool,
-        grant=call.grant, args=data, key=line.effect_key, user=run.opened.task.user,
-        probe=started.purpose == "probe", dry_run=run.opened.task.dry_run and tier != "read",
-        tier=tier, start_by=line.start_by, timeout_s=call.grant.timeout_s,
-        result_bytes_max=run.limits.result_bytes_max, cost_max_micros=line.cost_max_micros,
-    )  # fmt: skip
+        tenant=run.tenant,
+        run=run.run,
+        call=line.call,
+        attempt=line.attempt,
+        tool=call.tool,
+        grant=call.grant,
+        args=data,
+        key=line.effect_key,
+        user=run.opened.task.user,
+        probe=started.purpose == "probe",
+        dry_run=run.opened.task.dry_run and tier != "read",
+        tier=tier,
+        start_by=line.start_by,
+        timeout_s=call.grant.timeout_s,
+        result_bytes_max=run.limits.result_bytes_max,
+        cost_max_micros=line.cost_max_micros,
+    )

@@ -51,11 +51,25 @@ class Planner(PerformingRole[PlannerFacts]):
     """The planner role. ``requester`` reaches the models; it is handed in, so that this module imports none."""
 
     name: RoleName = "planner"
-    wakes: frozenset[str] = frozenset({
-        "validator.opened", "validator.judged", "validator.checked", "validator.returned", "budget.held",
-        "approver.denied", "approver.answered", "approver.resolved", "approver.granted", "approver.resumed",
-        "executor.finished", "planner.proposed", "planner.failed", "planner.compacted", "stopped",
-    })  # fmt: skip
+    wakes: frozenset[str] = frozenset(
+        {
+            "validator.opened",
+            "validator.judged",
+            "validator.checked",
+            "validator.returned",
+            "budget.held",
+            "approver.denied",
+            "approver.answered",
+            "approver.resolved",
+            "approver.granted",
+            "approver.resumed",
+            "executor.finished",
+            "planner.proposed",
+            "planner.failed",
+            "planner.compacted",
+            "stopped",
+        }
+    )
     facts_type = PlannerFacts
 
     def __init__(self, requester: ModelRequester | None = None) -> None:
@@ -110,10 +124,15 @@ class Planner(PerformingRole[PlannerFacts]):
             return stop_event(run, by="planner", why="The agent's version is not in the store.", code="defect")
         prompt = self._cache_prompt(
             assemble(
-                run, agent, purpose=start.purpose, model=start.model, dropped_to=start.dropped_to,
-                limit=start.limit, conversations=self._conversations,
+                run,
+                agent,
+                purpose=start.purpose,
+                model=start.model,
+                dropped_to=start.dropped_to,
+                limit=start.limit,
+                conversations=self._conversations,
             )
-        )  # fmt: skip
+        )
         return _started_event(run, start, start.model, worker_id, dead=dead, now=now, prompt=prompt)
 
     # --- performing --------------------------------------------------------------------------------------
@@ -135,19 +154,31 @@ class Planner(PerformingRole[PlannerFacts]):
         compacts = started.purpose == "compact"
         covers_to = last_covered_n(run) if compacts else 0
         return ModelWork(
-            tenant=run.tenant, run=run.run, turn=started.turn, attempt=started.attempt,
+            tenant=run.tenant,
+            run=run.run,
+            turn=started.turn,
+            attempt=started.attempt,
             request=request(
-                prompt, model=started.model, output_tokens_max=started.output_tokens_max,
+                prompt,
+                model=started.model,
+                output_tokens_max=started.output_tokens_max,
                 deadline_s=_deadline_s(run, started),
             ),
-            base_url=settings.base_url, api_key_env=settings.api_key_env, tool_mode=tool_mode,
-            planner=agent.planner, price=choice.price, cost_max_micros=started.cost_max_micros,
-            used_ids=frozenset(run.calls), covers_to=covers_to,
+            base_url=settings.base_url,
+            api_key_env=settings.api_key_env,
+            tool_mode=tool_mode,
+            planner=agent.planner,
+            price=choice.price,
+            cost_max_micros=started.cost_max_micros,
+            used_ids=frozenset(run.calls),
+            covers_to=covers_to,
             covered_texts=covered_texts(run, covers_to) if compacts else (),
             contracts=tuple(c for c in agent.tools if c.name in granted),
-            calls_max=run.limits.proposal_calls_max, redactor=Redactor(facts.secrets.values),
-            prompt_sha256=started.prompt_sha256, start_by=started.start_by,
-        )  # fmt: skip
+            calls_max=run.limits.proposal_calls_max,
+            redactor=Redactor(facts.secrets.values),
+            prompt_sha256=started.prompt_sha256,
+            start_by=started.start_by,
+        )
 
     async def perform(self, work: ModelWork, started: AnyEvent) -> AsyncIterator[AnyEvent]:
         """Send the request once and yield the event that its outcome becomes."""
@@ -186,9 +217,13 @@ def _no_reply(turn: int, attempt: int, charged: int, *, kind: str) -> ModelFaile
         "The request was cancelled." if kind == "cancelled" else "The worker that made this request did not report."
     )
     return ModelFailedEvent(
-        turn=turn, attempt=attempt, kind="cancelled" if kind == "cancelled" else "unknown", message=sentence,
-        possibly_billed=charged > 0, charged_micros=charged,
-    )  # fmt: skip
+        turn=turn,
+        attempt=attempt,
+        kind="cancelled" if kind == "cancelled" else "unknown",
+        message=sentence,
+        possibly_billed=charged > 0,
+        charged_micros=charged,
+    )
 
 
 def _stop_exhausted(run: Run, reason: Exhausted) -> Stopped:
@@ -236,15 +271,25 @@ def _started_event(  # noqa: PLR0913 - one event's fields
     # No request outlives the run's time: one that was lost with its worker must not be awaited for much longer.
     left_s = max(run.limits.wall_s - run.active_s(now) - START_WITHIN_S, 0.0)
     return ModelStarted(
-        turn=start.turn, attempt=start.attempt, model=model.model, worker=worker, start_by=start_by,
+        turn=start.turn,
+        attempt=start.attempt,
+        model=model.model,
+        worker=worker,
+        start_by=start_by,
         done_by=start_by + timedelta(seconds=min(run.limits.model_deadline_s, left_s) + MODEL_GRACE_S),
         purpose=start.purpose,
-        prompt_sha256=prompt.sha256, input_tokens_max=start.input_tokens_max,
-        output_tokens_max=start.output_tokens_max, cost_max_micros=start.cost_max_micros,
-        fallback_of=start.fallback_of, base_url=model.base_url, params=prompt.params, dropped_to=start.dropped_to,
-        limit=start.limit, charges_tokens=True,
+        prompt_sha256=prompt.sha256,
+        input_tokens_max=start.input_tokens_max,
+        output_tokens_max=start.output_tokens_max,
+        cost_max_micros=start.cost_max_micros,
+        fallback_of=start.fallback_of,
+        base_url=model.base_url,
+        params=prompt.params,
+        dropped_to=start.dropped_to,
+        limit=start.limit,
+        charges_tokens=True,
         dead_workers=dead_workers_relied_on(before, now, worker=worker, dead=dead),
-    )  # fmt: skip
+    )
 
 
 def _deadline_s(run: Run, started: ModelStarted) -> float:

@@ -22,10 +22,19 @@ class Recorder:
     """The recorder role."""
 
     name: RoleName = "recorder"
-    wakes: frozenset[str] = frozenset({
-        "validator.refused", "validator.accepted", "budget.settled", "planner.proposed", "planner.failed",
-        "planner.compacted", "executor.finished", "recorder.sealed", "stopped",
-    })  # fmt: skip
+    wakes: frozenset[str] = frozenset(
+        {
+            "validator.refused",
+            "validator.accepted",
+            "budget.settled",
+            "planner.proposed",
+            "planner.failed",
+            "planner.compacted",
+            "executor.finished",
+            "recorder.sealed",
+            "stopped",
+        }
+    )
     facts_type = RecorderFacts
 
     def decide(self, run: Run, facts: RecorderFacts, now: datetime) -> AnyEvent | None:
@@ -39,9 +48,11 @@ class Recorder:
             fates = receipt(run)
             listed = fit_receipt(fates)
             return Amended(
-                facts=tuple(run.late_results), receipt=listed, receipt_omits=len(fates) - len(listed),
+                facts=tuple(run.late_results),
+                receipt=listed,
+                receipt_omits=len(fates) - len(listed),
                 totals=totals(run),
-            )  # fmt: skip
+            )
         if run.phase not in {Phase.SETTLING, Phase.DRAINING} or run.open_attempts or run.holds:
             return None
         return sealed_event(run)
@@ -55,9 +66,17 @@ def sealed_event(run: Run) -> Sealed:
     fates = receipt(run)
     listed = fit_receipt(fates)
     return Sealed(
-        status=status, cause=cause, why=why, answer=answer, partial=partial_text, partial_is=partial_is,
-        receipt=listed, receipt_omits=len(fates) - len(listed), totals=totals(run), head_sha256=run.head,
-    )  # fmt: skip
+        status=status,
+        cause=cause,
+        why=why,
+        answer=answer,
+        partial=partial_text,
+        partial_is=partial_is,
+        receipt=listed,
+        receipt_omits=len(fates) - len(listed),
+        totals=totals(run),
+        head_sha256=run.head,
+    )
 
 
 def ending(run: Run) -> tuple[SealStatus, str, str]:
@@ -73,17 +92,24 @@ def receipt(run: Run) -> tuple[Fate, ...]:
     """Return the fate of every call that passed the validator, started or not."""
     return tuple(
         Fate(
-            call=call.call, tool=call.tool, fate=call.fate, attempts=len(call.effects),
+            call=call.call,
+            tool=call.tool,
+            fate=call.fate,
+            attempts=len(call.effects),
             effect_key=call.judged.effect_key if call.judged else "",
         )
         for call in run.calls.values()
         if call.has_passed
-    )  # fmt: skip
+    )
 
 
 def totals(run: Run) -> Totals:
     """Return what the run used: turns, calls, tokens, cost, waiting time and events."""
     return Totals(
-        turns=run.turn, calls=sum(1 for call in run.calls.values() if call.effects), tokens=run.tokens,
-        cost_micros=run.spent_micros, wait_s=round(run.wait_s, 3), events=run.n,
-    )  # fmt: skip
+        turns=run.turn,
+        calls=sum(1 for call in run.calls.values() if call.effects),
+        tokens=run.tokens,
+        cost_micros=run.spent_micros,
+        wait_s=round(run.wait_s, 3),
+        events=run.n,
+    )

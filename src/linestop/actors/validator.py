@@ -45,10 +45,17 @@ class Validator:
     """The validator role."""
 
     name: RoleName = "validator"
-    wakes: frozenset[str] = frozenset({
-        "planner.proposed", "planner.failed", "approver.edited", "approver.answered", "approver.denied",
-        "executor.finished", "stopped",
-    })  # fmt: skip
+    wakes: frozenset[str] = frozenset(
+        {
+            "planner.proposed",
+            "planner.failed",
+            "approver.edited",
+            "approver.answered",
+            "approver.denied",
+            "executor.finished",
+            "stopped",
+        }
+    )
     facts_type = ValidatorFacts
 
     def decide(self, run: Run, facts: ValidatorFacts, now: datetime) -> AnyEvent | None:
@@ -62,9 +69,12 @@ class Validator:
             if run.stopped:
                 sentence = task_acceptance.stopped_before_start_message(run.stopped.why, incoming)
                 return Refused(
-                    code="stopped", sentence=sentence, task_sha256=incoming.sha256, agent=incoming.agent,
+                    code="stopped",
+                    sentence=sentence,
+                    task_sha256=incoming.sha256,
+                    agent=incoming.agent,
                     asked=task_acceptance.asked_for(incoming, now),
-                )  # fmt: skip
+                )
             return task_acceptance.open_or_refuse(run, incoming, facts, now)
         if run.done:
             return None

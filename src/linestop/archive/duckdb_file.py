@@ -179,9 +179,13 @@ class ArchiveFile:
         """Return the state of the archive."""
         counts = [int(self._execute(f"SELECT count(*) FROM {table}")[0][0]) for table in ("events", "runs", "calls")]  # noqa: S608 - our names
         return ArchiveStatus(
-            path=str(self.path), watermark=self.watermark, events=counts[0], runs=counts[1], calls=counts[2],
+            path=str(self.path),
+            watermark=self.watermark,
+            events=counts[0],
+            runs=counts[1],
+            calls=counts[2],
             bytes=sum(file.stat().st_size for file in self._files() if file.exists()) + self._old.bytes(),
-        )  # fmt: skip
+        )
 
     def snapshot(self, path: Path) -> None:
         """Copy the present archive into a new file that any process may open; replaces ``path`` atomically.

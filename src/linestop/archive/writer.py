@@ -69,9 +69,10 @@ class Archive:
             except* ArchiveInUse:
                 if not waiting:
                     LOG.warning(
-                        "archive_in_use", path=str(self.path),
+                        "archive_in_use",
+                        path=str(self.path),
                         sentence=f"Another recorder writes {self.path}; this one waits and does its other work.",
-                    )  # fmt: skip
+                    )
                 waiting = True
             except* _LogReplaced:
                 await self._set_aside()

@@ -24,9 +24,16 @@ JSON_TYPE = "application/json"
 STRUCTURED = "application/cloudevents"
 STRUCTURED_JSON = "application/cloudevents+json"
 HEADER_NAMES = (
-    "traceparent", "Content-Type", "ce-specversion", "ce-id", "ce-source", "ce-type", "ce-subject", "ce-time",
+    "traceparent",
+    "Content-Type",
+    "ce-specversion",
+    "ce-id",
+    "ce-source",
+    "ce-type",
+    "ce-subject",
+    "ce-time",
     "ce-datacontenttype",
-)  # fmt: skip
+)
 """The headers of events, outcomes, alerts and dead letters."""
 
 

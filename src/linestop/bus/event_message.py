@@ -104,9 +104,14 @@ class EventEncoder:
         )
         name = EVENT_NAMES[type(event)]
         return Append(
-            tenant=run.tenant, run=run.run, role=role, event=name, n=run.n + 1,
-            head_seq=run.head_seq, payload=encode(enveloped),
-        )  # fmt: skip
+            tenant=run.tenant,
+            run=run.run,
+            role=role,
+            event=name,
+            n=run.n + 1,
+            head_seq=run.head_seq,
+            payload=encode(enveloped),
+        )
 
     async def store_full_result(self, tenant: TenantId, result: LongResult) -> AnyEvent:
         """Build the event of a truncated result; the full text is stored first, and the event refers to it.

@@ -130,29 +130,49 @@ def encode_outcome(run: Run, sealed: Sealed, checkpoint: Checkpoint | None = Non
     answer_is = "" if sealed.answer is None else "json" if opened and opened.output_schema_digest else "text"
     return msgspec.json.encode(
         Outcome(
-            run=run.run, tenant=run.tenant, agent=agent_of(run), status=sealed.status, cause=sealed.cause,
-            why=sealed.why, text=sealed.answer, answer_is=answer_is, partial=sealed.partial,
-            partial_is=sealed.partial_is, key=asked.key if asked else "",
-            gave_key_back=run.has_released_key or run.stopped_beforehand, user=asked.user if asked else "",
-            submitter=asked.submitter if asked else "", labels=asked.labels if asked else {},
-            model=run.proposal.model if run.proposal else "", asked_at=asked.asked_at if asked else None,
-            opened_at=run.opened_at if opened else None, ended_at=sealed.at, turns=totals.turns, calls=totals.calls,
-            tokens=totals.tokens, cost_micros=totals.cost_micros,
+            run=run.run,
+            tenant=run.tenant,
+            agent=agent_of(run),
+            status=sealed.status,
+            cause=sealed.cause,
+            why=sealed.why,
+            text=sealed.answer,
+            answer_is=answer_is,
+            partial=sealed.partial,
+            partial_is=sealed.partial_is,
+            key=asked.key if asked else "",
+            gave_key_back=run.has_released_key or run.stopped_beforehand,
+            user=asked.user if asked else "",
+            submitter=asked.submitter if asked else "",
+            labels=asked.labels if asked else {},
+            model=run.proposal.model if run.proposal else "",
+            asked_at=asked.asked_at if asked else None,
+            opened_at=run.opened_at if opened else None,
+            ended_at=sealed.at,
+            turns=totals.turns,
+            calls=totals.calls,
+            tokens=totals.tokens,
+            cost_micros=totals.cost_micros,
             receipt=tuple(msgspec.to_builtins(fate) for fate in sealed.receipt),
-            receipt_omits=sealed.receipt_omits, n=run.sealed_n, head_sha256=sealed.head_sha256,
+            receipt_omits=sealed.receipt_omits,
+            n=run.sealed_n,
+            head_sha256=sealed.head_sha256,
             checkpoint=checkpoint,
         )
-    )  # fmt: skip
+    )
 
 
 def outcome_headers(run: Run, sealed: Sealed) -> dict[str, str]:
     """Build the headers of the run's outcome."""
     outcome_id = f"{run.tenant}/{run.run}/{run.sealed_n}"
     return event_headers(
-        sealed.trace or run_trace(run).traceparent(), event_id=outcome_id, role="recorder", kind="outcome",
+        sealed.trace or run_trace(run).traceparent(),
+        event_id=outcome_id,
+        role="recorder",
+        kind="outcome",
         subject=run.run,
         at=sealed.at,
-    )  # fmt: skip
+    )
 
 
 def alert_for_event(run: Run, entry: Entry) -> AlertMessage | None:
@@ -168,9 +188,13 @@ def alert_for_event(run: Run, entry: Entry) -> AlertMessage | None:
         return None
     alert_id = f"{run.tenant}/{run.run}/{entry.n}"
     headers = event_headers(
-        event.trace or run_trace(run).traceparent(), event_id=alert_id, role=entry.role, kind=f"alert.{kind}",
-        subject=run.run, at=event.at,
-    )  # fmt: skip
+        event.trace or run_trace(run).traceparent(),
+        event_id=alert_id,
+        role=entry.role,
+        kind=f"alert.{kind}",
+        subject=run.run,
+        at=event.at,
+    )
     payload = _payload(run, entry.n, event=msgspec.to_builtins(event), **excess)
     return AlertMessage(kind, payload, {**headers, "Nats-Msg-Id": _digest(alert_id, payload)})
 

@@ -88,10 +88,22 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
 PATH_CHARS_SHOWN: Final = 400
 _SYSTEM_ERRORS: Final = frozenset(
     {
-        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP,
-        errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.EIO,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENOENT,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EIO,
     }
-)  # fmt: skip
+)
 """Errors of the machine or of a path, not of linestop."""
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}

@@ -36,9 +36,11 @@ class Bytes(click.ParamType[int]):
 
 _BYTES: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)")
 _UNITS: Final = {
-    "": 1, "B": 1, **{f"{prefix}IB": 1024 ** (n + 1) for n, prefix in enumerate("KMGT")},
+    "": 1,
+    "B": 1,
+    **{f"{prefix}IB": 1024 ** (n + 1) for n, prefix in enumerate("KMGT")},
     **{f"{prefix}B": 1000 ** (n + 1) for n, prefix in enumerate("KMGT")},
-}  # fmt: skip
+}
 
 P = ParamSpec("P")
 T = TypeVar("T")

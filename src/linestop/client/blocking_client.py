@@ -162,20 +162,37 @@ class SyncClient:
 
     @overload
     def execute(
-        self, agent: str, text: str, *, output: type[T], timeout_s: float | None = None, tenant: str = DEFAULT_TENANT,
+        self,
+        agent: str,
+        text: str,
+        *,
+        output: type[T],
+        timeout_s: float | None = None,
+        tenant: str = DEFAULT_TENANT,
         **options: Unpack[TaskOptions],
-    ) -> Outcome[T]: ...  # fmt: skip
+    ) -> Outcome[T]: ...
 
     @overload
     def execute(
-        self, agent: str, text: str, *, timeout_s: float | None = None, tenant: str = DEFAULT_TENANT,
+        self,
+        agent: str,
+        text: str,
+        *,
+        timeout_s: float | None = None,
+        tenant: str = DEFAULT_TENANT,
         **options: Unpack[TaskOptions],
-    ) -> Outcome[Any]: ...  # fmt: skip
+    ) -> Outcome[Any]: ...
 
     def execute(
-        self, agent: str, text: str, *, output: Any = None, timeout_s: float | None = None,
-        tenant: str = DEFAULT_TENANT, **options: Unpack[TaskOptions],
-    ) -> Outcome[Any]:  # fmt: skip
+        self,
+        agent: str,
+        text: str,
+        *,
+        output: Any = None,
+        timeout_s: float | None = None,
+        tenant: str = DEFAULT_TENANT,
+        **options: Unpack[TaskOptions],
+    ) -> Outcome[Any]:
         """Give an agent a task and wait until its run is over, as ``Client.execute`` does."""
 
         async def work() -> Outcome[Any]:

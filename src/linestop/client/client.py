@@ -109,20 +109,37 @@ class Client(RunFollower):
 
     @overload
     async def execute(
-        self, agent: str, text: str, *, output: type[T], timeout_s: float | None = None, tenant: str = DEFAULT_TENANT,
+        self,
+        agent: str,
+        text: str,
+        *,
+        output: type[T],
+        timeout_s: float | None = None,
+        tenant: str = DEFAULT_TENANT,
         **options: Unpack[TaskOptions],
-    ) -> Outcome[T]: ...  # fmt: skip
+    ) -> Outcome[T]: ...
 
     @overload
     async def execute(
-        self, agent: str, text: str, *, timeout_s: float | None = None, tenant: str = DEFAULT_TENANT,
+        self,
+        agent: str,
+        text: str,
+        *,
+        timeout_s: float | None = None,
+        tenant: str = DEFAULT_TENANT,
         **options: Unpack[TaskOptions],
-    ) -> Outcome[Any]: ...  # fmt: skip
+    ) -> Outcome[Any]: ...
 
     async def execute(
-        self, agent: str, text: str, *, output: Any = None, timeout_s: float | None = None,
-        tenant: str = DEFAULT_TENANT, **options: Unpack[TaskOptions],
-    ) -> Outcome[Any]:  # fmt: skip
+        self,
+        agent: str,
+        text: str,
+        *,
+        output: Any = None,
+        timeout_s: float | None = None,
+        tenant: str = DEFAULT_TENANT,
+        **options: Unpack[TaskOptions],
+    ) -> Outcome[Any]:
         """Give an agent a task and wait until its run is over: ``submit`` and ``outcome`` in one.
 
         ``output`` is the type of ``outcome.answer``. With ``key`` it may be called again after any error.
@@ -364,6 +381,12 @@ def _receipt(state: Run, *, already: bool) -> Receipt:
     assert event is not None, "a receipt is for a stopped run"
     n, fenced_n = stop_number(state), fence_number(state)
     return Receipt(
-        run=state.run, n=n, by=event.by, why=event.why, open=event.open, already=already, fenced_n=fenced_n,
+        run=state.run,
+        n=n,
+        by=event.by,
+        why=event.why,
+        open=event.open,
+        already=already,
+        fenced_n=fenced_n,
         existed=n > 1,
-    )  # fmt: skip
+    )

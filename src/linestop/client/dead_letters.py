@@ -81,8 +81,13 @@ def _read_dead_letter(message: StreamMessage) -> DeadLetter:
     fields = cast("JsonObject", body) if isinstance(body, dict) else {}
     known = {"reason", "subject", "payload", "role", "run"}
     return DeadLetter(
-        seq=message.seq, role=subject.role, tenant=subject.tenant, run=subject.run,
-        reason=str(fields.get("reason", "It gives no reason.")), at=message.headers.get("Nats-Time-Stamp", ""),
-        subject=str(fields.get("subject", "")), payload=str(fields.get("payload", "")),
+        seq=message.seq,
+        role=subject.role,
+        tenant=subject.tenant,
+        run=subject.run,
+        reason=str(fields.get("reason", "It gives no reason.")),
+        at=message.headers.get("Nats-Time-Stamp", ""),
+        subject=str(fields.get("subject", "")),
+        payload=str(fields.get("payload", "")),
         more={key: value for key, value in fields.items() if key not in known},
-    )  # fmt: skip
+    )

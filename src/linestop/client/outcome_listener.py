@@ -150,8 +150,9 @@ class Listener(Generic[M]):
             LOG.warning(
                 "Position '%s': the loop ended without saving whether message %d was handled, so it will be returned "
                 "again. Use `async with` around the loop, or `await listener.save()` before leaving it.",
-                self._options.name, self._last_given_seq,
-            )  # fmt: skip
+                self._options.name,
+                self._last_given_seq,
+            )
 
     async def aclose(self) -> None:
         """Stop listening; the message that was returned last does not count as handled."""

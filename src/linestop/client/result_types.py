@@ -142,11 +142,20 @@ def run_line(run: Run) -> RunLine:
     """Summarize a run for a list."""
     task = run.opened.task if run.opened else None
     return RunLine(
-        run=run.run, tenant=run.tenant, agent=agent_of(run), status=status_of(run), text=_task(run),
-        user=task.user if task else "", why=_why(run), turns=run.turn,
-        calls=sum(1 for call in run.calls.values() if call.effects), cost_micros=run.spent_micros, events=run.n,
-        opened_at=run.opened_at if run.opened else None, last_at=run.at if run.at != NEVER else None,
-    )  # fmt: skip
+        run=run.run,
+        tenant=run.tenant,
+        agent=agent_of(run),
+        status=status_of(run),
+        text=_task(run),
+        user=task.user if task else "",
+        why=_why(run),
+        turns=run.turn,
+        calls=sum(1 for call in run.calls.values() if call.effects),
+        cost_micros=run.spent_micros,
+        events=run.n,
+        opened_at=run.opened_at if run.opened else None,
+        last_at=run.at if run.at != NEVER else None,
+    )
 
 
 def _task(run: Run) -> str:
@@ -200,9 +209,16 @@ QUESTION_CHARS_SHOWN = 400
 def _digest(question: OpenQuestion) -> str:
     """The digest of what a person decides about: another call, tool, argument, contract or text changes it."""
     decided = [
-        question.kind, question.tenant, question.run, question.call, question.tool, question.args_sha256,
-        question.contract_digest, question.text, question.options,
-    ]  # fmt: skip
+        question.kind,
+        question.tenant,
+        question.run,
+        question.call,
+        question.tool,
+        question.args_sha256,
+        question.contract_digest,
+        question.text,
+        question.options,
+    ]
     return hashlib.sha256(canonical(decided)).hexdigest()[:SHOWN_CHARS]
 
 
@@ -249,19 +265,32 @@ def _question(run: Run, call: CallState, texts: Mapping[str, str]) -> OpenQuesti
     }
     if isinstance(asked, Question):
         return OpenQuestion(
-            kind="event" if call.tool == "wait.for_event" else "question", text=asked.text, options=asked.options,
-            expires_at=asked.expires_at, args_sha256=call.args_sha256, **common,
-        )  # fmt: skip
+            kind="event" if call.tool == "wait.for_event" else "question",
+            text=asked.text,
+            options=asked.options,
+            expires_at=asked.expires_at,
+            args_sha256=call.args_sha256,
+            **common,
+        )
     assert isinstance(asked, AskedCall), "a call that is asked about has its question"
     return OpenQuestion(
-        kind="doubt" if call.asked_about_outcome else "approval", expires_at=asked.expires_at,
+        kind="doubt" if call.asked_about_outcome else "approval",
+        expires_at=asked.expires_at,
         args_sha256=asked.args_sha256,
-        contract_digest=asked.contract_digest, tier=asked.tier, rule=asked.rule, reason=asked.reason,
+        contract_digest=asked.contract_digest,
+        tier=asked.tier,
+        rule=asked.rule,
+        reason=asked.reason,
         effect_key=call.judged.effect_key if call.judged else "",
-        provenance=asked.provenance, egress=call.grant.egress if call.grant else (),
-        cost_max_micros=asked.cost_max_micros, deciders=asked.deciders, quorum=asked.quorum,
-        votes=tuple(sorted(call.votes)), wider=asked.wider, **common,
-    )  # fmt: skip
+        provenance=asked.provenance,
+        egress=call.grant.egress if call.grant else (),
+        cost_max_micros=asked.cost_max_micros,
+        deciders=asked.deciders,
+        quorum=asked.quorum,
+        votes=tuple(sorted(call.votes)),
+        wider=asked.wider,
+        **common,
+    )
 
 
 def unknown_outcome_message(run: Run, call: CallState) -> str:

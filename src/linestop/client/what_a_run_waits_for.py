@@ -186,9 +186,14 @@ def _turn(run: Run, role: RoleName, since: datetime, workers: Sequence[WorkerSta
         busy = "; ".join(f"{w.beat.worker} has {w.beat.load.sentence}" for w in working if w.beat.load)
         sentence += f", and each one is overloaded: {busy}"
     return Wait(
-        kind="worker", sentence=sentence, since=since, until=_run_deadline(run), role=role,
-        missing=missing, overloaded=overloaded,
-    )  # fmt: skip
+        kind="worker",
+        sentence=sentence,
+        since=since,
+        until=_run_deadline(run),
+        role=role,
+        missing=missing,
+        overloaded=overloaded,
+    )
 
 
 def _event_time(run: Run, n: int) -> datetime:

@@ -257,8 +257,9 @@ def _model(where: str, table: ModelTable) -> ModelChoice:
     if provider not in PROVIDERS or not name:
         raise ConfigError(f'{where}, model: "{model}" is not a model; write {MODEL_FORMS}.')
     for key, value, check in (
-        ("base_url", table.base_url, check_base_url), ("api_key_env", table.api_key_env, check_api_key_env),
-    ):  # fmt: skip
+        ("base_url", table.base_url, check_base_url),
+        ("api_key_env", table.api_key_env, check_api_key_env),
+    ):
         try:
             if value:
                 check(model, value)
@@ -267,10 +268,15 @@ def _model(where: str, table: ModelTable) -> ModelChoice:
     if table.tool_mode == "json_schema" and not PROVIDERS[provider].has_json_schema:
         raise ConfigError(f'{where}, tool_mode: "json_schema" is for OpenAI-compatible servers; remove it.')
     return ModelChoice(
-        model=model, price=_price(where, model, table.price), window_tokens=table.window_tokens,
-        output_tokens_max=table.output_tokens_max, base_url=table.base_url, api_key_env=table.api_key_env,
-        tool_mode=table.tool_mode, params=table.params,
-    )  # fmt: skip
+        model=model,
+        price=_price(where, model, table.price),
+        window_tokens=table.window_tokens,
+        output_tokens_max=table.output_tokens_max,
+        base_url=table.base_url,
+        api_key_env=table.api_key_env,
+        tool_mode=table.tool_mode,
+        params=table.params,
+    )
 
 
 def _price(where: str, model: str, table: PriceTable | None) -> Price:

@@ -239,9 +239,12 @@ class AnthropicReplyReader:
         if self._last_output_tokens is None or (has_content and not self._last_output_tokens):
             return None
         return Usage(
-            fresh_in=counts["input"], cache_read=counts["read"], cache_write=counts["written"], out=counts["output"],
+            fresh_in=counts["input"],
+            cache_read=counts["read"],
+            cache_write=counts["written"],
+            out=counts["output"],
             reasoning=counts["thinking"],
-        )  # fmt: skip
+        )
 
     def _begin(self, message: JsonObject) -> None:
         message_id = id_text(message.get("id"))

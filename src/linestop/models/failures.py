@@ -104,9 +104,14 @@ def failure_of_error(error: Exception, requested_model: str, *, has_response: bo
 def reworded(failed: ModelFailed, sentence: str, kind: FailureClass | None = None) -> ModelFailed:
     """The same failure with another sentence, and perhaps another class."""
     return ModelFailed(
-        kind or failed.kind, sentence, status=failed.status, retry_after_s=failed.retry_after_s,
-        usage=failed.usage, possibly_billed=failed.possibly_billed, begun=failed.begun,
-    )  # fmt: skip
+        kind or failed.kind,
+        sentence,
+        status=failed.status,
+        retry_after_s=failed.retry_after_s,
+        usage=failed.usage,
+        possibly_billed=failed.possibly_billed,
+        begun=failed.begun,
+    )
 
 
 def failure_of_error_body(error: object, requested_model: str) -> ModelFailed:

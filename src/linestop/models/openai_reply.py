@@ -32,9 +32,15 @@ from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, StopReason, ToolCall, Usage
 
 _STOPS: dict[str, StopReason] = {
-    "stop": "end", "end_turn": "end", "eos": "end", "eos_token": "end",
-    "tool_calls": "calls", "tool_use": "calls", "function_call": "calls", "stop_sequence": "stop_sequence",
-}  # fmt: skip
+    "stop": "end",
+    "end_turn": "end",
+    "eos": "end",
+    "eos_token": "end",
+    "tool_calls": "calls",
+    "tool_use": "calls",
+    "function_call": "calls",
+    "stop_sequence": "stop_sequence",
+}
 LEGACY: Final = "function_call"
 _CONTENT_FIELDS: Final = ("content", "tool_calls", "refusal", "function_call")
 """The fields that carry a piece of the answer; a delta without them only ends it."""
@@ -181,9 +187,12 @@ class OpenAIReplyReader:
         read = min(counts["read"], prompt)
         written = min(counts["written"], prompt - read)
         return Usage(
-            fresh_in=prompt - read - written, cache_read=read, cache_write=written, out=out,
+            fresh_in=prompt - read - written,
+            cache_read=read,
+            cache_write=written,
+            out=out,
             reasoning=counts["reasoning"],
-        )  # fmt: skip
+        )
 
     def _take(self, chunk: JsonObject) -> str:
         kind = id_text(chunk.get("object")) or id_text(chunk.get("type"))

@@ -76,9 +76,13 @@ def _reply(name: str, function: PlannerFunction, request: ModelRequest) -> Model
             "return less, for instance the name of a file that a tool has written.",
         )
     return ModelReply(
-        text=plan.answer, calls=calls, stop_reason="calls" if calls else "end", usage=Usage(), usage_reported=True,
+        text=plan.answer,
+        calls=calls,
+        stop_reason="calls" if calls else "end",
+        usage=Usage(),
+        usage_reported=True,
         model=name,
-    )  # fmt: skip
+    )
 
 
 async def _in_thread(work: Callable[[], ModelReply]) -> ModelReply:

@@ -29,9 +29,17 @@ _REPLIES: Final[Document] = {
 _SCHEMAS: Final = "#/components/schemas/{name}"
 _ENUMS: Final[dict[str, tuple[str, ...]]] = {"role": ROLES, "verb": VERBS}
 _STREAM_SETTINGS_SHOWN: Final = (
-    "retention", "discard", "max_age", "max_bytes", "max_msg_size", "max_msgs_per_subject", "deny_delete",
-    "deny_purge", "allow_msg_schedules", "republish",
-)  # fmt: skip
+    "retention",
+    "discard",
+    "max_age",
+    "max_bytes",
+    "max_msg_size",
+    "max_msgs_per_subject",
+    "deny_delete",
+    "deny_purge",
+    "allow_msg_schedules",
+    "republish",
+)
 _BODIES: Final[dict[str, tuple[str, Document]]] = {
     "json": ("application/json", {"type": "object"}),
     "text": ("text/plain", {"type": "string"}),
@@ -72,17 +80,27 @@ def _event_channel(name: str) -> Channel:
     struct = NAMED_EVENTS[name]
     role, _, event = name.partition(".")
     return Channel(
-        key=f"{role}{event.title()}", address=f"runs.{{tenant}}.{{run}}.{role}.{event}.{{n}}", direction="out",
-        payload=struct, stream=stream_names.RUNS, is_ordered=True, description=docstring_markdown(struct.__doc__ or ""),
-    )  # fmt: skip
+        key=f"{role}{event.title()}",
+        address=f"runs.{{tenant}}.{{run}}.{role}.{event}.{{n}}",
+        direction="out",
+        payload=struct,
+        stream=stream_names.RUNS,
+        is_ordered=True,
+        description=docstring_markdown(struct.__doc__ or ""),
+    )
 
 
 def _stop_channel() -> Channel:
     struct = NAMED_EVENTS[f"{ROLES[0]}.{STOPPED}"]
     return Channel(
-        key=STOPPED, address=f"runs.{{tenant}}.{{run}}.{{role}}.{STOPPED}.{{n}}", direction="out", payload=struct,
-        stream=stream_names.RUNS, is_ordered=True, description=docstring_markdown(struct.__doc__ or ""),
-    )  # fmt: skip
+        key=STOPPED,
+        address=f"runs.{{tenant}}.{{run}}.{{role}}.{STOPPED}.{{n}}",
+        direction="out",
+        payload=struct,
+        stream=stream_names.RUNS,
+        is_ordered=True,
+        description=docstring_markdown(struct.__doc__ or ""),
+    )
 
 
 def _channel(channel: Channel) -> Document:

@@ -97,8 +97,11 @@ class ActorProcess:
         self.clock = clock.PROCESS_CLOCK if config.now is utc_now else clock.Clock(config.now, clock.loop_s)
         self.presence = Presence(
             {role.name: backend.bucket(role.name, stream_names.BEATS_BUCKET) for role in self.roles},
-            self.clock, worker=config.worker, load=self._role_load, compare_clock=config.compare_clock,
-        )  # fmt: skip
+            self.clock,
+            worker=config.worker,
+            load=self._role_load,
+            compare_clock=config.compare_clock,
+        )
         self.ledger = self._make_ledger() if "budget" in self._role_names else None
         self.facts = FactSource(
             agents=AgentStore(backend.bucket(first, stream_names.AGENTS_BUCKET)),
@@ -223,7 +226,8 @@ class ActorProcess:
             "recorder": self._start_recorder_pumps,
         }
         for role in self.roles:
-            starters.get(role.name, _nothing_to_start)()
+            if start := starters.get(role.name):
+                start()
             self._listen(role.name, (wake_filter(role.name),), self._on_hint)
             if not self._role_names >= set(ACTORS):
                 on_event = partial(self._on_event, role.name)
@@ -379,10 +383,14 @@ class ActorProcess:
     def _make_sweep(self) -> Sweep:
         binding = next((s for s in self.shell.bindings if s.role.name == "recorder"), self.shell.bindings[0])
         return Sweep(
-            shell=self.shell, log=binding.log, publisher=binding.publisher, now=self.clock.now,
-            hints_other_processes=not self._role_names >= set(ACTORS), every_s=self.config.sweep_every_s,
+            shell=self.shell,
+            log=binding.log,
+            publisher=binding.publisher,
+            now=self.clock.now,
+            hints_other_processes=not self._role_names >= set(ACTORS),
+            every_s=self.config.sweep_every_s,
             is_role_missing=self.presence.roster.is_missing,
-        )  # fmt: skip
+        )
 
     async def _sweep(self) -> None:
         if "recorder" in self._role_names and self.config.sweeping:
@@ -390,7 +398,3 @@ class ActorProcess:
         else:
             # Also without sweeping: the open runs show what this process has to do and which alarms to set.
             await self.sweep.once_with_retries()
-
-
-def _nothing_to_start() -> None:
-    """Start nothing: the role has no loop of its own."""

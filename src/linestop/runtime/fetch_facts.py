@@ -208,11 +208,15 @@ class FactSource:
             return None
         return await self._ledger.reserve(
             HoldRequest(
-                hold=hold, amount_min_micros=next_hold_min_micros(run, now), amount_micros=amount, tenant=run.tenant,
-                user=run.opened.task.user, opened_at_ms=int(run.opened_at.timestamp() * 1_000),
+                hold=hold,
+                amount_min_micros=next_hold_min_micros(run, now),
+                amount_micros=amount,
+                tenant=run.tenant,
+                user=run.opened.task.user,
+                opened_at_ms=int(run.opened_at.timestamp() * 1_000),
             ),
             now,
-        )  # fmt: skip
+        )
 
     @staticmethod
     def _must_ask_ledger(run: Run, now: datetime, ledger: AccountLedger) -> bool:

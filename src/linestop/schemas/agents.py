@@ -53,9 +53,11 @@ class AgentVersion(msgspec.Struct, frozen=True, kw_only=True):
         if choice != self.model:
             return choice
         return msgspec.structs.replace(
-            choice, base_url=choice.base_url or self.base_url, params=choice.params or self.params,
+            choice,
+            base_url=choice.base_url or self.base_url,
+            params=choice.params or self.params,
             tool_mode=self.tool_mode if choice.tool_mode == "auto" else choice.tool_mode,
-        )  # fmt: skip
+        )
 
     def stored_bytes(self) -> bytes:
         """Return the version in its stored form: canonical JSON of every field, so that no later default changes it."""

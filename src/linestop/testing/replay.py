@@ -80,9 +80,13 @@ LogMessage = tuple[str, bytes, int]
 
 ENVELOPE = frozenset(Event.__struct_fields__)
 _ROLES: Mapping[str, Callable[[], AnyRole]] = {
-    "validator": Validator, "approver": Approver, "budget": Budget, "planner": Planner, "executor": Executor,
+    "validator": Validator,
+    "approver": Approver,
+    "budget": Budget,
+    "planner": Planner,
+    "executor": Executor,
     "recorder": Recorder,
-}  # fmt: skip
+}
 _ROLES_THAT_READ_THE_AGENT = frozenset({"validator", "planner"})
 """Roles that decide by the agent's prompt, schemas and answer format, which are in its version, not in the log."""
 
@@ -263,9 +267,12 @@ def _stop_facts(event: Stopped, run: Run) -> list[Fact]:
     hold, _ = next_hold(run, event.at)
     needed = next_hold_min_micros(run, event.at)
     line = AccountLine(
-        account=limit.name, period=limit.period, before_micros=int(limit.value) - needed,
-        limit_micros=int(limit.max_value), spent_micros=int(limit.spent),
-    )  # fmt: skip
+        account=limit.name,
+        period=limit.period,
+        before_micros=int(limit.value) - needed,
+        limit_micros=int(limit.max_value),
+        spent_micros=int(limit.spent),
+    )
     return [Reservation(hold=hold, amount_micros=needed, accounts=(line,), refused_account=limit.name)]
 
 
@@ -287,18 +294,28 @@ def _incoming(event: Opened) -> IncomingTask:
     task = event.task
     text = task.text if isinstance(task.text, str) else ""
     return IncomingTask(
-        agent=event.agent.name, sha256=task.sha256, trace=task.trace, asked_at=task.asked_at,
+        agent=event.agent.name,
+        sha256=task.sha256,
+        trace=task.trace,
+        asked_at=task.asked_at,
         task=Task(
-            text=text, material=task.material, user=task.user, submitter=task.submitter, labels=task.labels,
+            text=text,
+            material=task.material,
+            user=task.user,
+            submitter=task.submitter,
+            labels=task.labels,
             thread=task.thread,
-            key=task.key, priority=task.priority, dry_run=task.dry_run, scope=task.scope,
+            key=task.key,
+            priority=task.priority,
+            dry_run=task.dry_run,
+            scope=task.scope,
             limits={
                 name: value
                 for name in event.limits.__struct_fields__
                 if isinstance(value := getattr(event.limits, name), int | float)
             },
         ),
-    )  # fmt: skip
+    )
 
 
 def _control_message(

@@ -83,10 +83,14 @@ def agent() -> AgentVersion:
     """An agent whose planner is the function above and whose effects need no approval."""
     price = Price(input=0, output=0, table="race")
     return AgentVersion(
-        name="race", prompt="", model=ModelChoice(model="playbook/none", price=price),
-        tools=registry().contracts(), policy=Policy(clear=("world.*",), provenance=False),
-        limits=Limits(wall_s=600, calls_per_tool_max=TURNS), planner="python:worker.plan",
-    )  # fmt: skip
+        name="race",
+        prompt="",
+        model=ModelChoice(model="playbook/none", price=price),
+        tools=registry().contracts(),
+        policy=Policy(clear=("world.*",), provenance=False),
+        limits=Limits(wall_s=600, calls_per_tool_max=TURNS),
+        planner="python:worker.plan",
+    )
 
 
 async def main(directory: Path, host_port: str) -> None:

@@ -22,8 +22,12 @@ from linestop.schemas.messages import Control, Reply, Task
 HERE = Path(__file__).parent
 WIRE: dict[str, type[msgspec.Struct]] = {
     **{f"{role}.{name}": kind for (role, name), kind in EVENTS.items()},
-    "stopped": Stopped, "task": Task, "control": Control, "reply": Reply, "agent": AgentVersion,
-}  # fmt: skip
+    "stopped": Stopped,
+    "task": Task,
+    "control": Control,
+    "reply": Reply,
+    "agent": AgentVersion,
+}
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 

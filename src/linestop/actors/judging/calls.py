@@ -105,10 +105,20 @@ def _judge(  # noqa: PLR0913 - one verdict needs all of it
         return reject(duplicate)
     lines = provenance(run, contract, msgspec.json.decode(checked.args), agent)
     return JudgedCall(
-        call=call.call, tool=call.tool, verdict=repeat.verdict, errors=repeat.errors, args=checked.args.decode(),
-        args_sha256=args_sha256, raw_args_sha256=raw_sha256, effect_key=key, tier=grant.tier, provenance=lines,
-        flags=("untrusted-value",) if has_untrusted(lines) else (), recorded_n=repeat.recorded_n, wait_until=until,
-    )  # fmt: skip
+        call=call.call,
+        tool=call.tool,
+        verdict=repeat.verdict,
+        errors=repeat.errors,
+        args=checked.args.decode(),
+        args_sha256=args_sha256,
+        raw_args_sha256=raw_sha256,
+        effect_key=key,
+        tier=grant.tier,
+        provenance=lines,
+        flags=("untrusted-value",) if has_untrusted(lines) else (),
+        recorded_n=repeat.recorded_n,
+        wait_until=until,
+    )
 
 
 def _raw_args(call: CallState, texts: Mapping[str, bytes]) -> bytes:

@@ -44,9 +44,13 @@ def open_or_refuse(run: Run, incoming: IncomingTask, facts: ValidatorFacts, now:
 
     def refuse(code: str, sentence: str) -> Refused:
         return Refused(
-            code=code, sentence=f"{sentence}{free_key_note(incoming)}", task_sha256=incoming.sha256,
-            existing_run=incoming.existing_run, agent=incoming.agent, asked=asked_for(incoming, now),
-        )  # fmt: skip
+            code=code,
+            sentence=f"{sentence}{free_key_note(incoming)}",
+            task_sha256=incoming.sha256,
+            existing_run=incoming.existing_run,
+            agent=incoming.agent,
+            asked=asked_for(incoming, now),
+        )
 
     if incoming.task is None:
         return refuse("malformed", incoming.problem or "The task cannot be read.")
@@ -168,14 +172,26 @@ def _opened_event(  # noqa: PLR0913 - everything that is fixed when a run opens
     base = base_size(agent, tuple(c.name for c in tools))
     return Opened(
         task=TaskFacts(
-            text=task.text, sha256=incoming.sha256, user=task.user, submitter=task.submitter, labels=task.labels,
-            thread=task.thread, key=task.key, priority=task.priority, dry_run=task.dry_run, scope=task.scope,
-            text_bytes=len(task.text.encode()) + material_bytes(task.material), material=task.material,
+            text=task.text,
+            sha256=incoming.sha256,
+            user=task.user,
+            submitter=task.submitter,
+            labels=task.labels,
+            thread=task.thread,
+            key=task.key,
+            priority=task.priority,
+            dry_run=task.dry_run,
+            scope=task.scope,
+            text_bytes=len(task.text.encode()) + material_bytes(task.material),
+            material=task.material,
             trace=incoming.trace if parse_traceparent(incoming.trace) else "",
             asked_at=min(incoming.asked_at, now) if incoming.asked_at else None,
         ),
         agent=AgentRef(
-            name=agent.name, version=agent.version, digest=digest, prompt_digest=_sha256(agent.prompt),
+            name=agent.name,
+            version=agent.version,
+            digest=digest,
+            prompt_digest=_sha256(agent.prompt),
         ),
         model=agent.model,
         fallbacks=agent.fallbacks,
@@ -191,19 +207,32 @@ def _opened_event(  # noqa: PLR0913 - everything that is fixed when a run opens
         doors_revision=kill_switches.revision,
         result_form=STRUCTURED,
         gate_form=READS_NEED_NO_APPROVER,
-    )  # fmt: skip
+    )
 
 
 def tool_grant(contract: Contract) -> ToolGrant:
     """Return the part of a contract that decisions need, with the digests that pin the rest."""
     return ToolGrant(
-        name=contract.name, contract_digest=contract.digest(), schema_digest=_sha256(contract.parameters),
-        tier=contract.tier, kind=contract.kind, timeout_s=contract.timeout_s, retries_max=contract.retries_max,
-        repeatable=contract.repeatable, idempotent=contract.idempotent, probe=contract.probe,
-        checks=contract.checks, ordered=contract.ordered, calls_max=contract.calls_max,
-        price_micros=contract.price_micros, owner=contract.owner, egress=contract.egress,
-        trusted=contract.trusted, raises_before_effect=contract.raises_before_effect, scopes=contract.scopes,
-    )  # fmt: skip
+        name=contract.name,
+        contract_digest=contract.digest(),
+        schema_digest=_sha256(contract.parameters),
+        tier=contract.tier,
+        kind=contract.kind,
+        timeout_s=contract.timeout_s,
+        retries_max=contract.retries_max,
+        repeatable=contract.repeatable,
+        idempotent=contract.idempotent,
+        probe=contract.probe,
+        checks=contract.checks,
+        ordered=contract.ordered,
+        calls_max=contract.calls_max,
+        price_micros=contract.price_micros,
+        owner=contract.owner,
+        egress=contract.egress,
+        trusted=contract.trusted,
+        raises_before_effect=contract.raises_before_effect,
+        scopes=contract.scopes,
+    )
 
 
 def clamp_grant(granted: ToolGrant, limits: Limits) -> ToolGrant:

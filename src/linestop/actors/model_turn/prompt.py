@@ -208,9 +208,15 @@ class Conversations:
 
 
 def assemble(  # noqa: PLR0913 - the fields of a start that concern its prompt
-    run: Run, agent: AgentVersion, *, purpose: str = "turn", model: ModelChoice | None = None, dropped_to: int = 0,
-    limit: LimitHit | None = None, conversations: Conversations | None = None,
-) -> Prompt:  # fmt: skip
+    run: Run,
+    agent: AgentVersion,
+    *,
+    purpose: str = "turn",
+    model: ModelChoice | None = None,
+    dropped_to: int = 0,
+    limit: LimitHit | None = None,
+    conversations: Conversations | None = None,
+) -> Prompt:
     """Build the prompt of the run's next request to ``model`` (``purpose`` ``turn``, ``compact`` or ``close``).
 
     The results of calls that ended up to event ``dropped_to`` are left out. ``limit`` is the limit that a closing run
@@ -240,10 +246,15 @@ def assemble(  # noqa: PLR0913 - the fields of a start that concern its prompt
 def request(prompt: Prompt, *, model: str, output_tokens_max: int, deadline_s: float) -> ModelRequest:
     """Return the model request that sends ``prompt``."""
     return ModelRequest(
-        model=model, system=prompt.system, messages=prompt.messages, tools=prompt.tools,
-        output_tokens_max=output_tokens_max, deadline_s=deadline_s, params=prompt.params,
+        model=model,
+        system=prompt.system,
+        messages=prompt.messages,
+        tools=prompt.tools,
+        output_tokens_max=output_tokens_max,
+        deadline_s=deadline_s,
+        params=prompt.params,
         output_schema=prompt.output_schema,
-    )  # fmt: skip
+    )
 
 
 def _exchange_messages(proposal: ProposalState, dropped_to: int, *, structured: bool) -> list[Message]:

@@ -47,10 +47,17 @@ def failed_event(work: ModelWork, failed: ModelFailed) -> ModelFailedEvent:
     known = failed.usage is not None or not failed.possibly_billed
     charged = _charge_micros(work, failed.usage or Usage(), reported=known)
     return ModelFailedEvent(
-        turn=work.turn, attempt=work.attempt, kind=failed.kind, message=work.redactor.text(str(failed))[:1_000],
-        status=failed.status, retry_after_s=failed.retry_after_s, usage=failed.usage,
-        possibly_billed=failed.possibly_billed and failed.usage is None, charged_micros=charged, begun=failed.begun,
-    )  # fmt: skip
+        turn=work.turn,
+        attempt=work.attempt,
+        kind=failed.kind,
+        message=work.redactor.text(str(failed))[:1_000],
+        status=failed.status,
+        retry_after_s=failed.retry_after_s,
+        usage=failed.usage,
+        possibly_billed=failed.possibly_billed and failed.usage is None,
+        charged_micros=charged,
+        begun=failed.begun,
+    )
 
 
 def _invalid_reply(work: ModelWork, reply: ModelReply, sentence: str) -> ModelFailedEvent:
@@ -69,9 +76,15 @@ def compacted_event(work: ModelWork, reply: ModelReply) -> AnyEvent:
         return _invalid_reply(work, reply, f"The summary has {size} bytes; at most {INLINE_BYTES_MAX} can be stored.")
     cost = _charge_micros(work, reply.usage, reported=reply.usage_reported)
     return Compacted(
-        turn=work.turn, attempt=work.attempt, covers_from=1, covers_to=work.covers_to, summary=summary,
-        values=exact_values(work.covered_texts), usage=reply.usage, cost_micros=cost,
-    )  # fmt: skip
+        turn=work.turn,
+        attempt=work.attempt,
+        covers_from=1,
+        covers_to=work.covers_to,
+        summary=summary,
+        values=exact_values(work.covered_texts),
+        usage=reply.usage,
+        cost_micros=cost,
+    )
 
 
 def proposed_event(work: ModelWork, reply: ModelReply, duration_s: float) -> AnyEvent:
@@ -96,14 +109,22 @@ def proposed_event(work: ModelWork, reply: ModelReply, duration_s: float) -> Any
     own = bool(reply.blocks) and not renamed and cleaned_calls == reply.calls
     blocks = "" if not own else canonical(_redacted_blocks(reply.blocks, work.redactor)).decode()
     return Proposed(
-        turn=work.turn, attempt=work.attempt, text=text, calls=calls, final=not calls,
-        reason=_reason_line(text) if calls else "", stop_reason=reply.stop_reason, blocks=blocks,
+        turn=work.turn,
+        attempt=work.attempt,
+        text=text,
+        calls=calls,
+        final=not calls,
+        reason=_reason_line(text) if calls else "",
+        stop_reason=reply.stop_reason,
+        blocks=blocks,
         blocks_of=work.request.model.split("/", 1)[0] if blocks else "",
-        usage=reply.usage, usage_source="reported" if reply.usage_reported else "reserved",
+        usage=reply.usage,
+        usage_source="reported" if reply.usage_reported else "reserved",
         cost_micros=_charge_micros(work, reply.usage, reported=reply.usage_reported),
         model=reply.model[:NAME_CHARS_MAX],
-        request_id=reply.request_id[:NAME_CHARS_MAX], duration_s=round(duration_s, 6),
-    )  # fmt: skip
+        request_id=reply.request_id[:NAME_CHARS_MAX],
+        duration_s=round(duration_s, 6),
+    )
 
 
 def closing_event(work: ModelWork, reply: ModelReply, duration_s: float) -> AnyEvent:

@@ -40,9 +40,14 @@ class CheckpointSigner:
     def checkpoint(self, run: Run) -> Checkpoint:
         """Sign a checkpoint of ``run`` at its last folded event."""
         unsigned = Checkpoint(
-            tenant=run.tenant, run=run.run, n=run.n, head_sha256=run.head, at=self._now(), key_id=self._key_id,
+            tenant=run.tenant,
+            run=run.run,
+            n=run.n,
+            head_sha256=run.head,
+            at=self._now(),
+            key_id=self._key_id,
             signature="",
-        )  # fmt: skip
+        )
         return sign(self._key, unsigned)
 
 

@@ -194,10 +194,11 @@ def workers(values: Iterable[BucketValue], now: datetime) -> list[WorkerStatus]:
     return sorted(
         (
             WorkerStatus(
-                beat=beat, last_beat=at,
+                beat=beat,
+                last_beat=at,
                 alive=beat.state != "ended" and (now - at).total_seconds() <= silent_s,
             )
             for beat, at in stored
         ),
         key=lambda worker: (worker.beat.role, worker.beat.worker),
-    )  # fmt: skip
+    )

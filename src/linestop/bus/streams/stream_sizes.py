@@ -38,8 +38,13 @@ DISK_SHARE: Final = 0.5
 TOTAL_MIN_BYTES: Final = 192 * MIB
 SMALL_MIN_BYTES: Final = 4 * MIB
 _SHARES: Final[Mapping[str, float]] = {
-    "runs": 0.58, "blobs": 0.20, "outcomes": 0.09, "tasks": 0.05, "forks": 0.04, "ids": 0.04,
-}  # fmt: skip
+    "runs": 0.58,
+    "blobs": 0.20,
+    "outcomes": 0.09,
+    "tasks": 0.05,
+    "forks": 0.04,
+    "ids": 0.04,
+}
 """The shares of the streams that grow with the number of runs."""
 
 RETENTION_DAYS: Final = RUNS_RETENTION_NS // DAY_NS
@@ -226,7 +231,10 @@ def _disk_for(needed: Mapping[str, int]) -> int:
 def _stream_plan(name: str, run_bytes: int, available_bytes: int, load: ExpectedLoad) -> StreamPlan:
     day_bytes = run_bytes * load.runs_per_day
     return StreamPlan(
-        stream=name, run_bytes=run_bytes, day_bytes=day_bytes,
+        stream=name,
+        run_bytes=run_bytes,
+        day_bytes=day_bytes,
         needed_bytes=int(day_bytes * load.retention_days(name) / SPACE_FOR_NEW_WORK),
-        space_bytes=available_bytes, days=round(available_bytes * SPACE_FOR_NEW_WORK / day_bytes, 1),
-    )  # fmt: skip
+        space_bytes=available_bytes,
+        days=round(available_bytes * SPACE_FOR_NEW_WORK / day_bytes, 1),
+    )

@@ -65,8 +65,9 @@ def sizes_for_streams(directory: Path, url: str, disk: int | None, *, first: boo
         click.echo(
             f"The broker's disk is not here, so its streams get {format_bytes(chosen.total)} in "
             f"all: give the free space there "
-            "with --disk, and see `linestop bus plan`.", err=True,
-        )  # fmt: skip
+            "with --disk, and see `linestop bus plan`.",
+            err=True,
+        )
     store_sizes(directory, chosen)
     return chosen
 

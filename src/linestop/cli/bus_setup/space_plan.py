@@ -31,12 +31,16 @@ def print_plan(load: ExpectedLoad, load_plan: SizePlan, *, sizes_source: str, ar
     """Print the plan: a row for each stream, then room, memory, archive, and the remedy if it does not fit."""
     rows = [
         (
-            line.stream, f"{line.run_bytes / 1024:,.1f} KiB", format_bytes(line.day_bytes),
+            line.stream,
+            f"{line.run_bytes / 1024:,.1f} KiB",
+            format_bytes(line.day_bytes),
             format_bytes(line.needed_bytes),
-            format_bytes(line.space_bytes), f"{line.days:,.0f}", "yes" if line.fits else "no",
+            format_bytes(line.space_bytes),
+            f"{line.days:,.0f}",
+            "yes" if line.fits else "no",
         )
         for line in load_plan.streams
-    ]  # fmt: skip
+    ]
     printing.print_table(
         ("stream", "per run", "per day", _needed_heading(load), "size", "days until full", "fits"), rows
     )

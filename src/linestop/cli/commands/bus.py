@@ -113,17 +113,25 @@ def init(
     help="Days for which runs are kept.",
 )
 @click.option(
-    "--runs-days", type=WholeNumber(min=1, max=RUNS_DAYS_MAX), metavar="N",
+    "--runs-days",
+    type=WholeNumber(min=1, max=RUNS_DAYS_MAX),
+    metavar="N",
     help="Days for which RUNS keeps them, if fewer [keep.runs_days in linestop.toml].",
-)  # fmt: skip
+)
 @click.option(
-    "--text-bytes", type=WholeNumber(min=0), default=1_000, show_default=True,
+    "--text-bytes",
+    type=WholeNumber(min=0),
+    default=1_000,
+    show_default=True,
     help="Bytes each of a call's arguments, a call's result and a run's answer.",
-)  # fmt: skip
+)
 @click.option(
-    "--long-bytes", type=WholeNumber(min=0), default=0, show_default=True,
+    "--long-bytes",
+    type=WholeNumber(min=0),
+    default=0,
+    show_default=True,
     help="Bytes per run in texts of more than 16 KiB.",
-)  # fmt: skip
+)
 @click.option("--disk", type=Bytes(), metavar="SIZE", help="Plan for a disk with this free space, such as 200GiB.")
 @json_option
 def plan(
@@ -151,9 +159,13 @@ def plan(
     keep = project.config.keep
     space, sizes_source = sizes_to_plan_for(project, disk)
     load = ExpectedLoad(
-        runs_per_day=runs_per_day, turns=turns, text_bytes=text_bytes, long_bytes=long_bytes, days=days,
+        runs_per_day=runs_per_day,
+        turns=turns,
+        text_bytes=text_bytes,
+        long_bytes=long_bytes,
+        days=days,
         runs_days=runs_days or keep.runs_days,
-    )  # fmt: skip
+    )
     load_plan = plan_sizes(load, space)
     if as_json:
         printing.print_json(load_plan)
@@ -163,9 +175,12 @@ def plan(
 
 @bus.command("rotate")
 @click.option(
-    "--keep-days", "days", type=WholeNumber(min=1, max=RUNS_DAYS_MAX), metavar="N",
+    "--keep-days",
+    "days",
+    type=WholeNumber(min=1, max=RUNS_DAYS_MAX),
+    metavar="N",
     help="Days for which RUNS keeps runs [keep.runs_days in linestop.toml].",
-)  # fmt: skip
+)
 @common_options
 def rotate(*, days: int | None, directory: Path, tenant: str, as_json: bool) -> None:
     """Show which sealed and archived runs may be removed early from an outside broker's log, and print the commands.

@@ -82,9 +82,14 @@ def run(
     from linestop.client.client import TaskOptions
 
     task = TaskOptions(
-        key=key, user=user, submitter="cli", dry_run=dry_run, scope=scope or None,
-        limits=command_input.limits(limits), material=command_input.material(material),
-    )  # fmt: skip
+        key=key,
+        user=user,
+        submitter="cli",
+        dry_run=dry_run,
+        scope=scope or None,
+        limits=command_input.limits(limits),
+        material=command_input.material(material),
+    )
     body = command_input.text_from_stdin() if text == "-" else text
     runs_submitted: list[str] = []
 

@@ -72,20 +72,25 @@ class Screen:
         colour = COLOUR_BY_ROLE.get(entry.role, "white")
         self.console.print(
             f"{entry.n:>3} [{colour}]{entry.role:<10}[/{colour}] {entry.name:<10} "
-            + (f"{escape(text):<{text_width + len(escape(text)) - len(text)}} [dim]{price:>{COST_WIDTH}}[/dim]" if price
-               else escape(text)),
+            + (
+                f"{escape(text):<{text_width + len(escape(text)) - len(text)}} [dim]{price:>{COST_WIDTH}}[/dim]"
+                if price
+                else escape(text)
+            ),
             soft_wrap=True,
-        )  # fmt: skip
+        )
 
     def _wrapped(self, text: str) -> str:
         """The text wrapped to the screen, each line below the first word of the first one."""
         text_without_marker = text.lstrip(" -✓")
         return textwrap.fill(
             text_without_marker,
-            width=self.width, initial_indent=text[: len(text) - len(text_without_marker)],
-            subsequent_indent=" " * (len(text) - len(text_without_marker)), break_long_words=False,
+            width=self.width,
+            initial_indent=text[: len(text) - len(text_without_marker)],
+            subsequent_indent=" " * (len(text) - len(text_without_marker)),
+            break_long_words=False,
             break_on_hyphens=False,
-        )  # fmt: skip
+        )
 
     async def ask(self, question: str) -> bool | None:
         """Ask yes or no; None if there is no terminal, or no answer within ``ASK_WITHIN_S``."""

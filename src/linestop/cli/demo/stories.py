@@ -48,8 +48,10 @@ async def refund(stage: Stage, screen: Screen) -> None:
     run = await follow(stage.client, screen, await _submit(stage.client, "support", ORDER_TASK), on_entry)
     _sealed_as(run, "completed")
     starts = _events(run, EffectStarted)
-    require(any(e.outcome == "failed" and e.error and e.error.type == "transient" for e in _events(run, Finished)),
-        "the first request to the shop failed")  # fmt: skip
+    require(
+        any(e.outcome == "failed" and e.error and e.error.type == "transient" for e in _events(run, Finished)),
+        "the first request to the shop failed",
+    )
     if not approvals[-1]:
         require(stage.shop.refunds == 0, "nothing was refunded")
         screen.result(

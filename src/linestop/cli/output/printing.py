@@ -116,8 +116,12 @@ def _row_as_lines(columns: Sequence[str], row: Sequence[str], wrap: Sequence[str
     pairs = [f"{name} {cell}".replace(" ", NO_BREAK) for name, cell in rest if cell and name not in wrap]
     short_ones = textwrap.wrap(
         "   ".join(pairs),
-        width=width, initial_indent="  ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
+        width=width,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     long_ones = [f"  {name} {cell}" for name, cell in rest if cell and name in wrap]
     return "\n".join([row[0], *(line.replace(NO_BREAK, " ") for line in short_ones), *long_ones])
 

@@ -81,9 +81,14 @@ def _wrap_line(line: str, columns: int, hang: int) -> str:
     indent = len(label[0]) if label else hang
     unbroken = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), line)
     lines = textwrap.wrap(
-        unbroken, columns, subsequent_indent=" " * (indent if indent <= columns // 2 else 0), break_long_words=False,
-        break_on_hyphens=False, replace_whitespace=False, expand_tabs=False,
-    )  # fmt: skip
+        unbroken,
+        columns,
+        subsequent_indent=" " * (indent if indent <= columns // 2 else 0),
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        expand_tabs=False,
+    )
     return "\n".join(lines).replace(_NO_BREAK, " ")
 
 

@@ -28,11 +28,17 @@ def print_runs(lines: Sequence[RunLine]) -> None:
     columns = ("run", "agent", "status", "turns", "calls", "cost", "age", "task")
     rows = [
         (
-            line.run, line.agent, line.status, str(line.turns), str(line.calls), rounded_dollars(line.cost_micros),
-            wording.age(line.opened_at or line.last_at), _task_cell(line),
+            line.run,
+            line.agent,
+            line.status,
+            str(line.turns),
+            str(line.calls),
+            rounded_dollars(line.cost_micros),
+            wording.age(line.opened_at or line.last_at),
+            _task_cell(line),
         )
         for line in lines
-    ]  # fmt: skip
+    ]
     printing.print_table(columns, rows, wrap=("task",))
 
 

@@ -77,13 +77,19 @@ def run_document(state: Run, questions: list[OpenQuestion]) -> JsonObject:
     """The run as one JSON document."""
     calls = [
         {
-            "call": call.call, "tool": call.tool, "stage": call.stage, "fate": call.fate,
-            "args": call.judged.args if call.judged else call.raw_args, "args_sha256": call.args_sha256,
-            "effect_key": call.judged.effect_key if call.judged else "", "attempts": len(call.effects),
-            "answer": call.outcome_text, "error": call.is_error,
+            "call": call.call,
+            "tool": call.tool,
+            "stage": call.stage,
+            "fate": call.fate,
+            "args": call.judged.args if call.judged else call.raw_args,
+            "args_sha256": call.args_sha256,
+            "effect_key": call.judged.effect_key if call.judged else "",
+            "attempts": len(call.effects),
+            "answer": call.outcome_text,
+            "error": call.is_error,
         }
         for call in state.calls.values()
-    ]  # fmt: skip
+    ]
     return {
         **msgspec.to_builtins(run_line(state)),
         "head_sha256": state.head,

@@ -113,9 +113,13 @@ class AccountLedger:
         made_lines: list[AccountLine] = []
         for name, period, limit in self.accounts_of(request.tenant, request.user, hour):
             change = Change(
-                hold=request.hold, amount=amount, limit=limit * percent // 100, opened_at_ms=request.opened_at_ms,
-                waits=percent == 100, at=now,
-            )  # fmt: skip
+                hold=request.hold,
+                amount=amount,
+                limit=limit * percent // 100,
+                opened_at_ms=request.opened_at_ms,
+                waits=percent == 100,
+                at=now,
+            )
             result = await self._writer(name, period).submit(change)
             line = AccountLine(
                 account=name, period=period, before_micros=result.taken, limit_micros=limit, spent_micros=result.spent
@@ -128,9 +132,12 @@ class AccountLedger:
                 if change.waits:
                     await self._set_waiting_place(request.hold, None if result.can_never_fit else (name, period))
                 return Reservation(
-                    hold=request.hold, amount_micros=amount, accounts=tuple(account_lines), refused_account=name,
+                    hold=request.hold,
+                    amount_micros=amount,
+                    accounts=tuple(account_lines),
+                    refused_account=name,
                     may_wait=not result.can_never_fit,
-                )  # fmt: skip
+                )
             made_lines += [line] if result.made_hold else []
         self.own_holds.record(request.hold, made_lines)
         await self._set_waiting_place(request.hold, None)

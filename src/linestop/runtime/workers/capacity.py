@@ -74,9 +74,13 @@ class Capacity:
     def load(self) -> ProcessLoad:
         """The present load of the process."""
         return ProcessLoad(
-            runs=len(self._runs), runs_max=self._limits.runs_max, starts=self._used(),
-            starts_max=self._limits.starts_max, waiting=len(self._waiting), lag_s=round(self._lag(), 3),
-        )  # fmt: skip
+            runs=len(self._runs),
+            runs_max=self._limits.runs_max,
+            starts=self._used(),
+            starts_max=self._limits.starts_max,
+            waiting=len(self._waiting),
+            lag_s=round(self._lag(), 3),
+        )
 
     # --- starts --------------------------------------------------------------------------------------------
 

@@ -153,9 +153,12 @@ class Presence:
             return
         loads = [self._load(role) for role in self._buckets]
         clock.compare(
-            before, stored_at, after,
-            performing=any(load.starts for load in loads), has_open_runs=any(load.runs for load in loads),
-        )  # fmt: skip
+            before,
+            stored_at,
+            after,
+            performing=any(load.starts for load in loads),
+            has_open_runs=any(load.runs for load in loads),
+        )
         self._compare_at = clock.now() + COMPARE_EVERY
         if clock.refusal != self._reported_refusal:
             self._reported_refusal = clock.refusal
@@ -196,10 +199,18 @@ class Presence:
         load = self._load(role)
         is_refusing = bool(self._clock.refusal) and self.state == "working"
         return Heartbeat(
-            role=role, worker=self._worker, host=host_name(), version=self._version, started_at=self._started_at,
-            state="refusing" if is_refusing else self.state, why=self._clock.refusal if is_refusing else "",
-            clock_offset_s=self._clock.offset_s, runs=load.runs, starts=load.starts, load=load.process,
-        )  # fmt: skip
+            role=role,
+            worker=self._worker,
+            host=host_name(),
+            version=self._version,
+            started_at=self._started_at,
+            state="refusing" if is_refusing else self.state,
+            why=self._clock.refusal if is_refusing else "",
+            clock_offset_s=self._clock.offset_s,
+            runs=load.runs,
+            starts=load.starts,
+            load=load.process,
+        )
 
 
 def count_starts(at_work: Iterable[CachedRun], role: RoleName) -> int:

@@ -168,9 +168,13 @@ def result_of(contract: Contract, reply: FunctionReply, ctx: Context, limits: Pe
     if reply.error is None:
         value, size = _value_without_secrets(reply.value, limits.redactor)
         return ToolResult(
-            outcome="succeeded", value=value, bytes=size if size > OFF_LOOP_BYTES else 0, findings=findings,
-            egress=egress, cost_micros=price,
-        )  # fmt: skip
+            outcome="succeeded",
+            value=value,
+            bytes=size if size > OFF_LOOP_BYTES else 0,
+            findings=findings,
+            egress=egress,
+            cost_micros=price,
+        )
     if not reply.begun:
         return ToolResult(outcome="never_started", error=_without_secrets(reply.error, limits), begun=False)
     error, outcome = _error_and_outcome(contract, reply, _without_secrets(reply.error, limits), ctx)

@@ -125,9 +125,17 @@ class RegistryRunner:
         deadline = clock.now() + timedelta(seconds=work.timeout_s)
         async with EgressClient(self._egress, deadline=deadline, start_by=work.start_by) as http:
             context = Context(
-                tenant=work.tenant, run=work.run, call=work.call, attempt=work.attempt, key=work.key,
-                user=work.user, start_by=work.start_by, deadline=deadline, workspace=workspace, http=http,
-            )  # fmt: skip
+                tenant=work.tenant,
+                run=work.run,
+                call=work.call,
+                attempt=work.attempt,
+                key=work.key,
+                user=work.user,
+                start_by=work.start_by,
+                deadline=deadline,
+                workspace=workspace,
+                http=http,
+            )
             if work.probe:
                 return await probe(tool, context, work.args, limits=self._limits)
             return await perform(tool, context, work.args, limits=self._limits)

@@ -98,13 +98,36 @@ from linestop.schemas.events.validator import (
 from linestop.schemas.subjects import RoleName
 
 AnyEvent = (
-    Opened | Refused | Judged | Checked | Accepted | Returned
-    | Cleared | Asked | Granted | Denied | Edited | Answered | Resolved | Paused | Resumed
-    | Held | Queued | Settled | Warned
-    | ModelStarted | Proposed | ModelFailedEvent | Compacted
-    | EffectStarted | Finished | Widened
-    | Stopped | Sealed | Amended
-)  # fmt: skip
+    Opened
+    | Refused
+    | Judged
+    | Checked
+    | Accepted
+    | Returned
+    | Cleared
+    | Asked
+    | Granted
+    | Denied
+    | Edited
+    | Answered
+    | Resolved
+    | Paused
+    | Resumed
+    | Held
+    | Queued
+    | Settled
+    | Warned
+    | ModelStarted
+    | Proposed
+    | ModelFailedEvent
+    | Compacted
+    | EffectStarted
+    | Finished
+    | Widened
+    | Stopped
+    | Sealed
+    | Amended
+)
 """All events, for exhaustive ``match``."""
 
 EVENTS: dict[tuple[str, str], type[AnyEvent]] = {

@@ -29,9 +29,22 @@ class LimitHit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 StopCode = Literal[
-    "person", "budget", "limit", "loop", "policy", "deadline", "defect", "stuck", "squatted",
-    "model_down", "refusal", "expired", "unknown_effect", "handed_off", "denied",
-]  # fmt: skip
+    "person",
+    "budget",
+    "limit",
+    "loop",
+    "policy",
+    "deadline",
+    "defect",
+    "stuck",
+    "squatted",
+    "model_down",
+    "refusal",
+    "expired",
+    "unknown_effect",
+    "handed_off",
+    "denied",
+]
 
 
 class StopMode(StrEnum):

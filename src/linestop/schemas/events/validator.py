@@ -132,10 +132,13 @@ class ToolGrant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def applied_to(self, now: Contract) -> Contract:
         """Return the contract under which a run performs the tool ``now``: the pinned one, minus withdrawn promises."""
         return msgspec.structs.replace(
-            now, tier=self.tier, timeout_s=self.timeout_s, price_micros=self.price_micros,
+            now,
+            tier=self.tier,
+            timeout_s=self.timeout_s,
+            price_micros=self.price_micros,
             idempotent=self.idempotent and now.idempotent,
             raises_before_effect=self.raises_before_effect and now.raises_before_effect,
-        )  # fmt: skip
+        )
 
 
 class Parent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -57,9 +57,13 @@ def leaves(args: JsonValue, parameters: JsonObject | None) -> Iterator[Leaf]:
         else:
             description = next((str(s["description"]) for s in schemas if "description" in s), "")
             yield Leaf(
-                path=path, place=place, name=name, value=item, description=description,
+                path=path,
+                place=place,
+                name=name,
+                value=item,
+                description=description,
                 has_default=any("default" in schema for schema in schemas),
-            )  # fmt: skip
+            )
 
 
 def items_of(value: Any) -> list[Any]:  # noqa: ANN401 - a JSON array

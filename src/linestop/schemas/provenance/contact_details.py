@@ -21,10 +21,29 @@ from linestop.schemas.provenance.contact_names import names_on_platforms
 from linestop.schemas.provenance.contact_numbers import grouped_secrets, is_number_of_one, spelled_numbers
 from linestop.schemas.provenance.tokens import Token, tokens
 
-_FILES = frozenset({
-    "pdf", "txt", "docx", "doc", "xlsx", "xls", "csv", "png", "jpg", "jpeg", "gif", "json", "xml", "html", "pptx",
-    "log", "yaml", "yml", "ini",
-})  # fmt: skip
+_FILES = frozenset(
+    {
+        "pdf",
+        "txt",
+        "docx",
+        "doc",
+        "xlsx",
+        "xls",
+        "csv",
+        "png",
+        "jpg",
+        "jpeg",
+        "gif",
+        "json",
+        "xml",
+        "html",
+        "pptx",
+        "log",
+        "yaml",
+        "yml",
+        "ini",
+    }
+)
 """Endings of files; no domain has them."""
 
 _HOST = re.compile(r"(?:[\w-]{1,63}\.){1,8}([^\W\d_]{2,24})")

@@ -28,16 +28,30 @@ _DURATION = re.compile(
 )
 _COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "ein": 1, "eine": 1, "zwei": 2, "drei": 3}
 _RELATIVE = {
-    "today": 0, "heute": 0, "tonight": 0, "tomorrow": 1, "morgen": 1, "yesterday": -1, "gestern": -1, "übermorgen": 2,
-}  # fmt: skip
+    "today": 0,
+    "heute": 0,
+    "tonight": 0,
+    "tomorrow": 1,
+    "morgen": 1,
+    "yesterday": -1,
+    "gestern": -1,
+    "übermorgen": 2,
+}
 _WEEKDAYS = {
     name: number
     for number, names in enumerate(
-        ("monday montag", "tuesday dienstag", "wednesday mittwoch", "thursday donnerstag", "friday freitag",
-         "saturday samstag", "sunday sonntag")
+        (
+            "monday montag",
+            "tuesday dienstag",
+            "wednesday mittwoch",
+            "thursday donnerstag",
+            "friday freitag",
+            "saturday samstag",
+            "sunday sonntag",
+        )
     )
     for name in names.split()
-}  # fmt: skip
+}
 _NAMED_TIMES = {"noon": 720, "midday": 720, "midnight": 0, "mittag": 720, "mitternacht": 0}
 _DAY_MINUTES = 24 * 60
 

@@ -55,20 +55,44 @@ _CHARS_MAX = 2_000_000
 """The most characters of a text that are read; later ones are not an origin of any value."""
 
 CURRENCIES = {
-    "€": "eur", "eur": "eur", "euro": "eur", "euros": "eur", "$": "usd", "usd": "usd", "dollar": "usd",
-    "dollars": "usd", "£": "gbp", "gbp": "gbp", "pound": "gbp", "pounds": "gbp", "chf": "chf", "franken": "chf",
-}  # fmt: skip
+    "€": "eur",
+    "eur": "eur",
+    "euro": "eur",
+    "euros": "eur",
+    "$": "usd",
+    "usd": "usd",
+    "dollar": "usd",
+    "dollars": "usd",
+    "£": "gbp",
+    "gbp": "gbp",
+    "pound": "gbp",
+    "pounds": "gbp",
+    "chf": "chf",
+    "franken": "chf",
+}
 _CODES = frozenset(CURRENCIES.values())
 _PERCENT = frozenset({"%", "percent", "prozent"})
 _MINOR = frozenset({"cent", "cents", "ct", "pence", "penny", "pennies", "rappen"})
 _SPELLED_NUMBERS = {
     name: number
     for number, names in enumerate(
-        ("two zwei", "three drei", "four vier", "five fünf", "six sechs", "seven sieben", "eight acht", "nine neun",
-         "ten zehn", "eleven elf", "twelve zwölf"), 2,
+        (
+            "two zwei",
+            "three drei",
+            "four vier",
+            "five fünf",
+            "six sechs",
+            "seven sieben",
+            "eight acht",
+            "nine neun",
+            "ten zehn",
+            "eleven elf",
+            "twelve zwölf",
+        ),
+        2,
     )
     for name in names.split()
-}  # fmt: skip
+}
 
 
 class Token(NamedTuple):

@@ -31,9 +31,16 @@ LATE_RESULTS = frozenset({"executor.finished", "planner.proposed", "planner.fail
 
 _ALWAYS = LATE_RESULTS | {STOPPED}
 _ALIVE = _ALWAYS | {
-    "budget.held", "budget.queued", "budget.warned", "approver.paused", "approver.resumed",
-    "approver.asked", "approver.granted", "approver.denied", "approver.answered",
-}  # fmt: skip
+    "budget.held",
+    "budget.queued",
+    "budget.warned",
+    "approver.paused",
+    "approver.resumed",
+    "approver.asked",
+    "approver.granted",
+    "approver.denied",
+    "approver.answered",
+}
 _GATES = {"approver.cleared", "approver.edited", "approver.resolved"}
 _EXECUTION = {"executor.started", "executor.widened", "validator.checked"}
 

@@ -30,9 +30,27 @@ _ITERATORS: Final = tuple(
 )
 _FIELDS_OF: Final = ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__")
 _SHORT: Final = (
-    str, bytes, bytearray, int, float, complex, msgspec.Raw, Decimal, Fraction, UUID, date, time, timedelta, tzinfo,
-    PurePath, range, type, FunctionType, BuiltinFunctionType, ModuleType,
-)  # fmt: skip
+    str,
+    bytes,
+    bytearray,
+    int,
+    float,
+    complex,
+    msgspec.Raw,
+    Decimal,
+    Fraction,
+    UUID,
+    date,
+    time,
+    timedelta,
+    tzinfo,
+    PurePath,
+    range,
+    type,
+    FunctionType,
+    BuiltinFunctionType,
+    ModuleType,
+)
 _CYCLE: Final = '"…"'
 """The text in the place where a value contains itself."""
 

@@ -83,10 +83,17 @@ def read_chain(tenant: str, run: str, messages: Sequence[tuple[str, bytes, int]]
         head = hashlib.sha256(subject.encode() + b"\0" + payload).hexdigest()
         links.append(
             Link(
-                tenant=tenant, run=run, role=match[3], name=match[4], n=n, subject=subject, payload=payload,
-                seq=seq, sha256=head,
+                tenant=tenant,
+                run=run,
+                role=match[3],
+                name=match[4],
+                n=n,
+                subject=subject,
+                payload=payload,
+                seq=seq,
+                sha256=head,
             )
-        )  # fmt: skip
+        )
     problems += _stray_problems(strays, len(links))
     if not links and not problems:
         problems.append(_chain_problem(1, f"The log holds no event of run '{run}'."))

@@ -109,11 +109,16 @@ def verify(  # noqa: PLR0913 - a log and three kinds of evidence about it
     broken = [problem.n for problem in problems if problem.level == "broken"]
     events = len(chain.links)
     return Verdict(
-        tenant=tenant, run=run, status="broken" if broken else "authentic" if authentic_n else "consistent",
-        n=broken[0] if broken else authentic_n or events, events=events, authentic_n=authentic_n,
+        tenant=tenant,
+        run=run,
+        status="broken" if broken else "authentic" if authentic_n else "consistent",
+        n=broken[0] if broken else authentic_n or events,
+        events=events,
+        authentic_n=authentic_n,
         sealed=audit.sealed,
-        head_sha256=chain.links[-1].sha256 if chain.links else "", problems=tuple(problems),
-    )  # fmt: skip
+        head_sha256=chain.links[-1].sha256 if chain.links else "",
+        problems=tuple(problems),
+    )
 
 
 def _decode(link: Link) -> AnyEvent | None:

@@ -257,11 +257,17 @@ class Ledger:
             self.turn = event.turn
             self.had_closing_turn = event.purpose == "close"
             new_start = Start(
-                n=n, attempt=event.attempt, worker=event.worker, done_by=event.done_by,
-                cost_max_micros=event.cost_max_micros, turn=event.turn, model=event.model, base_url=event.base_url,
+                n=n,
+                attempt=event.attempt,
+                worker=event.worker,
+                done_by=event.done_by,
+                cost_max_micros=event.cost_max_micros,
+                turn=event.turn,
+                model=event.model,
+                base_url=event.base_url,
                 purpose=event.purpose,
                 tokens_max=(event.input_tokens_max + event.output_tokens_max) * event.charges_tokens,
-            )  # fmt: skip
+            )
             self._enter(new_start, before)
             return
         for line in event.calls:
@@ -272,9 +278,14 @@ class Ledger:
 
     def _start_of(self, n: int, line: StartedCall, event: EffectStarted) -> Start:
         return Start(
-            n=n, attempt=line.attempt, worker=event.worker, done_by=line.done_by,
-            cost_max_micros=line.cost_max_micros, call=line.call, probe=event.purpose == "probe",
-        )  # fmt: skip
+            n=n,
+            attempt=line.attempt,
+            worker=event.worker,
+            done_by=line.done_by,
+            cost_max_micros=line.cost_max_micros,
+            call=line.call,
+            probe=event.purpose == "probe",
+        )
 
     def _enter(self, entered: Start, before: list[Start]) -> None:
         for start in before:

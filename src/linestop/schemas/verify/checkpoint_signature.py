@@ -63,10 +63,15 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
     """Return the bytes that the signature covers: all of the checkpoint but the signature."""
     return msgspec.json.encode(
         [
-            _PURPOSE, checkpoint.tenant, checkpoint.run, checkpoint.n, checkpoint.head_sha256,
-            checkpoint.at.isoformat(), checkpoint.key_id,
+            _PURPOSE,
+            checkpoint.tenant,
+            checkpoint.run,
+            checkpoint.n,
+            checkpoint.head_sha256,
+            checkpoint.at.isoformat(),
+            checkpoint.key_id,
         ]
-    )  # fmt: skip
+    )
 
 
 def check_checkpoints(

@@ -118,12 +118,15 @@ def _check_record(ledger: Ledger, run: Run, event: Sealed | Amended) -> Violatio
     receipt = {line.call: line for line in event.receipt}
     due = {
         call.name: Fate(
-            call=call.name, tool=call.tool, fate=run.calls[call.name].fate, attempts=len(call.effects),
+            call=call.name,
+            tool=call.tool,
+            fate=run.calls[call.name].fate,
+            attempts=len(call.effects),
             effect_key=call.judged.effect_key,
         )
         for call in ledger.calls.values()
         if call.judged and call.judged.verdict == "pass" and call.name in run.calls
-    }  # fmt: skip
+    }
     listed = len(receipt) == len(event.receipt) and set(receipt) <= set(due)
     # Only a receipt that is too long may leave calls out, and it says how many.
     fits = receipt_bytes(due.values()) <= RECEIPT_BYTES_MAX

@@ -20,9 +20,18 @@ from linestop.schemas.verify.verdict import Rule
 Violations = Iterator[tuple[Rule, str]]
 
 _CONTRACT_FIELDS = (
-    "tier", "kind", "repeatable", "idempotent", "probe", "checks", "ordered", "calls_max", "price_micros", "egress",
+    "tier",
+    "kind",
+    "repeatable",
+    "idempotent",
+    "probe",
+    "checks",
+    "ordered",
+    "calls_max",
+    "price_micros",
+    "egress",
     "trusted",
-)  # fmt: skip
+)
 
 
 def check_opened(ledger: Ledger, event: Opened) -> Violations:

@@ -61,8 +61,12 @@ def _check_unsigned(event: Decision, subject: str, keys: Mapping[str, TrustedKey
 
 
 _VERBS: dict[type[Decision], Verb] = {
-    Granted: "approve", Denied: "deny", Edited: "edit", Answered: "answer", Resolved: "resolve",
-}  # fmt: skip
+    Granted: "approve",
+    Denied: "deny",
+    Edited: "edit",
+    Answered: "answer",
+    Resolved: "resolve",
+}
 
 
 def _is_signed(ledger: Ledger, event: Decision, key: TrustedKey, control: Control) -> bool:
@@ -98,13 +102,18 @@ def _possible_controls(ledger: Ledger, event: Decision) -> list[Control]:
             contents = [{"action": event.action, "result": value} for value in results]
     return [
         Control(
-            call=event.call, args_sha256=shown, contract_digest=event.contract_digest, nonce=event.nonce,
-            expires_at=expires_at, by=by, **content,
+            call=event.call,
+            args_sha256=shown,
+            contract_digest=event.contract_digest,
+            nonce=event.nonce,
+            expires_at=expires_at,
+            by=by,
+            **content,
         )
         for content in contents
         for expires_at in expiries
         for by in (event.by, "")
-    ]  # fmt: skip
+    ]
 
 
 def _possible_values(ledger: Ledger, text: Text) -> list[Any]:

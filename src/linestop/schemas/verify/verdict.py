@@ -15,9 +15,20 @@ could not be checked.
 """
 
 Rule = Literal[
-    "chain", "time", "legal", "opened", "stop", "once", "budget", "limit", "approval", "result", "answer", "seal",
+    "chain",
+    "time",
+    "legal",
+    "opened",
+    "stop",
+    "once",
+    "budget",
+    "limit",
+    "approval",
+    "result",
+    "answer",
+    "seal",
     "checkpoint",
-]  # fmt: skip
+]
 """Which rule a problem is about; ``stop``, ``once``, ``budget`` and ``approval`` are the promises P1, P3, P4, P5."""
 
 Status = Literal["authentic", "consistent", "broken"]

@@ -51,9 +51,13 @@ def end_with_result(run: RunState, n: int, call: CallState, event: Finished) -> 
     dry = _is_dry_run(run, call)
     notes = (*((TOOK_EFFECT,) if event.findings else ()), *((DRY_RUN,) if dry else ()))
     outcome = CallOutcome(
-        status="succeeded", untrusted=event.untrusted, result_bytes=cut, dry_run=dry, findings=event.findings,
+        status="succeeded",
+        untrusted=event.untrusted,
+        result_bytes=cut,
+        dry_run=dry,
+        findings=event.findings,
         notes=notes,
-    )  # fmt: skip
+    )
     end_call(run, call, n, text=event.result, outcome=outcome)
 
 

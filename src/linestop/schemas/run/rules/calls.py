@@ -141,9 +141,16 @@ def apply_started(run: RunState, n: int, event: EffectStarted) -> str:
         if before := call.open_attempt:
             run.supersede(before, n)
         attempt = Attempt(
-            n=n, attempt=line.attempt, purpose=event.purpose, worker=event.worker, started_at=event.at,
-            start_by=line.start_by, done_by=line.done_by, cost_max_micros=line.cost_max_micros, call=line.call,
-        )  # fmt: skip
+            n=n,
+            attempt=line.attempt,
+            purpose=event.purpose,
+            worker=event.worker,
+            started_at=event.at,
+            start_by=line.start_by,
+            done_by=line.done_by,
+            cost_max_micros=line.cost_max_micros,
+            call=line.call,
+        )
         call.attempts.append(attempt)
         call.stage = Stage.OPEN
         call.probed = call.probed or event.purpose == "probe"

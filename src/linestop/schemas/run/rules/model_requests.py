@@ -27,12 +27,22 @@ def apply_model_started(run: RunState, n: int, event: ModelStarted) -> str:
     if not same_turn:
         run.turn, run.turn_attempts = event.turn, []
     attempt = Attempt(
-        n=n, attempt=event.attempt, purpose=event.purpose, worker=event.worker, started_at=event.at,
-        start_by=event.start_by, done_by=event.done_by, cost_max_micros=event.cost_max_micros,
-        model=event.model, base_url=event.base_url, turn=event.turn, input_tokens_max=event.input_tokens_max,
-        output_tokens_max=event.output_tokens_max, charges_tokens=event.charges_tokens,
+        n=n,
+        attempt=event.attempt,
+        purpose=event.purpose,
+        worker=event.worker,
+        started_at=event.at,
+        start_by=event.start_by,
+        done_by=event.done_by,
+        cost_max_micros=event.cost_max_micros,
+        model=event.model,
+        base_url=event.base_url,
+        turn=event.turn,
+        input_tokens_max=event.input_tokens_max,
+        output_tokens_max=event.output_tokens_max,
+        charges_tokens=event.charges_tokens,
         active=not waits_for_model(run),
-    )  # fmt: skip
+    )
     if event.dropped_to > run.prompt.dropped_to:
         run.context -= dropped_size(run, event.dropped_to)
         run.prompt.dropped_to = event.dropped_to
@@ -110,11 +120,9 @@ def apply_proposed(run: RunState, n: int, event: Proposed) -> str:
     if not counts:
         return ""
     calls = [
-        CallState(
-            call=c.call, tool=c.tool, proposal_n=n, index=i, raw_args=c.args, grant=run.grant_of(c.tool)
-        )
+        CallState(call=c.call, tool=c.tool, proposal_n=n, index=i, raw_args=c.args, grant=run.grant_of(c.tool))
         for i, c in enumerate(event.calls)
-    ]  # fmt: skip
+    ]
     run.down_until.pop((attempt.model, attempt.base_url), None)
     if reported and (read := event.usage.total - event.usage.out) > 0:
         learn(run, (attempt.model, attempt.base_url), read)

@@ -191,14 +191,19 @@ def _next_model(run: RunState, now: datetime, worker: str, dead: Collection[str]
         return _closing_start(run, hit, now) or sized
     dropped_to, input_max, output_max = sized
     start = NextStart(
-        kind="model", at=chosen.at, model=model, fallback_of=chosen.fallback_of,
+        kind="model",
+        at=chosen.at,
+        model=model,
+        fallback_of=chosen.fallback_of,
         purpose="compact" if compact else "turn",
         cost_max_micros=model.price.cost_max_micros(input_max, output_max),
         turn=run.turn if same_turn else run.turn + 1,
         attempt=run.turn_attempts[-1].attempt + 1 if same_turn else 1,
-        input_tokens_max=input_max, output_tokens_max=output_max, takeover=open_attempt is not None,
+        input_tokens_max=input_max,
+        output_tokens_max=output_max,
+        takeover=open_attempt is not None,
         dropped_to=dropped_to,
-    )  # fmt: skip
+    )
     return _within_money(run, start, now)
 
 
@@ -241,12 +246,18 @@ def _closing_start(run: RunState, hit: LimitHit, now: datetime) -> NextStart | N
         return None
     same_turn = bool(run.turn_attempts) and run.turn_attempts[-1].outcome != "proposed"
     return NextStart(
-        kind="model", at=now, model=closing.model, purpose="close", cost_max_micros=closing.cost_max_micros,
+        kind="model",
+        at=now,
+        model=closing.model,
+        purpose="close",
+        cost_max_micros=closing.cost_max_micros,
         turn=run.turn if same_turn else run.turn + 1,
         attempt=run.turn_attempts[-1].attempt + 1 if same_turn else 1,
-        input_tokens_max=closing.fit.bound, output_tokens_max=closing.output_tokens_max,
-        dropped_to=closing.fit.dropped_to, limit=hit,
-    )  # fmt: skip
+        input_tokens_max=closing.fit.bound,
+        output_tokens_max=closing.output_tokens_max,
+        dropped_to=closing.fit.dropped_to,
+        limit=hit,
+    )
 
 
 def _size_request(run: RunState, model: ModelChoice, *, compact: bool) -> tuple[int, int, int] | Exhausted:
@@ -278,13 +289,16 @@ def _window_too_small(run: RunState, model: ModelChoice) -> Exhausted:
     """Return the end of a run whose conversation does not fit into any prompt, whatever is left out."""
     tokens_min = tokens_estimate(run, model, run.context - dropped_size(run, run.n))
     return Exhausted(
-        code="limit", limit="window_tokens", value=tokens_min + output_room(run, model), max_value=model.window_tokens,
+        code="limit",
+        limit="window_tokens",
+        value=tokens_min + output_room(run, model),
+        max_value=model.window_tokens,
         why=(
             f"The conversation needs about {tokens_min} tokens even without the results of tools, and "
             f"{output_room(run, model)} for the answer; '{model.model}' has a window of {model.window_tokens}: "
             "use a model with a larger one (window_tokens), or shorten the prompt, the task or the list of tools."
         ),
-    )  # fmt: skip
+    )
 
 
 def _choose_model(run: RunState, now: datetime) -> NextModel | Exhausted | None:
@@ -355,9 +369,12 @@ def _limit_exhausted(name: str, value: int, max_value: int) -> Exhausted:
 def _exhausted_by(hit: LimitHit) -> Exhausted:
     """Return the end of a run that has reached this limit."""
     return Exhausted(
-        code="budget" if hit.name == "cost_max_micros" else "limit", limit=hit.name, value=hit.value,
-        max_value=hit.max_value, why=limit_sentence(hit),
-    )  # fmt: skip
+        code="budget" if hit.name == "cost_max_micros" else "limit",
+        limit=hit.name,
+        value=hit.value,
+        max_value=hit.max_value,
+        why=limit_sentence(hit),
+    )
 
 
 # --- the hold that it needs ----------------------------------------------------------------------------
