@@ -11,6 +11,7 @@ still fail afterwards is either bounded or cannot start twice in the same run of
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -96,7 +97,6 @@ _OPEN = (
         r"[A-Za-z0-9/+]{0,39}\Z"
     ),
 )
-_OPEN_OR_SHAPE = re.compile(f"(?P<open>{'|'.join(_OPEN)})|{_ANY_SHAPE.pattern}")
 _OPEN_KEY = re.compile(_KEY_HEAD)
 _LOOKBEHIND_CHARS = 32
 """More characters than any shape looks back."""
@@ -225,7 +225,7 @@ class StreamRedactor:
         raw = self._raw + piece
         end = self._redactor.settled_chars(raw)
         self._raw = raw[end:]
-        shown = self._redact_shapes(self._redactor.without_known_secrets(raw[:end]), _OPEN_OR_SHAPE)
+        shown = self._redact_shapes(self._redactor.without_known_secrets(raw[:end]), _open_or_shape())
         if len(self._raw) > self._redactor.longest + PENDING_CHARS_MAX or len(self._open) > PENDING_CHARS_MAX:
             self._is_cut_off, self._raw, self._open = True, "", ""
             shown += "[redacted:long]"
@@ -251,6 +251,12 @@ class StreamRedactor:
         shown.append(text[at:end])
         self._before, self._open = text[max(end - _LOOKBEHIND_CHARS, 0) : end], _without_key_middle(text[end:])
         return "".join(shown)
+
+
+@functools.cache
+def _open_or_shape() -> re.Pattern[str]:
+    """A possible beginning of a shape, or a whole one; compiled only where a stream is read, for it takes long."""
+    return re.compile(f"(?P<open>{'|'.join(_OPEN)})|{_ANY_SHAPE.pattern}")
 
 
 def _is_anchored(text: str) -> bool:
