@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 
 from linestop.schemas.argument_validation import (
     ERRORS_MAX,
-    JSON_DEPTH_MAX,
     SENTENCE_CHARS_MAX,
     ArgumentCheck,
     check_arguments,
-    decode_strict,
     schema_error,
 )
 from linestop.schemas.defaults import ARGUMENT_VALUES_MAX, ARGUMENTS_BYTES_MAX
+from linestop.schemas.strict_json import JSON_DEPTH_MAX, decode_strict
 from linestop.schemas.tool_contracts import Contract
 
 

@@ -30,7 +30,7 @@ def json_argument(text: str, what: str) -> JsonValue:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{what} cannot be read from {path}: {error}.") from None
     # Imported here because it imports a schema compiler, and few commands read JSON.
-    from linestop.schemas.argument_validation import decode_strict  # noqa: PLC0415
+    from linestop.schemas.strict_json import decode_strict  # noqa: PLC0415
 
     try:
         return decode_strict(source)

@@ -45,7 +45,6 @@ from linestop.runtime.run_of_task import (
 )
 from linestop.runtime.stream_space import StreamSpace
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.argument_validation import decode_strict
 from linestop.schemas.events import Cue, Opened
 from linestop.schemas.messages import (
     REPLY_HEADER,
@@ -59,6 +58,7 @@ from linestop.schemas.messages import (
     signed_bytes,
 )
 from linestop.schemas.run.fold import Run
+from linestop.schemas.strict_json import decode_strict
 from linestop.schemas.subjects import (
     ControlSubject,
     RoleName,

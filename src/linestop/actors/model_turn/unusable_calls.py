@@ -14,8 +14,9 @@ from typing import Final
 
 import msgspec
 
-from linestop.schemas.argument_validation import check_arguments, decode_strict
+from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.model_messages import ToolCall
+from linestop.schemas.strict_json import decode_strict
 from linestop.schemas.text.redaction import Redactor
 from linestop.schemas.tool_contracts import Contract, canonical
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from linestop.schemas.argument_validation import decode_strict
 from linestop.schemas.events import BlobRef, Opened, Policy
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.run.call_states import CallState, Stage
+from linestop.schemas.strict_json import decode_strict
 from linestop.schemas.tool_contracts import Tier, canonical
 
 if TYPE_CHECKING:

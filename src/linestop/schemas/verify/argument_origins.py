@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-from linestop.schemas.argument_validation import decode_strict
 from linestop.schemas.events import JudgedCall, Provenance
 from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.provenance.argument_origins import RULE
 from linestop.schemas.provenance.run_sources import provenance
 from linestop.schemas.run.fold import Run
+from linestop.schemas.strict_json import decode_strict
 from linestop.schemas.tool_contracts import TRACED_TIERS
 from linestop.schemas.verify.call_records import Call
 from linestop.schemas.verify.checker_state import Ledger

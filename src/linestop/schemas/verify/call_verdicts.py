@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from linestop.schemas.argument_validation import check_arguments, decode_strict
+from linestop.schemas.argument_validation import check_arguments
 from linestop.schemas.effect_key import effect_key
 from linestop.schemas.events import Judged, JudgedCall
 from linestop.schemas.run.fold import Run
+from linestop.schemas.strict_json import decode_strict
 from linestop.schemas.tool_contracts import TIERS, canonical
 from linestop.schemas.verify.argument_origins import check_origins
 from linestop.schemas.verify.call_records import Call

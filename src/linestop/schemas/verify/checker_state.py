@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from linestop.schemas.argument_validation import decode_strict
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
     Accepted,
@@ -47,6 +46,7 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.run.call_states import MODEL_DOWN_KINDS
 from linestop.schemas.run.starting.model_choice import down_until
+from linestop.schemas.strict_json import decode_strict
 from linestop.schemas.tool_contracts import canonical
 from linestop.schemas.verify.call_records import Call, Start, count_tries
 from linestop.schemas.verify.unknown_tokens import has_unreported_tokens
