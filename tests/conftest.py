@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from tests.run_logs import SCENARIOS, Message
+from tests.small_disk import small_disk
+
+__all__ = ["anyio_backend", "log_of", "small_disk"]
 
 _LOGS: dict[str, list[Message]] = {}
 

@@ -15,13 +15,16 @@ import anyio
 import anyio.to_thread
 import duckdb
 import pytest
+import structlog
+import structlog.testing
 from tests.archive.paged_log import PagedLog
 from tests.run_logs import SCENARIOS, Message
+from tests.small_disk import fill
 
 from linestop.actors.recorder import Recorder
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse
 from linestop.archive.query_socket import QueryRequest, ask_recorder
-from linestop.archive.writer import Archive
+from linestop.archive.writer import RETRY_S, Archive
 from linestop.archive.writer_process import Writer
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
@@ -110,6 +113,12 @@ async def archived(server: EmbeddedServer, path: Path, seq: int) -> None:
     async with archiving(server, path) as archive:
         with anyio.fail_after(30):
             await archive.wait_until_stored(seq)
+
+
+async def reached(archive: Writer, seq: int) -> None:
+    """Wait until a writer in another process has stored everything up to ``seq``."""
+    while (await archive.reach()).watermark < seq:  # noqa: ASYNC110 - another process stores it
+        await anyio.sleep(0.05)
 
 
 def table(path: Path, name: str) -> list[tuple[Any, ...]]:
@@ -225,6 +234,33 @@ async def test_a_recorder_of_a_process_archives_in_another_process(
     finally:
         await backend.aclose()
     assert query(path, "SELECT count(*) FROM events WHERE run = 'r1'") == [(len(logs[0]),)]
+
+
+async def test_an_archive_on_a_full_disk_continues_once_there_is_room(
+    bus: EmbeddedServer, small_disk: Path, logs: list[list[Message]]
+) -> None:
+    """The recorder works on meanwhile, one sentence names the file and the remedy, and no event is lost or doubled."""
+    path, (first, *others) = small_disk / "a.duckdb", [renamed(log, f"r{n}") for n, log in enumerate(logs)]
+    messages = sum(map(len, [first, *others]))
+    archive = Writer(path, bus.credential("recorder"))
+    with structlog.testing.capture_logs() as logged, anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(archive.run)
+            await store_messages(bus, [(subject, payload) for subject, payload, _ in first])
+            await reached(archive, len(first))
+            fill(small_disk / "other-data")
+            await store_messages(bus, [(subject, payload) for log in others for subject, payload, _ in log])
+            while not logged:  # noqa: ASYNC110 - another process logs it
+                await anyio.sleep(0.05)
+            # The next attempt fails too, and is not reported.
+            await anyio.sleep(1.5 * RETRY_S)
+            (small_disk / "other-data").unlink()
+            await reached(archive, messages)
+            tasks.cancel_scope.cancel()
+    assert [line["event"] for line in logged] == ["archive_not_written", "archive_continues"]
+    assert logged[0]["sentence"].startswith(f"The archive {path} cannot be written (")
+    assert "No space left on device" in logged[0]["sentence"]
+    assert query(path, "SELECT count(*), count(DISTINCT seq) FROM events") == [(messages, messages)]
 
 
 def test_one_absurd_payload_does_not_block_the_other_rows(tmp_path: Path, logs: list[list[Message]]) -> None:

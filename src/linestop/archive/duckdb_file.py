@@ -57,6 +57,13 @@ class ArchiveInUse(Refused):
     code = "archive_in_use"
 
 
+def reason_of_failure(error: BaseException) -> str:
+    """Return why a file or the database refused, in one line; empty if the error is of neither."""
+    if not isinstance(error, duckdb.Error | OSError):
+        return ""
+    return str(error).partition("\n")[0].strip().rstrip(".")
+
+
 def _require_usable(path: Path) -> None:
     """Refuse a path with a backslash, which DuckDB reads as a slash on every system.
 
@@ -91,10 +98,9 @@ class ArchiveFile:
                     f"The archive {path} is open in another process: ask that recorder for a snapshot "
                     "(`linestop recorder snapshot`), or stop it first."
                 ) from None
-            reason = str(error).partition("\n")[0].rstrip(".")
             raise ConfigError(
-                f"The archive {path} cannot be opened ({reason}): if the file is damaged or of another DuckDB, move it "
-                "away, and `linestop recorder rebuild` rebuilds it from the log."
+                f"The archive {path} cannot be opened ({reason_of_failure(error)}): if the file is damaged or of "
+                "another DuckDB, move it away, and `linestop recorder rebuild` rebuilds it from the log."
             ) from None
         self._folds: OrderedDict[Key, Run] = OrderedDict()
         self._old = OldRuns(path, self._query_old)
@@ -126,7 +132,9 @@ class ArchiveFile:
         except BaseException:
             # The folds contain events that the file does not.
             self._folds.clear()
-            self._connection.rollback()
+            # A commit that failed has ended the transaction.
+            with contextlib.suppress(duckdb.TransactionException):
+                self._connection.rollback()
             raise
         self.watermark = new_messages[-1].seq
         self._restrict_access()

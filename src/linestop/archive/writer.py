@@ -14,13 +14,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 import structlog
 
-from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse
+from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse, reason_of_failure
 from linestop.archive.parquet_files import old_folder
 from linestop.archive.query_socket import QueryReply, QueryRequest, QuerySocket
 from linestop.archive.requests import ArchiveStatus, Reach, RunQuery
@@ -56,33 +56,19 @@ class Archive:
         self._file: ArchiveFile | None = None
         self._limiter: anyio.CapacityLimiter | None = None
         self._changed = anyio.Event()
+        self._reported = ""
 
     async def run(self, log: Log) -> None:
         """Archive without end. If another process has the file open, wait until it closes the file."""
-        waiting, last_error = False, ""
         while True:
             try:
                 await self._open()
-                waiting, last_error = False, ""
                 async with QuerySocket(self.path, self.handle_query).open():
                     await self._follow(log)
-            except* ArchiveInUse:
-                if not waiting:
-                    LOG.warning(
-                        "archive_in_use",
-                        path=str(self.path),
-                        sentence=f"Another recorder writes {self.path}; this one waits and does its other work.",
-                    )
-                waiting = True
             except* _LogReplaced:
                 await self._set_aside()
-            except* LinestopError as group:
-                if last_error != str(group.exceptions[0]):
-                    last_error = str(group.exceptions[0])
-                    LOG.warning("archive_interrupted", error=last_error, sentence=f"Archiving is paused. {last_error}")
-            except* Exception:
-                # A full disk or a damaged file: what is not committed is read again.
-                LOG.exception("archive_failed", path=str(self.path))
+            except* Exception as group:  # noqa: BLE001 - reported
+                self._report(group)
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._close()
@@ -161,6 +147,9 @@ class Archive:
             try:
                 while True:
                     await self._store_new(log)
+                    if self._reported:
+                        self._reported = ""
+                        LOG.info("archive_continues", path=str(self.path), sentence=f"{self.path} is written again.")
                     await anyio.sleep(BATCH_EVERY_S)
             except anyio.get_cancelled_exc_class():
                 with anyio.move_on_after(LAST_BATCH_WITHIN_S, shield=True):
@@ -172,9 +161,8 @@ class Archive:
             try:
                 if moved := await self.move_old():
                     LOG.info("archive_moved", runs=moved)
-            except Exception:
-                # For instance a full disk: the runs stay in the database until there is space.
-                LOG.exception("archive_not_moved", path=str(self.path))
+            except Exception as error:  # noqa: BLE001 - reported
+                self._report(error)
             await anyio.sleep(MOVE_EVERY_S)
 
     async def _store_new(self, log: Log) -> None:
@@ -219,6 +207,28 @@ class Archive:
         if messages:
             await self._in_thread(self._open_file.store, messages)
             self._notify()
+
+    def _report(self, error: Exception) -> None:
+        """Log why nothing is archived, once for each reason; what is not committed is read from the log again."""
+        if isinstance(error, ExceptionGroup):
+            self._report(cast("ExceptionGroup[Exception]", error).exceptions[0])
+            return
+        if self._reported == (text := str(error)):
+            return
+        self._reported = text
+        if isinstance(error, ArchiveInUse):
+            sentence = f"Another recorder writes {self.path}; this one waits and does its other work."
+            LOG.warning("archive_in_use", path=str(self.path), sentence=sentence)
+        elif isinstance(error, LinestopError):
+            LOG.warning("archive_interrupted", error=text, sentence=f"Archiving is paused. {text}")
+        elif reason := reason_of_failure(error):
+            sentence = (
+                f"The archive {self.path} cannot be written ({reason}). Nothing is lost: the log keeps what is "
+                "missing, and archiving continues by itself. If the disk is full, free some space."
+            )
+            LOG.error("archive_not_written", path=str(self.path), reason=reason, sentence=sentence)
+        else:
+            LOG.error("archive_failed", path=str(self.path), exc_info=error)
 
     # --- the file, in a thread ---------------------------------------------------------------------------
 
