@@ -27,7 +27,7 @@ TWO_TURNS: Final = working_agent(2)
 OVER_WITHIN_S: Final = 3_600.0
 
 
-class BacklogFailed(Exception):  # noqa: N818 - the name says it
+class BacklogFailed(Exception):
     """Raised when a run failed, a message was given up or too many starts were wasted."""
 
 

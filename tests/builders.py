@@ -68,7 +68,7 @@ SPARE = ModelChoice(model="playbook/small", price=Price(input=500_000, output=1_
 OK = ToolResult(outcome="succeeded", value={"ok": True})
 
 
-def contract(name: str, **fields: Any) -> Contract:  # noqa: ANN401 - any field of a contract
+def contract(name: str, **fields: Any) -> Contract:
     """A tool of that name; ``tier`` is ``read`` unless given."""
     given: dict[str, Any] = {"name": name, "description": name, "parameters": ARGS, "tier": "read", **fields}
     return Contract(**given)
@@ -88,7 +88,7 @@ CONTRACTS = (
 )
 
 
-def agent(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of an agent
+def agent(**fields: Any) -> AgentVersion:
     """An agent with the tools of ``CONTRACTS``; ``limits`` may be a dict of values unlike the defaults."""
     limits = fields.pop("limits", {})
     given: dict[str, Any] = {
@@ -107,7 +107,7 @@ def call(tool: str, args: str = '{"q":"order 4711"}', *, id: str = "") -> ToolCa
     return ToolCall(id=id or tool, name=tool, args=args)
 
 
-def reply(*calls: ToolCall, text: str = "", out: int = 20, **fields: Any) -> ModelReply:  # noqa: ANN401
+def reply(*calls: ToolCall, text: str = "", out: int = 20, **fields: Any) -> ModelReply:
     """A complete answer of a model: calls, or a final text."""
     final: dict[str, Any] = {
         "text": text or ("" if calls else "done"),
@@ -264,7 +264,7 @@ class Story:
         """What the executor knows."""
         return ExecutorFacts.of(self.facts)
 
-    def then(self, kind: type[E], /, **fields: Any) -> E:  # noqa: ANN401 - any field's value
+    def then(self, kind: type[E], /, **fields: Any) -> E:
         """Expect that the role decided this, with these fields; append it and return it."""
         assert isinstance(self.decided, kind), self.decided
         for name, value in fields.items():
@@ -284,7 +284,7 @@ class Story:
         """Expect that the role decided nothing."""
         assert self.decided is None, self.decided
 
-    def send_control(self, verb: Verb, *, by: str = "bob", **fields: Any) -> Self:  # noqa: ANN401 - any field's value
+    def send_control(self, verb: Verb, *, by: str = "bob", **fields: Any) -> Self:
         """Let the approver decide about a person's control message."""
         return self.when("approver", ControlMessage(verb=verb, control=Control(by=by, **fields), trusted=True))
 
@@ -370,7 +370,7 @@ def refusal(
     by: str = "bob",
     signer: str = "",
     must_sign: bool = False,
-    **fields: Any,  # noqa: ANN401
+    **fields: Any,
 ) -> str:
     """Why this control message of a person is rejected now; empty if it counts."""
     control = msgspec.convert({"by": by, **fields}, Control)

@@ -61,7 +61,7 @@ _PARAMETERS = {
 }
 
 
-def _tool(name: str, tier: Tier, **more: Any) -> Contract:  # noqa: ANN401 - fields of a contract
+def _tool(name: str, tier: Tier, **more: Any) -> Contract:
     return Contract(name=name, description=name, parameters=_PARAMETERS, tier=tier, **more)
 
 
@@ -210,7 +210,7 @@ class LiveRun:
         assert entry is not None
         return entry.run
 
-    async def send(self, verb: Verb, **fields: Any) -> None:  # noqa: ANN401 - fields of a control message
+    async def send(self, verb: Verb, **fields: Any) -> None:
         """Send a control message, signed with ann's key."""
         control = Control(by=fields.pop("by", "ann"), nonce="once", **fields)
         control = msgspec.structs.replace(
@@ -393,7 +393,7 @@ class Forger:
         self.events.insert(n - 1, (role, name, {"id": f"forged-{n}", "at": at, **copy.deepcopy(body)}))
         return n
 
-    def insert_copy(self, role: str, name: str, *, at: int, nth: int = 1, **changes: Any) -> int:  # noqa: ANN401 - any field
+    def insert_copy(self, role: str, name: str, *, at: int, nth: int = 1, **changes: Any) -> int:
         """Insert a copy of the nth such event as number ``at``, with changed fields."""
         body = {key: value for key, value in self.body(role, name, nth).items() if key not in {"id", "at", "prev"}}
         return self.insert(at, role, name, {**body, **changes})

@@ -268,7 +268,7 @@ async def stack(
 
 
 @contextmanager
-def background_stack(directory: Path, **options: Any) -> Generator[Stack]:  # noqa: ANN401 - as ``stack`` takes them
+def background_stack(directory: Path, **options: Any) -> Generator[Stack]:
     """The same in a separate thread, for tests of blocking code, such as commands."""
     with (
         start_blocking_portal("asyncio") as portal,
@@ -287,7 +287,7 @@ class CommandResult:
     err: str
 
     @property
-    def json(self) -> Any:  # noqa: ANN401 - any JSON document
+    def json(self) -> Any:
         """The output as one JSON document."""
         return json.loads(self.out)
 

@@ -22,7 +22,7 @@ def _entry(event: AnyEvent, ignored: str = "") -> Entry:
     return Entry(1, "", "planner", "", 1, event, ignored)
 
 
-def _started(turn: int, attempt: int, **more: Any) -> Entry:  # noqa: ANN401 - fields of the event
+def _started(turn: int, attempt: int, **more: Any) -> Entry:
     event = ModelStarted(
         **ENVELOPE, turn=turn, attempt=attempt, model="m/m", worker="w#1", start_by=AT, done_by=AT, **more
     )

@@ -57,7 +57,7 @@ LATE_MAX_S = 0.005
 """How late an alarm may be: it is set a millisecond late, so that its moment has come in spite of rounding."""
 
 
-def agent(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of an agent
+def agent(**fields: Any) -> AgentVersion:
     """An agent with ``TOOLS``; ``limits`` has the values unlike the defaults, ``timeout_s`` that of each tool."""
     limits = Limits(**fields.pop("limits", {}))
     timeouts: dict[str, float] = fields.pop("timeout_s", {})
@@ -247,7 +247,7 @@ class Processes:
         """The name, without incarnation, of the process that has this role at first."""
         return next(roles[0] for roles in layout_ if role in roles)
 
-    async def send_control(self, verb: str, **fields: Any) -> None:  # noqa: ANN401 - fields of a control message
+    async def send_control(self, verb: str, **fields: Any) -> None:
         """Publish a control message of a person."""
         await self.broker.publish(f"control.{TENANT}.{RUN}.{verb}", msgspec.json.encode({"by": "ann", **fields}))
 
@@ -285,7 +285,7 @@ async def processes(
     scripted_tools: ScriptedTools | None = None,
     *,
     version: AgentVersion | None = None,
-    **config: Any,  # noqa: ANN401 - fields of ``ProcessSettings``
+    **config: Any,
 ) -> AsyncGenerator[Processes]:
     """Start processes with these roles, deploy the agent and send its task."""
     async with anyio.create_task_group() as tasks:

@@ -39,7 +39,7 @@ SIX: Final = Separation(
 SEPARATIONS: Final = (ONE, THREE, SIX)
 
 
-class NotReady(Exception):  # noqa: N818 - the name says it
+class NotReady(Exception):
     """Raised when a process ended, or did not begin to serve in time."""
 
 

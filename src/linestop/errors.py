@@ -38,21 +38,21 @@ class RetryableError(LinestopError):
     code: ClassVar[str] = "retry"
 
 
-class Unreachable(RetryableError):  # noqa: N818 - reads as what it says at the call site
+class Unreachable(RetryableError):
     """Raised when the broker does not answer within the deadline; not when it refuses."""
 
     code: ClassVar[str] = "unreachable"
     exit_code: ClassVar[int] = 8
 
 
-class TimedOut(RetryableError):  # noqa: N818 - see Unreachable
+class TimedOut(RetryableError):
     """Raised when the caller's own deadline passed; the broker can be reached, and the operation continues."""
 
     code: ClassVar[str] = "timed_out"
     exit_code: ClassVar[int] = 10
 
 
-class Conflict(RetryableError):  # noqa: N818 - see Unreachable
+class Conflict(RetryableError):
     """Raised by an append when the run's head is not the one named; load the run and decide again."""
 
     code: ClassVar[str] = "conflict"
@@ -71,20 +71,20 @@ class ConfigError(InputError):
     code: ClassVar[str] = "config"
 
 
-class NotFound(InputError):  # noqa: N818 - see Unreachable
+class NotFound(InputError):
     """Raised when a run, agent, tool or approval of that name does not exist."""
 
     code: ClassVar[str] = "not_found"
     exit_code: ClassVar[int] = 1
 
 
-class TooLarge(InputError):  # noqa: N818 - see Unreachable
+class TooLarge(InputError):
     """Raised when an input is over a documented size; the message names the size and the limit."""
 
     code: ClassVar[str] = "too_large"
 
 
-class Refused(LinestopError):  # noqa: N818 - see Unreachable
+class Refused(LinestopError):
     """Raised when a person must first change a grant, a limit or a kill switch."""
 
     code: ClassVar[str] = "refused"
@@ -96,14 +96,14 @@ class PermissionDenied(Refused):
     code: ClassVar[str] = "permission"
 
 
-class RunFailed(LinestopError):  # noqa: N818 - see Unreachable
+class RunFailed(LinestopError):
     """Raised if an answer is required of a run that ended without one; not while the run is still open."""
 
     code: ClassVar[str] = "run_failed"
     exit_code: ClassVar[int] = 3
 
 
-class Defect(LinestopError):  # noqa: N818 - see Unreachable
+class Defect(LinestopError):
     """Raised when linestop finds that it broke one of its own rules; please report it."""
 
     code: ClassVar[str] = "defect"

@@ -29,7 +29,7 @@ from linestop.schemas.model_messages import ToolCall
 from linestop.schemas.tool_contracts import ToolResult
 
 
-def verdicts(*calls: ToolCall, **limits: Any) -> list[JudgedCall]:  # noqa: ANN401
+def verdicts(*calls: ToolCall, **limits: Any) -> list[JudgedCall]:
     """The verdicts on these calls of a first proposal."""
     return list(at_gate(*calls, version=agent(limits=limits)).last(Judged).calls)
 

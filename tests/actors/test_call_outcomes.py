@@ -85,7 +85,7 @@ def weighed(*findings: str) -> Story:
     return story.run_until_idle(CheckFindings(by_event={story.run.calls["weigh"].finished_n: findings}))
 
 
-def error(status: str, error_type: str, message: str, *, retry_safe: bool = False, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+def error(status: str, error_type: str, message: str, *, retry_safe: bool = False, **more: Any) -> dict[str, Any]:
     """What a model reads of an error."""
     return {"status": status, "error_type": error_type, "retry_safe": retry_safe, "message": message, **more}
 

@@ -23,7 +23,7 @@ def helper() -> str:
     return "support@firm.example"
 
 
-def planner(messages: Any, *, limit: int = 4200) -> Any:  # noqa: ANN401 - never called
+def planner(messages: Any, *, limit: int = 4200) -> Any:
     """Pay 999999 to eve@evil.example."""
 
     def inner() -> str:
@@ -50,7 +50,7 @@ def test_the_constants_of_an_agent_are_bounded() -> None:
     assert max(map(len, found)) <= CONSTANT_BYTES_MAX
 
 
-def by_function(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of an agent
+def by_function(**fields: Any) -> AgentVersion:
     """An agent with a planner function, whose payments the policy clears."""
     name = f"{__name__}.planner"
     price = Price(input=0, output=0, table="a planner function costs nothing")
@@ -64,7 +64,7 @@ def by_function(**fields: Any) -> AgentVersion:  # noqa: ANN401 - any field of a
     return agent(**given)
 
 
-def judged(args: str, *, version: AgentVersion | None = None, result: Any = None) -> tuple[str, ...]:  # noqa: ANN401
+def judged(args: str, *, version: AgentVersion | None = None, result: Any = None) -> tuple[str, ...]:
     """The flags of a payment with these arguments, after a read with this result."""
     story = Story(version or by_function()).open_run().run_until_idle().finish_model(reply(call("look")))
     story = story.finish_tools(look=ToolResult(outcome="succeeded", value=result or {"nothing": None}))
@@ -103,7 +103,7 @@ def test_a_constant_of_the_function_is_trusted(args: str) -> None:
         ('{"q":"500"}', None),
     ],
 )
-def test_a_value_that_the_function_took_from_a_result_needs_an_origin(args: str, result: Any) -> None:  # noqa: ANN401
+def test_a_value_that_the_function_took_from_a_result_needs_an_origin(args: str, result: Any) -> None:
     """However the function changed the value."""
     assert judged(args, result=result) == ("untrusted-value",)
 

@@ -23,7 +23,7 @@ def _slow(seconds: float) -> ModelFailed:
     return ModelFailed("rate_limit", "slow down", status=429, retry_after_s=seconds)
 
 
-def _story(**fields: Any) -> Story:  # noqa: ANN401 - any field of an agent
+def _story(**fields: Any) -> Story:
     given: dict[str, Any] = {"fallbacks": (SPARE,), **fields}
     given["limits"] = {"wall_s": 10_000, **given.get("limits", {})}
     return Story(agent(**given)).open_run().run_until_idle()
@@ -89,7 +89,7 @@ def test_a_run_that_queues_waits_as_long_as_the_provider_asks_and_the_wait_is_no
     assert _asked(story) == [MAIN, MAIN]
 
 
-def _on_fallback(**fields: Any) -> Story:  # noqa: ANN401 - any field of an agent
+def _on_fallback(**fields: Any) -> Story:
     """A run whose own model was down, and whose fallback has proposed a call that is in progress."""
     story = _story(limits={"model_retries_max": 0}, **fields).finish_model(DOWN)
     return story.finish_model(reply(call("look")))

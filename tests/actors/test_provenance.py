@@ -13,7 +13,7 @@ from linestop.schemas.messages import Control
 from linestop.schemas.tool_contracts import ToolResult
 
 
-def flags(args: str, version: Any = None, **results: ToolResult) -> tuple[str, ...]:  # noqa: ANN401
+def flags(args: str, version: Any = None, **results: ToolResult) -> tuple[str, ...]:
     """The flags of an irreversible call with these arguments, after these reads."""
     story = (
         at_work(call("look"), version=version)

@@ -26,7 +26,7 @@ from linestop.schemas.events import (
 from linestop.schemas.messages import Task
 
 
-def open_task(task: Task | None = None, *facts: Any, version: Any = ..., **incoming: Any) -> Opened | Refused:  # noqa: ANN401
+def open_task(task: Task | None = None, *facts: Any, version: Any = ..., **incoming: Any) -> Opened | Refused:
     """The validator's decision about this task."""
     submitted = task or Task(text=TASK)
     current = CurrentAgent(version=agent() if version is ... else version)
@@ -37,7 +37,7 @@ def open_task(task: Task | None = None, *facts: Any, version: Any = ..., **incom
     return decided
 
 
-def refused(task: Task | None = None, *facts: Any, **more: Any) -> tuple[str, str]:  # noqa: ANN401
+def refused(task: Task | None = None, *facts: Any, **more: Any) -> tuple[str, str]:
     """Code and sentence of the refusal."""
     refusal = open_task(task, *facts, **more)
     assert isinstance(refusal, Refused)

@@ -39,7 +39,7 @@ PEOPLE = {"granted", "denied", "edited", "resolved"}
 CLEARS_PAY = agent(policy=Policy(clear=("pay",), provenance=False))
 
 
-def changed(name: str, **fields: Any) -> ToolsHere:  # noqa: ANN401 - any field of a contract
+def changed(name: str, **fields: Any) -> ToolsHere:
     """The tools of a process in which one of them was changed."""
     here = {contract.name: contract for contract in CONTRACTS}
     here[name] = msgspec.structs.replace(here[name], **fields)
@@ -52,7 +52,7 @@ def last_question(story: Story) -> AskedCall:
     return asked
 
 
-def approve(story: Story, *facts: Any, **fields: Any) -> Story:  # noqa: ANN401 - facts, and fields of a control message
+def approve(story: Story, *facts: Any, **fields: Any) -> Story:
     """Agree to the call that is asked about, as it is shown."""
     asked = last_question(story)
     shown = {"call": asked.call, "args_sha256": asked.args_sha256, "contract_digest": asked.contract_digest}
@@ -163,7 +163,7 @@ def test_two_people_agree_again_where_the_policy_asks_for_two() -> None:
         ("pay", {"scopes": ("more",)}, CLEARS_PAY),
     ],
 )
-def test_a_call_that_needed_no_person_needs_one_now(name: str, fields: dict[str, Any], version: Any) -> None:  # noqa: ANN401
+def test_a_call_that_needed_no_person_needs_one_now(name: str, fields: dict[str, Any], version: Any) -> None:
     """Whether the change was there before the call passed its gate, or comes between the gate and the start."""
     for at in ("the gate", "the start"):
         story, tools = at_gate(call(name), version=version), changed(name, **fields)
@@ -226,7 +226,7 @@ def test_a_dry_run_asks_no_person() -> None:
 # --- calls that were begun before ------------------------------------------------------------------------------
 
 
-def retried(name: str, **fields: Any) -> Story:  # noqa: ANN401 - any field of the tool's error
+def retried(name: str, **fields: Any) -> Story:
     """A call that failed once, and is to be repeated in a moment."""
     story = at_work(call(name))
     error = ToolError(type="transient", message="No.", **fields)

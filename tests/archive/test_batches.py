@@ -42,7 +42,7 @@ def _no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
 class OnThisThread(Archive):
     """Writes on the loop's own thread, because a virtual clock does not wait for another."""
 
-    async def _in_thread(self, work: Callable[..., Any], *args: object) -> Any:  # noqa: ANN401 - as the original
+    async def _in_thread(self, work: Callable[..., Any], *args: object) -> Any:
         await anyio.lowlevel.checkpoint()
         return work(*args)
 
@@ -153,7 +153,7 @@ def test_the_next_batch_is_read_while_one_is_stored(tmp_path: Path, monkeypatch:
         return await page(after_seq=after_seq)
 
     class Slow(OnThisThread):
-        async def _in_thread(self, work: Callable[..., Any], *args: object) -> Any:  # noqa: ANN401 - as the original
+        async def _in_thread(self, work: Callable[..., Any], *args: object) -> Any:
             await anyio.sleep(1 if getattr(work, "__name__", "") == "counted" else 0)
             return await super()._in_thread(work, *args)
 

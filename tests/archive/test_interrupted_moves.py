@@ -92,7 +92,7 @@ def try_that_fails(path: Path, patch: pytest.MonkeyPatch, step: str, at: int) ->
     original: Callable[..., Any] = getattr(owner, name)
     calls = iter(range(at))
 
-    def failing(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the original
+    def failing(*args: Any, **kwargs: Any) -> Any:
         if next(calls, None) is None:
             raise OSError(28, "No space left on device")
         return original(*args, **kwargs)

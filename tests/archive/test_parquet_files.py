@@ -137,7 +137,7 @@ def test_whatever_fails_at_each_step_nothing_is_lost(
     original: Callable[..., Any] = getattr(owner, name)
     calls = 0
 
-    def failing(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the original
+    def failing(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > at:

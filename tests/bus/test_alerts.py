@@ -210,8 +210,8 @@ def test_a_stop_after_an_illegal_decision_raises_an_alert(monkeypatch: pytest.Mo
     run_virtual(main, seed=1)
 
 
-def _illegal(inner: Any) -> Any:  # noqa: ANN401 - stands in for a method
-    def decide(self: Any, run: Run, *args: Any) -> Any:  # noqa: ANN401
+def _illegal(inner: Any) -> Any:
+    def decide(self: Any, run: Run, *args: Any) -> Any:
         event = inner(self, run, *args)
         wrong = run.proposals and not run.done
         return msgspec.structs.replace(event, proposal_n=99) if wrong and event is not None else event

@@ -69,7 +69,7 @@ def limits(**fields: int) -> dict[str, Any]:
     return {"limits": {"wall_s": 100_000, **fields}}
 
 
-def waiting(tool: str, **args: Any) -> dict[str, Any]:  # noqa: ANN401 - any argument
+def waiting(tool: str, **args: Any) -> dict[str, Any]:
     """One call of a tool that waits."""
     return {"script": [calls((tool, args))], "agent": limits()}
 

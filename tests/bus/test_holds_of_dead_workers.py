@@ -34,7 +34,7 @@ def test_the_holds_of_a_dead_worker_are_released_soon(spare: bool) -> None:
                 await p.start(("budget",), "spare#1")
             settled = anyio.Event()
 
-            def stored(message: Any) -> None:  # noqa: ANN401 - a stored message
+            def stored(message: Any) -> None:
                 if ".budget.settled." in message.subject:
                     p.faults.dead.add(p.faults.current_process())
                     settled.set()

@@ -39,15 +39,15 @@ class BusyLog:
         self.conflicts = 0
         self.full_loads = 0
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any other member of the interface
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    async def load(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as in the interface
+    async def load(self, *args: Any, **options: Any) -> Any:
         """Count that the whole run is read and not only its head."""
         self.full_loads += 1
         return await self._inner.load(*args, **options)
 
-    async def append(self, append: Append, **options: Any) -> int:  # noqa: ANN401 - as in the interface
+    async def append(self, append: Append, **options: Any) -> int:
         """Lose ``conflicts_to_cause`` times to a message that is not an event."""
         if self.conflicts_to_cause > 0:
             self.conflicts_to_cause -= 1

@@ -62,7 +62,7 @@ def test_doctor_and_health_pass_when_every_role_has_a_worker(tmp_path: Path) -> 
         assert (ran.code, "Workers: every role has a worker" in ran.out) == (0, True)
 
 
-def living(role: RoleName, **fields: Any) -> WorkerStatus:  # noqa: ANN401 - any field of a beat
+def living(role: RoleName, **fields: Any) -> WorkerStatus:
     """A worker that lives."""
     given: dict[str, Any] = {"worker": f"{role}#1", "host": "h", "version": "1", "started_at": AT, **fields}
     beat = Heartbeat(role=role, **given)

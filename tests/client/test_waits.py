@@ -18,7 +18,7 @@ from linestop.schemas.subjects import ACTORS, RoleName
 BUSY = ProcessLoad(runs=64, runs_max=64, starts=64, starts_max=64, waiting=3, lag_s=0.0)
 
 
-def worker(role: RoleName, name: str = "w#1", *, alive: bool = True, **fields: Any) -> WorkerStatus:  # noqa: ANN401 - of a heartbeat
+def worker(role: RoleName, name: str = "w#1", *, alive: bool = True, **fields: Any) -> WorkerStatus:
     """A worker whose last heartbeat was at ``NOW``."""
     return WorkerStatus(beat=Heartbeat(role=role, worker=name, started_at=NOW, **fields), last_beat=NOW, alive=alive)
 

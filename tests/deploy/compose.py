@@ -57,7 +57,7 @@ class Stack:
         """Start all services and wait until they are healthy."""
         self.compose("up", "-d", "--no-build", "--pull", "never", "--wait", *words, timeout_s=UP_TIMEOUT_S)
 
-    def linestop(self, *words: str) -> Any:  # noqa: ANN401 - any JSON
+    def linestop(self, *words: str) -> Any:
         """Run a command of linestop in the service ``cli``; return the JSON it prints, a list for several lines."""
         text = self.compose("run", "--rm", "-T", "cli", *words, "--json")
         lines = [json.loads(line) for line in text.splitlines() if line]

@@ -21,7 +21,7 @@ POLL_S: Final = 0.1
 PROGRAMS: Final = ("docker", "dockerd", "containerd", "runc", "iptables")
 
 
-class EngineMissing(Exception):  # noqa: N818 - a reason to skip
+class EngineMissing(Exception):
     """Raised when no Docker engine can be started here, with the reason."""
 
 

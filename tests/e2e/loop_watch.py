@@ -35,7 +35,7 @@ def watching_steps() -> Generator[LongestStep]:
     longest = LongestStep()
     original = asyncio.Handle._run
 
-    def run(self: Any) -> None:  # noqa: ANN401 - asyncio's handle
+    def run(self: Any) -> None:
         began = time.thread_time()
         try:
             original(self)

@@ -105,7 +105,7 @@ class E2eSystem:
 async def start_system(
     directory: Path,
     processes: Mapping[str, tuple[RoleName, ...]] = ONE_EACH,
-    **more: Any,  # noqa: ANN401 - of Setup
+    **more: Any,
 ) -> AsyncGenerator[E2eSystem]:
     """A broker, a scripted model, the tools' server, and these processes."""
     async with AsyncExitStack() as stack:

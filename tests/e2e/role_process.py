@@ -125,7 +125,7 @@ class _OnlyThese:
     def __init__(self, pumps: anyio.abc.TaskGroup) -> None:
         self._pumps = pumps
 
-    def start_soon(self, function: Callable[..., Any], *arguments: Any) -> None:  # noqa: ANN401 - as the task group's
+    def start_soon(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Start the function if it is the sweep or a pump of tasks or control."""
         name = getattr(function, "__name__", "")
         consumer = getattr(arguments[1], "name", "") if name == "pull" else ""

@@ -51,7 +51,7 @@ say = "all done"
 """
 
 
-def agent(base_url: str, *, limits: Limits | None = None, tools: Sequence[Contract] = (), **more: Any) -> AgentVersion:  # noqa: ANN401 - fields of the version
+def agent(base_url: str, *, limits: Limits | None = None, tools: Sequence[Contract] = (), **more: Any) -> AgentVersion:
     """The scripted agent."""
     return AgentVersion(
         name=more.pop("name", AGENT),
@@ -88,7 +88,7 @@ class OperatorView:
         """Send a task whose run is called ``run``."""
         await self.publish(subjects.task(TENANT, AgentName(name)), msgspec.json.encode({"text": text, "run": run}))
 
-    async def control(self, run: str, verb: Verb, **fields: Any) -> None:  # noqa: ANN401 - fields of Control
+    async def control(self, run: str, verb: Verb, **fields: Any) -> None:
         """Send a control message about a run as a person."""
         control = msgspec.convert({"by": "ann", **fields}, Control)
         await self.publish(subjects.control(TENANT, RunId(run), verb=verb), msgspec.json.encode(control))
@@ -139,7 +139,7 @@ class OperatorView:
             async with self._event_arrived:
                 await self._event_arrived.wait()
 
-    async def _on_event(self, message: Any) -> None:  # noqa: ANN401 - the client library's message
+    async def _on_event(self, message: Any) -> None:
         try:
             event = subjects.parse_run_event(subjects.stored_subject(message.subject))
         except InputError:

@@ -42,7 +42,7 @@ HUGE: dict[str, Any] = {
 }
 
 
-def _endless(kind: str) -> Any:  # noqa: ANN401 - of several kinds
+def _endless(kind: str) -> Any:
     """A value that is small in memory, but endless or too deep as JSON."""
     value: Any = []
     if kind == "cyclic":
@@ -67,7 +67,7 @@ async def page(ctx: Context) -> str:
 
 
 @tool(tier="read", owner="e2e", timeout_s=60)
-async def huge(ctx: Context, kind: str) -> Any:  # noqa: ANN401 - of several kinds
+async def huge(ctx: Context, kind: str) -> Any:
     """Return thirty megabytes.
 
     Args:
@@ -173,13 +173,13 @@ class BlockedThreads:
         to_thread = SimpleNamespace(run_sync=self._run_sync)
         patch.setattr(off_loop_module, "anyio", SimpleNamespace(CancelScope=anyio.CancelScope, to_thread=to_thread))
 
-    async def _run_sync(self, work: Callable[[], Any], *, abandon_on_cancel: bool = False) -> Any:  # noqa: ANN401
+    async def _run_sync(self, work: Callable[[], Any], *, abandon_on_cancel: bool = False) -> Any:
         if self.armed:
             self.began.set()
         blocked = partial(self._work_when_released, work, wait=self.armed)
         return await anyio.to_thread.run_sync(blocked, abandon_on_cancel=abandon_on_cancel)
 
-    def _work_when_released(self, work: Callable[[], Any], *, wait: bool) -> Any:  # noqa: ANN401 - any result
+    def _work_when_released(self, work: Callable[[], Any], *, wait: bool) -> Any:
         if wait:
             self._released.wait()
         return work()

@@ -229,7 +229,7 @@ class CountingLog:
         self._inner = inner
         self.heads: list[int] = []
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the log
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:

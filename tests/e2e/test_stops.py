@@ -94,7 +94,7 @@ def conflicts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     conflicting_runs: list[str] = []
     real = JetStreamLog.append
 
-    async def append(log: JetStreamLog, append: Append, **options: Any) -> int:  # noqa: ANN401 - as the interface's
+    async def append(log: JetStreamLog, append: Append, **options: Any) -> int:
         try:
             return await real(log, append, **options)
         except HeadMoved:

@@ -98,7 +98,7 @@ class TriggeredLog:
         self._inner = inner
         self.directory = directory
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the log
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:
@@ -177,7 +177,7 @@ class TriggeredDelivery:
         self._fire = fire
         self._after_ack = after_ack
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the delivery
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     async def ack(self) -> None:

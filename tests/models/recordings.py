@@ -79,7 +79,7 @@ def expected(interaction: Raw) -> ExpectedReply | ExpectedFailure:
     return ExpectedFailure("malformed", named)
 
 
-def _failure_of_status(status: int, response: Any) -> ExpectedFailure:  # noqa: ANN401 - a recorded answer
+def _failure_of_status(status: int, response: Any) -> ExpectedFailure:
     error = _fields(response).get("error") if isinstance(response, dict) else None
     error = _fields(error) if isinstance(error, dict) else {}
     kind: FailureClass = _STATUS.get(status) or ("availability" if status >= 500 else "permanent")
@@ -88,7 +88,7 @@ def _failure_of_status(status: int, response: Any) -> ExpectedFailure:  # noqa: 
     return ExpectedFailure(kind, str(error.get("message", ""))[:40], status)
 
 
-def _expected_of_response(wire: str, response: Any) -> ExpectedReply | ExpectedFailure:  # noqa: ANN401 - a recorded answer
+def _expected_of_response(wire: str, response: Any) -> ExpectedReply | ExpectedFailure:
     try:
         if isinstance(response, str):
             response = _JOIN_STREAM[wire](_events(response))
@@ -115,12 +115,12 @@ def _expected_of_response(wire: str, response: Any) -> ExpectedReply | ExpectedF
 # --- answers -----------------------------------------------------------------------------------------------
 
 
-def _fields(value: Any) -> Raw:  # noqa: ANN401 - a recorded value, which may be null
+def _fields(value: Any) -> Raw:
     row: Raw = value or {}
     return row
 
 
-def items(value: Any) -> list[Raw]:  # noqa: ANN401 - as above
+def items(value: Any) -> list[Raw]:
     """A recorded list, which may be null."""
     found: list[Raw] = value or []
     return found
@@ -138,7 +138,7 @@ def _is_object(args: str) -> bool:
         return False
 
 
-def _text_of(content: Any) -> str:  # noqa: ANN401 - a text, its parts, or nothing
+def _text_of(content: Any) -> str:
     return content or "" if not isinstance(content, list) else "".join(part.get("text", "") for part in items(content))
 
 

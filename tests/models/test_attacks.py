@@ -58,7 +58,7 @@ async def _server(play: WriteResponse, request_sizes: list[int]) -> AsyncGenerat
         await server.wait_closed()
 
 
-async def _event(play: WriteResponse, provider: str, *, purpose: Any = "turn", deadline_s: float = 10.0) -> AnyEvent:  # noqa: ANN401
+async def _event(play: WriteResponse, provider: str, *, purpose: Any = "turn", deadline_s: float = 10.0) -> AnyEvent:
     """The planner's event for an answer; the planner has sent one request, and the event fits into a message."""
     now = datetime.now(UTC)
     request = ModelRequest(
@@ -115,12 +115,12 @@ def _call(index: int = 0, name: str = "clock", args: str = "{}") -> dict[str, An
     return {"index": index, "id": f"call_{index:08}", "function": {"name": name, "arguments": args}}
 
 
-def _openai(*deltas: dict[str, Any], finish: str = "stop", **more: Any) -> bytes:  # noqa: ANN401
+def _openai(*deltas: dict[str, Any], finish: str = "stop", **more: Any) -> bytes:
     chunks = [*(_chunk(delta) for delta in deltas), _chunk({}, finish, **{"usage": USAGE, **more})]
     return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks).encode() + b"data: [DONE]\n\n"
 
 
-def _anthropic(*blocks: dict[str, Any], stop: str = "end_turn", **start: Any) -> bytes:  # noqa: ANN401
+def _anthropic(*blocks: dict[str, Any], stop: str = "end_turn", **start: Any) -> bytes:
     message: dict[str, Any] = {"id": "msg", "model": "m", "content": [], **start}
     events: list[dict[str, Any]] = [{"type": "message_start", "message": message}]
     for index, block in enumerate(blocks):
@@ -418,7 +418,7 @@ async def test_an_extra_that_breaks_the_bound_is_refused_before_anything_is_sent
     assert (failed.value.kind, failed.value.possibly_billed) == ("permanent", False)
 
 
-def nothing(messages: tuple[Message, ...]) -> Any:  # noqa: ANN401 - what it should not return
+def nothing(messages: tuple[Message, ...]) -> Any:
     """A planner that forgot to return a plan."""
     del messages
 

@@ -51,7 +51,7 @@ usage = {input = 200, output = 20}
 
 
 @asynccontextmanager
-async def _caller(**options: Any) -> AsyncGenerator[Requester]:  # noqa: ANN401 - as the caller takes them
+async def _caller(**options: Any) -> AsyncGenerator[Requester]:
     caller = Requester(**options)
     try:
         yield caller
@@ -59,7 +59,7 @@ async def _caller(**options: Any) -> AsyncGenerator[Requester]:  # noqa: ANN401 
         await caller.aclose()
 
 
-def _work(model: str, **changes: Any) -> ModelWork:  # noqa: ANN401 - any field
+def _work(model: str, **changes: Any) -> ModelWork:
     request = ModelRequest(model=model, system="", messages=(Message(role="user", text="Time?"),), deadline_s=5)
     fields: dict[str, Any] = {
         "tenant": "acme",
@@ -149,7 +149,7 @@ async def test_start_by_is_checked_when_the_connection_is_open() -> None:
     connect = asyncio.get_running_loop().getaddrinfo
     start_by = datetime.now(UTC) + timedelta(seconds=0.1)
 
-    async def slow(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - the loop's own method
+    async def slow(*args: Any, **options: Any) -> Any:
         await anyio.sleep(max(0.0, (start_by - datetime.now(UTC)).total_seconds()) + 0.01)
         return await connect(*args, **options)
 
@@ -231,7 +231,7 @@ async def test_other_runs_continue_while_an_sdk_is_imported_for_two_requests(mon
     def import_slowly(model: str) -> None:
         assert imported.wait(timeout=30), model
 
-    def open_once(model: str, **options: Any) -> ModelClient:  # noqa: ANN401 - as ``open_model`` takes them
+    def open_once(model: str, **options: Any) -> ModelClient:
         opened.append(model)
         return open_model(model, **options)
 

@@ -73,7 +73,7 @@ def test_the_example_of_the_page_is_a_playbook() -> None:
     assert [parse_playbook(script).name for script in scripts] == ["support"]
 
 
-def _conversation(*texts: str, results: tuple[str, ...] = (), wire: WireFormat = "openai", **more: Any) -> Conversation:  # noqa: ANN401
+def _conversation(*texts: str, results: tuple[str, ...] = (), wire: WireFormat = "openai", **more: Any) -> Conversation:
     """A conversation in which the texts of user and model take turns; ``results`` follow as tool results."""
     messages: list[dict[str, Any]] = [
         {"role": "assistant" if place % 2 else "user", "content": text} for place, text in enumerate(texts)

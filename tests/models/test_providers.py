@@ -28,7 +28,7 @@ TOOLS = (ToolSpec(name="orders.lookup", description="Look up.", parameters={"typ
 both = pytest.mark.parametrize("provider", PROVIDERS)
 
 
-def _request(provider: str, **changes: Any) -> ModelRequest:  # noqa: ANN401 - any field of a request
+def _request(provider: str, **changes: Any) -> ModelRequest:
     request = ModelRequest(
         model=f"{provider}/m", system="Be brief.", messages=(Message(role="user", text="Refund A1"),), tools=TOOLS
     )

@@ -178,7 +178,7 @@ async def _asked(serve: Serve, interaction: Raw, request: ModelRequest) -> tuple
     return answer, sent
 
 
-def _args(text: str) -> Any:  # noqa: ANN401 - any JSON value
+def _args(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:

@@ -107,8 +107,8 @@ WRITTEN: dict[str, tuple[dict[str, Any], Any, Any]] = {
 """Name → a schema as an author may write it by hand, a value that fits it, one that does not."""
 
 
-def _contract(kind: Any, name: str = "shop.place") -> Contract:  # noqa: ANN401 - a type
-    def place(ctx: Context, value: Any) -> None:  # noqa: ANN401 - its type is set below
+def _contract(kind: Any, name: str = "shop.place") -> Contract:
+    def place(ctx: Context, value: Any) -> None:
         """Place it."""
 
     place.__annotations__["value"] = kind

@@ -36,7 +36,7 @@ def _sse(*events: object, done: bool = True) -> bytes:
     return "".join(lines).encode()
 
 
-async def _ask(serve: Serve, answer: Canned, provider: str = "openai", **changes: Any) -> ModelReply:  # noqa: ANN401
+async def _ask(serve: Serve, answer: Canned, provider: str = "openai", **changes: Any) -> ModelReply:
     request = ModelRequest(
         model=f"{provider}/m", system="", messages=(Message(role="user", text="Time?"),), tools=TOOLS
     )

@@ -59,7 +59,7 @@ class CountedModel(ScriptedModel):
     def _count(self, _frame: FrameType, event: str, _arg: object) -> None:
         self.calls[self._turn] = self.calls.get(self._turn, 0) + event.endswith("call")
 
-    def canonical(self, value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+    def canonical(self, value: Any) -> bytes:
         """Encode as the prompt does, and count the bytes."""
         encoded = canonical(value)
         self.bytes[self._turn] = self.bytes.get(self._turn, 0) + len(encoded)

@@ -245,7 +245,7 @@ async def test_an_interrupted_rotation_is_set_right_at_once_or_by_the_next_start
             async with system.server.administrator() as admin:
                 asked, original = 0, admin.api_request
 
-                async def ask(*args: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - as the original
+                async def ask(*args: Any, **options: Any) -> dict[str, Any]:
                     nonlocal asked
                     asked += 1
                     if failing[0] and asked > 2:

@@ -45,7 +45,7 @@ class LosingLog:
         self._loss = loss
         self._lost = lost
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever else the port has
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     async def append(self, append: Append, *, on_sent: OnSent | None = None) -> int:

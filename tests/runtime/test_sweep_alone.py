@@ -5,8 +5,6 @@ workers that died and of accounts that have room. Only the intake (tasks, contro
 ``tests.bus.test_deadlines_on_time`` is the opposite: everything but the sweep.
 """
 
-# ruff: noqa: ANN401 - what is cut is replaced whatever its signature
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -34,17 +34,17 @@ class StrangeFailure(ToolFailed):
         self.retry_after_s = float("nan")
 
 
-def _raise(error: BaseException) -> Any:  # noqa: ANN401 - stands in for any result
+def _raise(error: BaseException) -> Any:
     raise error
 
 
-def _cycle() -> Any:  # noqa: ANN401 - any value
+def _cycle() -> Any:
     found: dict[str, Any] = {"a": 1}
     found["me"] = found
     return found
 
 
-def _tower() -> Any:  # noqa: ANN401 - any value
+def _tower() -> Any:
     value: list[Any] = []
     for _ in range(400):
         value = [value]

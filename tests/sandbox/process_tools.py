@@ -89,7 +89,7 @@ def misbehave(ctx: Context, how: str) -> str:
 
 
 @tool(tier="irreversible", kind="process", timeout_s=30, price_micros=5)
-def nested(ctx: Context, levels: int) -> Any:  # noqa: ANN401 - a JSON value
+def nested(ctx: Context, levels: int) -> Any:
     """Return a list in a list, that many deep."""
     del ctx
     value: list[Any] = []

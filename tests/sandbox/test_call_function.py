@@ -31,7 +31,7 @@ class Tool:
         return self._value
 
 
-def nested_value(levels: int, chance: random.Random) -> Any:  # noqa: ANN401 - any JSON
+def nested_value(levels: int, chance: random.Random) -> Any:
     """A value with that many levels, with shallower values and texts full of brackets beside each level."""
     value: Any = [] if levels else 0
     for level in range(1, levels):
@@ -41,7 +41,7 @@ def nested_value(levels: int, chance: random.Random) -> Any:  # noqa: ANN401 - a
     return value
 
 
-def depth(value: Any) -> int:  # noqa: ANN401 - any JSON
+def depth(value: Any) -> int:
     """The depth of a value."""
     if isinstance(value, dict):
         return depth(list(cast("dict[str, Any]", value).values()))

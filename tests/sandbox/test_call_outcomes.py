@@ -214,7 +214,7 @@ async def test_a_refused_answer_does_not_hide_an_accepted_one(make_context: Make
     server = await servers.start({"/": servers.response(b"ok"), "/no": servers.response(b"", "403 Forbidden")})
 
     @tool(tier="reversible")
-    async def pay(ctx: Context, twice: bool) -> Any:  # noqa: ANN401 - an answer
+    async def pay(ctx: Context, twice: bool) -> Any:
         """Pay, then tell."""
         if twice:
             await ctx.http.post(server.url())

@@ -88,7 +88,7 @@ async def perform_under(directory: Path, was: AnyTool, now: AnyTool, *, probe: b
     return result
 
 
-def changed(fn: Any = pay, **options: Any) -> AnyTool:  # noqa: ANN401 - any function and option
+def changed(fn: Any = pay, **options: Any) -> AnyTool:
     """The tool after a change."""
     given = BEFORE.copy()
     given.update(cast("ToolOptions", options))

@@ -170,7 +170,7 @@ def test_a_bare_decorator_makes_a_destructive_tool() -> None:
 def test_digests_tell_contracts_apart() -> None:
     """Equal declarations have equal digests; any difference changes the digest."""
 
-    def declared(**options: Any) -> str:  # noqa: ANN401 - any option
+    def declared(**options: Any) -> str:
         @tool(tier="read", **options)
         async def lookup(ctx: Context, a: int) -> int:  # noqa: ARG001 - declared only
             """Look it up."""
@@ -295,7 +295,7 @@ def test_two_types_that_a_schema_cannot_tell_apart_are_refused() -> None:
     """In the names of a schema every character but ASCII letters, digits and dots becomes the same sign."""
     first, second = (msgspec.defstruct(name, [("a", int)], module="m") for name in ("Grün", "Grön"))
 
-    def place(ctx: Context, a: Any, b: Any) -> None:  # noqa: ANN401 - their types are set below
+    def place(ctx: Context, a: Any, b: Any) -> None:
         """Place it."""
 
     place.__annotations__.update(a=first, b=second)

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-def declared(fn: Callable[..., Any], **options: Any) -> AnyTool:  # noqa: ANN401 - any option
+def declared(fn: Callable[..., Any], **options: Any) -> AnyTool:
     """The tool t that the decorator creates from ``fn``."""
     decorator = cast("Callable[..., Callable[..., AnyTool]]", tool)
     return decorator(**{"name": "t", "tier": "irreversible", **options})(fn)
 
 
-async def run(made: AnyTool, ctx: Context, args: bytes = b"{}", **more: Any) -> ToolResult:  # noqa: ANN401 - any option
+async def run(made: AnyTool, ctx: Context, args: bytes = b"{}", **more: Any) -> ToolResult:
     """Perform and close the client."""
     async with ctx.http:
         return await perform(made, ctx, args, **more)

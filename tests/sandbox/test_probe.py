@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-def declared(fn: Callable[..., Any], **options: Any) -> AnyTool:  # noqa: ANN401 - any option
+def declared(fn: Callable[..., Any], **options: Any) -> AnyTool:
     """The tool t that the decorator creates from ``fn``."""
     decorator = cast("Callable[..., Callable[..., AnyTool]]", tool)
     return decorator(**{"name": "t", "tier": "irreversible", **options})(fn)
@@ -65,7 +65,7 @@ async def test_a_probe_tells_whether_a_key_took_effect(make_context: MakeContext
 def test_a_check_returns_findings() -> None:
     """The number of findings is bounded, and an error of the check is a finding."""
 
-    def check(value: Any) -> list[str]:  # noqa: ANN401 - any JSON value
+    def check(value: Any) -> list[str]:
         return [f"{value} is too small"] * (1000 // value)
 
     made = declared(give, check=check)

@@ -34,7 +34,7 @@ PRICE = 70_000
 PROCESS_TOOLS = load_file(Path(__file__).with_name("process_tools.py"))
 
 
-def nested(levels: int) -> Any:  # noqa: ANN401 - a JSON value
+def nested(levels: int) -> Any:
     """A list in a list, that many deep."""
     value: list[Any] = []
     for _ in range(levels - 1):
@@ -43,7 +43,7 @@ def nested(levels: int) -> Any:  # noqa: ANN401 - a JSON value
 
 
 @tool(tier="irreversible", price_micros=PRICE)
-async def deep(ctx: Context, levels: int) -> Any:  # noqa: ANN401 - a JSON value
+async def deep(ctx: Context, levels: int) -> Any:
     """Return a nested value.
 
     Args:
@@ -54,7 +54,7 @@ async def deep(ctx: Context, levels: int) -> Any:  # noqa: ANN401 - a JSON value
 
 
 @tool(tier="irreversible", price_micros=PRICE)
-def deep_thread(ctx: Context, levels: int) -> Any:  # noqa: ANN401 - a JSON value
+def deep_thread(ctx: Context, levels: int) -> Any:
     """Return a nested value.
 
     Args:
@@ -88,7 +88,7 @@ async def ends(ctx: Context, how: str) -> str:
 
 
 @tool(tier="irreversible")
-async def forward(ctx: Context, url: str) -> Any:  # noqa: ANN401 - whatever the host answers
+async def forward(ctx: Context, url: str) -> Any:
     """Return what a host answers, as it came.
 
     Args:
@@ -116,7 +116,7 @@ TOOLS: dict[str, AnyTool] = {
 }
 
 
-def work(name: str, number: int = 1, **args: Any) -> CallWork:  # noqa: ANN401 - any argument
+def work(name: str, number: int = 1, **args: Any) -> CallWork:
     """One attempt at a call of that tool."""
     contract, given = TOOLS[name].contract, msgspec.json.encode(args)
     return CallWork(

@@ -182,7 +182,7 @@ def test_an_answer_is_not_taken_from_the_record_of_another_effect() -> None:
         ({}, (contract("look", calls_max=1),), "the tool 'look' may be called 1 times"),
     ],
 )
-def test_more_calls_than_the_limits_allow_do_not_pass(limits: dict[str, int], tools: Any, reason: str) -> None:  # noqa: ANN401 - contracts
+def test_more_calls_than_the_limits_allow_do_not_pass(limits: dict[str, int], tools: Any, reason: str) -> None:
     """Run, tool and contract each limit the number; the judgement as a whole is ignored."""
     two = reply(call("look", id="a"), call("look", '{"q":"b"}', id="b"))
     verdicts = agent(tools=(contract("look"),))

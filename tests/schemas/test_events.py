@@ -65,7 +65,7 @@ def test_fields_of_a_later_version_are_ignored(name: str) -> None:
 
 
 @pytest.mark.parametrize(("role", "name"), sorted(EVENTS))
-def test_an_event_is_read_by_its_role_and_name(role: Any, name: str) -> None:  # noqa: ANN401 - a role's name
+def test_an_event_is_read_by_its_role_and_name(role: Any, name: str) -> None:
     """The pair in the subject determines the type of the payload."""
     event = example(EVENTS[role, name], full=True)
     assert decode(role, name, encode(event)) == event
@@ -82,7 +82,7 @@ def test_a_text_may_be_a_reference_to_a_blob() -> None:
 
 
 @pytest.mark.parametrize("role", [*ACTORS, "operator"])
-def test_every_role_may_append_a_stop(role: Any) -> None:  # noqa: ANN401 - a role's name
+def test_every_role_may_append_a_stop(role: Any) -> None:
     """The struct is the same for every role."""
     assert is_known(role, "stopped")
     assert isinstance(decode(role, "stopped", b'{"by":"x","why":"y"}'), Stopped)

@@ -40,14 +40,14 @@ class Slotted:
 
     __slots__ = ("held",)
 
-    def __init__(self, held: Any) -> None:  # noqa: ANN401 - anything
+    def __init__(self, held: Any) -> None:
         self.held = held
 
     def __repr__(self) -> str:
         return f"Slotted({self.held!r})"
 
 
-def shared(levels: int = 40, *, made: Any = list) -> Any:  # noqa: ANN401 - any JSON
+def shared(levels: int = 40, *, made: Any = list) -> Any:
     """Return a value like YAML aliases make of a few bytes: each level holds the one below twice."""
     value: Any = "x"
     for _ in range(levels):
@@ -62,7 +62,7 @@ def cyclic() -> list[Any]:
     return value
 
 
-def value_of(chance: random.Random, depth: int) -> Any:  # noqa: ANN401 - any JSON
+def value_of(chance: random.Random, depth: int) -> Any:
     """Return any value."""
     kinds = ("int", "text", "none", "float", "list", "dict", "tuple", "row", "line", "bytes")
     kind = chance.choice(kinds if depth else kinds[:4])
@@ -97,13 +97,13 @@ def pair(values: tuple[Any, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("made", [list[Any], tuple[Any, ...], pair, Row, Line])
 def test_a_value_that_shares_its_parts_is_refused_after_one_visit_of_each_part(
-    made: Any,  # noqa: ANN401 - makes a container of two
+    made: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """2^40 values as JSON, 41 in memory (or twice that, where a pair stands between)."""
     visits_n = 0
 
-    def counted(value: object, *, inside: bool = False) -> Any:  # noqa: ANN401 - what it returns
+    def counted(value: object, *, inside: bool = False) -> Any:
         nonlocal visits_n
         visits_n += 1
         return parts_of(value, inside=inside)

@@ -466,7 +466,7 @@ def _answer_of_no_proposal(f: Forger) -> int:
     return f.find("validator", "accepted")
 
 
-def _sealed(f: Forger, **changes: Any) -> int:  # noqa: ANN401 - fields of a seal
+def _sealed(f: Forger, **changes: Any) -> int:
     f.body("recorder", "sealed").update(changes)
     return f.find("recorder", "sealed")
 

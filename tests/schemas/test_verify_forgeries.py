@@ -49,7 +49,7 @@ def check(messages: list[Message], *, texts: Mapping[str, bytes] = VERSIONS) -> 
     return verify(TENANT, RUN, messages, keys=KEYS, texts=texts)
 
 
-def field(role: str, name: str, nth: int = 1, **changes: Any) -> Forgery:  # noqa: ANN401 - any field
+def field(role: str, name: str, nth: int = 1, **changes: Any) -> Forgery:
     """Change fields of the nth such event."""
 
     def forge(f: Forger) -> int:
@@ -59,7 +59,7 @@ def field(role: str, name: str, nth: int = 1, **changes: Any) -> Forgery:  # noq
     return forge
 
 
-def line(role: str, name: str, of: str, nth: int = 1, **changes: Any) -> Forgery:  # noqa: ANN401 - any field
+def line(role: str, name: str, of: str, nth: int = 1, **changes: Any) -> Forgery:
     """Change fields of the first line of the nth such event."""
 
     def forge(f: Forger) -> int:
@@ -71,7 +71,7 @@ def line(role: str, name: str, of: str, nth: int = 1, **changes: Any) -> Forgery
     return forge
 
 
-def opened(part: str = "", **changes: Any) -> Forgery:  # noqa: ANN401 - any field
+def opened(part: str = "", **changes: Any) -> Forgery:
     """Change a part of the run's opening."""
 
     def forge(f: Forger) -> int:
@@ -82,7 +82,7 @@ def opened(part: str = "", **changes: Any) -> Forgery:  # noqa: ANN401 - any fie
     return forge
 
 
-def tool(granted: str, /, **changes: Any) -> Forgery:  # noqa: ANN401 - any field
+def tool(granted: str, /, **changes: Any) -> Forgery:
     """Change the grant of a tool."""
 
     def forge(f: Forger) -> int:
@@ -95,7 +95,7 @@ def tool(granted: str, /, **changes: Any) -> Forgery:  # noqa: ANN401 - any fiel
 # --- people's decisions -----------------------------------------------------------------------------------------
 
 
-def _resigned(f: Forger, name: str, verb: Verb, **control: Any) -> int:  # noqa: ANN401 - what was signed
+def _resigned(f: Forger, name: str, verb: Verb, **control: Any) -> int:
     """Put a true signature by ann, made for other contents, into an event."""
     body = f.body("approver", name)
     signed = Control(call=body["call"], nonce=body["nonce"], by="ann", **control)

@@ -111,7 +111,7 @@ class Crowd:
         ]
         self.broker.stream(stream_names.bucket_stream(stream_names.SHARED_BUCKET)).listeners.append(self._written)
 
-    def _written(self, stored: Any) -> None:  # noqa: ANN401 - a stored message
+    def _written(self, stored: Any) -> None:
         if ".account.user-" in stored.subject and stored.payload:
             self.taken = msgspec.json.decode(stored.payload, type=Account).taken
             if self.taken > self.limits.user_day_micros:

@@ -5,8 +5,6 @@ takes effect between any two steps of a process, exactly as SIGKILL does: none o
 runs. A frozen process (SIGSTOP) keeps the steps that became due meanwhile and runs them when it wakes.
 """
 
-# ruff: noqa: ANN401 - the coroutines and internals of asyncio and anyio have no better type
-
 from __future__ import annotations
 
 import asyncio

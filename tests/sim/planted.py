@@ -4,8 +4,6 @@ A green simulator proves nothing until it is known what turns it red. Every entr
 a bug is planted in a child process and never removed.
 """
 
-# ruff: noqa: ANN401 - a planted bug stands in for methods of every signature
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """More bugs to plant (see ``planted``): about time, recovery, scarcity and changes during a run."""
 
-# ruff: noqa: ANN401 - a planted bug stands in for functions of every signature
-
 from __future__ import annotations
 
 from collections.abc import Callable

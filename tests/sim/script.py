@@ -28,7 +28,7 @@ CHECKED_TOOL = "scan"
 BAD_RESULT = "rotten"
 
 
-def _tool(name: str, **fields: Any) -> Contract:  # noqa: ANN401 - any field of a contract
+def _tool(name: str, **fields: Any) -> Contract:
     return Contract(name=name, description=f"{name} something", parameters=PARAMETERS, **fields)
 
 

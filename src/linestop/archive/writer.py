@@ -43,7 +43,7 @@ RETRY_S: Final = 5.0
 MOVE_EVERY_S: Final = 3600.0
 
 
-class _LogReplaced(Exception):  # noqa: N818 - caught here
+class _LogReplaced(Exception):
     """Raised when the archive was made from another log."""
 
 

@@ -164,7 +164,7 @@ class ModelReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     blocks: tuple[JsonObject, ...] = ()
 
 
-class ModelFailed(Exception):  # noqa: N818 - an outcome, recorded as planner.failed
+class ModelFailed(Exception):
     """Raised by an adapter when there is no usable answer.
 
     ``possibly_billed``: the provider may charge for the request although no usage figure came, so the whole

@@ -27,7 +27,7 @@ def events(story: Story) -> list[tuple[str, PLAIN]]:
     return seen
 
 
-def begun(task: str = "order 4711", **fields: Any) -> Story:  # noqa: ANN401 - any field of an agent
+def begun(task: str = "order 4711", **fields: Any) -> Story:
     """A run whose first model request is in progress."""
     from tests.builders import Story, agent
 
@@ -36,7 +36,7 @@ def begun(task: str = "order 4711", **fields: Any) -> Story:  # noqa: ANN401 - a
     return Story(agent(**fields), task=Task(text=task, user="ann")).open_run().run_until_idle()
 
 
-def busy(turns: int = 22, *, equal: bool = False, tokens: int = 100, **fields: Any) -> Story:  # noqa: ANN401 - see ``begun``
+def busy(turns: int = 22, *, equal: bool = False, tokens: int = 100, **fields: Any) -> Story:
     """A run that looks something up in every turn, until it is over."""
     from tests.builders import OK, call, reply
 

@@ -88,10 +88,10 @@ def passes_over_a_run_that_does_not_move() -> object:
 
     stopped: list[int] = []
 
-    async def fail(*_: Any, **__: Any) -> None:  # noqa: ANN401 - of the shell
+    async def fail(*_: Any, **__: Any) -> None:
         raise ValueError("it fails")
 
-    async def stop(*_: Any, **__: Any) -> int:  # noqa: ANN401 - of the shell
+    async def stop(*_: Any, **__: Any) -> int:
         stopped.append(1)
         return 7
 
@@ -130,7 +130,7 @@ def appends_while_another_is_in_flight() -> object:
 
     asked: list[int] = []
 
-    async def request(*_: Any, **__: Any) -> object:  # noqa: ANN401 - of the wire
+    async def request(*_: Any, **__: Any) -> object:
         asked.append(1)
         return SimpleNamespace(data=b"")
 

@@ -31,7 +31,7 @@ WIRE: dict[str, type[msgspec.Struct]] = {
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
-def example(kind: type[msgspec.Struct], *, full: bool) -> Any:  # noqa: ANN401 - an instance of ``kind``
+def example(kind: type[msgspec.Struct], *, full: bool) -> Any:
     """Return an instance with every field set to a distinct value (``full``), or with its required fields only."""
     fields = msgspec.structs.fields(kind)
     chosen = [field for field in fields if full or field.required]
@@ -46,7 +46,7 @@ def _struct(kind: inspect.Type) -> inspect.StructType:
     return kind
 
 
-def _value(kind: inspect.Type, name: str, *, full: bool) -> Any:  # noqa: ANN401, C901, PLR0912 - one arm a type
+def _value(kind: inspect.Type, name: str, *, full: bool) -> Any:  # noqa: C901, PLR0912 - one arm a type
     match kind:
         case inspect.Metadata():
             return _value(kind.type, name, full=full)

@@ -37,7 +37,7 @@ SILENCE_MAX_S: Final = 3.0
 """A live node answers its leaders every second."""
 
 
-class CheckWarning(Exception):  # noqa: N818 - a finding, not a failure
+class CheckWarning(Exception):
     """Raised by a check for a finding that prevents nothing."""
 
 

@@ -22,7 +22,7 @@ _PLACEHOLDER = re.compile(r"\{\{\s*([a-z_]+(?:\.[^{}\s]+)?)\s*\}\}")
 _BYTES_PER_TOKEN = 4
 
 
-class NoScriptedReply(Exception):  # noqa: N818 - reads well where it is raised
+class NoScriptedReply(Exception):
     """Raised when the script has no answer; the message is for the author of the script."""
 
 

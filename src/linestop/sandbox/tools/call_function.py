@@ -70,7 +70,7 @@ class FunctionReply(msgspec.Struct, kw_only=True, omit_defaults=True):
     begun: bool = True
 
 
-class _NotAResult(Exception):  # noqa: N818 - carries one sentence to _failed
+class _NotAResult(Exception):
     """Raised for a result that is only a promise (a coroutine, a generator): it is unknown what took effect."""
 
 

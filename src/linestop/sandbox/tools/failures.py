@@ -11,7 +11,7 @@ from linestop.schemas.start_deadline import TOO_LATE
 from linestop.schemas.tool_contracts import ErrorType
 
 
-class ToolFailed(Exception):  # noqa: N818 - an outcome, recorded as executor.finished
+class ToolFailed(Exception):
     """Raised by a tool to fail for a reason that the runtime understands.
 
     ``type``: ``transient`` (try again later), ``rate_limit`` (the same, ``retry_after_s`` if known),
@@ -33,7 +33,7 @@ class ToolFailed(Exception):  # noqa: N818 - an outcome, recorded as executor.fi
         self.retry_after_s = retry_after_s
 
 
-class ToolUnknown(Exception):  # noqa: N818 - see ToolFailed
+class ToolUnknown(Exception):
     """Raised by a tool that cannot tell whether it took effect, e.g. after a request without a response.
 
     The call is recorded as ``unknown``, and the probe or a person resolves it, unless the contract is safe to repeat.

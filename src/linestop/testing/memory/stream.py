@@ -27,7 +27,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     stored_at: datetime
 
 
-class WrongLastSequence(Exception):  # noqa: N818 - 10071, a reply and not a failure
+class WrongLastSequence(Exception):
     """Raised when the expected last message is not the last; names the real one."""
 
     def __init__(self, head_seq: int) -> None:
@@ -35,11 +35,11 @@ class WrongLastSequence(Exception):  # noqa: N818 - 10071, a reply and not a fai
         self.head_seq = head_seq
 
 
-class SubjectTaken(Exception):  # noqa: N818 - 10077, a reply and not a failure
+class SubjectTaken(Exception):
     """Raised when the subject has its one message already."""
 
 
-class StreamFull(Exception):  # noqa: N818 - 10077 too
+class StreamFull(Exception):
     """Raised when the stream has no space left."""
 
 
