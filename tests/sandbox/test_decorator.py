@@ -14,6 +14,7 @@ from linestop.errors import ConfigError
 from linestop.sandbox.tools.decorator import Context, Tool, ToolFailed, tool
 from linestop.sandbox.tools.function_signature import read_docstring
 from linestop.schemas.argument_validation import check_arguments
+from linestop.schemas.defaults import LIMITS_MAX
 
 if TYPE_CHECKING:
     from tests.sandbox.conftest import MakeContext
@@ -265,7 +266,7 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (_fine_async, {"kind": "thread"}, "does not fit"),
     (_fine, {"kind": "wait"}, "must be one of async, thread, process"),
     (_fine, {"timeout_s": 0}, "timeout_s must be over 0"),
-    (_fine, {"timeout_s": 1e9}, "at most 3600"),
+    (_fine, {"timeout_s": 1e9}, "at most 86400"),
     (_fine, {"calls_max": -1}, "calls_max must be a whole number"),
     (_fine, {"retries_max": 1.5}, "retries_max must be a whole number"),
     (_fine, {"timeouts": 1}, "no option timeouts"),
@@ -289,6 +290,14 @@ def test_a_wrong_declaration_is_refused_in_one_sentence(
     with pytest.raises(ConfigError, match=sentence) as caught:
         cast("Callable[..., Any]", tool)(**options)(fn)
     assert "\n" not in str(caught.value)
+
+
+def test_a_call_may_take_as_long_as_the_limits_of_a_run_allow() -> None:
+    """One truth for both: a tool's timeout and the largest ``tool_timeout_s``."""
+    longest_s = LIMITS_MAX["tool_timeout_s"]
+    assert tool(name="slow", timeout_s=longest_s)(_fine).contract.timeout_s == longest_s
+    with pytest.raises(ConfigError, match=f"at most {longest_s}"):
+        tool(name="slow", timeout_s=longest_s + 1)(_fine)
 
 
 def test_two_types_that_a_schema_cannot_tell_apart_are_refused() -> None:

@@ -18,7 +18,7 @@ from linestop.errors import ConfigError
 from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.failures import ToolFailed, ToolUnknown
 from linestop.sandbox.tools.function_signature import Signature, read_signature
-from linestop.schemas.defaults import Limits
+from linestop.schemas.defaults import LIMITS_MAX, Limits
 from linestop.schemas.tool_contracts import TIERS, Contract, Tier, ToolKind
 
 __all__ = ["AnyTool", "Context", "Tool", "ToolFailed", "ToolOptions", "ToolUnknown", "tool"]
@@ -33,7 +33,6 @@ Check = Callable[[Any], Sequence[str]]
 
 NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 NAME_CHARS_MAX = 60
-TIMEOUT_S_MAX = 3_600.0
 DEFAULTS = Limits()
 """A contract that is stored without timeout and retries has 5 s and 2 for ever; a new one has these."""
 
@@ -174,8 +173,9 @@ def _check_options(name: str, options: ToolOptions) -> None:
     tier = options.get("tier", "destructive")
     if tier not in TIERS:
         raise ConfigError(f"tool {name}: tier {tier!r} must be one of {', '.join(TIERS)}")
-    if not 0 < options.get("timeout_s", 1) <= TIMEOUT_S_MAX:
-        raise ConfigError(f"tool {name}: timeout_s must be over 0 and at most {TIMEOUT_S_MAX:.0f}")
+    timeout_s_max = LIMITS_MAX["tool_timeout_s"]
+    if not 0 < options.get("timeout_s", 1) <= timeout_s_max:
+        raise ConfigError(f"tool {name}: timeout_s must be over 0 and at most {timeout_s_max}")
     counts = {key: options.get(key, 0) for key in ("retries_max", "calls_max", "price_micros")}
     for option, count in counts.items():
         if not isinstance(count, int) or count < 0:
