@@ -18,8 +18,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-CLOCK_OFF_MAX_S: Final = 30.0
-"""The largest difference from the broker's time with which a process still decides."""
+from linestop.schemas.defaults import CLOCK_OFF_MAX_S
 
 _STEADY_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """The steady clock that continues while a machine is suspended, as deadlines outside of it do."""

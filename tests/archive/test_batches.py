@@ -15,8 +15,9 @@ from tests.run_logs import SCENARIOS
 
 from linestop.archive import writer
 from linestop.archive.duckdb_file import ArchiveFile
-from linestop.archive.writer import BATCH_EVERY_S, LAST_BATCH_WITHIN_S, RETRY_S, Archive
+from linestop.archive.writer import LAST_BATCH_WITHIN_S, Archive
 from linestop.bus.interfaces import StoredMessage
+from linestop.schemas.broker_defaults import ARCHIVE_BATCH_EVERY_S, ARCHIVE_RETRY_S
 from linestop.testing.virtual_time import run_virtual
 
 LOG = [(subject, payload) for subject, payload, _ in SCENARIOS["approved"]()]
@@ -106,12 +107,12 @@ def test_what_came_within_a_second_is_one_batch(tmp_path: Path, monkeypatch: pyt
         began = anyio.current_time()
         async with archiving(log, path):
             for index in range(8):
-                await anyio.sleep(BATCH_EVERY_S / 10)
+                await anyio.sleep(ARCHIVE_BATCH_EVERY_S / 10)
                 log.append(LOG[index : index + 1])
-            await anyio.sleep(BATCH_EVERY_S * 2.25)
+            await anyio.sleep(ARCHIVE_BATCH_EVERY_S * 2.25)
             log.append(LOG[8:])
-            await anyio.sleep(BATCH_EVERY_S)
-            assert commits.seconds(began) == [(BATCH_EVERY_S, 1, 8), (4 * BATCH_EVERY_S, 9, len(LOG))]
+            await anyio.sleep(ARCHIVE_BATCH_EVERY_S)
+            assert commits.seconds(began) == [(ARCHIVE_BATCH_EVERY_S, 1, 8), (4 * ARCHIVE_BATCH_EVERY_S, 9, len(LOG))]
 
     run(main)
     assert stored(path) == expected()
@@ -179,7 +180,7 @@ def test_a_batch_that_failed_is_stored_later(tmp_path: Path, monkeypatch: pytest
         async with archiving(log, path) as archive:
             log.append(LOG[9:])
             await archive.wait_until_stored(len(LOG))
-            assert commits.seconds(began) == [(failures * RETRY_S, 1, len(LOG))]
+            assert commits.seconds(began) == [(failures * ARCHIVE_RETRY_S, 1, len(LOG))]
 
     run(main)
     assert stored(path) == expected()
@@ -205,7 +206,7 @@ def test_a_stop_stores_what_came_since_the_last_batch(tmp_path: Path, monkeypatc
 
     async def main() -> None:
         async with archiving(log, path):
-            await anyio.sleep(BATCH_EVERY_S / 2)
+            await anyio.sleep(ARCHIVE_BATCH_EVERY_S / 2)
             log.append(LOG[9:])
 
     run(main)

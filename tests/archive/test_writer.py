@@ -24,7 +24,7 @@ from tests.small_disk import fill
 from linestop.actors.recorder import Recorder
 from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse
 from linestop.archive.query_socket import QueryRequest, ask_recorder
-from linestop.archive.writer import RETRY_S, Archive
+from linestop.archive.writer import Archive
 from linestop.archive.writer_process import Writer
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import connect
@@ -35,6 +35,7 @@ from linestop.bus.streams.create_streams import set_up
 from linestop.errors import ConfigError, InputError, RetryableError
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings
+from linestop.schemas.broker_defaults import ARCHIVE_RETRY_S
 from linestop.schemas.run.fold import fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
@@ -253,7 +254,7 @@ async def test_an_archive_on_a_full_disk_continues_once_there_is_room(
             while not logged:  # noqa: ASYNC110 - another process logs it
                 await anyio.sleep(0.05)
             # The next attempt fails too, and is not reported.
-            await anyio.sleep(1.5 * RETRY_S)
+            await anyio.sleep(1.5 * ARCHIVE_RETRY_S)
             (small_disk / "other-data").unlink()
             await reached(archive, messages)
             tasks.cancel_scope.cancel()
@@ -374,7 +375,7 @@ async def test_an_archive_of_another_log_is_set_aside(
 
     This happens whether the new log is shorter or longer than the old one.
     """
-    monkeypatch.setattr("linestop.archive.writer.RETRY_S", 0.01)
+    monkeypatch.setattr("linestop.archive.writer.ARCHIVE_RETRY_S", 0.01)
     path = tmp_path / "a.duckdb"
     file = ArchiveFile(path)
     file.store(
@@ -395,8 +396,8 @@ async def test_a_log_that_is_replaced_under_a_running_archive_is_noticed(
     length: int, tmp_path: Path, logs: list[list[Message]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection outlives the broker's store: whether the new log is shorter or not, a new archive begins."""
-    monkeypatch.setattr("linestop.archive.writer.RETRY_S", 0.01)
-    monkeypatch.setattr("linestop.archive.writer.BATCH_EVERY_S", 0.01)
+    monkeypatch.setattr("linestop.archive.writer.ARCHIVE_RETRY_S", 0.01)
+    monkeypatch.setattr("linestop.archive.writer.ARCHIVE_BATCH_EVERY_S", 0.01)
     path = tmp_path / "a.duckdb"
     log = PagedLog((subject.replace(".r1.", ".old."), payload) for subject, payload, _ in logs[0])
     archive = Archive(path)

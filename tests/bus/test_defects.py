@@ -21,11 +21,12 @@ from linestop.bus.stores.kill_switch_store import KillSwitchStore
 from linestop.bus.streams import stream_names
 from linestop.client.kill_switches import KillSwitchClient
 from linestop.errors import TooLarge
-from linestop.runtime.actor_process import REFRESH_FACTS_EVERY_S, ActorProcess
+from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.ask_roles import Decider, Draft, Pass
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
+from linestop.schemas.defaults import REFRESH_FACTS_EVERY_S
 from linestop.schemas.events import AnyEvent, Finished, Paused, Proposed, Stopped
 from linestop.schemas.kill_switches import KEY, OLDER_KEY
 from linestop.schemas.model_messages import ModelReply

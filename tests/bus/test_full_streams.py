@@ -25,7 +25,8 @@ from linestop.client import Client
 from linestop.client.result_types import Submitted
 from linestop.errors import LinestopError, Refused
 from linestop.schemas import subjects
-from linestop.schemas.defaults import CONTROL_BYTES_MAX, SPACE_FOR_NEW_WORK
+from linestop.schemas.broker_defaults import SPACE_FOR_NEW_WORK
+from linestop.schemas.defaults import CONTROL_BYTES_MAX
 from linestop.schemas.subjects import AgentName, RunId, TenantId
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]

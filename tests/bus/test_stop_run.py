@@ -13,8 +13,9 @@ import pytest
 
 from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import Append, HeadMoved, Log
-from linestop.bus.stop_run import HELP_WITHIN_S, STOP_WITHIN_S, TRIES_BEFORE_HELP, catch_up, stop_number, stop_run
+from linestop.bus.stop_run import HELP_WITHIN_S, TRIES_BEFORE_HELP, catch_up, stop_number, stop_run
 from linestop.errors import TimedOut, Unreachable
+from linestop.schemas.broker_defaults import STOP_WITHIN_S
 from linestop.schemas.events import Cue, Refused, Sealed, StopMode, Stopped
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event

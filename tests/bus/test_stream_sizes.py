@@ -10,7 +10,6 @@ from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, MIB, StreamSizes, streams
 from linestop.bus.streams.stream_sizes import (
-    DISK_SHARE,
     SIZES_FILE,
     TOTAL_MIN_BYTES,
     ExpectedLoad,
@@ -20,9 +19,9 @@ from linestop.bus.streams.stream_sizes import (
     store_sizes,
     stored_sizes,
 )
-from linestop.cli.commands.bus import RUN_RETENTION_DAYS
 from linestop.errors import ConfigError
-from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
+from linestop.schemas.broker_defaults import SPACE_FOR_NEW_WORK, STREAMS_DISK_SHARE
+from linestop.schemas.defaults import RUNS_DAYS_MAX
 
 GIB = 1024 * MIB
 MEASURED = {
@@ -42,7 +41,7 @@ MEASURED = {
 def test_all_streams_together_take_half_of_the_disk(free: int) -> None:
     """Hardly less, and never more unless the disk is nearly full; each stream has some space."""
     space = sizes_for(free)
-    expected_bytes = max(int(free * DISK_SHARE), TOTAL_MIN_BYTES)
+    expected_bytes = max(int(free * STREAMS_DISK_SHARE), TOTAL_MIN_BYTES)
     assert 0.9 * expected_bytes < space.total <= expected_bytes
     specs = streams(space)
     assert sum(spec.config["max_bytes"] for spec in specs) <= space.total
@@ -105,6 +104,6 @@ def test_a_plan_names_a_disk_on_which_it_fits(load: ExpectedLoad) -> None:
 def test_a_plan_adds_the_tenth_that_is_closed_to_new_work() -> None:
     """A stream that is full after 90 days refuses new work before."""
     (runs, *_) = plan_sizes(ExpectedLoad(runs_per_day=1_000, turns=3), DEFAULT_SIZES).streams
-    assert runs.needed_bytes == int(runs.run_bytes * 1_000 * RUN_RETENTION_DAYS / SPACE_FOR_NEW_WORK)
+    assert runs.needed_bytes == int(runs.run_bytes * 1_000 * RUNS_DAYS_MAX / SPACE_FOR_NEW_WORK)
     assert runs.days == pytest.approx(DEFAULT_SIZES.runs * SPACE_FOR_NEW_WORK / runs.day_bytes, abs=0.1)
-    assert ExpectedLoad(runs_per_day=1, turns=1).days == RUN_RETENTION_DAYS
+    assert ExpectedLoad(runs_per_day=1, turns=1).days == RUNS_DAYS_MAX

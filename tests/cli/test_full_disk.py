@@ -30,7 +30,7 @@ from linestop.bus.wire import Wire
 from linestop.cli.main import run
 from linestop.cli.runs import stop_runs
 from linestop.errors import Unreachable
-from linestop.schemas.defaults import DISK_FULL_BYTES
+from linestop.schemas.broker_defaults import DISK_FULL_BYTES
 
 WITHIN_S = 20.0
 SUBJECT = "runs.acme.run-1.planner.proposed.{}"

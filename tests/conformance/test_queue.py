@@ -14,7 +14,7 @@ from linestop.bus.interfaces import Delivery, PullCapacity, Queue
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import ConsumerSpec, consumers
 from linestop.schemas import subjects
-from linestop.schemas.defaults import ACK_WAIT_S
+from linestop.schemas.broker_defaults import ACK_WAIT_S
 from linestop.schemas.subjects import AgentName, TenantId
 from linestop.testing.cluster import Cluster
 

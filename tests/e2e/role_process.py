@@ -28,7 +28,7 @@ from linestop.sandbox.tools.context import Context
 from linestop.sandbox.tools.decorator import tool
 from linestop.sandbox.tools.registry import Registry
 from linestop.sandbox.tools.tool_runner import RegistryRunner
-from linestop.schemas.defaults import TIMER_IN_PROCESS_MAX_S
+from linestop.schemas.broker_defaults import TIMER_IN_PROCESS_MAX_S
 from linestop.schemas.subjects import RoleName
 
 START_WITHIN_S: Final = 0.7

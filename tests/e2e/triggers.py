@@ -20,8 +20,8 @@ import msgspec
 
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.interfaces import Append, Delivery, LiveMessage, Log, OnSent, PullCapacity, Queue
-from linestop.bus.jetstream.pull_queue import IN_FLIGHT_MAX
 from linestop.bus.streams.stream_definitions import ConsumerSpec
+from linestop.schemas.broker_defaults import DELIVERIES_IN_FLIGHT_MAX
 from linestop.schemas.messages import Task
 from linestop.schemas.subjects import RoleName, RunId, TenantId, parse_run_event, parse_timer, stored_subject
 
@@ -200,7 +200,7 @@ class TriggeredQueue:
         self._directory = directory
 
     async def deliveries(
-        self, *, in_flight_max: int = IN_FLIGHT_MAX, capacity: PullCapacity | None = None
+        self, *, in_flight_max: int = DELIVERIES_IN_FLIGHT_MAX, capacity: PullCapacity | None = None
     ) -> AsyncGenerator[Delivery]:
         """Yield the deliveries; the trigger's delivery may be the last."""
         inner_deliveries = cast(

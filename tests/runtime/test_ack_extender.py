@@ -11,7 +11,7 @@ from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import consumers
 from linestop.runtime.ack_extender import HANDLING_MAX_S, AckExtender
 from linestop.schemas import subjects
-from linestop.schemas.defaults import ACK_WAIT_S
+from linestop.schemas.broker_defaults import ACK_WAIT_S
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import run_virtual, virtual_now

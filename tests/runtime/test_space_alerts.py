@@ -14,9 +14,10 @@ from linestop.bus.interfaces import Fill, Log, Publisher
 from linestop.bus.streams import stream_names
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.housekeeping import space_alerts
-from linestop.runtime.housekeeping.space_alerts import CHECK_EVERY_S, SpaceWatch
+from linestop.runtime.housekeeping.space_alerts import SpaceWatch
 from linestop.runtime.process_settings import ProcessSettings
 from linestop.runtime.role_factory import make_role
+from linestop.schemas.defaults import SPACE_CHECK_EVERY_S
 from linestop.schemas.subjects import ACTORS, TenantId
 from linestop.testing.memory import MemoryBroker
 from linestop.testing.virtual_time import run_virtual, virtual_now
@@ -145,9 +146,9 @@ def test_a_recorder_checks_again_and_again_and_two_of_them_raise_one_alert() -> 
             await anyio.sleep(1)
             assert alerts() == 0
             runs.bytes_used = 80_000
-            await anyio.sleep(CHECK_EVERY_S)
+            await anyio.sleep(SPACE_CHECK_EVERY_S)
             assert alerts() == 1
-            await anyio.sleep(100 * CHECK_EVERY_S)
+            await anyio.sleep(100 * SPACE_CHECK_EVERY_S)
             assert alerts() == 1
 
     run_virtual(main, seed=1)

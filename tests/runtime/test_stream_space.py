@@ -12,7 +12,7 @@ from linestop.bus.interfaces import Fill, Log
 from linestop.errors import Unreachable
 from linestop.runtime.fetch_facts import FactSource
 from linestop.runtime.stream_space import PLACE_BYTES, PROCESSES, StreamSpace
-from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
+from linestop.schemas.broker_defaults import SPACE_FOR_NEW_WORK
 from linestop.testing.virtual_time import run_virtual
 
 ANSWER_S = 0.01

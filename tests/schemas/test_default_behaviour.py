@@ -1,4 +1,4 @@
-"""Changing a default in ``schemas/defaults.py`` changes what linestop does."""
+"""Changing a default in ``schemas/defaults.py`` or ``schemas/broker_defaults.py`` changes what linestop does."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 
 import pytest
 from tests.changed_default import changed_default, default_names
-from tests.schemas.default_cases import limits, processes
+from tests.schemas.default_cases import archive, broker, limits, processes, tools
 
-CASES = {**limits.CASES, **processes.CASES}
+CASES = {**limits.CASES, **processes.CASES, **tools.CASES, **broker.CASES, **archive.CASES}
 
 
 def test_every_default_has_a_case_and_every_case_a_default() -> None:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linestop.schemas.defaults import SECRET_CHARS_MIN
 from linestop.schemas.text import redaction
-from linestop.schemas.text.redaction import PENDING_CHARS_MAX, SECRET_CHARS_MIN, Redactor, StreamRedactor
+from linestop.schemas.text.redaction import PENDING_CHARS_MAX, Redactor, StreamRedactor
 
 # Made up here, piece by piece, so that no scanner takes this file for a leak.
 LETTERS = "abcdEFGH1234ijklMNOP5678qrstUVWX90yz"

@@ -17,7 +17,7 @@ from linestop.actors.judging.calls_written_as_text import narration_errors
 from linestop.actors.role_facts import ValidatorFacts
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import check_arguments
-from linestop.schemas.defaults import SPACE_FOR_STARTS
+from linestop.schemas.broker_defaults import SPACE_FOR_STARTS
 from linestop.schemas.events import (
     Accepted,
     AnyEvent,

@@ -20,11 +20,11 @@ import msgspec
 
 from linestop.archive.requests import ArchiveStatus, Reach, RunQuery
 from linestop.errors import LinestopError, RetryableError
+from linestop.schemas.broker_defaults import ARCHIVE_REPLY_WAIT_S
 
 T = TypeVar("T")
 
 LINE_BYTES_MAX: Final = 64 * 1024
-REPLY_WITHIN_S: Final = 300.0
 
 
 class QueryRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +113,7 @@ async def _exchange(path: Path, request: QueryRequest) -> QueryReply | None:
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             return None
         async with stream:
-            with anyio.fail_after(REPLY_WITHIN_S):
+            with anyio.fail_after(ARCHIVE_REPLY_WAIT_S):
                 await stream.send(msgspec.json.encode(request) + b"\n")
                 return msgspec.json.decode(await _read_line(stream), type=QueryReply)
 

@@ -26,21 +26,16 @@ from linestop.archive.query_socket import QueryReply, QueryRequest, QuerySocket
 from linestop.archive.requests import ArchiveStatus, Reach, RunQuery
 from linestop.bus.interfaces import Log, StoredMessage
 from linestop.errors import InputError, LinestopError
+from linestop.schemas.broker_defaults import ARCHIVE_BATCH_EVERY_S, ARCHIVE_MOVE_EVERY_S, ARCHIVE_RETRY_S
 
 T = TypeVar("T")
 Batch = list[StoredMessage]
 
 LOG = structlog.get_logger("linestop.archive")
-BATCH_EVERY_S: Final = 1.0
-"""How often the log is read: a commit costs some 10 ms, whatever its size."""
-
 BATCH_MESSAGES_MAX: Final = 5_000
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 LAST_BATCH_WITHIN_S: Final = 1.0
 """How long a stop waits for the events since the last batch; those that are not stored then are stored next time."""
-
-RETRY_S: Final = 5.0
-MOVE_EVERY_S: Final = 3600.0
 
 
 class _LogReplaced(Exception):
@@ -72,7 +67,7 @@ class Archive:
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._close()
-            await anyio.sleep(RETRY_S)
+            await anyio.sleep(ARCHIVE_RETRY_S)
 
     async def rebuild(self, log: Log) -> ArchiveStatus:
         """Read the whole log into the file again; runs that were removed from the log stay as they are.
@@ -150,7 +145,7 @@ class Archive:
                     if self._reported:
                         self._reported = ""
                         LOG.info("archive_continues", path=str(self.path), sentence=f"{self.path} is written again.")
-                    await anyio.sleep(BATCH_EVERY_S)
+                    await anyio.sleep(ARCHIVE_BATCH_EVERY_S)
             except anyio.get_cancelled_exc_class():
                 with anyio.move_on_after(LAST_BATCH_WITHIN_S, shield=True):
                     await self._store_new(log)
@@ -163,7 +158,7 @@ class Archive:
                     LOG.info("archive_moved", runs=moved)
             except Exception as error:  # noqa: BLE001 - reported
                 self._report(error)
-            await anyio.sleep(MOVE_EVERY_S)
+            await anyio.sleep(ARCHIVE_MOVE_EVERY_S)
 
     async def _store_new(self, log: Log) -> None:
         """Store the messages that the archive lacks, batch by batch; each next one is read while one is stored."""

@@ -26,10 +26,10 @@ from linestop.bus.access.credentials import Credential
 from linestop.bus.connection import connect
 from linestop.bus.jetstream import JetStream
 from linestop.errors import LinestopError
+from linestop.schemas.broker_defaults import ARCHIVE_RETRY_S
 
 LOG = structlog.get_logger("linestop.archive")
 NICENESS: Final = 10
-RETRY_S: Final = 5.0
 REACH_RETRY_S: Final = 0.25
 ENDS_WITHIN_S: Final = 5.0
 """How long a writer may take to store the rest and close its file before it is killed."""
@@ -63,7 +63,7 @@ class Writer:
             LOG.warning(
                 "archive_writer_ended", path=str(self.path), sentence="The archive's writer ended; it restarts."
             )
-            await anyio.sleep(RETRY_S)
+            await anyio.sleep(ARCHIVE_RETRY_S)
 
     async def reach(self) -> Reach:
         """Return the watermark and the first sequence of the oldest open run; wait until the archive is open."""

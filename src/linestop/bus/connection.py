@@ -29,10 +29,9 @@ from linestop.bus.streams.stream_definitions import HEADER_BYTES_MAX
 from linestop.bus.streams.stream_names import inbox_prefix
 from linestop.bus.wire import FAILURES, NO_HEADERS, Wire, header_block
 from linestop.errors import ConfigError, LinestopError, PermissionDenied, TooLarge, Unreachable
+from linestop.schemas.broker_defaults import BROKER_CONNECT_TIMEOUT_S, BROKER_REQUEST_TIMEOUT_S
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 
-CONNECT_TIMEOUT_S: Final = 5.0
-REQUEST_TIMEOUT_S: Final = 5.0
 RECONNECT_WAIT_S: Final = 0.25
 PENDING_BYTES_MAX: Final = 8 * 1024 * 1024
 """Outgoing bytes buffered while the server is away; more is refused."""
@@ -98,7 +97,7 @@ class Connection:
         payload: bytes = b"",
         *,
         headers: Mapping[str, str] | None = None,
-        timeout_s: float = REQUEST_TIMEOUT_S,
+        timeout_s: float = BROKER_REQUEST_TIMEOUT_S,
     ) -> Msg:
         """Send a request and return the first reply; a connection that is being restored is waited for.
 
@@ -131,7 +130,7 @@ class Connection:
         payload: bytes = b"",
         *,
         headers: Mapping[str, str] | None = None,
-        timeout_s: float = REQUEST_TIMEOUT_S,
+        timeout_s: float = BROKER_REQUEST_TIMEOUT_S,
     ) -> None:
         """Send a message and return when the server has accepted it; whether any subscriber received it is unknown.
 
@@ -151,7 +150,7 @@ class Connection:
         callback: Callable[[Msg], Awaitable[None]],
         *,
         queue: str = "",
-        timeout_s: float = REQUEST_TIMEOUT_S,
+        timeout_s: float = BROKER_REQUEST_TIMEOUT_S,
     ) -> Subscription:
         """Subscribe and return when the server has accepted it.
 
@@ -174,7 +173,7 @@ class Connection:
         return subscription
 
     async def api_request(
-        self, subject: str, body: object = None, *, timeout_s: float = REQUEST_TIMEOUT_S
+        self, subject: str, body: object = None, *, timeout_s: float = BROKER_REQUEST_TIMEOUT_S
     ) -> dict[str, object]:
         """Send a JSON request to the JetStream API and return its JSON reply.
 
@@ -317,7 +316,7 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-async def connect(credential: Credential, *, name: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:
+async def connect(credential: Credential, *, name: str, timeout_s: float = BROKER_CONNECT_TIMEOUT_S) -> Connection:
     """Connect to the bus as ``credential``.
 
     The connection later restores itself without a limit; only the first attempt is bounded.

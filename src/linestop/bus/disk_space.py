@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from linestop.schemas.defaults import DISK_FULL_BYTES
+from linestop.schemas.broker_defaults import DISK_FULL_BYTES
 
 MIB: Final = 1024 * 1024
 GIB: Final = 1024 * MIB

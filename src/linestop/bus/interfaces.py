@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 
 from linestop.errors import Conflict
+from linestop.schemas.broker_defaults import DELIVERIES_IN_FLIGHT_MAX
 from linestop.schemas.subjects import DeltaSubject, RoleName, RunId, TenantId, run_event
 
 
@@ -276,7 +277,9 @@ class PullCapacity(Protocol):
 class Queue(Protocol):
     """One durable consumer, pulled in linestop's own loop with heartbeats; survives reconnects."""
 
-    def deliveries(self, *, in_flight_max: int = 64, capacity: PullCapacity | None = None) -> AsyncIterator[Delivery]:
+    def deliveries(
+        self, *, in_flight_max: int = DELIVERIES_IN_FLIGHT_MAX, capacity: PullCapacity | None = None
+    ) -> AsyncIterator[Delivery]:
         """Yield messages as they arrive, without end; at most ``in_flight_max`` unacknowledged at once.
 
         With ``capacity``, no more messages are requested than it has free; the others stay in the stream.

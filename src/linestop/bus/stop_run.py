@@ -20,14 +20,12 @@ from linestop.bus.event_message import EventEncoder
 from linestop.bus.interfaces import HeadMoved, Log, StoredMessage
 from linestop.errors import Defect, LinestopError, TimedOut
 from linestop.logger import Logger
+from linestop.schemas.broker_defaults import STOP_WITHIN_S
 from linestop.schemas.events import Cue, Stopped, decode_envelope
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import run_event
 
 LOG = Logger("linestop.shell")
-STOP_WITHIN_S: Final = 10.0
-"""How long a stop is tried against a run that moves all the time."""
-
 TRIES_BEFORE_HELP: Final = 3
 """Failed attempts after which a stop asks for help: a run that waits for models causes none or one."""
 

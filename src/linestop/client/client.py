@@ -18,11 +18,12 @@ from linestop.client.kill_switches import KillSwitchClient
 from linestop.client.live_updates import RunFollower
 from linestop.client.outcome import Outcome
 from linestop.client.result_types import DeadLetter, Receipt, StoppedRuns, Submitted, pick_question, require_shown
-from linestop.client.sender import REPLY_WAIT_S, Sender
+from linestop.client.sender import Sender
 from linestop.client.stop import DirectStop, is_stop_of, no_such_run
 from linestop.client.stop_scope import stop_scope
 from linestop.errors import InputError, NotFound, PermissionDenied, Refused, TimedOut
 from linestop.schemas import events, subjects
+from linestop.schemas.broker_defaults import REPLY_WAIT_S
 from linestop.schemas.defaults import DEFAULT_TENANT
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.kill_switches import switch_name

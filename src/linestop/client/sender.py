@@ -26,14 +26,12 @@ from linestop.client.result_types import Submitted
 from linestop.client.waiting import ReplyInbox, reply_within
 from linestop.errors import InputError, Refused, TimedOut, TooLarge
 from linestop.schemas import subjects
+from linestop.schemas.broker_defaults import REPLY_WAIT_S
 from linestop.schemas.defaults import CONTROL_BYTES_MAX, MESSAGE_BYTES_MAX
 from linestop.schemas.messages import REPLY_HEADER, SIGNED_VERBS, Control, Reply, Task, Verb, run_of_key
 from linestop.schemas.subjects import AgentName, RunId, TenantId, run_id
 from linestop.schemas.text.value_size import OversizedError, json_size
 from linestop.schemas.trace_context import TraceContext
-
-REPLY_WAIT_S: Final = 10.0
-"""How long to wait for a role's reply to a task or a control message, which is stored in any case."""
 
 SOURCE: Final = "/linestop/client"
 TASK_TYPE: Final = "io.linestop.task"

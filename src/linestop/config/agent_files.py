@@ -19,7 +19,7 @@ from linestop.errors import ConfigError, InputError, Refused
 from linestop.models.providers import MODEL_FORMS, PLAYBOOK, PROVIDERS, check_api_key_env, check_base_url
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.argument_validation import schema_error
-from linestop.schemas.defaults import MESSAGE_BYTES_MAX, Limits, excessive_limit
+from linestop.schemas.defaults import MESSAGE_BYTES_MAX, WINDOW_TOKENS, Limits, excessive_limit
 from linestop.schemas.events import ModelChoice, Policy
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import FUNCTION_MODEL_PREFIX, Price, ToolMode
@@ -74,7 +74,7 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tool_mode: ToolMode = "auto"
     params: JsonObject = {}
     price: PriceTable | None = None
-    window_tokens: Tokens = 128_000
+    window_tokens: Tokens = WINDOW_TOKENS
     output_tokens_max: Tokens = Limits().model_output_tokens_max
 
 

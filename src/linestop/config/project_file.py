@@ -21,7 +21,8 @@ import msgspec
 from linestop.bus.access.credentials import require_urls
 from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError
-from linestop.schemas.defaults import DEFAULT_TENANT, AccountLimits, Retention, WorkerLimits
+from linestop.schemas.broker_defaults import Retention
+from linestop.schemas.defaults import DEFAULT_TENANT, AccountLimits, WorkerLimits
 from linestop.schemas.json_values import JsonObject, JsonValue
 from linestop.schemas.subjects import check_name
 

@@ -10,8 +10,9 @@ import httpx2
 from anthropic import AnthropicError, AsyncAnthropic, DefaultAsyncHttpxClient
 
 from linestop.models.anthropic_reply import AnthropicReplyReader, arguments_object
-from linestop.models.transport import CONNECT_S, HOOKS, HttpResponse, exchange, with_deadline
+from linestop.models.transport import HOOKS, HttpResponse, exchange, with_deadline
 from linestop.models.wire_names import check_names, to_wire, wire_id
+from linestop.schemas.defaults import MODEL_CONNECT_TIMEOUT_S
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import (
     Message,
@@ -101,7 +102,7 @@ class AnthropicClient:
             messages=fields.pop("messages"),
             stream=True,
             extra_body=fields,
-            timeout=httpx2.Timeout(deadline_s, connect=CONNECT_S),
+            timeout=httpx2.Timeout(deadline_s, connect=MODEL_CONNECT_TIMEOUT_S),
         ) as response:
             yield cast("HttpResponse", response)
 

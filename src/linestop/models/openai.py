@@ -13,8 +13,9 @@ from linestop.models.failures import reworded
 from linestop.models.json_mode import has_reserved_name, json_mode_reply, json_mode_request, trial_reply, trial_request
 from linestop.models.openai_reply import OpenAIReplyReader
 from linestop.models.providers import is_own_host
-from linestop.models.transport import CONNECT_S, HOOKS, HttpResponse, exchange, with_deadline
+from linestop.models.transport import HOOKS, HttpResponse, exchange, with_deadline
 from linestop.models.wire_names import check_names, to_wire, wire_id
+from linestop.schemas.defaults import MODEL_CONNECT_TIMEOUT_S
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import (
     FailureClass,
@@ -195,7 +196,7 @@ class OpenAIClient:
             messages=fields.pop("messages"),
             stream=True,
             extra_body=fields,
-            timeout=httpx2.Timeout(deadline_s, connect=CONNECT_S),
+            timeout=httpx2.Timeout(deadline_s, connect=MODEL_CONNECT_TIMEOUT_S),
         ) as response:
             yield cast("HttpResponse", response)
 

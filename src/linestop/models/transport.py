@@ -21,6 +21,7 @@ import httpx2
 from linestop.models.failures import ERRORS_TO_CLASSIFY, failure_of_error, reworded
 from linestop.models.may_still_begin import require_fresh
 from linestop.models.sse import STREAM_BYTES_MAX, EventDecoder, SseEvent
+from linestop.schemas.defaults import SECRET_CHARS_MIN
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.model_messages import NO_KEY, ModelFailed, ModelReply, ModelRequest, OnDelta, Usage
 
@@ -30,10 +31,6 @@ _PEEK_BYTES = 6
 
 DRAIN_S = 1.0
 """How long to wait for the rest of a finished stream, so that its connection can be used again."""
-
-CONNECT_S = 10.0
-SECRET_CHARS_MIN = 8
-"""Real keys are longer; a placeholder for a server without a key is an ordinary word and is not removed."""
 
 ERROR_BYTES_MAX = 64 * 1024
 """How much of the body of an error is read, in bytes on the wire."""

@@ -44,7 +44,8 @@ from linestop.runtime.role_factory import live_filters
 from linestop.runtime.run_loop import Shell
 from linestop.runtime.stream_space import StreamSpace
 from linestop.runtime.workers.presence import Presence, PresenceCallbacks, RoleLoad, count_starts
-from linestop.schemas.defaults import SPACE_TO_WATCH
+from linestop.schemas.broker_defaults import OUTCOME_RETRY_S, SPACE_TO_WATCH
+from linestop.schemas.defaults import REFRESH_FACTS_EVERY_S
 from linestop.schemas.events import NEVER, Cue
 from linestop.schemas.subjects import (
     ACTORS,
@@ -64,12 +65,6 @@ if TYPE_CHECKING:
     from linestop.archive.writer_process import Writer
 
 LOG = structlog.get_logger("linestop.process")
-REFRESH_FACTS_EVERY_S = 2.0
-"""Seconds within which a closed kill switch takes effect in every process."""
-
-OUTCOME_RETRY_S = 60.0
-"""Seconds until an outcome that found no space is published again."""
-
 LIVE_STOPS = live_subject(event_filter(None, "stopped"))
 STOP_ALERT_KINDS = frozenset({"stopped"})
 

@@ -39,7 +39,7 @@ from typing import Protocol
 from linestop.bus.interfaces import Timers
 from linestop.runtime.housekeeping.leftover_timers import leftover_timers
 from linestop.runtime.run_cache import CachedRun
-from linestop.schemas.defaults import TIMER_IN_PROCESS_MAX_S
+from linestop.schemas.broker_defaults import TIMER_IN_PROCESS_MAX_S
 from linestop.schemas.events import Cue
 from linestop.schemas.run.deadlines import Deadline, deadlines
 from linestop.schemas.run.next_role import whose_turn

@@ -45,6 +45,7 @@ from linestop.runtime.run_of_task import (
 )
 from linestop.runtime.stream_space import StreamSpace
 from linestop.schemas.agents import AgentVersion
+from linestop.schemas.broker_defaults import DELIVERY_ATTEMPTS_MAX, DELIVERY_RETRY_S
 from linestop.schemas.events import Cue, Opened
 from linestop.schemas.messages import (
     REPLY_HEADER,
@@ -69,8 +70,6 @@ from linestop.schemas.subjects import (
 )
 
 LOG = structlog.get_logger("linestop.intake")
-DELIVERY_ATTEMPTS_MAX = 5
-RETRY_S = 1.0
 UNREADABLE_RUN = "unreadable"
 """The run that stands in dead letters about messages that no role can read."""
 
@@ -328,7 +327,7 @@ async def _handle(
         await _retry_or_dead_letter(publisher, delivery, error, role=role)
         return
     if reply is None:
-        await delivery.nak(RETRY_S)
+        await delivery.nak(DELIVERY_RETRY_S)
         return
     await delivery.ack()
     await _reply(publisher, delivery, reply)
@@ -349,7 +348,7 @@ async def _retry_or_dead_letter(publisher: Publisher, delivery: Delivery, error:
     is_retryable = isinstance(error, LinestopError) and not isinstance(error, InputError)
     LOG.warning("intake_failed", subject=delivery.subject, attempt=delivery.attempt, error=str(error))
     if is_retryable or delivery.attempt < DELIVERY_ATTEMPTS_MAX:
-        await delivery.nak(RETRY_S)
+        await delivery.nak(DELIVERY_RETRY_S)
         return
     await _store_dead_letter(publisher, delivery, f"{type(error).__name__}: {error}", role=role)
     reason = truncated_reason(str(error))

@@ -14,11 +14,11 @@ from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import SECOND_NS, ConsumerSpec
 from linestop.errors import LinestopError, Unreachable
 from linestop.runtime.ack_extender import AckExtender
+from linestop.schemas.broker_defaults import DELIVERIES_IN_FLIGHT_MAX
 from linestop.schemas.subjects import RoleName
 
 LOG = structlog.get_logger("linestop.process")
 RESTART_PAUSE_S = 0.5
-IN_FLIGHT_MAX = 64
 WRONG_CLOCK_RETRY_S = 2.0
 """Seconds until a control message is delivered again after a process with a wrong clock returned it."""
 
@@ -37,8 +37,8 @@ class Pumps:
         handle: Callable[[Delivery], Awaitable[None]],
         capacity: PullCapacity | None = None,
     ) -> None:
-        """Pull a queue until cancelled, handling at most ``IN_FLIGHT_MAX`` messages at once, and no more than fit."""
-        limiter = anyio.Semaphore(IN_FLIGHT_MAX)
+        """Pull a queue until cancelled, handling several messages at once, and no more than fit."""
+        limiter = anyio.Semaphore(DELIVERIES_IN_FLIGHT_MAX)
         extender = AckExtender(spec.config["ack_wait"] / SECOND_NS)
 
         async def handle_one(delivery: Delivery) -> None:
@@ -112,7 +112,7 @@ class Pumps:
         while not (self._may_decide() or is_control):  # noqa: ASYNC110 - a clock has no signal of its own
             await anyio.sleep(RESTART_PAUSE_S)
         queue = self._backend.queue(role, spec)
-        async for delivery in queue.deliveries(in_flight_max=IN_FLIGHT_MAX, capacity=capacity):
+        async for delivery in queue.deliveries(in_flight_max=DELIVERIES_IN_FLIGHT_MAX, capacity=capacity):
             if self._may_decide() or (is_control and delivery.subject.endswith(".stop")):
                 yield delivery
                 continue

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from linestop import clock
 from linestop.runtime.fetch_facts import ResultCheck
 from linestop.runtime.intake import Person
-from linestop.schemas.defaults import SWEEP_EVERY_S, AccountLimits, WorkerLimits
+from linestop.schemas.defaults import SHUTDOWN_DRAIN_S, SWEEP_EVERY_S, AccountLimits, WorkerLimits
 from linestop.schemas.tool_contracts import Contract
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ProcessSettings:
     now: Callable[[], datetime] = utc_now
     compare_clock: bool = True
     random_source: random.Random = field(default_factory=random.SystemRandom)
-    drain_s: float = 10.0
+    drain_s: float = SHUTDOWN_DRAIN_S
     sweep_every_s: float = SWEEP_EVERY_S
     sweeping: bool = True
     spans: Spans | None = None

@@ -37,12 +37,11 @@ class ShellConfig:
 
     worker: str
     now: Callable[[], datetime]
+    drain_s: float
     may_decide: Callable[[], bool] = _always
     random_source: random.Random = field(default_factory=random.SystemRandom)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     replicated: bool = False
-    cache_runs_max: int = 2_048
     head_check_s: float = HEAD_CHECK_S
-    drain_s: float = 10.0
     spans: Spans | None = None
     signer: CheckpointSigner | None = None

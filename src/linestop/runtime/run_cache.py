@@ -11,6 +11,7 @@ from datetime import datetime
 import anyio
 
 from linestop.actors.facts import Performing
+from linestop.schemas.defaults import CACHE_RUNS_MAX
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, TenantId
 
@@ -121,7 +122,7 @@ class RunCache:
     when all others were. So an eviction looks at few runs, and a run that is no longer busy is found in the end.
     """
 
-    def __init__(self, runs_max: int = 2_048) -> None:
+    def __init__(self, runs_max: int = CACHE_RUNS_MAX) -> None:
         self._runs_max = runs_max
         self._runs: OrderedDict[Key, CachedRun] = OrderedDict()
         self._at_work: dict[Key, CachedRun] = {}

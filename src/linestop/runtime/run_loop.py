@@ -36,7 +36,8 @@ from linestop.runtime.role_binding import RoleBinding, ShellConfig
 from linestop.runtime.run_cache import CachedRun, RunCache
 from linestop.runtime.speculation import Speculation
 from linestop.runtime.workers.capacity import Capacity
-from linestop.schemas.defaults import APPEND_TRIES_MAX, EFFECT_AFTER_ACK_S
+from linestop.schemas.broker_defaults import APPEND_TRIES_MAX
+from linestop.schemas.defaults import EFFECT_AFTER_ACK_S
 from linestop.schemas.events import AnyEvent, Cue, EffectStarted, ModelStarted, Sealed, StopMode, Stopped
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.make_stop import stop_event
@@ -69,7 +70,7 @@ class Shell:
         self._decider = Decider(self.bindings, facts, self.capacity, config.may_decide)
         self.role_names = self._decider.role_names
         self._has_all_roles = self.role_names >= set(ACTORS)
-        self.cache = RunCache(config.cache_runs_max)
+        self.cache = RunCache()
         self.config = config
         self.outbox = Outbox(self.bindings, config.signer)
         self._facts, self.pinned_agent, self._encoder = facts, facts.pinned_agent, encoder

@@ -23,7 +23,7 @@ from linestop.actors.facts import Space
 from linestop.bus.interfaces import Log
 from linestop.errors import LinestopError
 from linestop.runtime.fetch_facts import FactSource
-from linestop.schemas.defaults import SPACE_FOR_NEW_WORK, SPACE_TO_WATCH
+from linestop.schemas.broker_defaults import SPACE_FOR_NEW_WORK, SPACE_TO_WATCH
 
 LOG = structlog.get_logger("linestop.stream_space")
 SPACE_AGE_MAX_S: Final = 0.25

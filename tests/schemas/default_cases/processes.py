@@ -1,60 +1,33 @@
-"""What the defaults of processes, streams, tools and the machine do."""
+"""What the defaults of processes and of money do."""
 
 # ruff: noqa: PLC0415 - each run has its own import of linestop
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import tempfile
-import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import redirect_stdout
 from datetime import timedelta
-from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from unittest.mock import patch
 
 import anyio
 import anyio.lowlevel
-from tests.schemas.default_cases import Cases
+from tests.schemas.default_cases import Cases, virtually
 
 CASES = Cases()
 case = CASES.case
-T = TypeVar("T")
 
 
-def virtually(main: Callable[[], Awaitable[T]]) -> T:
-    """The result of ``main`` under virtual time."""
-    from linestop.testing.virtual_time import run_virtual
-
-    results: list[T] = []
-
-    async def run() -> None:
-        results.append(await main())
-
-    run_virtual(run, seed=1)
-    return results[0]
-
-
-def failure(work: Callable[[], object]) -> str:
-    """The class of the error of ``work``, or nothing."""
-    try:
-        work()
-    except Exception as error:  # noqa: BLE001 - whatever a bound raises
-        return type(error).__name__
-    return ""
-
-
-COUNTED = ("log.open_runs", "log.run_changes", "log.moved", "log.load", "log.load_leader", "timers.set")
+COUNTED = ("log.fullest", "log.open_runs", "log.run_changes", "log.moved", "log.load", "log.load_leader", "timers.set")
 
 
 @case("SWEEP_EVERY_S", "600.0")
 @case("HEAD_CHECK_S", "600.0")
+@case("REFRESH_FACTS_EVERY_S", "600.0")
+@case("RELEASE_HOLDS_EVERY_S", "600.0")
 @case("EFFECT_AFTER_ACK_S", "-1.0")
 @case("TIMER_IN_PROCESS_MAX_S", "86_400.0")
 def requests_of_a_process() -> object:
@@ -119,25 +92,6 @@ def passes_over_a_run_that_does_not_move() -> object:
         for _ in range(5):
             await sweep.once()
         return len(stopped)
-
-    return virtually(main)
-
-
-@case("APPEND_TRIES_MAX", "2")
-def appends_while_another_is_in_flight() -> object:
-    """How often one is repeated."""
-    from linestop.bus.jetstream import retry
-
-    asked: list[int] = []
-
-    async def request(*_: Any, **__: Any) -> object:
-        asked.append(1)
-        return SimpleNamespace(data=b"")
-
-    async def main() -> int:
-        with patch.object(retry, "read_ack"), patch.object(retry, "meaning", return_value="in_flight"):
-            await retry.publish(cast("Any", SimpleNamespace(request=request)), "runs.x", b"", headers=b"")
-        return len(asked)
 
     return virtually(main)
 
@@ -225,54 +179,6 @@ def the_places_of_a_process() -> object:
     return virtually(main)
 
 
-@case("ARCHIVE_DAYS_MAX", "10")
-def a_hundred_days_in_the_archive() -> object:
-    """Whether that is allowed."""
-    from linestop.schemas.defaults import Retention
-
-    return failure(lambda: Retention(archive_days=100))
-
-
-@case("Retention.runs_days", "10")
-@case("Retention.archive_days", "10")
-def the_planned_space() -> object:
-    """What ``linestop bus plan`` prints for a project without configuration."""
-    printed = StringIO()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        patch.dict(os.environ, {"LINESTOP_PROJECT": folder}),
-        redirect_stdout(printed),
-    ):
-        from linestop.cli.commands.bus import plan
-
-        figures = {"runs_per_day": 100, "turns": 5, "text_bytes": 100, "long_bytes": 0, "days": 90}
-        assert plan.callback is not None
-        plan.callback(disk=10**11, **figures, runs_days=None, as_json=False)
-    return printed.getvalue()
-
-
-@case("MESSAGE_BYTES_MAX", "100_000")
-@case("CONTROL_BYTES_MAX", "10_000")
-@case("BLOB_PART_BYTES", "10_000")
-@case("STOP_ACK_WAIT_S", "9.0")
-@case("ACK_WAIT_S", "9.0")
-def what_the_broker_is_configured_with() -> object:
-    """The sizes of messages, and the times after which they are delivered again."""
-    from linestop.bus.streams.stream_definitions import consumers, streams
-
-    return [spec.config for spec in streams()], [spec.config for spec in consumers()]
-
-
-@case("BLOB_BYTES_MAX", "10")
-def a_long_blob() -> object:
-    """Whether it is stored."""
-    from tests.builders import NOW, TENANT, at_once
-
-    from linestop.testing.memory import MemoryBroker
-
-    return failure(lambda: at_once(MemoryBroker(lambda: NOW).blobs().put(TENANT, b"x" * 11)))
-
-
 @case("HEARTBEAT_EVERY_S", "0.5")
 @case("HEARTBEATS_MISSED_MAX", "1")
 def a_worker_that_was_silent() -> object:
@@ -290,104 +196,103 @@ def a_worker_that_was_silent() -> object:
     return [worker.alive for worker in workers([stored], NOW + timedelta(seconds=5))]
 
 
-@case("DISK_FULL_BYTES", "10**11")
-@case("DISK_TO_WARN_BYTES", "10**11")
-@case("SPACE_TO_WARN", "0.1")
-def a_disk_that_is_half_full() -> object:
-    """Whether ``linestop doctor`` warns, and whether it counts as full."""
-    from linestop.bus import disk_space
-    from linestop.cli.doctor import stream_checks
+@case("CACHE_RUNS_MAX", "2")
+def three_runs_in_memory() -> object:
+    """How many of them stay."""
+    from linestop.runtime.run_cache import RunCache
+    from linestop.schemas.subjects import RunId, TenantId
 
-    here, free = Path(), 10**10
-    with (
-        patch.object(stream_checks, "free_bytes", return_value=free),
-        patch.object(stream_checks, "used_share", return_value=0.5),
-        patch.object(disk_space, "free_bytes", return_value=free),
-    ):
-        return disk_space.is_full(here), failure(lambda: stream_checks.check_disk(here))
+    cache = RunCache()
+    for run in ("r1", "r2", "r3"):
+        cache.get(TenantId("acme"), RunId(run))
+    return len(cache)
 
 
-@case("SPACE_HYSTERESIS", "0.001")
-def a_stream_about_its_mark() -> object:
-    """How often a person is told."""
-    from tests.runtime.test_space_alerts import Streams, make_watch
+@case("LAG_MAX_S", "0.05")
+def a_process_that_is_a_little_late() -> object:
+    """Whether it counts as overloaded."""
+    from linestop.bus.stores.worker_heartbeats import ProcessLoad
 
-    async def main() -> int:
-        streams = Streams()
-        watch = make_watch(streams)
-        for used in (0.76, 0.74, 0.76):
-            streams.used = {"RUNS": used}
-            await watch.check()
-        return len(streams.alerts)
+    return ProcessLoad(runs=1, runs_max=9, starts=1, starts_max=9, waiting=0, lag_s=0.1).is_overloaded
+
+
+@case("CLOCK_OFF_MAX_S", "5.0")
+@case("CLOCK_TO_WARN_S", "20.0")
+def a_clock_that_is_ten_seconds_off() -> object:
+    """Whether its process decides, and whether ``linestop doctor`` warns."""
+    from tests.builders import NOW
+
+    from linestop.bus.stores.worker_heartbeats import Heartbeat
+    from linestop.cli.doctor import worker_checks
+    from linestop.clock import Clock
+
+    clock = Clock(lambda: NOW, lambda: 0.0)
+    clock.compare(NOW, NOW + timedelta(seconds=10), NOW, performing=False, has_open_runs=True)
+    beat = Heartbeat(role="planner", worker="w#1", started_at=NOW, clock_offset_s=10.0)
+    worker = cast("Any", SimpleNamespace(beat=beat))
+    return clock.refusal, worker_checks._clock_sentences([worker])  # pyright: ignore[reportPrivateUsage]
+
+
+@case("SHUTDOWN_DRAIN_S", "2.0")
+def a_process_that_ends_in_the_middle_of_a_request() -> object:
+    """How long it takes to end."""
+    from tests.run_logs import InMemory
+    from tests.virtual_processes import ONE, ScriptedModel, ScriptedTools, calls, processes
+
+    from linestop.runtime.actor_process import ActorProcess
+    from linestop.runtime.process_settings import ProcessSettings
+    from linestop.runtime.role_factory import make_role
+    from linestop.testing.virtual_time import virtual_now
+
+    async def main() -> float:
+        model = ScriptedModel([calls(("look", {"q": "a"}))], [300.0])
+        roles = [make_role(role, requester=model, runner=ScriptedTools()) for role in ONE[0]]
+        async with processes((), model) as line:
+            settings = ProcessSettings(worker="w#1", now=virtual_now, sweeping=False)
+            async with ActorProcess(InMemory(line.broker), roles, settings).running():
+                await anyio.sleep(5)
+                began = anyio.current_time()
+            return round(anyio.current_time() - began, 1)
 
     return virtually(main)
 
 
-@case("SPACE_TO_WATCH", "0.1")
-def a_stream_with_space() -> object:
-    """Whether it has so much that nothing is watched."""
-    from tests.runtime.test_stream_space import LIMIT, SlowLog, stream_space
+@case("ROTATE_EVERY_S", "600.0")
+def two_hours_of_rotation() -> object:
+    """How often the log is rotated."""
+    from linestop.runtime.housekeeping.log_rotation import Rotation
 
-    return virtually(lambda: stream_space().has_ample_space(cast("Any", SlowLog(LIMIT // 3))))
+    rotated: list[int] = []
 
+    async def rotate_once(*_: object) -> int:
+        rotated.append(1)
+        return 0
 
-@case("TOOL_THREADS_MAX", "1")
-def two_calls_of_a_thread_tool() -> object:
-    """Whether the second begins."""
-    from linestop.sandbox.tools.threads import run_in_thread
+    nothing = cast("Any", None)
 
-    release = threading.Event()
+    async def main() -> int:
+        with patch.object(Rotation, "rotate_once", rotate_once), anyio.move_on_after(7_200):
+            await Rotation(nothing, nothing, days=1, report=nothing).run_for_ever(nothing)
+        return len(rotated)
 
-    async def main() -> str:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run_in_thread, release.wait)
-            await anyio.lowlevel.checkpoint()
-            try:
-                await run_in_thread(lambda: None)
-            except Exception as error:  # noqa: BLE001 - which one is what is seen
-                return type(error).__name__
-            finally:
-                release.set()
-        return "begun"
-
-    return asyncio.run(main())
+    return virtually(main)
 
 
-@case("TOOL_OUTPUT_BYTES_MAX", "5")
-def the_output_of_a_tool_in_its_own_process() -> object:
-    """What is shown of ten bytes."""
-    from linestop.sandbox.tools import process_tool
+@case("SPACE_CHECK_EVERY_S", "5.0")
+def a_minute_of_a_space_watch() -> object:
+    """How often it checks."""
+    from linestop.runtime.housekeeping.space_alerts import SpaceWatch
 
-    async def output() -> AsyncIterator[bytes]:
-        yield b"0123456789"
+    checked: list[int] = []
 
-    shown: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: shown.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("linestop.tools")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
-    try:
-        asyncio.run(process_tool._drain(cast("Any", SimpleNamespace(stdout=output())), "t"))  # pyright: ignore[reportPrivateUsage]
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-    return shown
+    async def check(_: object) -> None:
+        checked.append(1)
 
+    nothing = cast("Any", None)
 
-@case("HTTP_TEXT_CHARS_MAX", "5")
-def a_page_of_ten_characters() -> object:
-    """What the model reads of it."""
-    from linestop.sandbox.tools.builtin import http_get
+    async def main() -> int:
+        with patch.object(SpaceWatch, "check", check), anyio.move_on_after(60):
+            await SpaceWatch(nothing, nothing, None, nothing).run_for_ever()
+        return len(checked)
 
-    async def get(url: str) -> object:
-        return SimpleNamespace(
-            headers={}, content=b"0123456789", text="0123456789", status_code=200, request=SimpleNamespace(url=url)
-        )
-
-    async def main() -> str:
-        context = cast("Any", SimpleNamespace(http=SimpleNamespace(get=get)))
-        return (await http_get(context, "https://example.com")).text
-
-    return asyncio.run(main())
+    return virtually(main)

@@ -11,14 +11,8 @@ from linestop.actors.facts import IncomingTask, KillSwitches, Space, kill_switch
 from linestop.actors.model_turn.prompt import base_size, material_bytes
 from linestop.actors.role_facts import ValidatorFacts
 from linestop.schemas.agents import AgentVersion
-from linestop.schemas.defaults import (
-    LABEL_CHARS_MAX,
-    LABELS_MAX,
-    MATERIAL_BYTES_MAX,
-    SPACE_FOR_NEW_WORK,
-    Limits,
-    excessive_limit,
-)
+from linestop.schemas.broker_defaults import SPACE_FOR_NEW_WORK
+from linestop.schemas.defaults import LABEL_CHARS_MAX, LABELS_MAX, MATERIAL_BYTES_MAX, Limits, excessive_limit
 from linestop.schemas.events import AgentRef, AskedFor, Opened, Refused, TaskFacts, ToolGrant
 from linestop.schemas.messages import Task, lower_limits, oversized_field
 from linestop.schemas.run.approval_policy import READS_NEED_NO_APPROVER

@@ -31,6 +31,7 @@ from linestop.bus.interfaces import PullCapacity
 from linestop.bus.streams.stream_definitions import ConsumerSpec
 from linestop.bus.wire import Wire
 from linestop.errors import PermissionDenied
+from linestop.schemas.broker_defaults import DELIVERIES_IN_FLIGHT_MAX
 
 EXPIRES_S: Final = 5.0
 """How long the server keeps a pull request open, and so how long a killed worker's pull can swallow messages."""
@@ -42,7 +43,6 @@ HEARTBEATS_MISSED_MAX: Final = 2
 RETRY_S: Final = 0.25
 """Pause before a refused pull is requested again."""
 
-IN_FLIGHT_MAX: Final = 64
 _ACK_V1_TOKENS: Final = 9
 _REASON_CHARS_MAX: Final = 200
 _NANOSECONDS: Final = 1_000_000_000
@@ -251,7 +251,7 @@ class JetStreamQueue:
         self._ack_wait_s: float = spec.config["ack_wait"] / _NANOSECONDS
 
     async def deliveries(
-        self, *, in_flight_max: int = IN_FLIGHT_MAX, capacity: PullCapacity | None = None
+        self, *, in_flight_max: int = DELIVERIES_IN_FLIGHT_MAX, capacity: PullCapacity | None = None
     ) -> AsyncGenerator[JetStreamDelivery]:
         """Yield messages as they arrive, without end; see ``interfaces.Queue``."""
         pull = _Pull(

@@ -12,12 +12,9 @@ import anyio
 from linestop.bus.jetstream.replies import PubAck, meaning, read_ack
 from linestop.bus.wire import NoReply, Wire
 from linestop.errors import TooLarge, Unreachable
-from linestop.schemas.defaults import APPEND_TRIES_MAX
+from linestop.schemas.broker_defaults import APPEND_TRIES_MAX, BROKER_RETRY_FOR_S
 
 T = TypeVar("T")
-
-RETRY_FOR_S: Final = 15.0
-"""How long a request is repeated: longer than three servers need to elect a leader (4.5 s measured)."""
 
 PAUSE_MIN_S: Final = 0.02
 PAUSE_MAX_S: Final = 0.5
@@ -33,7 +30,7 @@ class NotStored(Unreachable):
 class RetryPolicy:
     """A deadline and growing, jittered pauses; one for each request."""
 
-    def __init__(self, *, within_s: float = RETRY_FOR_S) -> None:
+    def __init__(self, *, within_s: float = BROKER_RETRY_FOR_S) -> None:
         self._deadline = asyncio.get_running_loop().time() + within_s
         self._pause_s = PAUSE_MIN_S
 
@@ -52,7 +49,7 @@ class RetryPolicy:
         return await wire.wait_connected(within_s=self.left_s)
 
 
-async def with_retries(wire: Wire, request: Callable[[], Awaitable[T]], *, within_s: float = RETRY_FOR_S) -> T:
+async def with_retries(wire: Wire, request: Callable[[], Awaitable[T]], *, within_s: float = BROKER_RETRY_FOR_S) -> T:
     """Repeat a request that is safe to repeat until it gets a reply, or raise the last ``Unreachable``."""
     policy: RetryPolicy | None = None
     while True:

@@ -39,9 +39,8 @@ from linestop.bus.server.store_health import SYSTEM_ACCOUNT, StoreWatch, new_sup
 from linestop.bus.stores.signed_checkpoints import ensure_checkpoint_key
 from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes
 from linestop.errors import ConfigError, PermissionDenied, Unreachable
+from linestop.schemas.broker_defaults import BROKER_CRASH_WINDOW_S, BROKER_CRASHES_MAX
 
-CRASHES_MAX: Final = 5
-CRASH_WINDOW_S: Final = 60.0
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 5.0
 LOCK_WAIT_S: Final = 2.0
@@ -246,9 +245,9 @@ class EmbeddedServer:
         return self.directory / LOG_FILE
 
     async def _supervise(self) -> None:
-        """Start the server again whenever it ends by itself, at most ``CRASHES_MAX`` times a minute."""
+        """Start the server again whenever it ends by itself, a limited number of times a minute."""
         process = self._running()
-        crashes: deque[float] = deque(maxlen=CRASHES_MAX)
+        crashes: deque[float] = deque(maxlen=BROKER_CRASHES_MAX)
         while True:
             code = await process.wait()
             now = time.monotonic()
@@ -258,16 +257,16 @@ class EmbeddedServer:
                 continue
             crashes.append(now)
             self._report_event("crashed", f"nats-server ended by itself (exit code {code}).", code)
-            if len(crashes) == CRASHES_MAX and now - crashes[0] < CRASH_WINDOW_S:
+            if len(crashes) == BROKER_CRASHES_MAX and now - crashes[0] < BROKER_CRASH_WINDOW_S:
                 reason = process.last_error()
                 self._report_event(
                     "gave_up",
-                    f"nats-server ended {CRASHES_MAX} times within {CRASH_WINDOW_S:g} s and is not started "
-                    f"again: {reason}; see {process.log_file}.",
+                    f"nats-server ended {BROKER_CRASHES_MAX} times within {BROKER_CRASH_WINDOW_S:g} s and is not "
+                    f"started again: {reason}; see {process.log_file}.",
                     code,
                 )
                 return
-            recent = sum(1 for at in crashes if now - at < CRASH_WINDOW_S)
+            recent = sum(1 for at in crashes if now - at < BROKER_CRASH_WINDOW_S)
             await asyncio.sleep(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (recent - 1)))
             await self._start_again(process)
 

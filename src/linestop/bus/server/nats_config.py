@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-LOG_BYTES_MAX: Final = 10 * 1024 * 1024
+from linestop.schemas.broker_defaults import BROKER_LOG_BYTES_MAX
+
 MEMORY_STORE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 SyncInterval = Literal["1s", "10s", "2m", "always"]
@@ -59,7 +60,7 @@ def server_config(listen: Listen, accounts_section: Mapping[str, Any]) -> bytes:
     if listen.log_file is not None:
         config |= {
             "log_file": str(listen.log_file),
-            "logfile_size_limit": LOG_BYTES_MAX,
+            "logfile_size_limit": BROKER_LOG_BYTES_MAX,
             "logfile_max_num": 2,
         }
     if listen.monitor_port:

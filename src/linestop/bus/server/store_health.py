@@ -23,7 +23,7 @@ from linestop.bus.connection import Connection, connect
 from linestop.bus.disk_space import disk_full_message, free_bytes, is_full
 from linestop.errors import LinestopError
 from linestop.logger import Logger
-from linestop.schemas.defaults import DISK_FULL_BYTES
+from linestop.schemas.broker_defaults import DISK_FULL_BYTES
 
 LOG = Logger("linestop.server")
 SYSTEM_ACCOUNT: Final = "$SYS"

@@ -16,7 +16,7 @@ from typing import Final, Literal
 import msgspec
 
 from linestop.bus.interfaces import BucketValue
-from linestop.schemas.defaults import HEARTBEAT_EVERY_S, HEARTBEATS_MISSED_MAX
+from linestop.schemas.defaults import HEARTBEAT_EVERY_S, HEARTBEATS_MISSED_MAX, LAG_MAX_S
 from linestop.schemas.run.call_states import Attempt, incarnation_of
 from linestop.schemas.subjects import RoleName
 
@@ -24,10 +24,6 @@ FORGET_AFTER_ROUNDS: Final = 1_800
 """Rounds after which a worker whose key expired is forgotten: an hour."""
 
 WorkerState = Literal["working", "refusing", "ending", "ended"]
-
-
-LAG_MAX_S = 0.25
-"""The longest delay of a process's steps with which it still takes new tasks."""
 
 
 class ProcessLoad(msgspec.Struct, frozen=True, kw_only=True):

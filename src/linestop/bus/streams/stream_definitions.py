@@ -33,14 +33,15 @@ import msgspec
 
 from linestop.bus.streams import stream_names
 from linestop.schemas import subjects
-from linestop.schemas.defaults import (
+from linestop.schemas.broker_defaults import (
     ACK_WAIT_S,
-    BLOB_PART_BYTES,
-    CONTROL_BYTES_MAX,
-    MESSAGE_BYTES_MAX,
-    RUNS_DAYS_MAX,
+    ALERT_DAYS,
+    CONTROL_DAYS,
+    DEAD_LETTER_DAYS,
+    DEAD_LETTERS_PER_SUBJECT_MAX,
     STOP_ACK_WAIT_S,
 )
+from linestop.schemas.defaults import BLOB_PART_BYTES, CONTROL_BYTES_MAX, MESSAGE_BYTES_MAX, RUNS_DAYS_MAX
 from linestop.schemas.json_values import JsonValue
 from linestop.schemas.subjects import VERBS
 
@@ -49,9 +50,6 @@ DAY_NS: Final = 86_400 * SECOND_NS
 MIB: Final = 1024 * 1024
 HEADER_BYTES_MAX: Final = 8 * 1024
 RUNS_RETENTION_NS: Final = RUNS_DAYS_MAX * DAY_NS
-
-DEAD_LETTERS_PER_SUBJECT_MAX: Final = 64
-"""Dead letters of one run and role, or of all messages of a role that name no run."""
 
 PROBE_BYTES: Final = 8 * 1024
 """More than the unused part of a file system's block: a full disk cannot store it."""
@@ -62,7 +60,6 @@ SWITCHES_BYTES: Final = 2 * MIB
 """Space for the longest list of closed kill switches, twice: a value is removed only after the next is stored."""
 
 DUPLICATE_WINDOW_NS: Final = 120 * SECOND_NS
-ACK_WAIT_NS: Final = 30 * SECOND_NS
 HEARTBEAT_BYTES_MAX: Final = 16 * 1024
 HEARTBEATS_BYTES: Final = 8 * MIB
 """Space for heartbeats of workers: about 10,000 names."""
@@ -133,15 +130,14 @@ def streams(sizes: StreamSizes = DEFAULT_SIZES, *, replicas: int = 1) -> tuple[S
 def consumers() -> tuple[ConsumerSpec, ...]:
     """Return all durable consumers."""
     # Messages of a killed process are delivered again soon: a task, a timer, and an outcome that a client waits for.
-    ack_wait_ns = int(ACK_WAIT_S * SECOND_NS)
     sealed = _pull_consumer(
         stream_names.RUNS,
         stream_names.SEALED_CONSUMER,
         [subjects.event_filter("recorder", "sealed")],
-        ack_wait=ack_wait_ns,
+        ack_wait_s=ACK_WAIT_S,
     )
-    tasks = _pull_consumer(stream_names.TASKS, stream_names.TASKS_CONSUMER, ["tasks.>"], ack_wait=ack_wait_ns)
-    timers = _pull_consumer(stream_names.TIMERS, stream_names.TIMERS_CONSUMER, ["timers.fire.>"], ack_wait=ack_wait_ns)
+    tasks = _pull_consumer(stream_names.TASKS, stream_names.TASKS_CONSUMER, ["tasks.>"], ack_wait_s=ACK_WAIT_S)
+    timers = _pull_consumer(stream_names.TIMERS, stream_names.TIMERS_CONSUMER, ["timers.fire.>"], ack_wait_s=ACK_WAIT_S)
     return (sealed, tasks, timers, *_control_consumers())
 
 
@@ -211,7 +207,7 @@ def _queue_streams(sizes: StreamSizes) -> tuple[StreamSpec, ...]:
         **small,
         "retention": "interest",
         "discard": "new",
-        "max_age": 7 * DAY_NS,
+        "max_age": CONTROL_DAYS * DAY_NS,
         "max_msg_size": CONTROL_BYTES_MAX + HEADER_BYTES_MAX,
     }
     return (
@@ -232,7 +228,7 @@ def _queue_streams(sizes: StreamSizes) -> tuple[StreamSpec, ...]:
             ["alerts.>"],
             **small,
             discard="old",
-            max_age=30 * DAY_NS,
+            max_age=ALERT_DAYS * DAY_NS,
             republish={"src": "alerts.>", "dest": "live.alerts.>"},
         ),
         _stream_spec(
@@ -240,7 +236,7 @@ def _queue_streams(sizes: StreamSizes) -> tuple[StreamSpec, ...]:
             ["dead.>"],
             **small,
             discard="old",
-            max_age=90 * DAY_NS,
+            max_age=DEAD_LETTER_DAYS * DAY_NS,
             max_msgs_per_subject=DEAD_LETTERS_PER_SUBJECT_MAX,
         ),
         _stream_spec(
@@ -330,19 +326,14 @@ def _control_consumers() -> Iterable[ConsumerSpec]:
             stream_filters = (
                 filters if stream == stream_names.CONTROL else [subjects.client_subject(each) for each in filters]
             )
-            yield _pull_consumer(stream, name, stream_filters, ack_wait=int(ack_wait_s * SECOND_NS))
+            yield _pull_consumer(stream, name, stream_filters, ack_wait_s=ack_wait_s)
 
 
 def _stream_spec(name: str, stream_subjects: list[str], **config: Any) -> StreamSpec:  # noqa: ANN401 - see Config
     return StreamSpec(name=name, config={"subjects": stream_subjects, **config})
 
 
-def _pull_consumer(
-    stream: str,
-    name: str,
-    filters: list[str],
-    **more: Any,  # noqa: ANN401 - see Config
-) -> ConsumerSpec:
+def _pull_consumer(stream: str, name: str, filters: list[str], *, ack_wait_s: float) -> ConsumerSpec:
     config: Config = {
         "durable_name": name,
         "name": name,
@@ -350,8 +341,8 @@ def _pull_consumer(
         "deliver_policy": "all",
         "ack_policy": "explicit",
         "replay_policy": "instant",
-        "ack_wait": ACK_WAIT_NS,
+        "ack_wait": int(ack_wait_s * SECOND_NS),
         "max_deliver": -1,
         "max_ack_pending": 256,
     }
-    return ConsumerSpec(stream=stream, name=name, config={**config, **more})
+    return ConsumerSpec(stream=stream, name=name, config=config)

@@ -18,22 +18,18 @@ from linestop.bus.disk_space import free_bytes
 from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE, machine_bytes
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import (
-    DAY_NS,
     DEFAULT_SIZES,
     FIXED_BYTES,
     MIB,
-    RUNS_RETENTION_NS,
     SMALL_STREAMS,
     StreamSizes,
 )
 from linestop.errors import ConfigError
-from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
+from linestop.schemas.broker_defaults import SPACE_FOR_NEW_WORK, STREAMS_DISK_SHARE
+from linestop.schemas.defaults import RUNS_DAYS_MAX
 
 SIZES_FILE: Final = Path("credentials") / "space.json"
 """The sizes chosen at set-up, in the state folder, beside the credentials that a process needs to create streams."""
-
-DISK_SHARE: Final = 0.5
-"""The share of the free space for the streams: the archive, workspaces and other files need the rest."""
 
 TOTAL_MIN_BYTES: Final = 192 * MIB
 SMALL_MIN_BYTES: Final = 4 * MIB
@@ -47,7 +43,6 @@ _SHARES: Final[Mapping[str, float]] = {
 }
 """The shares of the streams that grow with the number of runs."""
 
-RETENTION_DAYS: Final = RUNS_RETENTION_NS // DAY_NS
 RUN_BYTES: Final = 1_700
 """Bytes of every run in RUNS: opened, held, settled, sealed."""
 
@@ -76,8 +71,8 @@ class ExpectedLoad(msgspec.Struct, frozen=True, kw_only=True):
     turns: int
     text_bytes: int = 1_000
     long_bytes: int = 0
-    days: int = RETENTION_DAYS
-    runs_days: int = RETENTION_DAYS
+    days: int = RUNS_DAYS_MAX
+    runs_days: int = RUNS_DAYS_MAX
 
     def retention_days(self, stream: str) -> int:
         """Return the number of days for which this stream stores a run's messages."""
@@ -129,7 +124,7 @@ def sizes_for(free: int, *, memory: int = 0) -> StreamSizes:
         memory: Bytes of memory of the broker's machine, 0 if unknown. A broker has an index in memory, so with little
             memory a large disk is of no use.
     """
-    total = int(free * DISK_SHARE)
+    total = int(free * STREAMS_DISK_SHARE)
     if memory:
         total = min(total, int(memory * MACHINE_SHARE / INDEX_SHARE))
     total = max(total, TOTAL_MIN_BYTES)
@@ -225,7 +220,7 @@ def _disk_for(needed: Mapping[str, int]) -> int:
     }
     # Sizes are whole mebibytes.
     rest = max((size + MIB) / _SHARES[shares[name]] for name, size in needed.items())
-    return int((rest + SMALL_STREAMS * DEFAULT_SIZES.small + FIXED_BYTES) / DISK_SHARE) + MIB
+    return int((rest + SMALL_STREAMS * DEFAULT_SIZES.small + FIXED_BYTES) / STREAMS_DISK_SHARE) + MIB
 
 
 def _stream_plan(name: str, run_bytes: int, available_bytes: int, load: ExpectedLoad) -> StreamPlan:

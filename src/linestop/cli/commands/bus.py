@@ -9,6 +9,7 @@ import click
 
 from linestop.cli.commands.processes import ROLES
 from linestop.cli.options import Bytes, WholeNumber, common_options, json_option
+from linestop.schemas.defaults import RUNS_DAYS_MAX
 
 if TYPE_CHECKING:
     from linestop.bus.access.rights import CredentialName
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 CREDENTIALS: Final = (*ROLES, "operator", "client", "watcher", "fork", "bootstrap")
 URL_DEFAULT: Final = "nats://127.0.0.1:4222"
-RUN_RETENTION_DAYS: Final = 90
-RUNS_DAYS_MAX: Final = 90
-"""The longest time that the log keeps a run."""
 
 
 @click.group()
@@ -108,7 +106,7 @@ def init(
 @click.option(
     "--days",
     type=WholeNumber(min=1),
-    default=RUN_RETENTION_DAYS,
+    default=RUNS_DAYS_MAX,
     show_default=True,
     help="Days for which runs are kept.",
 )

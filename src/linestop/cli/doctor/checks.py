@@ -50,12 +50,10 @@ from linestop.errors import LinestopError, NotFound, RetryableError, Unreachable
 from linestop.runtime.workers.worker_names import is_locked, lock_path, locked_names
 from linestop.sandbox.tools.contract_lint import lint_contracts
 from linestop.sandbox.tools.registry import Registry
+from linestop.schemas.defaults import CLOCK_TO_WARN_S
 from linestop.schemas.subjects import RoleName
 
 PYTHON_MIN: Final = (3, 11)
-CLOCK_OFF_MAX_S: Final = 1.0
-"""Deadlines of a run are points in time; a clock that differs by more than this shifts them noticeably."""
-
 LOCK_UNTOUCHED_MAX_S: Final = 30.0
 DIFFERENCES_SHOWN: Final = 3
 SANDBOXES: Final = ("docker", "bwrap", "runsc")
@@ -323,7 +321,7 @@ async def _check_clock(connection: Connection) -> str:
     after = datetime.now(UTC)
     broker_time = msgspec.convert(reply["ts"], datetime)
     off_s = max((before - broker_time).total_seconds(), (broker_time - after).total_seconds(), 0.0)
-    if off_s > CLOCK_OFF_MAX_S:
+    if off_s > CLOCK_TO_WARN_S:
         raise CheckWarning(f"the clocks of this machine and the broker differ by {off_s:.1f} s: synchronise them")
     return "agrees with the broker's clock"
 

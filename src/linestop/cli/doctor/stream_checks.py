@@ -26,7 +26,7 @@ from linestop.bus.jetstream.log_probe import probe_log
 from linestop.bus.jetstream.retry import NotStored
 from linestop.bus.streams.stream_definitions import streams
 from linestop.errors import LinestopError, PermissionDenied, Unreachable
-from linestop.schemas.defaults import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
+from linestop.schemas.broker_defaults import DISK_TO_WARN_BYTES, SPACE_FOR_NEW_WORK, SPACE_TO_WARN
 
 FAULTS_NAMED_MAX: Final = 3
 REPLICA_LAG_MAX: Final = 1_000

@@ -12,12 +12,10 @@ from linestop.cli.doctor.stream_checks import CheckWarning
 from linestop.cli.output import wording
 from linestop.client.run_reader import read_workers
 from linestop.errors import LinestopError, PermissionDenied
+from linestop.schemas.defaults import CLOCK_TO_WARN_S
 from linestop.schemas.subjects import ACTORS
 
 CLOCK_SHOWN_FROM_S: Final = 0.05
-CLOCK_TO_WARN_S: Final = 1.0
-"""From here on a clock is reported as a warning; up to 30 s the worker corrects it, beyond that it decides nothing."""
-
 WORKERS_NAMED_MAX: Final = 3
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from linestop.schemas.defaults import QUEUE_RETRY_MAX_S, TIMER_IN_PROCESS_MAX_S
+from linestop.schemas.broker_defaults import TIMER_IN_PROCESS_MAX_S
+from linestop.schemas.defaults import QUEUE_RETRY_MAX_S
 from linestop.schemas.events import (
     AnyEvent,
     Asked,

@@ -33,11 +33,11 @@ from linestop.bus.streams.migrate_streams import Administrator
 from linestop.bus.streams.stream_definitions import DUPLICATE_WINDOW_NS, RUNS_RETENTION_NS, SECOND_NS
 from linestop.errors import LinestopError
 from linestop.schemas import subjects
-from linestop.schemas.defaults import SPACE_FOR_NEW_WORK
+from linestop.schemas.broker_defaults import SPACE_FOR_NEW_WORK
+from linestop.schemas.defaults import ROTATE_EVERY_S
 from linestop.schemas.json_values import JsonObject
 
 LOG = structlog.get_logger("linestop.rotation")
-EVERY_S: Final = 3600.0
 RETRY_S: Final = 60.0
 MARGIN: Final = timedelta(days=1)
 COMMANDS_VALID_FOR: Final = timedelta(hours=1)
@@ -223,7 +223,7 @@ class Rotation:
             pause_s = RETRY_S
             try:
                 await self.rotate_once(stream)
-                pause_s = EVERY_S
+                pause_s = ROTATE_EVERY_S
             except LinestopError as error:
                 LOG.warning("log_not_rotated", error=str(error))
             except Exception:

@@ -21,10 +21,10 @@ from linestop.bus.jetstream.log import ESSENTIAL_STREAMS
 from linestop.bus.streams.stream_definitions import streams
 from linestop.errors import LinestopError
 from linestop.runtime.workers.worker_names import host_name
-from linestop.schemas.defaults import SPACE_FOR_NEW_WORK, SPACE_HYSTERESIS, SPACE_TO_WARN
+from linestop.schemas.broker_defaults import SPACE_FOR_NEW_WORK, SPACE_HYSTERESIS, SPACE_TO_WARN
+from linestop.schemas.defaults import SPACE_CHECK_EVERY_S
 
 LOG = structlog.get_logger("linestop.space")
-CHECK_EVERY_S: Final = 30.0
 THRESHOLDS: Final = (SPACE_FOR_NEW_WORK, SPACE_TO_WARN)
 """The higher ones first."""
 
@@ -48,7 +48,7 @@ class SpaceWatch:
         self._alerted_threshold: dict[str, float] = {}
 
     async def run_for_ever(self) -> None:
-        """Check now, then every ``CHECK_EVERY_S`` seconds."""
+        """Check now, then every ``SPACE_CHECK_EVERY_S`` seconds."""
         while True:
             try:
                 await self.check()
@@ -56,7 +56,7 @@ class SpaceWatch:
                 LOG.warning("space_not_checked", error=str(error))
             except Exception:
                 LOG.exception("space_not_checked")
-            await anyio.sleep(CHECK_EVERY_S)
+            await anyio.sleep(SPACE_CHECK_EVERY_S)
 
     async def check(self) -> None:
         """Check once, and alert a person to everything that has passed a mark since the last check."""

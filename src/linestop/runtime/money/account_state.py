@@ -12,14 +12,16 @@ from typing import Final
 
 import msgspec
 
+from linestop.schemas.defaults import MONEY_RETRY_S
+
 HOLDS_MAX: Final = 2_000
 """Most open holds of one account; with them and the waiting runs its value stays well below the largest message."""
 
 WAITING_MAX: Final = 1_000
 """Most runs that keep a place in the line of one account. A run beyond them asks as often, but has no place."""
 
-WAITING_LAPSES_S: Final = 75
-"""Seconds after which a run that has not asked again loses its place: it is over, or its workers are gone."""
+WAITING_LAPSES_S: Final = 2.5 * MONEY_RETRY_S
+"""Seconds after which a run that has twice not asked again loses its place: it is over, or its workers are gone."""
 
 
 class Account(msgspec.Struct, kw_only=True, omit_defaults=True):

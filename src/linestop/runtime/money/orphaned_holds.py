@@ -20,12 +20,11 @@ from linestop.errors import Conflict, LinestopError, Refused
 from linestop.runtime.money.ledger import ACCOUNT_RETENTION, AccountLedger, read_account
 from linestop.runtime.money.own_holds import spent_of
 from linestop.schemas.account_names import period_end
-from linestop.schemas.defaults import ORPHANED_AFTER_S
+from linestop.schemas.defaults import ORPHANED_AFTER_S, RELEASE_HOLDS_EVERY_S
 from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import RunId, TenantId
 
 LOG = structlog.get_logger("linestop.money")
-RELEASE_EVERY_S = 60.0
 DEAD_WORKER_HOLD_AFTER_S = 0.0
 """Age from which a hold may be orphaned by a dead worker. A live one loses nothing: the run's log shows its holds."""
 
@@ -36,7 +35,7 @@ REMOVED_PER_CALL_MAX = 1_000
 
 
 class OrphanedHolds:
-    """Releases orphaned holds: at the start, every ``RELEASE_EVERY_S``, and when a worker of budget has died."""
+    """Releases orphaned holds: at the start, every ``RELEASE_HOLDS_EVERY_S``, and when a worker of budget has died."""
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class OrphanedHolds:
                 # An unreadable value of the accounts never ends the process.
                 LOG.exception("release_failed")
             self._budget_died, older_than_s = anyio.Event(), ORPHANED_AFTER_S
-            with anyio.move_on_after(RELEASE_EVERY_S):
+            with anyio.move_on_after(RELEASE_HOLDS_EVERY_S):
                 await self._budget_died.wait()
                 older_than_s = DEAD_WORKER_HOLD_AFTER_S
 

@@ -20,9 +20,9 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from linestop.bus.stores.worker_heartbeats import LAG_MAX_S, ProcessLoad
+from linestop.bus.stores.worker_heartbeats import ProcessLoad
 from linestop.runtime.run_cache import Key
-from linestop.schemas.defaults import PROCESS_TOOL_WEIGHT, WorkerLimits
+from linestop.schemas.defaults import LAG_MAX_S, PROCESS_TOOL_WEIGHT, WorkerLimits
 from linestop.schemas.events import AnyEvent, EffectStarted
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.phases import Phase

@@ -21,10 +21,15 @@ import msgspec
 
 from linestop.sandbox.files.safe_paths import open_beneath, open_root
 from linestop.sandbox.tools.failures import WorkspaceError
+from linestop.schemas.defaults import (
+    WORKSPACE_BYTES_MAX,
+    WORKSPACE_ENTRIES_MAX,
+    WORKSPACE_FILE_BYTES_MAX,
+    WORKSPACE_PATH_CHARS_MAX,
+)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME_BYTES_MAX = 255
-_PATH_CHARS_MAX = 1_024
 _DEPTH_MAX = 16
 _SHOWN_CHARS_MAX = 80
 _TEMPORARY_PREFIX = ".linestop-"
@@ -43,9 +48,9 @@ _REASONS = {
 class WorkspaceLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of one workspace: bytes per file, bytes in total, entries in total."""
 
-    file_bytes_max: int = 8 * 1024 * 1024
-    total_bytes_max: int = 64 * 1024 * 1024
-    entries_max: int = 1_000
+    file_bytes_max: int = WORKSPACE_FILE_BYTES_MAX
+    total_bytes_max: int = WORKSPACE_BYTES_MAX
+    entries_max: int = WORKSPACE_ENTRIES_MAX
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,8 +205,8 @@ class _Root:
 
 def _parts(path: str) -> tuple[str, ...]:
     """Check a path's text and split it into plain names."""
-    if not path or len(path) > _PATH_CHARS_MAX:
-        raise WorkspaceError(f"a path has 1 to {_PATH_CHARS_MAX} characters; this one has {len(path)}")
+    if not path or len(path) > WORKSPACE_PATH_CHARS_MAX:
+        raise WorkspaceError(f"a path has 1 to {WORKSPACE_PATH_CHARS_MAX} characters; this one has {len(path)}")
     if path.startswith("/"):
         raise WorkspaceError(f"{_quoted(path)} is absolute; name it relative to the workspace")
     if path.endswith("/"):

@@ -13,6 +13,12 @@ import msgspec
 
 from linestop.sandbox.http.addresses import Rule, address_error, host_error, matching_rule, parse_address, parse_allow
 from linestop.sandbox.tools.failures import EgressDenied, EgressFailed, EgressTooLate
+from linestop.schemas.defaults import (
+    EGRESS_REDIRECTS_MAX,
+    EGRESS_REQUEST_MAX_S,
+    EGRESS_REQUESTS_MAX,
+    EGRESS_RESPONSE_BYTES_MAX,
+)
 from linestop.schemas.start_deadline import reason_not_to_begin
 from linestop.schemas.tool_contracts import Egress
 
@@ -32,10 +38,10 @@ class EgressPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     allow: tuple[str, ...] = ("*",)
-    response_bytes_max: int = 8 * 1024 * 1024
-    redirects_max: int = 5
-    requests_max: int = 100
-    request_s_max: float = 60.0
+    response_bytes_max: int = EGRESS_RESPONSE_BYTES_MAX
+    redirects_max: int = EGRESS_REDIRECTS_MAX
+    requests_max: int = EGRESS_REQUESTS_MAX
+    request_s_max: float = EGRESS_REQUEST_MAX_S
 
 
 async def resolve_host(host: str, port: int) -> list[str]:

@@ -18,10 +18,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 from urllib.parse import quote
 
+from linestop.schemas.defaults import SECRET_CHARS_MIN
 from linestop.schemas.json_values import JsonValue
-
-SECRET_CHARS_MIN = 8
-"""A known secret shorter than this is ignored: removing it would also remove ordinary words."""
 
 PENDING_CHARS_MAX = 8192
 """The most characters of a streamed text that wait for the next piece, beyond the longest known secret.

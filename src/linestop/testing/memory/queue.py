@@ -13,10 +13,10 @@ import anyio
 from linestop.bus.interfaces import PullCapacity
 from linestop.bus.streams.stream_definitions import SECOND_NS, ConsumerSpec
 from linestop.errors import Unreachable
+from linestop.schemas.broker_defaults import DELIVERIES_IN_FLIGHT_MAX
 from linestop.testing.memory.faults import Faults
 from linestop.testing.memory.stream import MemoryStream, Stored, matches
 
-IN_FLIGHT_MAX: Final = 64
 CAPACITY_POLL_S: Final = 2.0
 """How often a loop checks again whether there is capacity, as the loop on the real server does."""
 
@@ -169,7 +169,7 @@ class MemoryQueue:
         self._faults = faults
 
     async def deliveries(
-        self, *, in_flight_max: int = IN_FLIGHT_MAX, capacity: PullCapacity | None = None
+        self, *, in_flight_max: int = DELIVERIES_IN_FLIGHT_MAX, capacity: PullCapacity | None = None
     ) -> AsyncGenerator[MemoryDelivery]:
         """Yield messages as they arrive, without end."""
         arrived: collections.deque[MemoryDelivery] = collections.deque()
