@@ -319,10 +319,15 @@ def command(directory: Path, *args: str, stdin: str | bytes | None = "") -> Comm
     return CommandResult(code, out.getvalue(), err.getvalue())
 
 
+def cli(system: Stack, *args: str, stdin: str | bytes | None = "") -> CommandResult:
+    """Run one command of the command line on the running system."""
+    return command(system.directory, *args, stdin=stdin)
+
+
 def shown_option(directory: Path, run: str) -> tuple[str, str]:
     """The option with the shown digest of the only question of ``run``, as ``approvals`` prints it."""
     questions = command(directory, "approvals", "--json").json
     return "--shown", next(str(question["shown"]) for question in questions if question["run"] == run)
 
 
-__all__ = ["AGENT", "CommandResult", "Effects", "Stack", "background_stack", "command", "stack"]
+__all__ = ["AGENT", "CommandResult", "Effects", "Stack", "background_stack", "cli", "command", "stack"]

@@ -1,14 +1,15 @@
-"""A clean environment, and the program as a process."""
+"""A clean environment, the whole system in this process, and the program as a process."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+from tests.stack import Stack, background_stack
 
 Linestop = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -20,6 +21,13 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         # Set first, so that the variable is restored or removed after any change by the command.
         monkeypatch.setenv(f"LINESTOP_{name}", "")
         monkeypatch.delenv(f"LINESTOP_{name}")
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+    """The whole system, running in another thread."""
+    with background_stack(tmp_path_factory.mktemp("line")) as running:
+        yield running
 
 
 @pytest.fixture

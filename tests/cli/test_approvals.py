@@ -7,26 +7,13 @@ import pty
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stack import CommandResult, Stack, background_stack, command, person_with_key, shown_option
+from tests.stack import Stack, background_stack, cli, person_with_key, shown_option
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """The whole system, running in another thread."""
-    with background_stack(tmp_path_factory.mktemp("line")) as running:
-        yield running
-
-
-def cli(system: Stack, *args: str) -> CommandResult:
-    """Run a command on the running system."""
-    return command(system.directory, *args)
 
 
 def ask(system: Stack, text: str) -> dict[str, Any]:

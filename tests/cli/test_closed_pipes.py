@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from tests.stack import Stack, background_stack, command
+from tests.stack import Stack, command
 
 from linestop.cli.output.closed_pipes import is_closed_pipe
 
@@ -40,13 +39,6 @@ def read_one_line(folder: Path, *args: str, stderr_too: bool = False, state: Pat
         process.wait()
         if process.stderr:
             process.stderr.close()
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """Everything, running in another thread."""
-    with background_stack(tmp_path_factory.mktemp("line")) as running:
-        yield running
 
 
 @pytest.mark.broker

@@ -6,11 +6,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from tests.stack import Stack, background_stack
+from tests.stack import Stack
 
 from linestop import SyncClient
 from linestop.bus.access.credentials import Credential, write_credential
@@ -46,13 +45,6 @@ def complete(folder: Path, directory: Path, words: str, *, within_s: float = 30.
     )
     assert done.stderr == ""
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """Everything, running beside the tests."""
-    with background_stack(tmp_path_factory.mktemp("line")) as running:
-        yield running
 
 
 def test_runs_and_agents_are_completed(system: Stack, tmp_path: Path) -> None:

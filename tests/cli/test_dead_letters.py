@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
 import anyio
 import pytest
-from tests.stack import CommandResult, Stack, background_stack, command
+from tests.stack import Stack, cli
 
 from linestop.client import Client, DeadLetter
 
 pytestmark = pytest.mark.broker
 
 SOON_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """The whole system, running in another thread."""
-    with background_stack(tmp_path_factory.mktemp("line")) as running:
-        yield running
-
-
-def cli(system: Stack, *args: str) -> CommandResult:
-    """Run a command on the running system."""
-    return command(system.directory, *args)
 
 
 def wait_for_dead_letters(system: Stack, *, send: bool, count: int) -> list[DeadLetter]:

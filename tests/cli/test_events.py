@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 
 import anyio
 import pytest
-from tests.stack import CommandResult, Stack, background_stack, command
+from tests.stack import Stack, cli
 
 from linestop.bus.server.embedded import EmbeddedServer
 from linestop.cli import broker_client
@@ -17,18 +16,6 @@ from linestop.cli.output import printing
 from linestop.client import Client
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """The whole system, running in another thread."""
-    with background_stack(tmp_path_factory.mktemp("line")) as running:
-        yield running
-
-
-def cli(system: Stack, *args: str) -> CommandResult:
-    """Run a command on the running system."""
-    return command(system.directory, *args)
 
 
 def test_events_prints_one_line_an_event_and_all_data_as_json_lines(system: Stack) -> None:

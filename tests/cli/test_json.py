@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import anyio
 import click
 import pytest
 from tests.cli.leaves import leaves
-from tests.stack import Stack, background_stack, command, shown_option
+from tests.stack import Stack, command, shown_option
 
 from linestop.cli.main import cli
 from linestop.client import Client
@@ -25,13 +24,6 @@ ELSEWHERE = {"demo", "dev", "up", "actor", "bus rotate"}
 def test_every_command_has_json(name: str, found: click.Command) -> None:
     """A program need not know which of them print tables."""
     assert [param.name for param in found.params if "--json" in param.opts] == ["as_json"], name
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """Everything, running in another thread."""
-    with background_stack(tmp_path_factory.mktemp("line")) as running:
-        yield running
 
 
 class JsonCommands:

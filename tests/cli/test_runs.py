@@ -9,13 +9,12 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from tests.stack import CommandResult, Stack, background_stack, command, shown_option
+from tests.stack import Stack, background_stack, cli, command, shown_option
 
 from linestop.bus.access.credentials import Credential, write_credential
 from linestop.cli import main
@@ -26,18 +25,6 @@ from linestop.schemas.defaults import Limits
 from linestop.schemas.messages import run_of_key
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """The whole system, running in another thread."""
-    with background_stack(tmp_path_factory.mktemp("line")) as running:
-        yield running
-
-
-def cli(system: Stack, *args: str, stdin: str | bytes | None = "") -> CommandResult:
-    """Run a command on the running system."""
-    return command(system.directory, *args, stdin=stdin)
 
 
 def waiting(system: Stack) -> dict[str, Any]:

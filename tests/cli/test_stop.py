@@ -6,18 +6,11 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from tests.stack import CommandResult, Stack, background_stack, command, shown_option
+from tests.stack import Stack, cli, shown_option
 
 from linestop.schemas.kill_switches import switch_name
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """The whole system, running in another thread."""
-    with background_stack(tmp_path_factory.mktemp("line")) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +20,6 @@ def _clean(system: Stack) -> Generator[None]:
     for name in cli(system, "switch", "list", "--json").json["closed"]:
         assert cli(system, "switch", "open", name).code == 0
     assert cli(system, "stop", "--all").code == 0
-
-
-def cli(system: Stack, *args: str) -> CommandResult:
-    """Run a command on the running system."""
-    return command(system.directory, *args)
 
 
 def waiting(system: Stack, *args: str) -> str:
