@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
 from functools import partial
 from typing import cast
 
 import anyio
+from tests.run_logs import InMemory
 from tests.sim.faults import seconds
 from tests.sim.loop import Process, SimLoop
 from tests.sim.outside import OutsideWorld, SimRequester, SimRunner
 from tests.sim.script import CHECKED_TOOL, check_result
 from tests.sim.watched import WatchedLog, WireRecord
 
-from linestop.bus.interfaces import Blobs, Bucket, LiveMessage, Log, Publisher, Queue, Timers
-from linestop.bus.streams.stream_definitions import ConsumerSpec
+from linestop.bus.interfaces import Log
 from linestop.errors import Unreachable
 from linestop.runtime.actor_process import ActorProcess
 from linestop.runtime.process_settings import ProcessSettings
@@ -41,48 +40,17 @@ TOPOLOGIES: tuple[tuple[tuple[RoleName, ...], ...], ...] = (
 )
 
 
-class WorkerBackend:
-    """The bus interfaces of one process; see ``linestop.bus.broker_backend.Backend``."""
+class WorkerBackend(InMemory):
+    """The bus interfaces of one process, whose log is watched."""
 
     def __init__(self, broker: MemoryBroker, process: Process, wire_record: WireRecord) -> None:
-        self._broker = broker
+        super().__init__(broker)
         self._process = process
         self._wire_record = wire_record
 
     def log(self, role: RoleName) -> Log:
         """The run log for ``role``."""
         return WatchedLog(self._broker, role, self._process, self._wire_record)
-
-    def publisher(self, role: RoleName) -> Publisher:
-        """The publisher of ``role``."""
-        del role
-        return self._broker.publisher()
-
-    def queue(self, role: RoleName, spec: ConsumerSpec) -> Queue:
-        """A durable consumer."""
-        del role
-        return self._broker.queue(spec)
-
-    def blobs(self, role: RoleName) -> Blobs:
-        """Blobs."""
-        del role
-        return self._broker.blobs()
-
-    def bucket(self, role: RoleName, bucket: str) -> Bucket:
-        """A bucket."""
-        del role
-        return self._broker.bucket(bucket)
-
-    def timers(self, role: RoleName) -> Timers:
-        """Durable timers."""
-        del role
-        return self._broker.timers()
-
-    async def live(self, role: RoleName, *filters: str, group: str = "") -> AsyncGenerator[LiveMessage]:
-        """The messages that pass by."""
-        del role
-        async for message in self._broker.listen(*filters, group=group):
-            yield message
 
 
 def _time_of(actor_processes: list[ActorProcess]) -> datetime:
