@@ -66,6 +66,7 @@ ARGS: dict[str, Any] = {
 MODEL = ModelChoice(model="playbook/large", price=Price(input=1_000_000, output=5_000_000, table="agent file"))
 SPARE = ModelChoice(model="playbook/small", price=Price(input=500_000, output=1_000_000))
 OK = ToolResult(outcome="succeeded", value={"ok": True})
+UNKNOWN = ToolResult(outcome="unknown")
 
 
 def contract(name: str, **fields: Any) -> Contract:
@@ -355,6 +356,11 @@ class Story:
 def at_work(*calls: ToolCall, version: AgentVersion | None = None, task: Task | None = None) -> Story:
     """A run whose model has proposed these calls (or the final answer), with all roles idle."""
     return Story(version, task=task).open_run().run_until_idle().finish_model(reply(*calls))
+
+
+def paid(tool: str = "pay") -> Story:
+    """A run in which a person agreed to an irreversible call, which is in progress."""
+    return at_work(call(tool)).send_control("approve", call=tool).append_decided().run_until_idle()
 
 
 def at_gate(*calls: ToolCall, version: AgentVersion | None = None) -> Story:

@@ -6,7 +6,23 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from tests.builders import OK, RUN, SPARE, TASK, TENANT, Story, agent, at_gate, at_work, call, contract, refusal, reply
+from tests.builders import (
+    OK,
+    RUN,
+    SPARE,
+    TASK,
+    TENANT,
+    UNKNOWN,
+    Story,
+    agent,
+    at_gate,
+    at_work,
+    call,
+    contract,
+    paid,
+    refusal,
+    reply,
+)
 
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import (
@@ -29,7 +45,6 @@ from linestop.schemas.model_messages import ModelFailed
 from linestop.schemas.tool_contracts import ToolResult
 from linestop.schemas.verify.check_log import verify
 
-UNKNOWN = ToolResult(outcome="unknown")
 CLEAR = agent(policy=Policy(clear=("pay", "drop")))
 KNOWN = '{"q":"ann@example.com","amount":25}'
 STRANGE = '{"q":"eve@example.org"}'
@@ -38,13 +53,7 @@ FRUGAL = Policy(ask_on_spend=True)
 
 def with_unknown_outcome() -> Story:
     """A run with an effect that may have happened."""
-    return (
-        at_work(call("pay"))
-        .send_control("approve", call="pay")
-        .append_decided()
-        .run_until_idle()
-        .finish_tools(pay=UNKNOWN)
-    )
+    return paid().finish_tools(pay=UNKNOWN)
 
 
 def frugal(deciders: tuple[str, ...] = ()) -> Story:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.builders import OK, Story, agent, at_work, call, contract, reply
+from tests.builders import OK, Story, agent, at_work, call, contract, paid, reply
 
 from linestop.actors.facts import CheckFindings
 from linestop.actors.model_turn.prompt import assemble
@@ -60,15 +60,7 @@ def edited() -> Story:
 
 def resolved(action: str) -> Story:
     """A payment with an unknown outcome, until a person settled it."""
-    story = (
-        at_work(call("pay"))
-        .send_control("approve", call="pay")
-        .append_decided()
-        .run_until_idle()
-        .finish_tools(pay=UNKNOWN)
-        .advance_s(20)
-        .run_until_idle()
-    )
+    story = paid().finish_tools(pay=UNKNOWN).advance_s(20).run_until_idle()
     result = {"id": 9} if action == "done" else None
     return story.send_control("resolve", call="pay", action=action, result=result).append_decided().run_until_idle()
 
@@ -126,13 +118,7 @@ CASES: dict[str, tuple[Callable[[], Story], str, dict[str, Any]]] = {
         error("failed", "permanent", "no such order", untrusted=True),
     ),
     "failure that is safe to try again": (
-        lambda: (
-            at_work(call("pay"))
-            .send_control("approve", call="pay")
-            .append_decided()
-            .run_until_idle()
-            .finish_tools(pay=failed('no "order"', "invalid", retry_safe=True))
-        ),
+        lambda: paid().finish_tools(pay=failed('no "order"', "invalid", retry_safe=True)),
         "pay",
         error("failed", "invalid", 'no "order"', retry_safe=True, untrusted=True),
     ),

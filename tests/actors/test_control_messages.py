@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.builders import NOW, OK, RUN, TENANT, Story, agent, at_work, call, refusal, reply
+from tests.builders import NOW, OK, RUN, TENANT, UNKNOWN, Story, agent, at_work, call, paid, refusal, reply
 
 from linestop.actors.control_messages import rejection_reason
 from linestop.actors.facts import ControlMessage
@@ -32,13 +32,11 @@ from linestop.schemas.events import (
     Stopped,
 )
 from linestop.schemas.messages import Control, Verb
-from linestop.schemas.tool_contracts import ToolResult
 from linestop.schemas.verify.check_log import verify
 
 CLEAR = agent(policy=Policy(clear=("pay", "drop")))
 KNOWN = '{"q":"ann@example.com","amount":25}'
 STRANGE = '{"q":"eve@example.org"}'
-UNKNOWN = ToolResult(outcome="unknown")
 
 
 def test_an_approval_names_the_arguments_and_contract_that_were_shown() -> None:
@@ -149,13 +147,7 @@ def test_a_required_signature_must_be_a_known_persons() -> None:
 
 def test_a_signed_decision_counts_once() -> None:
     """A process that read "do it again" cannot repeat the effect by sending it once more."""
-    story = (
-        at_work(call("pay"))
-        .send_control("approve", call="pay")
-        .append_decided()
-        .run_until_idle()
-        .finish_tools(pay=UNKNOWN)
-    )
+    story = paid().finish_tools(pay=UNKNOWN)
     control = Control(by="eva", call="pay", action="retry", signature="ab", key_id="eva")
     message = ControlMessage(verb="resolve", control=control, signer="eva", signature_required=True)
     story.when("approver", message).then(Resolved, nonce="", by="eva", signature="ab")
@@ -408,11 +400,5 @@ def test_a_rejected_control_message_names_the_reason(verb: Verb, fields: dict[st
 @pytest.mark.parametrize("verb", ["approve", "deny", "edit"])
 def test_an_approval_of_an_unknown_outcome_is_rejected_with_the_command_that_decides(verb: Verb) -> None:
     """It was agreed to before; the question is about its outcome."""
-    story = (
-        at_work(call("pay"))
-        .send_control("approve", call="pay")
-        .append_decided()
-        .run_until_idle()
-        .finish_tools(pay=UNKNOWN)
-    )
+    story = paid().finish_tools(pay=UNKNOWN)
     assert "`linestop resolve r1 pay --retry|--done|--stop`" in refusal(story, verb, call="pay", args={})

@@ -20,6 +20,7 @@ from tests.builders import (
     at_work,
     call,
     contract,
+    paid,
 )
 
 from linestop.actors.executor import truncate
@@ -51,11 +52,6 @@ UNSAFE = ToolResult(outcome="failed", error=ToolError(type="transient", message=
 def started(story: Story) -> EffectStarted:
     """The last start of effects."""
     return story.last(EffectStarted)
-
-
-def paid(tool: str = "pay") -> Story:
-    """A run in which a person agreed to an irreversible call, which is in progress."""
-    return at_work(call(tool)).send_control("approve", call=tool).append_decided().run_until_idle()
 
 
 def started_n(story: Story) -> int:

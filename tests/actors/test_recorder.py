@@ -6,7 +6,7 @@ import json
 
 import msgspec
 import pytest
-from tests.builders import OK, Story, agent, at_work, call, reply
+from tests.builders import OK, Story, agent, at_work, call, paid, reply
 
 from linestop.bus.run_outcomes_and_alerts import encode_outcome
 from linestop.schemas.defaults import INLINE_BYTES_MAX, MESSAGE_BYTES_MAX
@@ -157,13 +157,7 @@ def test_a_receipt_of_any_number_of_calls_fits_into_the_seal_and_the_outcome() -
 
 def test_a_result_after_the_seal_is_amended_once() -> None:
     """The new receipt has what is known now; then nothing more is appended."""
-    story = (
-        at_work(call("pay"))
-        .send_control("approve", call="pay")
-        .append_decided()
-        .run_until_idle()
-        .finish_tools(pay=ToolResult(outcome="unknown"))
-    )
+    story = paid().finish_tools(pay=ToolResult(outcome="unknown"))
     story.given(Stopped(by="bob", why="x"), by="operator").run_until_idle()
     assert story.last(Sealed).receipt[0].fate == "unknown"
     story.given(Finished(call="pay", attempt=1, outcome="succeeded", result="1", late=True))

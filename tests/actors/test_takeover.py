@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.builders import OK, Story, at_work, call
+from tests.builders import OK, UNKNOWN, Story, at_work, call, paid
 
 from linestop.actors.facts import Worker
 from linestop.schemas.events import (
@@ -16,17 +16,11 @@ from linestop.schemas.tool_contracts import ToolError, ToolResult
 
 NEXT_INCARNATION = Worker(id="w#2")
 TRANSIENT = ToolResult(outcome="failed", error=ToolError(type="transient", message="try later", retry_safe=True))
-UNKNOWN = ToolResult(outcome="unknown")
 
 
 def started(story: Story) -> EffectStarted:
     """The last start of effects."""
     return story.last(EffectStarted)
-
-
-def paid(tool: str = "pay") -> Story:
-    """A run in which a person agreed to an irreversible call, which is in progress."""
-    return at_work(call(tool)).send_control("approve", call=tool).append_decided().run_until_idle()
 
 
 def test_an_open_start_is_left_alone_until_its_end() -> None:

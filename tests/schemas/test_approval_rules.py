@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.builders import OK, Story, agent, at_gate, at_work, call, contract, reply
+from tests.builders import OK, UNKNOWN, Story, agent, at_gate, at_work, call, contract, reply
 
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import (
@@ -24,10 +24,8 @@ from linestop.schemas.events import (
     Question,
     Resolved,
 )
-from linestop.schemas.tool_contracts import ToolResult
 
 EVA = agent(policy=Policy(deciders=("eva",)))
-UNKNOWN = ToolResult(outcome="unknown")
 
 
 def cleared(story: Story, name: str) -> Cleared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.builders import NOW, OK, Story, at_gate, at_work, call
+from tests.builders import NOW, OK, UNKNOWN, Story, at_gate, at_work, call, paid
 
 from linestop.schemas.defaults import RETRY_AFTER_MAX_S
 from linestop.schemas.events import (
@@ -23,8 +23,6 @@ from linestop.schemas.events import (
 )
 from linestop.schemas.run.starting.retry_delays import retry_delay_s
 from linestop.schemas.tool_contracts import ToolResult
-
-UNKNOWN = ToolResult(outcome="unknown")
 
 
 @given(st.text(max_size=8), st.integers(1, 9))
@@ -114,13 +112,7 @@ def test_a_known_outcome_is_not_recorded_again() -> None:
     """An unknown outcome may become known once."""
     story = at_work(call("look")).finish_tools(look=OK)
     assert "has its result" in story.append("executor", Finished(call="look", attempt=1, outcome="failed")).ignored
-    unsettled = (
-        at_work(call("pay"))
-        .send_control("approve", call="pay")
-        .append_decided()
-        .run_until_idle()
-        .finish_tools(pay=UNKNOWN)
-    )
+    unsettled = paid().finish_tools(pay=UNKNOWN)
     assert "has its result" in unsettled.append("executor", Finished(call="pay", attempt=1, outcome="unknown")).ignored
     unsettled.given(Finished(call="pay", attempt=1, outcome="failed"))
     assert (
