@@ -238,7 +238,7 @@ def test_bad_configuration_is_exit_code_2_for_every_command(
 def test_errors_end_the_program_with_one_sentence_and_their_code(
     error: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit codes are those of DESIGN section 9."""
+    """Exit codes are those of ``docs/errors.md``."""
     _command(monkeypatch, error)
     assert run(["boom"]) == code
     assert capsys.readouterr().err.lstrip() == words

@@ -1,4 +1,6 @@
-"""The guarantees that every seed must keep, checked by the log and the world outside only (DESIGN section 2).
+"""The guarantees that every seed must keep, checked by the log and the world outside only.
+
+They are those of ``docs/guarantees.md``.
 
 The fold of production only decides whether an event counts. Everything else is computed again here.
 """

@@ -1,4 +1,4 @@
-"""Every subject of linestop is built and parsed here, and nowhere else (DESIGN section 3).
+"""Every subject of linestop is built and parsed here, and nowhere else.
 
 ::
 
