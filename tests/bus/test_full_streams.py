@@ -17,9 +17,10 @@ from tests.stack import Stack, stack
 from linestop.bus import jetstream_api
 from linestop.bus.access.rights import CredentialName
 from linestop.bus.connection import Connection, connect
+from linestop.bus.disk_space import MIB
 from linestop.bus.jetstream import JetStream
 from linestop.bus.streams import stream_names
-from linestop.bus.streams.stream_definitions import MIB, StreamSizes, streams
+from linestop.bus.streams.stream_definitions import StreamSizes, streams
 from linestop.cli.doctor.stream_checks import check_space
 from linestop.client import Client
 from linestop.client.result_types import Submitted

@@ -11,8 +11,9 @@ from tests.stack import stack
 
 from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
+from linestop.bus.disk_space import MIB
 from linestop.bus.streams import stream_names
-from linestop.bus.streams.stream_definitions import MIB, StreamSizes
+from linestop.bus.streams.stream_definitions import StreamSizes
 from linestop.client import Client
 from linestop.schemas.defaults import Limits
 from linestop.schemas.messages import run_of_key

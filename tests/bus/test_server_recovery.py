@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped] # its stubs are a separate package
 import pytest
 
+from linestop.bus.disk_space import MIB
 from linestop.bus.server.embedded import EmbeddedServer
-from linestop.bus.server.recovery import MEMORY_VARIABLE, MIB, Progress, memory_limit, stored_bytes
+from linestop.bus.server.recovery import MEMORY_VARIABLE, Progress, memory_limit, stored_bytes
 
 
 def _work(seconds: float) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from linestop.bus.disk_space import MIB
 from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE
 from linestop.bus.streams import stream_names
-from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, MIB, StreamSizes, streams
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, StreamSizes, streams
 from linestop.bus.streams.stream_sizes import (
     SIZES_FILE,
     TOTAL_MIN_BYTES,

@@ -16,7 +16,7 @@ import pytest
 from tests.bus_fixtures import ServerBusFixture, until
 
 from linestop.bus.interfaces import Append, Log
-from linestop.bus.jetstream.pull_queue import HEARTBEAT_S, HEARTBEATS_MISSED_MAX
+from linestop.bus.jetstream.pull_queue import HEARTBEAT_S, IDLE_HEARTBEATS_MISSED_MAX
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import consumers
 from linestop.errors import Unreachable
@@ -30,7 +30,7 @@ WRITERS = 6
 BEFORE_KILL = 30
 AFTER_KILL = 20
 QUIET_S = 1.0
-RESUMED_WITHIN_S = HEARTBEAT_S * HEARTBEATS_MISSED_MAX * 0.75
+RESUMED_WITHIN_S = HEARTBEAT_S * IDLE_HEARTBEATS_MISSED_MAX * 0.75
 WITHIN_S = 45.0
 TASKS = next(spec for spec in consumers() if spec.name == stream_names.TASKS_CONSUMER)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from linestop.bus.connection import connect
+from linestop.bus.disk_space import MIB
 from linestop.bus.interfaces import Append, Log
 from linestop.bus.jetstream import JetStream
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
 from linestop.bus.streams.create_streams import BusLayout, set_up
-from linestop.bus.streams.stream_definitions import MIB, StreamSizes
+from linestop.bus.streams.stream_definitions import StreamSizes
 from linestop.errors import TooLarge
 from linestop.schemas.defaults import MESSAGE_BYTES_MAX
 from linestop.schemas.subjects import RunId, TenantId

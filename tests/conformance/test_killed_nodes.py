@@ -11,12 +11,13 @@ import anyio
 import pytest
 
 from linestop.bus.connection import Connection, connect
+from linestop.bus.disk_space import MIB
 from linestop.bus.interfaces import Append, Blobs, Log
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
-from linestop.bus.streams.stream_definitions import MIB, StreamSizes
+from linestop.bus.streams.stream_definitions import StreamSizes
 from linestop.cli.doctor.stream_checks import check_replicas
 from linestop.errors import LinestopError, Unreachable
 from linestop.schemas import subjects

@@ -14,7 +14,7 @@ from linestop.bus.interfaces import Delivery, PullCapacity, Queue
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.stream_definitions import ConsumerSpec, consumers
 from linestop.schemas import subjects
-from linestop.schemas.broker_defaults import ACK_WAIT_S
+from linestop.schemas.broker_defaults import ACK_WAIT_S, DELIVERIES_IN_FLIGHT_MAX
 from linestop.schemas.subjects import AgentName, TenantId
 from linestop.testing.cluster import Cluster
 
@@ -29,7 +29,7 @@ TASKS = next(spec for spec in consumers() if spec.name == stream_names.TASKS_CON
 
 @contextlib.asynccontextmanager
 async def pulling(
-    queue: Queue, *, in_flight_max: int = 64, capacity: PullCapacity | None = None
+    queue: Queue, *, in_flight_max: int = DELIVERIES_IN_FLIGHT_MAX, capacity: PullCapacity | None = None
 ) -> AsyncGenerator[AsyncIterator[Delivery]]:
     """Pull, and end the pull with the block."""
     deliveries = queue.deliveries(in_flight_max=in_flight_max, capacity=capacity)

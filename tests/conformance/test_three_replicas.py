@@ -13,11 +13,12 @@ from tests.conformance.route_relays import RouteRelays, route_relays
 
 from linestop.bus import jetstream_api
 from linestop.bus.connection import connect
+from linestop.bus.disk_space import MIB
 from linestop.bus.interfaces import Append, BucketValue, HeadMoved, StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, compare, set_up
-from linestop.bus.streams.stream_definitions import MIB, StreamSizes, streams
+from linestop.bus.streams.stream_definitions import StreamSizes, streams
 from linestop.schemas.kill_switches import KEY
 from linestop.schemas.subjects import RunId, TenantId
 from linestop.testing.cluster import NODES, Cluster

@@ -21,12 +21,13 @@ from linestop.archive.requests import ARCHIVE_FILE, Reach
 from linestop.archive.writer import Archive
 from linestop.bus import jetstream_api
 from linestop.bus.connection import Connection, connect
+from linestop.bus.disk_space import MIB
 from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.streams import stream_names
 from linestop.bus.streams.create_streams import BusLayout, set_up
-from linestop.bus.streams.stream_definitions import MIB, RUNS_RETENTION_NS, SECOND_NS, StreamSizes
+from linestop.bus.streams.stream_definitions import RUNS_RETENTION_NS, SECOND_NS, StreamSizes
 from linestop.cli.bus_setup.removable_runs import reach_of
 from linestop.client import Client
 from linestop.errors import Refused, Unreachable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import anyio
 import msgspec
@@ -11,10 +10,9 @@ import msgspec
 from linestop.archive.duckdb_file import ArchiveFile
 from linestop.archive.query_socket import QueryRequest, ask_recorder
 from linestop.archive.requests import ARCHIVE_FILE, ArchiveStatus
+from linestop.bus.disk_space import MIB
 from linestop.cli.output import printing, wording
 from linestop.errors import NotFound
-
-MIB: Final = 1024 * 1024
 
 
 def read_status(directory: Path) -> ArchiveStatus:

@@ -39,7 +39,7 @@ EXPIRES_S: Final = 5.0
 HEARTBEAT_S: Final = 2.0
 """How often the server shows that an idle pull is alive."""
 
-HEARTBEATS_MISSED_MAX: Final = 2
+IDLE_HEARTBEATS_MISSED_MAX: Final = 2
 RETRY_S: Final = 0.25
 """Pause before a refused pull is requested again."""
 
@@ -182,7 +182,7 @@ class _Pull:
 
     async def _keep_open(self) -> None:
         now = _now()
-        silent = self._requested > 0 and now - self._last_message_at > HEARTBEAT_S * HEARTBEATS_MISSED_MAX
+        silent = self._requested > 0 and now - self._last_message_at > HEARTBEAT_S * IDLE_HEARTBEATS_MISSED_MAX
         if silent or self._must_restart:
             await self._abandon()
         if self._pause_s:

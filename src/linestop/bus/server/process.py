@@ -18,8 +18,9 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Final
 
+from linestop.bus.disk_space import MIB
 from linestop.bus.server import die_with_parent
-from linestop.bus.server.recovery import MEMORY_VARIABLE, MIB, Progress, machine_bytes, memory_limit, stored_bytes
+from linestop.bus.server.recovery import MEMORY_VARIABLE, Progress, machine_bytes, memory_limit, stored_bytes
 from linestop.errors import ConfigError, Unreachable
 
 GO_CORES: Final = str(max(1, (os.cpu_count() or 1) // 2))

@@ -12,7 +12,8 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
-MIB: Final = 1024 * 1024
+from linestop.bus.disk_space import MIB
+
 MEMORY_MIN_BYTES: Final = 200 * MIB
 """The server's need under load with small streams; without a limit its garbage grows to a gigabyte."""
 

@@ -31,6 +31,7 @@ from typing import Any, Final
 
 import msgspec
 
+from linestop.bus.disk_space import MIB
 from linestop.bus.streams import stream_names
 from linestop.schemas import subjects
 from linestop.schemas.broker_defaults import (
@@ -47,7 +48,6 @@ from linestop.schemas.subjects import VERBS
 
 SECOND_NS: Final = 1_000_000_000
 DAY_NS: Final = 86_400 * SECOND_NS
-MIB: Final = 1024 * 1024
 HEADER_BYTES_MAX: Final = 8 * 1024
 RUNS_RETENTION_NS: Final = RUNS_DAYS_MAX * DAY_NS
 

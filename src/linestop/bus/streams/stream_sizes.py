@@ -14,16 +14,10 @@ from typing import Final
 import msgspec
 
 from linestop.bus.access.credentials import write_private
-from linestop.bus.disk_space import free_bytes
+from linestop.bus.disk_space import MIB, free_bytes
 from linestop.bus.server.recovery import INDEX_SHARE, MACHINE_SHARE, machine_bytes
 from linestop.bus.streams import stream_names
-from linestop.bus.streams.stream_definitions import (
-    DEFAULT_SIZES,
-    FIXED_BYTES,
-    MIB,
-    SMALL_STREAMS,
-    StreamSizes,
-)
+from linestop.bus.streams.stream_definitions import DEFAULT_SIZES, FIXED_BYTES, SMALL_STREAMS, StreamSizes
 from linestop.errors import ConfigError
 from linestop.schemas.broker_defaults import SPACE_FOR_NEW_WORK, STREAMS_DISK_SHARE
 from linestop.schemas.defaults import RUNS_DAYS_MAX

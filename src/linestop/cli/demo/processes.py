@@ -21,9 +21,10 @@ import anyio
 import anyio.to_thread
 
 from linestop.bus.access.rights import CREDENTIALS
+from linestop.bus.disk_space import MIB
 from linestop.bus.server import die_with_parent
 from linestop.bus.server.embedded import EmbeddedServer, ServerOptions
-from linestop.bus.streams.stream_definitions import MIB, StreamSizes
+from linestop.bus.streams.stream_definitions import StreamSizes
 from linestop.bus.streams.stream_sizes import store_sizes
 from linestop.cli.demo.shop import Shop
 from linestop.cli.project_contents import load_project_agents, load_tools
