@@ -12,6 +12,7 @@ from typing import Any, cast
 import anyio
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.builders import reply
 
 from linestop.bus.interfaces import Blobs, Bucket, LiveMessage, Log, Publisher, Queue, Timers
 from linestop.bus.stores.agent_versions import AgentStore
@@ -25,7 +26,7 @@ from linestop.runtime.role_factory import make_role
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import AskedCall, ModelChoice, Policy
 from linestop.schemas.messages import Control, Verb, signed_bytes
-from linestop.schemas.model_messages import ModelReply, Price, ToolCall, Usage
+from linestop.schemas.model_messages import ModelReply, Price, ToolCall
 from linestop.schemas.performer_interfaces import CallWork, ModelWork
 from linestop.schemas.run.call_states import Stage
 from linestop.schemas.run.fold import Run
@@ -149,15 +150,8 @@ class ScriptedTurns:
             ToolCall(id=f"c{turn + 1}{'abcdef'[i]}", name=tool, args=_args(tool, value))
             for i, (tool, value) in enumerate(scripted_calls)
         )
-        reply = ModelReply(
-            text="let me see" if calls else "All done, token sk-ant-REDACTME0123456789abcdef.",
-            calls=calls,
-            stop_reason="calls" if calls else "end",
-            usage=Usage(fresh_in=100, out=20),
-            usage_reported=True,
-            model="x",
-        )
-        return reply, 0.01
+        text = "let me see" if calls else "All done, token sk-ant-REDACTME0123456789abcdef."
+        return reply(*calls, text=text, model="x"), 0.01
 
 
 def _args(tool: str, value: str) -> str:

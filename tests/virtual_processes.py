@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import anyio.abc
 import msgspec
+from tests.builders import reply
 from tests.run_logs import RUN, TENANT, InMemory
 
 from linestop.bus.stores.agent_versions import AgentStore
@@ -27,7 +28,7 @@ from linestop.runtime.role_factory import make_role
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.defaults import Limits
 from linestop.schemas.events import ModelChoice
-from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, Price, ToolCall, Usage
+from linestop.schemas.model_messages import FailureClass, ModelFailed, ModelReply, Price, ToolCall
 from linestop.schemas.performer_interfaces import CallWork, ModelWork
 from linestop.schemas.run.fold import Run, fold_messages
 from linestop.schemas.subjects import ACTORS, RoleName
@@ -67,18 +68,11 @@ def agent(**fields: Any) -> AgentVersion:
 
 def calls(*requested: tuple[str, dict[str, Any]]) -> ModelReply:
     """A reply that makes these calls; without calls, the final answer."""
-    made = tuple(
+    made = (
         ToolCall(id=f"{tool}-{index}", name=tool, args=msgspec.json.encode(args).decode())
         for index, (tool, args) in enumerate(requested)
     )
-    return ModelReply(
-        text="" if made else "done",
-        calls=made,
-        stop_reason="calls" if made else "end",
-        usage=Usage(fresh_in=100, out=20),
-        usage_reported=True,
-        model="x",
-    )
+    return reply(*made, model="x")
 
 
 def down(kind: FailureClass = "availability", retry_after_s: float | None = None) -> ModelFailed:

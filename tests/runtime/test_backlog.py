@@ -13,6 +13,7 @@ from typing import cast
 
 import anyio
 import msgspec
+from tests.builders import reply
 from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
 from linestop.bus.stores.agent_versions import AgentStore
@@ -62,14 +63,7 @@ class _Model:
         """As ``ModelCaller``."""
         await anyio.sleep(takes_s := FIRST_S if work.turn == 1 else NEXT_S)
         calls = (ToolCall(id=f"c{work.turn}", name="look", args=f'{{"q": "{work.turn}"}}'),) * (work.turn < TURNS)
-        return ModelReply(
-            text="" if calls else "done",
-            calls=calls,
-            stop_reason="calls" if calls else "end",
-            usage=Usage(fresh_in=10, out=5),
-            usage_reported=True,
-            model="x",
-        ), takes_s
+        return reply(*calls, usage=Usage(fresh_in=10, out=5), model="x"), takes_s
 
 
 async def _work_off(tasks: int) -> tuple[Counter[str], Counter[str], int]:

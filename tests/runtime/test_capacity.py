@@ -9,7 +9,7 @@ from datetime import timedelta
 import anyio
 import msgspec
 import pytest
-from tests.builders import Story, at_work, call, contract
+from tests.builders import Story, at_work, call, contract, reply
 from tests.builders import agent as desk
 from tests.run_logs import AGENT, TENANT, InMemory, Tools
 
@@ -69,14 +69,7 @@ class SlowModel:
             self.concurrent -= 1
         asks = "pay" in work.request.messages[0].text and work.turn == 1
         calls = (ToolCall(id="c1", name="pay", args='{"q": "1"}'),) if asks else ()
-        return ModelReply(
-            text="" if asks else "done",
-            calls=calls,
-            stop_reason="calls" if asks else "end",
-            usage=Usage(fresh_in=10, out=5),
-            usage_reported=True,
-            model="x",
-        ), self._takes_s
+        return reply(*calls, usage=Usage(fresh_in=10, out=5), model="x"), self._takes_s
 
 
 class Process:

@@ -10,12 +10,13 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from tests.builders import reply
 from tests.virtual_processes import ONE, ScriptedModel, ScriptedTools, agent, processes
 
 from linestop.actors.model_turn import prompt
 from linestop.schemas.agents import AgentVersion
 from linestop.schemas.events import ModelChoice
-from linestop.schemas.model_messages import ModelReply, Price, ToolCall, Usage
+from linestop.schemas.model_messages import ModelReply, Price, ToolCall
 from linestop.schemas.performer_interfaces import ModelWork
 from linestop.schemas.tool_contracts import ToolResult, canonical
 from linestop.testing.virtual_time import run_virtual
@@ -46,15 +47,7 @@ class CountedModel(ScriptedModel):
             self.ended.set()
         args = msgspec.json.encode({"q": f"{work.turn} {TEXT}"}).decode()
         made = (ToolCall(id=f"c{work.turn}", name="look", args=args),) if work.turn <= LATE[-1] else ()
-        reply = ModelReply(
-            text="" if made else "done",
-            calls=made,
-            stop_reason="calls" if made else "end",
-            usage=Usage(fresh_in=100, out=20),
-            usage_reported=True,
-            model="x",
-        )
-        return reply, 0.01
+        return reply(*made, model="x"), 0.01
 
     def _count(self, _frame: FrameType, event: str, _arg: object) -> None:
         self.calls[self._turn] = self.calls.get(self._turn, 0) + event.endswith("call")
