@@ -20,7 +20,7 @@ from linestop.bus import jetstream_api
 from linestop.bus.access.rights import CredentialName
 from linestop.bus.broker_backend import JetStreamBackend
 from linestop.bus.connection import Connection, connect
-from linestop.bus.interfaces import Blobs, Bucket, LiveMessage, Log, Publisher, Queue, Timers
+from linestop.bus.interfaces import Append, Blobs, Bucket, LiveMessage, Log, Publisher, Queue, Timers
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
 from linestop.bus.jetstream.retry import publish
@@ -30,7 +30,7 @@ from linestop.bus.streams.create_streams import BusLayout, set_up
 from linestop.bus.streams.stream_definitions import ConsumerSpec, streams
 from linestop.bus.wire import Wire, header_block
 from linestop.errors import Unreachable
-from linestop.schemas.subjects import RoleName
+from linestop.schemas.subjects import RoleName, RunId, TenantId
 from linestop.testing.cluster import Cluster
 from linestop.testing.memory import MemoryBroker
 
@@ -52,6 +52,11 @@ async def until(condition: Callable[[], Awaitable[T]], *, within_s: float = 10.0
             if value:
                 return value
             await anyio.sleep(every_s)
+
+
+def planner_append(tenant: TenantId, run: RunId, *, event: str, n: int, head_seq: int, payload: bytes) -> Append:
+    """The append of the planner's event ``n``, which nobody folds."""
+    return Append(tenant=tenant, run=run, role="planner", event=event, n=n, head_seq=head_seq, payload=payload)
 
 
 class BusFixture(Protocol):

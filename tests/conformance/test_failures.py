@@ -13,7 +13,7 @@ import anyio
 import anyio.abc
 import msgspec
 import pytest
-from tests.bus_fixtures import ServerBusFixture, until
+from tests.bus_fixtures import ServerBusFixture, planner_append, until
 
 from linestop.bus.interfaces import Append, Log
 from linestop.bus.jetstream.pull_queue import HEARTBEAT_S, IDLE_HEARTBEATS_MISSED_MAX
@@ -78,10 +78,9 @@ class Proxy:
 
 def event(tenant: TenantId, run: RunId, *, n: int, head_seq: int, by: str = "") -> Append:
     """An event that names its writer and its predecessor."""
-    return Append(
-        tenant=tenant,
-        run=run,
-        role="planner",
+    return planner_append(
+        tenant,
+        run,
         event="stopped",
         n=n,
         head_seq=head_seq,

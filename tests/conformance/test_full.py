@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.bus_fixtures import planner_append
 
 from linestop.bus.connection import connect
 from linestop.bus.disk_space import MIB
@@ -26,14 +27,8 @@ TENANT, RUN = TenantId("t"), RunId("r")
 
 def event(n: int, *, head_seq: int) -> Append:
     """A unique event of the maximum size."""
-    return Append(
-        tenant=TENANT,
-        run=RUN,
-        role="planner",
-        event="proposed",
-        n=n,
-        head_seq=head_seq,
-        payload=bytes([n]) * (MESSAGE_BYTES_MAX - n),
+    return planner_append(
+        TENANT, RUN, event="proposed", n=n, head_seq=head_seq, payload=bytes([n]) * (MESSAGE_BYTES_MAX - n)
     )
 
 

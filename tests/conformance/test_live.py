@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, aclosing
 import anyio
 import pytest
 from anyio.abc import TaskGroup
-from tests.bus_fixtures import BusFixture
+from tests.bus_fixtures import BusFixture, planner_append
 
 from linestop.bus.interfaces import Append, LiveMessage
 from linestop.schemas import subjects
@@ -23,15 +23,7 @@ WITHIN_S = 20.0
 
 def stopped(tenant: TenantId, run: RunId, n: int, head_seq: int) -> Append:
     """An event of the planner."""
-    return Append(
-        tenant=tenant,
-        run=run,
-        role="planner",
-        event="stopped",
-        n=n,
-        head_seq=head_seq,
-        payload=f'{{"n":{n}}}'.encode(),
-    )
+    return planner_append(tenant, run, event="stopped", n=n, head_seq=head_seq, payload=f'{{"n":{n}}}'.encode())
 
 
 class Listeners:

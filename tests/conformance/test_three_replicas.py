@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 import anyio
 import msgspec
 import pytest
+from tests.bus_fixtures import planner_append
 from tests.conformance.route_relays import RouteRelays, route_relays
 
 from linestop.bus import jetstream_api
@@ -76,10 +77,9 @@ async def _first_result(read: Callable[[], Awaitable[T]]) -> T:
 
 
 def _event(run: RunId, n: int, head_seq: int) -> Append:
-    return Append(
-        tenant=TENANT,
-        run=run,
-        role="planner",
+    return planner_append(
+        TENANT,
+        run,
         event="proposed",
         n=n,
         head_seq=head_seq,

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 import anyio
 import pytest
+from tests.bus_fixtures import planner_append
 
 from linestop.bus.interfaces import Append, HeadMoved
 from linestop.bus.streams import stream_names
@@ -24,15 +25,7 @@ TASKS = next(spec for spec in consumers() if spec.name == stream_names.TASKS_CON
 
 def event(n: int, head_seq: int, *, by: str = "") -> Append:
     """An event whose payload names its writer."""
-    return Append(
-        tenant=TENANT,
-        run=RUN,
-        role="planner",
-        event="started",
-        n=n,
-        head_seq=head_seq,
-        payload=f"{by}-{n}".encode(),
-    )
+    return planner_append(TENANT, RUN, event="started", n=n, head_seq=head_seq, payload=f"{by}-{n}".encode())
 
 
 class LosesReplies(NoFaults):
