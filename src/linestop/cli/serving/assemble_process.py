@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -196,7 +195,7 @@ async def serve(
         running = await stack.enter_async_context(process.running())
         if caller is not None:
             # The process serves meanwhile; a model request that is the first to need an SDK waits for it.
-            beside.start_soon(partial(anyio.to_thread.run_sync, _import_sdks, project, abandon_on_cancel=True))
+            beside.start_soon(_import_sdks, project)
         yield running
 
 
@@ -251,10 +250,10 @@ def _result_check(tool: AnyTool) -> ResultCheck:
     return check
 
 
-def _import_sdks(project: Project) -> None:
+async def _import_sdks(project: Project) -> None:
     """Import the SDKs of the folder's agents before a run needs them."""
     for table in _model_tables(project):
-        import_sdk(str(table.get("model", "")))
+        await anyio.to_thread.run_sync(import_sdk, str(table.get("model", "")), abandon_on_cancel=True)
     spare_existing_objects()
 
 
