@@ -51,7 +51,7 @@ _BODIES: Final[dict[str, tuple[str, Document]]] = {
 def asyncapi(version: str) -> Document:
     """Return the document; ``version`` is that of linestop, and so of the events."""
     log = [_event_channel(name) for name in NAMED_EVENTS if not name.endswith(f".{STOPPED}")]
-    log.append(_stop_channel())
+    log.append(_event_channel(f"{ROLES[0]}.{STOPPED}"))
     channels = [*CHANNELS, *log]
     structs = [c.payload for c in channels if isinstance(c.payload, type)]
     return {
@@ -76,30 +76,16 @@ def asyncapi(version: str) -> Document:
 
 
 def _event_channel(name: str) -> Channel:
-    """Return the channel of one event of the run log."""
-    struct = NAMED_EVENTS[name]
+    """Return the channel of one event of the run log; any role may append a stop, so its role is a parameter."""
     role, _, event = name.partition(".")
     return Channel(
-        key=f"{role}{event.title()}",
-        address=f"runs.{{tenant}}.{{run}}.{role}.{event}.{{n}}",
+        key=STOPPED if event == STOPPED else f"{role}{event.title()}",
+        address=f"runs.{{tenant}}.{{run}}.{'{role}' if event == STOPPED else role}.{event}.{{n}}",
         direction="out",
-        payload=struct,
+        payload=NAMED_EVENTS[name],
         stream=stream_names.RUNS,
         is_ordered=True,
-        description=docstring_markdown(struct.__doc__ or ""),
-    )
-
-
-def _stop_channel() -> Channel:
-    struct = NAMED_EVENTS[f"{ROLES[0]}.{STOPPED}"]
-    return Channel(
-        key=STOPPED,
-        address=f"runs.{{tenant}}.{{run}}.{{role}}.{STOPPED}.{{n}}",
-        direction="out",
-        payload=struct,
-        stream=stream_names.RUNS,
-        is_ordered=True,
-        description=docstring_markdown(struct.__doc__ or ""),
+        description=docstring_markdown(NAMED_EVENTS[name].__doc__ or ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""One event as one line of the live log: its meaning in words, and its cost. Pure."""
+"""One event as one line of the live log: its meaning in words. Pure."""
 
 from __future__ import annotations
 
@@ -25,17 +25,6 @@ from linestop.schemas.events import (
     text_or_size,
 )
 from linestop.schemas.run.fold import Run
-
-
-def cost_micros(event: AnyEvent) -> int:
-    """The cost that the event added to the run."""
-    match event:
-        case Proposed() | Finished():
-            return event.cost_micros
-        case ModelFailedEvent():
-            return event.charged_micros
-        case _:
-            return 0
 
 
 def describe(event: AnyEvent, run: Run) -> str:

@@ -11,7 +11,8 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from linestop.cli.demo.lines import cost_micros, describe
+from linestop.archive.row_sources import cost_micros
+from linestop.cli.demo.lines import describe
 from linestop.cli.output import printing
 from linestop.cli.output.rich_console import PipeConsole
 from linestop.cli.runs.run_report import entry_document
@@ -64,7 +65,7 @@ class Screen:
     def entry(self, entry: Entry, run: Run) -> None:
         """Show one event: n, role, event, detail, cost."""
         text = describe(entry.event, run) if entry.event is not None else f"ignored: {entry.ignored}"
-        cost = cost_micros(entry.event) if entry.event is not None else 0
+        cost = cost_micros(entry.event)
         price = rounded_dollars(cost) if cost else ""
         text_width = self.width - (4 + 11 + 11 + COST_WIDTH + 1)
         text = text.replace("\n", " ")
