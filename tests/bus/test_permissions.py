@@ -153,7 +153,7 @@ async def test_a_role_pulls_and_acknowledges_only_its_own_consumers(
 
 
 PUBLISHERS: dict[str, set[str]] = {
-    subjects.task(TENANT, AGENT): {"operator", "client", "executor"},
+    subjects.task(TENANT, AGENT): {"operator", "client"},
     **{
         subjects.control(TENANT, RunId("x"), verb=verb): {"operator"}
         | ({"client"} if verb in {"stop", "pause", "resume", "answer"} else set[str]())

@@ -35,6 +35,7 @@ from linestop.schemas.events import Text
 from linestop.schemas.json_values import JsonObject
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
+from linestop.schemas.subject_filters import FIRST_EVENTS, first_event_filter
 from linestop.schemas.subjects import RunId, TenantId, check_name
 
 CONCURRENT_READS_MAX: Final = 16
@@ -299,11 +300,11 @@ class RunReader:
 
     async def tenants(self) -> set[TenantId]:
         """The tenants that have a run in the log."""
-        messages = await Reader(self.bus.wire, stream_names.RUNS).read_all("runs.*.*.*.*.1")
+        messages = await Reader(self.bus.wire, stream_names.RUNS).read_all(FIRST_EVENTS)
         return {tenant for tenant, _ in begun_runs([message.subject for message in messages])}
 
     async def _begun_runs(self, tenant: TenantId) -> list[Key]:
-        messages = await Reader(self.bus.wire, stream_names.RUNS).read_all(f"runs.{tenant}.*.*.*.1")
+        messages = await Reader(self.bus.wire, stream_names.RUNS).read_all(first_event_filter(tenant))
         return begun_runs([message.subject for message in messages])
 
     async def _newest_runs(self, limit: int, tenant: str, *, begun_only: bool = False) -> list[Key]:
@@ -312,7 +313,7 @@ class RunReader:
         last = int(msgspec.convert(info["state"], JsonObject)["last_seq"])
         window = WINDOW_MESSAGES
         while True:
-            messages = await reader.read_all(f"runs.{tenant or '*'}.*.*.*.1", after_seq=max(0, last - window))
+            messages = await reader.read_all(first_event_filter(tenant), after_seq=max(0, last - window))
             first_events = [message.subject for message in messages]
             keys = begun_runs(first_events) if begun_only else named_runs(first_events)
             if len(keys) >= limit or window >= last:

@@ -21,6 +21,7 @@ import msgspec
 from linestop.bus.access.credentials import require_urls
 from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError
+from linestop.models.providers import PROVIDERS
 from linestop.schemas.broker_defaults import Retention
 from linestop.schemas.defaults import DEFAULT_TENANT, AccountLimits, WorkerLimits
 from linestop.schemas.json_values import JsonObject, JsonValue
@@ -173,7 +174,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
             ConfigError: a secret is not set.
         """
         environment = os.environ if environ is None else environ
-        secrets = {name: environment.get(name, "") for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")}
+        keys = (provider.key_variable for provider in PROVIDERS.values() if provider.key_variable)
+        secrets = {name: environment.get(name, "") for name in keys}
         for name, source in self.config.secrets.items():
             secrets[name] = self._secret(name, source, environment)
         return {name: value for name, value in secrets.items() if value}

@@ -98,7 +98,7 @@ class TaskIntake:
 
     async def handle(self, delivery: Delivery) -> None:
         """Open (or refuse) the run of one task, then acknowledge it."""
-        await _handle(self._publisher, delivery, role="validator", read=read_task, act=self._open_or_refuse)
+        await _handle(self._publisher, delivery, role="validator", read=read_task, perform=self._open_or_refuse)
 
     async def _open_or_refuse(self, delivery: Delivery, task: ArrivedTask) -> Reply | None:
         try:
@@ -216,7 +216,7 @@ class ControlIntake:
         """Turn a control message into an event, acknowledge it, and reply if its sender asked for a reply."""
         # The role whose credential the publisher has: a dead letter under another name would always be refused.
         role = "approver" if "approver" in self._shell.role_names else self._shell.bindings[0].role.name
-        await _handle(self._publisher, delivery, role=role, read=self._read, act=self._apply)
+        await _handle(self._publisher, delivery, role=role, read=self._read, perform=self._apply)
 
     def _read(self, delivery: Delivery) -> tuple[ControlSubject, ControlMessage]:
         try:
@@ -312,9 +312,9 @@ async def _handle(
     *,
     role: RoleName,
     read: Callable[[Delivery], M],
-    act: Callable[[Delivery, M], Awaitable[Reply | None]],
+    perform: Callable[[Delivery, M], Awaitable[Reply | None]],
 ) -> None:
-    """Read a message, act on it, acknowledge it and reply; where ``act`` returns None, it has to be tried again."""
+    """Read a message, perform it, acknowledge it and reply; it is tried again where ``perform`` returns None."""
     try:
         message = read(delivery)
     except InputError as error:
@@ -322,7 +322,7 @@ async def _handle(
         await _refuse(publisher, delivery, str(error))
         return
     try:
-        reply = await act(delivery, message)
+        reply = await perform(delivery, message)
     except Exception as error:  # noqa: BLE001 - no error may lose a task or a stop
         await _retry_or_dead_letter(publisher, delivery, error, role=role)
         return

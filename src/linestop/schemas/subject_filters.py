@@ -9,6 +9,11 @@ FIRST_EVENTS = "runs.*.*.*.*.1"
 """The first event of any run, from any role: a run may begin with a stop."""
 
 
+def first_event_filter(tenant: str) -> str:
+    """Build the filter of the first events of a tenant's runs, from any role; an empty name stands for any."""
+    return f"runs.{_name('tenant', tenant)}.{ANY}.{ANY}.{ANY}.1"
+
+
 def delta_filter(tenant: TenantId, run: RunId) -> str:
     """Build the filter of the model's text in a run, of every turn and attempt."""
     return f"deltas.{check_name('tenant', tenant)}.{check_name('run', run)}.{ANY}.{ANY}"

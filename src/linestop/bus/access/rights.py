@@ -109,8 +109,8 @@ TABLE: Final[tuple[Right, ...]] = (
     _row(
         "publish",
         ("tasks.>",),
-        holders=("operator", "client", "executor"),
-        why="submit a task; the executor submits child runs",
+        holders=("operator", "client"),
+        why="submit a task",
     ),
     _row(
         "publish",
@@ -130,7 +130,7 @@ TABLE: Final[tuple[Right, ...]] = (
         holders=("client",),
         why="stop, pause, resume and answer (stored under `clients.`, with a separate limit)",
     ),
-    _row("publish", ("control.*.*.stop",), holders=ACTORS, why="stop child runs"),
+    _row("publish", ("control.*.*.stop",), holders=ACTORS, why="stop a run"),
     _row(
         "publish",
         tuple(subject for durable in stream_names.STOPS_CONSUMERS for subject in _pull_subjects(*durable)),
@@ -154,10 +154,10 @@ TABLE: Final[tuple[Right, ...]] = (
     _row(
         "publish",
         _read_subjects(stream_names.OUTCOMES),
-        holders=(*_OBSERVERS, "recorder", "executor"),
-        why="read outcomes; the executor reads those of child runs",
+        holders=(*_OBSERVERS, "recorder"),
+        why="read outcomes",
     ),
-    _row("subscribe", ("live.outcomes.>",), holders=(*_OBSERVERS, "executor"), why="wait for outcomes"),
+    _row("subscribe", ("live.outcomes.>",), holders=_OBSERVERS, why="wait for outcomes"),
     _row("publish", ("deltas.>",), holders=("planner",), why="publish the model's tokens as they arrive"),
     _row("subscribe", ("deltas.>",), holders=_OBSERVERS, why="receive the model's tokens as they arrive"),
     _row("publish", ("alerts.>",), holders=ACTORS, why="alert a person"),

@@ -25,7 +25,6 @@ class StartedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     start_by: Moment
     done_by: Moment
     cost_max_micros: int = 0
-    backend: str = ""
     contract_digest: str = ""
 
 

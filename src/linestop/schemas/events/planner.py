@@ -28,7 +28,7 @@ class ModelStarted(Event, frozen=True, kw_only=True):
     worker: str
     start_by: Moment
     done_by: Moment
-    purpose: Literal["turn", "compact", "judge", "close"] = "turn"
+    purpose: Literal["turn", "compact", "close"] = "turn"
     prompt_sha256: str = ""
     input_tokens_max: int = 0
     output_tokens_max: int = 0

@@ -192,7 +192,6 @@ class Opened(Event, frozen=True, kw_only=True):
     deadline_at: Moment
     doors_revision: int = 0
     parent: Parent | None = None
-    flags: tuple[str, ...] = ()
     result_form: int = 0
     gate_form: int = 0
 

@@ -77,7 +77,7 @@ class Attempt:
 
     n: int
     attempt: int
-    purpose: Literal["turn", "compact", "judge", "close", "effect", "probe"]
+    purpose: Literal["turn", "compact", "close", "effect", "probe"]
     worker: str
     started_at: datetime
     start_by: datetime
