@@ -20,6 +20,24 @@ class WholeNumber(click.IntRange):
     name = "whole number"
 
 
+def runs_days_max() -> int:
+    """The longest time for which RUNS keeps a run, in days."""
+    # Imported here: the help of a command needs no bounds.
+    from linestop.schemas.defaults import RUNS_DAYS_MAX  # noqa: PLC0415
+
+    return RUNS_DAYS_MAX
+
+
+class RunsDays(click.ParamType[int]):
+    """Days for which RUNS keeps runs: at least 1, at most ``runs_days_max``."""
+
+    name = "days"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401 - click's
+        """Read a number of days; one out of bounds is reported by click."""
+        return WholeNumber(min=1, max=runs_days_max()).convert(value, param, ctx)
+
+
 class Bytes(click.ParamType[int]):
     """A number of bytes, with a unit or without: ``200GiB``, ``1.5TB``, ``1073741824``."""
 

@@ -21,7 +21,6 @@ import msgspec
 from linestop.bus.access.credentials import require_urls
 from linestop.config.toml_files import convert, read_text, read_toml
 from linestop.errors import ConfigError, InputError
-from linestop.models.providers import PROVIDERS
 from linestop.schemas.broker_defaults import Retention
 from linestop.schemas.defaults import DEFAULT_TENANT, AccountLimits, WorkerLimits
 from linestop.schemas.json_values import JsonObject, JsonValue
@@ -173,6 +172,9 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: a secret is not set.
         """
+        # Imported here: only a process that serves needs the providers.
+        from linestop.models.providers import PROVIDERS  # noqa: PLC0415
+
         environment = os.environ if environ is None else environ
         keys = (provider.key_variable for provider in PROVIDERS.values() if provider.key_variable)
         secrets = {name: environment.get(name, "") for name in keys}

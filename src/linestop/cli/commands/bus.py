@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from linestop.cli.commands.processes import ROLES
-from linestop.cli.options import Bytes, WholeNumber, common_options, json_option
-from linestop.schemas.defaults import RUNS_DAYS_MAX
+from linestop.cli.options import Bytes, RunsDays, WholeNumber, common_options, json_option, runs_days_max
 
 if TYPE_CHECKING:
     from linestop.bus.access.rights import CredentialName
@@ -106,13 +105,13 @@ def init(
 @click.option(
     "--days",
     type=WholeNumber(min=1),
-    default=RUNS_DAYS_MAX,
-    show_default=True,
+    default=runs_days_max,
+    show_default="as long as RUNS can",
     help="Days for which runs are kept.",
 )
 @click.option(
     "--runs-days",
-    type=WholeNumber(min=1, max=RUNS_DAYS_MAX),
+    type=RunsDays(),
     metavar="N",
     help="Days for which RUNS keeps them, if fewer [keep.runs_days in linestop.toml].",
 )
@@ -175,7 +174,7 @@ def plan(
 @click.option(
     "--keep-days",
     "days",
-    type=WholeNumber(min=1, max=RUNS_DAYS_MAX),
+    type=RunsDays(),
     metavar="N",
     help="Days for which RUNS keeps runs [keep.runs_days in linestop.toml].",
 )
