@@ -118,7 +118,7 @@ class Clock:
 
 _CLOCK_SET_FORWARD: Final = (
     "The machine's clock and the broker's were set forward: the process starts nothing until its open calls and "
-    "requests have ended, and then takes their time."
+    "requests have ended, and then adopts the new time."
 )
 
 

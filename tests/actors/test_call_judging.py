@@ -98,7 +98,7 @@ def test_a_tool_is_called_at_most_ten_times() -> None:
     proposed = [call("look", f'{{"q":"{i}"}}', id=f"c{i}") for i in range(11)]
     assert [v.verdict for v in verdicts(*proposed)] == ["pass"] * 10 + ["reject"]
     story = at_work(*proposed[:10]).finish_tools(**{f"c{i}": OK for i in range(10)}).finish_model(reply(proposed[10]))
-    assert "may be called 10 times" in story.run.calls["c10"].outcome_text
+    assert "has been called 10 times" in story.run.calls["c10"].outcome_text
 
 
 def test_a_contract_may_allow_fewer_calls() -> None:

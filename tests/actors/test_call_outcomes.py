@@ -155,7 +155,7 @@ CASES: dict[str, tuple[Callable[[], Story], str, dict[str, Any]]] = {
             .finish_model(reply(call("look", '{"q":"b"}', id="more")))
         ),
         "more",
-        error("rejected", "limit", "The tool 'look' may be called 1 times in a run, and has been."),
+        error("rejected", "limit", "The tool 'look' has been called 1 times, which is its limit for one run."),
     ),
     "the same effect twice": (
         lambda: at_work(call("pay"), call("pay", id="twice")),

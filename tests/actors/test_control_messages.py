@@ -116,7 +116,7 @@ def test_a_quorum_of_two_needs_two_different_people() -> None:
     story = at_work(call("pay"), version=agent(policy=Policy(quorum=2)))
     story.send_control("approve", by="bob", call="pay").then(Granted)
     assert story.stage("pay") == "asked"
-    assert "approved call 'pay' already" in refusal(story, "approve", by="bob", call="pay")
+    assert "has already approved call 'pay'" in refusal(story, "approve", by="bob", call="pay")
     story.send_control("approve", by="eva", call="pay").then(Granted)
     assert story.stage("pay") == "ready"
 
@@ -138,7 +138,9 @@ def test_a_required_signature_must_be_a_known_persons() -> None:
     assert "must be signed" in refusal(story, "approve", call="pay", must_sign=True)
     assert "sign what was shown" in refusal(story, "approve", by="eva", call="pay", must_sign=True, signer="eva")
     signed = {"signature": "ab", **shown}
-    assert "in the name of 'bob'" in refusal(story, "approve", call="pay", must_sign=True, signer="eva", **signed)
+    assert "names 'bob' but is signed with the key of 'eva'" in refusal(
+        story, "approve", call="pay", must_sign=True, signer="eva", **signed
+    )
     message = ControlMessage(
         verb="approve", control=Control(call="pay", **shown), signer="eva", signature_required=True
     )
@@ -386,7 +388,7 @@ def test_a_sealed_run_accepts_no_control_messages() -> None:
         ("approve", {"call": "nope"}, "There is no call 'nope'"),
         ("approve", {"call": "look"}, "does not wait for a person (it is answered)"),
         ("approve", {"call": "pay", "by": ""}, "Say who approves"),
-        ("answer", {"call": "pay"}, "wants approve or deny"),
+        ("answer", {"call": "pay"}, "is not a question: approve or deny it"),
         ("edit", {"call": "pay"}, "as a JSON object"),
         ("edit", {"call": "look", "args": {}}, "does not wait"),
     ],

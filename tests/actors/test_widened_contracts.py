@@ -282,7 +282,7 @@ def test_arguments_of_a_call_that_was_begun_are_not_edited() -> None:
         "contract_digest": last_question(story).contract_digest,
         "args": {"q": "x"},
     }
-    assert "was begun with its arguments as they are" in refusal(story, "edit", **shown)
+    assert "has started with its present arguments and can no longer be edited" in refusal(story, "edit", **shown)
 
 
 def test_an_edit_agrees_to_the_contract_that_was_shown_with_it() -> None:

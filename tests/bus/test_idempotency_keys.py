@@ -45,7 +45,7 @@ async def test_a_refused_task_takes_no_key_and_the_next_one_with_it_runs(tmp_pat
         assert len({each.run for each in opened} - {each.run for each in refused}) == 1
         other = await client.submit("desk", "say goodbye", key="order 7")
         assert other.status == "refused"
-        assert other.sentence == f"The key or run id is taken: run '{opened[0].run}' has another task under it."
+        assert other.sentence == f"The key or run id already belongs to run '{opened[0].run}', which has another task."
         assert await _keys(reader) == 1
 
 
@@ -73,7 +73,7 @@ async def test_an_early_stop_ends_its_run_and_releases_the_key(tmp_path: Path) -
                 assert (refusal.status, refusal.run) == ("refused", stopped_run)
                 assert refusal.sentence == (
                     "The run was stopped before it began: not today. "
-                    f"The key '{key}' is free: sent again, the task is a run of another name."
+                    f"The key '{key}' is free: if you send the task again, a new run with another id is opened."
                 )
             opened = [await client.submit("desk", "say hello", key=key, run=named) for _ in range(3)]
             assert [each.status for each in opened] == ["opened"] * 3
@@ -82,7 +82,9 @@ async def test_an_early_stop_ends_its_run_and_releases_the_key(tmp_path: Path) -
             assert (await client.outcome(opened[0].run, timeout_s=WITHIN_S)).status == "completed"
             assert (await client.outcome(stopped_run, timeout_s=WITHIN_S)).status == "stopped"
             other = await client.submit("desk", "say goodbye", key=key, run=named)
-            assert other.sentence == f"The key or run id is taken: run '{opened[0].run}' has another task under it."
+            assert (
+                other.sentence == f"The key or run id already belongs to run '{opened[0].run}', which has another task."
+            )
         await client.stop("no-key", why="not today")
         for _ in range(2):
             refused = await client.submit("desk", "say hello", run="no-key")

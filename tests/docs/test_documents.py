@@ -17,18 +17,30 @@ from tests.documents import HOME, PAGES, ROOT, anchors, blocks, commands, links,
 import linestop
 import linestop.testing
 from linestop import errors
+from linestop.bus.disk_space import MIB
 from linestop.cli import exit_codes
 from linestop.cli.main import cli
 from linestop.config.agent_files import AgentFile, PolicyTable
 from linestop.config.project_file import ENVIRONMENT, Config
 from linestop.errors import LinestopError
-from linestop.schemas.defaults import AccountLimits, Limits
+from linestop.sandbox.tools.perform_call import PerformLimits
+from linestop.schemas.defaults import (
+    BLOB_BYTES_MAX,
+    EGRESS_REDIRECTS_MAX,
+    HTTP_TEXT_CHARS_MAX,
+    TOOL_OUTPUT_BYTES_MAX,
+    TOOL_THREADS_MAX,
+    AccountLimits,
+    Limits,
+)
 from linestop.schemas.events import StopCode
 from linestop.schemas.model_messages import FailureClass
 from linestop.schemas.run.call_states import MODEL_DOWN_KINDS
 from linestop.schemas.run.make_stop import CAUSE, STATUS
 from linestop.schemas.run.starting.next_start import RETRIED_KINDS
 from linestop.schemas.subjects import ACTORS
+from linestop.schemas.text.redaction import DEPTH_MAX
+from linestop.schemas.text.value_size import RESULT_CONTAINERS_MAX
 
 ERRORS = ROOT / "docs" / "errors.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
@@ -146,7 +158,7 @@ def test_the_stop_codes_are_those_of_the_code() -> None:
 
 def test_the_failure_classes_are_those_of_the_code() -> None:
     """Each class of a model's failure stands in the table, with what is done about it."""
-    rows = table(ERRORS, "Failure classes of a model call")
+    rows = table(ERRORS, "Failure classes of a model request")
     assert set(rows) == set(get_args(FailureClass))
     assert {name for name, cells in rows.items() if cells[0] == "yes"} == RETRIED_KINDS
     assert {name for name, cells in rows.items() if cells[1] == "yes"} == MODEL_DOWN_KINDS
@@ -215,6 +227,28 @@ def assert_defaults(rows: dict[str, list[str]], known: dict[str, Any]) -> None:
             assert rows[key][0] == default, key
 
 
+# --- tools.md ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sentence", "default"),
+    [
+        ("left behind; at most {:,} at a time", TOOL_THREADS_MAX),
+        ("its first {:,} KiB are logged", TOOL_OUTPUT_BYTES_MAX // 1024),
+        ("A result is JSON of at most {:,} MiB", BLOB_BYTES_MAX // MIB),
+        ("nested at most {:,} levels", DEPTH_MAX),
+        ("of at most {:,} lists and objects", RESULT_CONTAINERS_MAX),
+        ("The model gets the first {:,} KiB", Limits().result_bytes_max // 1024),
+        ("most {:,} characters, never a traceback", PerformLimits().message_chars_max),
+        ("as text (at most {:,} characters)", HTTP_TEXT_CHARS_MAX),
+        ("each is checked like a request, at most {:,}.", EGRESS_REDIRECTS_MAX),
+    ],
+)
+def test_the_figures_about_tools_are_the_defaults(sentence: str, default: int) -> None:
+    """Each limit that the page of tools states is the one in force."""
+    assert sentence.format(default) in " ".join((ROOT / "docs" / "tools.md").read_text(encoding="utf-8").split())
+
+
 # --- roles and decisions -------------------------------------------------------------------------------------
 
 
@@ -235,12 +269,17 @@ def section(page: Path, heading: str) -> str:
 
 
 def test_every_decision_is_in_the_index_and_has_its_three_parts() -> None:
-    """A decision has context, choice and consequences, and stands in the index."""
-    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    for page in (ROOT / "docs" / "decisions").glob("*.md"):
+    """A decision has context, choice and consequences; the index has its number and heading, in order."""
+    pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    rows: list[str] = []
+    for page in pages:
         text = page.read_text(encoding="utf-8")
         assert all(f"## {part}\n" in text for part in ("Context", "Decision", "Consequences")), page.name
-        assert f"decisions/{page.name}" in index
+        number, _, title = text.partition("\n")[0].removeprefix("# ").partition(": ")
+        assert page.name.startswith(f"{number}-"), f"{page.name} begins with '# {number}: …'"
+        rows.append(f"| [{number}](decisions/{page.name}) | {title} |")
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| \[\d+\]\(decisions/.+$", index, re.MULTILINE) == rows
 
 
 def test_pages_and_examples_import_only_what_is_public() -> None:

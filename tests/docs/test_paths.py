@@ -13,8 +13,6 @@ from tests.documents import PAGES, ROOT, links, name_of, section_blocks, spans
 
 PACKAGE = ROOT / "src" / "linestop"
 GLOSSARY = ROOT / "docs" / "glossary.md"
-HISTORY = ROOT / "docs" / "decisions"
-PRESENT = [page for page in PAGES if not page.is_relative_to(HISTORY)]
 _PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?:/|\.py)")
 _OURS = re.compile(r"linestop(?:\.\w+)+")
 _CLASS = re.compile(r"(?:[A-Z][a-z]+){2,}")
@@ -56,7 +54,7 @@ def own_classes() -> frozenset[str]:
     return frozenset(found)
 
 
-@pytest.mark.parametrize("page", PRESENT, ids=name_of)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_path_that_a_page_names_exists(page: Path) -> None:
     """A reader who looks for a file or folder by the name on the page finds one."""
     for span in spans(page):
@@ -72,7 +70,7 @@ def is_ours(path: str) -> bool:
     return path.endswith(".py") or (first in folders and not path.startswith("deploy/wheels"))
 
 
-@pytest.mark.parametrize("page", PRESENT, ids=name_of)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_module_that_a_page_names_exists(page: Path) -> None:
     """``linestop.x.y`` is a module, or something in one."""
     for name in _OURS.findall(" ".join(spans(page)) + page.read_text(encoding="utf-8")):
@@ -96,7 +94,7 @@ def resolves(name: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("page", PRESENT, ids=name_of)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_class_that_a_page_names_exists(page: Path) -> None:
     """A name in two capitals is a class of ours, or of a project that is named here."""
     assert not {span for span in spans(page) if _CLASS.fullmatch(span)} - own_classes() - OTHERS_CLASSES

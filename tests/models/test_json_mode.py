@@ -230,7 +230,7 @@ def test_a_final_answer_beside_other_calls_came_too_early(calls: tuple[str, ...]
 def test_a_final_answer_call_without_an_answer_is_malformed_and_charged() -> None:
     """A call of the final answer with other arguments holds no usable answer."""
     made = (ToolCall(id="1", name="final_answer", args='{"text": "Done."}'),)
-    with pytest.raises(ModelFailed, match="gave its final answer without one") as failed:
+    with pytest.raises(ModelFailed, match="called final_answer without an answer") as failed:
         trial_reply(msgspec.structs.replace(_reply(""), calls=made, stop_reason="calls"), "openai/m")
     assert (failed.value.kind, failed.value.usage) == ("malformed", Usage(out=3))
 

@@ -60,7 +60,7 @@ class _Model:
     """Calls a tool in each turn but the last."""
 
     async def request(self, work: ModelWork) -> tuple[ModelReply, float]:
-        """As ``ModelCaller``."""
+        """As ``ModelRequester``."""
         await anyio.sleep(takes_s := FIRST_S if work.turn == 1 else NEXT_S)
         calls = (ToolCall(id=f"c{work.turn}", name="look", args=f'{{"q": "{work.turn}"}}'),) * (work.turn < TURNS)
         return reply(*calls, usage=Usage(fresh_in=10, out=5), model="x"), takes_s

@@ -36,7 +36,7 @@ class RecordingBackend(InMemory):
 
 
 class RecordingTimers:
-    """See ``Noting``."""
+    """The timers of a role; what is set and cancelled is recorded too."""
 
     def __init__(self, inner: Timers, recorded: list[tuple[str, datetime]], cancelled: list[str]) -> None:
         self._inner = inner

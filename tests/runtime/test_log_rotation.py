@@ -189,7 +189,7 @@ async def test_a_run_that_was_removed_still_gives_its_key_back(tmp_path: Path) -
         assert (refused.status, refused.run) == ("refused", stopped_run)
         assert refused.sentence == (
             "The run was stopped before it began: not today. "
-            "The key 'stopped' is free: sent again, the task is a run of another name."
+            "The key 'stopped' is free: if you send the task again, a new run with another id is opened."
         )
         refusal = next(m for m in await bus.log().page(after_seq=0) if ".r-" in m.subject)
         await _left(turns, bus, RunId(refusal.subject.split(".")[2]))

@@ -212,7 +212,7 @@ async def test_a_call_past_its_start_by_is_not_begun(make_context: MakeContext) 
         assert (result.outcome, result.begun, message(result)[:31]) == (
             "never_started",
             False,
-            "the call was not begun by its s",
+            "the call missed its start_by an",
         )
         assert result.error is not None
         assert (result.error.type, result.error.retry_safe) == ("transient", True)
@@ -228,7 +228,7 @@ async def test_a_wait_is_not_performed_here(make_context: MakeContext) -> None:
 
     made = declared(sleep)
     made.contract = msgspec.structs.replace(made.contract, kind="wait")
-    with pytest.raises(Defect, match="is a wait; the log carries it out"):
+    with pytest.raises(Defect, match="is a wait: the run loop performs it"):
         await run(made, make_context())
 
 

@@ -113,7 +113,7 @@ async def test_a_slow_answer_ends_at_the_deadline(
     server = await servers.start({"/": answer})
     async with client(policy=EgressPolicy(allow=(server.netloc,), request_s_max=0.15)) as http:
         begin = asyncio.get_running_loop().time()
-        with pytest.raises(EgressFailed, match=r"no complete answer within 0\.1 s|0\.2 s") as caught:
+        with pytest.raises(EgressFailed, match=r"no complete response within 0\.1 s|0\.2 s") as caught:
             await http.get(server.url())
         assert asyncio.get_running_loop().time() - begin < 2
         assert caught.value.type == "transient"
@@ -215,7 +215,7 @@ async def test_effect_sent_is_true_once_a_write_may_have_been_read(servers: Serv
         with pytest.raises(EgressDenied):
             await http.post(other_url, json={})
         assert http.effect_sent is False
-        with pytest.raises(EgressFailed, match="gave no proper answer") as caught:
+        with pytest.raises(EgressFailed, match="gave no valid response") as caught:
             await http.post(server.url("/gone"), json={})
         assert caught.value.retry_safe is False
         assert http.effect_sent is True

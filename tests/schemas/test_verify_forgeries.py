@@ -382,7 +382,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "approval",
         "for longer",
     ),
-    ("approved", "a payment made a question", _question_about_a_payment, "approval", "makes a question of call"),
+    ("approved", "a payment made a question", _question_about_a_payment, "approval", "asks a question for call"),
     ("approved", "an unjudged call cleared", line("approver", "cleared", "calls", call="x"), "approval", "It clears"),
     (
         "approved",
@@ -433,7 +433,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
     ("approved", "an origin withheld", _silent_about_an_origin, "approval", "gives no origin for '\\$.q'"),
     ("approved", "a part of a word", _part_of_a_word_of_the_task, "approval", "gives no origin for"),
     ("approved", "an origin without its flag", _origin_without_its_flag, "approval", "conceals that '\\$.q'"),
-    ("approved", "a false origin", _false_trust, "approval", "calls '\\$.q' of call 'c2a' trusted"),
+    ("approved", "a false origin", _false_trust, "approval", "takes '\\$.q' of call 'c2a' from event"),
     (
         "approved",
         "untrusted called trusted",
@@ -441,13 +441,19 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "answer",
         "based on trusted text alone",
     ),
-    ("returned", "returned once more", _returned_once_more, "answer", "return 4 in a row of at most 3"),
+    (
+        "returned",
+        "returned once more",
+        _returned_once_more,
+        "answer",
+        "answer 4 in a row that is sent back; at most 3 are allowed",
+    ),
     (
         "returned",
         "returns counted falsely",
         field("validator", "returned", returned_in_a_row=0),
         "answer",
-        "return 1 in a",
+        "answer 1 in a row",
     ),
     (
         "approved",
@@ -477,7 +483,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "one rejection more",
         _limited(("validator", "judged", 2), rejections_max=1),
         "limit",
-        "after 1 rejections in a row, of at most 1",
+        "after 1 rejections in a row; at most 1 are allowed",
     ),
     (
         "wrong arguments",
@@ -586,7 +592,7 @@ FORGERIES: list[tuple[str, str, Forgery, str, str]] = [
         "a hold from another tenant",
         line("budget", "held", "accounts", account="tenant-x"),
         "budget",
-        "due are",
+        "it should take it from",
     ),
     (
         "approved",

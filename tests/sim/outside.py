@@ -219,7 +219,7 @@ def _raised(contract: Contract) -> ToolResult:
 
 
 class SimRequester:
-    """Sends the planner's requests of one worker; see ``linestop.schemas.performer_interfaces.ModelCaller``."""
+    """Sends the planner's requests of one worker; see ``linestop.schemas.performer_interfaces.ModelRequester``."""
 
     def __init__(self, outside: OutsideWorld, process: Process, now: Callable[[], datetime], proof: Proof) -> None:
         self._outside = outside

@@ -119,7 +119,7 @@ def _signature_rejection_reason(run: Run, message: ControlMessage) -> str:
     if not message.signer or not control.signature:
         return ""
     if control.by not in {"", message.signer}:
-        return f"It is signed with the key of '{message.signer}' but made in the name of '{control.by}'."
+        return f"The decision names '{control.by}' but is signed with the key of '{message.signer}'."
     if any(getattr(entry.event, "signature", "") == control.signature for entry in run.entries if not entry.ignored):
         # Otherwise any process that read a signed decision could submit it again and have an effect retried once more.
         return "This decision was already submitted; sign it again with a new nonce."
@@ -165,7 +165,7 @@ def _call_rejection_reason(run: Run, call: CallState, message: ControlMessage, n
     if now >= call.asked.expires_at:
         return f"The question about call '{call.call}' expired at {call.asked.expires_at:%Y-%m-%d %H:%M:%S} UTC."
     if message.verb == "answer":
-        return "" if isinstance(call.asked, Question) else f"Call '{call.call}' wants approve or deny."
+        return "" if isinstance(call.asked, Question) else f"Call '{call.call}' is not a question: approve or deny it."
     if message.verb == "deny" and isinstance(call.asked, Question):
         return ""
     if isinstance(call.asked, Question):
@@ -189,7 +189,7 @@ def _resolution_rejection_reason(run: Run, call: CallState, message: ControlMess
 def _decision_rejection_reason(call: CallState, asked: AskedCall, message: ControlMessage, now: datetime) -> str:
     control, person = message.control, message.signer or message.control.by
     if message.verb == "approve" and person in call.votes:
-        return f"'{person}' approved call '{call.call}' already; {asked.quorum} people must."
+        return f"'{person}' has already approved call '{call.call}'; {asked.quorum} different people have to."
     if asked.deciders and person not in asked.deciders:
         return f"'{person}' may not decide about '{asked.tool}'; {', '.join(asked.deciders)} may."
     if message.verb == "edit" and not isinstance(control.args, dict):
@@ -212,7 +212,10 @@ def _wider_contract_rejection_reason(call: CallState, asked: AskedCall, message:
     if call.wider and message.verb != "deny" and not message.control.contract_digest:
         return f"{asked.wider} Look again, and name the contract that is shown."
     if message.verb == "edit" and any(attempt.begun for attempt in call.effects):
-        return f"Call '{call.call}' was begun with its arguments as they are; approve or deny it."
+        return (
+            f"Call '{call.call}' has started with its present arguments and can no longer be edited: "
+            "approve or deny it."
+        )
     return ""
 
 

@@ -2,7 +2,7 @@
 
 Without a server the library's ``close`` (2.16) fails halfway: over messages that it cannot send any more, or with the
 ``CancelledError`` of its own reconnection, which it cancels while that waits for the same transport. This module ends
-the tasks and the socket that are then left. Only it and ``jetstream/wire.py`` use the internals of
+the tasks and the socket that are then left. Only it and ``bus/wire.py`` use the internals of
 ``nats.aio.client.Client``.
 """
 

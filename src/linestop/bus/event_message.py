@@ -35,7 +35,7 @@ from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RoleName, TenantId
 from linestop.schemas.trace_context import event_traceparent
 
-LOG = Logger("linestop.stamp")
+LOG = Logger("linestop.event_message")
 STORE_FULL_RESULT_WITHIN_S = 1.5
 """How long a result may wait until its full text is stored: less than the 2 s until another process takes over."""
 

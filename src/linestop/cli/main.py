@@ -51,7 +51,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
         "events": Entry("runs", "Print the events of a run."),
         "stop": Entry("stopping", "Stop a run, or all runs of an agent, a user or a tool."),
         "switch": Entry("stopping", "Close and open kill switches, which keep work from starting."),
-        "pause": Entry("stopping", "Hold a run: nothing starts until it is resumed."),
+        "pause": Entry("stopping", "Pause a run: nothing starts until it is resumed."),
         "resume": Entry("stopping", "Continue a paused run."),
     },
     "Decisions": {

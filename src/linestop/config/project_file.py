@@ -50,7 +50,7 @@ ENVIRONMENT: Final = {
     "LINESTOP_TENANT": "the tenant of commands",
     "LINESTOP_SYNC": "1s or always",
     "LINESTOP_RUNS_MAX": "how many runs a process works on at once",
-    "LINESTOP_STARTS_MAX": "how many model and tool calls a process makes at once",
+    "LINESTOP_STARTS_MAX": "how many model requests and tool calls a process makes at once",
     "LINESTOP_LOG": "how much processes log: debug, info, warning or error",
 }
 """The variables that override the configuration, with their meaning."""

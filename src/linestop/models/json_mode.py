@@ -73,7 +73,7 @@ def trial_reply(reply: ModelReply, requested_model: str) -> ModelReply:
     try:
         text = _final_answer_text(reply.calls[0].args.encode())
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _malformed(reply, f"{requested_model} gave its final answer without one ({error}).") from error
+        raise _malformed(reply, f"{requested_model} called {FINAL_ANSWER_TOOL} without an answer ({error}).") from error
     return msgspec.structs.replace(reply, text=text, calls=(), stop_reason="end")
 
 

@@ -328,6 +328,6 @@ def _text_of(content: object) -> str:
         fields = {"text": part} if isinstance(part, str) else fields_of(part)
         text = fields.get("text") if fields.get("type") in _TEXT_PARTS else None
         if text is not None and not isinstance(text, str):
-            raise ValueError("a part whose text is not one")
+            raise ValueError("a content part whose text is not a string")
         texts.append(text or "")
     return "".join(texts)

@@ -168,7 +168,10 @@ class TaskIntake:
         current_owner = await self._keys.owner(task.tenant, task.incoming.task.key)
         if previous_owner is None or current_owner is None or current_owner.revision != previous_owner.revision:
             return None
-        sentence = "The key's run is over and gave it back, but the bucket 'ids' of an older linestop moves no key"
+        sentence = (
+            "The key's run is over, but the bucket 'ids' was made by an older linestop and cannot give the key to a "
+            "new run"
+        )
         return Reply(
             status="refused", run=previous_owner.run, sentence=f"{sentence}: use another key, or see `linestop doctor`."
         )

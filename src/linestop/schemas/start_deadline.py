@@ -16,7 +16,7 @@ from linestop import clock
 IS_STOPPED: ContextVar[Callable[[], bool]] = ContextVar("is_stopped", default=bool)
 """Whether the run of the present call or request was stopped, as far as this process knows."""
 
-TOO_LATE = "the call was not begun by its start_by and may no longer begin; it can be started again"
+TOO_LATE = "the call missed its start_by and was not made; a new attempt can be started"
 STOPPED_FIRST = "the run was stopped before the call began, so it was not begun"
 
 

@@ -129,7 +129,7 @@ def _check_text(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise _NotJsonError("a string holds half of a surrogate pair; send the whole character") from None
+        raise _NotJsonError("a string contains an unpaired surrogate; remove it") from None
 
 
 def _quote(key: str) -> str:

@@ -149,14 +149,14 @@ def _exceeded_call_limit(
     made += sum(1 for verdict in before if verdict.verdict == "pass")
     if made >= limits.calls_max:
         hit = LimitHit(name="calls_max", value=made + 1, max_value=limits.calls_max)
-        return f"The run may make {limits.calls_max} calls, and has made them.", hit
+        return f"The run has used all of its {limits.calls_max} calls.", hit
     passed = run.judged_calls.passed[call.tool] - itself
     passed += sum(1 for verdict in before if verdict.tool == call.tool and verdict.verdict == "pass")
     calls_max = grant.calls_max or limits.calls_per_tool_max
     if passed >= calls_max:
         name = f"calls_max of {call.tool}" if grant.calls_max else "calls_per_tool_max"
         hit = LimitHit(name=name, value=passed + 1, max_value=calls_max)
-        return f"The tool '{call.tool}' may be called {calls_max} times in a run, and has been.", hit
+        return f"The tool '{call.tool}' has been called {calls_max} times, which is its limit for one run.", hit
     return None
 
 
@@ -209,7 +209,7 @@ def _duplicate_question(run: Run, grant: ToolGrant, *, key: str, before: list[Ju
     asks = grant.kind == "wait" or grant.tier in TRACED_TIERS or any(fnmatchcase(grant.name, p) for p in policy.ask)
     if not asks or not any(verdict.effect_key == key and verdict.verdict == "pass" for verdict in before):
         return ""
-    return "The same call stands in this answer already; read its answer, then make it again if it is wanted twice."
+    return "This answer already contains the same call. Read its result first, then call again if you want it twice."
 
 
 def _wait_until(tool: str, args: bytes, now: datetime) -> datetime | str | None:

@@ -113,7 +113,7 @@ def free_key_note(incoming: IncomingTask) -> str:
 
 def key_taken_message(run: str) -> str:
     """Return why a task cannot have a key or a run id, in one sentence."""
-    return f"The key or run id is taken: run '{run}' has another task under it."
+    return f"The key or run id already belongs to run '{run}', which has another task."
 
 
 def stopped_before_start_message(why: str, incoming: IncomingTask) -> str:
@@ -127,7 +127,9 @@ def _released_key_note(incoming: IncomingTask) -> str:
     """Return the sentence about the key of a run that was stopped before its task came."""
     if incoming.task is None or not incoming.task.key:
         return ""
-    return f" The key '{incoming.task.key[:80]}' is free: sent again, the task is a run of another name."
+    return (
+        f" The key '{incoming.task.key[:80]}' is free: if you send the task again, a new run with another id is opened."
+    )
 
 
 def _invalid_task(task: Task, agent: AgentVersion, limits: Limits) -> str:

@@ -58,7 +58,7 @@ def print_plan(load: ExpectedLoad, load_plan: SizePlan, *, sizes_source: str, ar
         printing.print_text(
             f"remedy   set up with {disk_gib} GiB free (`bus init --disk {disk_gib}GiB`), or enlarge streams:"
         )
-        printing.print_text("         docs/operations.md, Changing what nobody may")
+        printing.print_text("         docs/operations.md#changing-what-no-credential-may")
 
 
 def _needed_heading(load: ExpectedLoad) -> str:

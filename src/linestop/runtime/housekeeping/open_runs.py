@@ -1,6 +1,6 @@
 """The open runs of the log, listed once and then followed: a round costs what has changed.
 
-The set may contain a run that is over, which costs the sweep one look at it. No open run is missing: each run that
+The set may contain a run that is over, which costs the sweep one read of it. No open run is missing: each run that
 begins is read from the log itself, in order, and not from a hint.
 """
 

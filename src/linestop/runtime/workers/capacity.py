@@ -39,7 +39,7 @@ RECHECK_EVERY_S = 1.0
 RECHECKS_MAX = 16
 """When all places for runs are taken, runs without a pass for ``RECHECK_AFTER_S`` are advanced, this many at once.
 
-It takes a look at every run, so it is done every ``RECHECK_EVERY_S`` and not whenever the pulling of tasks asks.
+That goes through every run, so it is done every ``RECHECK_EVERY_S`` and not whenever the pulling of tasks asks.
 """
 
 LOG_OVERLOAD_EVERY_S = 60.0

@@ -41,7 +41,7 @@ _REASONS = {
     errno.EISDIR: "is a directory, not a file",
     errno.ENOTEMPTY: "is a directory that is not empty",
     errno.ENXIO: "is not a regular file",
-    errno.EAGAIN: "is being changed by somebody else at this moment",
+    errno.EAGAIN: "is being changed by another process at this moment",
 }
 
 

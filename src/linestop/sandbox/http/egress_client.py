@@ -131,7 +131,7 @@ class EgressClient:
                     raise self._guard.denied(netloc_of(request.url), method, reason)
                 return await self._follow(client, request)
         except TimeoutError:
-            raise self._guard.failed(f"no complete answer within {seconds:.1f} s") from None
+            raise self._guard.failed(f"no complete response within {seconds:.1f} s") from None
         except httpx2.HTTPError as error:
             raise self._guard.failed(f"{type(error).__name__}: {error}") from None
 

@@ -136,7 +136,7 @@ class EgressGuard:
 
     def too_large(self, bytes_max: int) -> EgressFailed:
         """The error for a response over the limit."""
-        return self.unreadable(f"the answer is over {bytes_max} bytes; ask for less or for a page of it")
+        return self.unreadable(f"the response is over {bytes_max} bytes; ask for less or for a page of it")
 
     def _rule(self, host: str, port: int) -> Rule | None:
         return matching_rule(self._rules, host, port)

@@ -79,7 +79,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
             raise guard.failed(f"{netloc_of(url)} cannot be reached ({error})") from None
         except _CORE_ERRORS as error:
-            raise guard.failed(f"{netloc_of(url)} gave no proper answer ({error})") from None
+            raise guard.failed(f"{netloc_of(url)} gave no valid response ({error})") from None
 
 
 def readable_content_type(content_type: str) -> str:
@@ -123,7 +123,7 @@ class _Body(httpx2.AsyncByteStream):
                     # A few bytes may become megabytes, and decompressing them never waits for the network.
                     await anyio.lowlevel.checkpoint()
         except _CORE_ERRORS as error:
-            raise guard.failed(f"the answer broke off ({error})") from None
+            raise guard.failed(f"the response broke off ({error})") from None
         decompressor.finish()
 
     async def aclose(self) -> None:
@@ -135,7 +135,7 @@ class _Decompressor:
 
     def __init__(self, guard: EgressGuard, coding: str) -> None:
         if coding not in {"identity", "", "gzip", "x-gzip"}:
-            raise guard.unreadable(f"the answer is compressed as {coding[:20]!r}; only gzip is read")
+            raise guard.unreadable(f"the response is compressed as {coding[:20]!r}; only gzip is read")
         self._guard = guard
         self._is_uncompressed = "gzip" not in coding
         self._decoder = zlib.decompressobj(_GZIP)
@@ -153,11 +153,11 @@ class _Decompressor:
                 yield self._decoder.decompress(data, _PIECE_BYTES)
                 data = self._decoder.unconsumed_tail or self._decoder.unused_data
         except zlib.error as error:
-            raise self._guard.unreadable(f"the answer is not valid gzip ({error})") from None
+            raise self._guard.unreadable(f"the response is not valid gzip ({error})") from None
 
     def finish(self) -> None:
         if self._has_data and not self._decoder.eof:
-            raise self._guard.unreadable("the compressed answer broke off")
+            raise self._guard.unreadable("the compressed response broke off")
 
 
 class _Backend(httpcore2.AsyncNetworkBackend):

@@ -254,7 +254,7 @@ def _response_json(response: httpx2.Response, ctx: Context) -> tuple[bytes, str]
     except RecursionError:
         return _excerpt(response.content), _TOO_DEEP
     except (msgspec.DecodeError, ValueError) as error:
-        return _excerpt(response.content), f"its result, the body of an answer, cannot be read as JSON ({error})"
+        return _excerpt(response.content), f"its result, the body of a response, cannot be read as JSON ({error})"
     return response.content, ""
 
 

@@ -80,7 +80,7 @@ def _raising(contract: Contract) -> str | None:
     """An error of a tool leaves its effect open, unless the tool or its contract rules that out."""
     if contract.safe_to_repeat and contract.raises_before_effect:
         why = "only reads" if contract.tier == "read" else "is idempotent"
-        return f"declares raises_before_effect to no purpose: a tool that {why} is simply called again"
+        return f"does not need raises_before_effect: a tool that {why} is simply called again"
     if contract.safe_to_repeat or contract.raises_before_effect or contract.probe:
         return None
     return (
@@ -115,7 +115,7 @@ def _idle_probe(contract: Contract) -> str | None:
 def _repeated_once(contract: Contract) -> str | None:
     if not contract.repeatable or contract.calls_max != 1:
         return None
-    return "is repeatable, but calls_max lets a run call it only once: take one of them away"
+    return "is repeatable, but calls_max lets a run call it only once: remove one of the two"
 
 
 def _egress_names(contract: Contract) -> str | None:

@@ -73,7 +73,7 @@ async def perform(
     limits = limits or PerformLimits()
     contract = tool.contract
     if contract.kind == "wait":
-        raise Defect(f"{contract.name} is a wait; the log carries it out, not the sandbox")
+        raise Defect(f"'{contract.name}' is a wait: the run loop performs it, not the sandbox")
     scope = scope or anyio.CancelScope()
     if scope.cancel_called:
         not_begun_error = NotBegun("it was stopped before it began")

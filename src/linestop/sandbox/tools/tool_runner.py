@@ -155,7 +155,7 @@ def _refused_by_grant(work: CallWork, current: Contract) -> ToolResult | None:
     if wider := work.grant.widened_by(current):
         sentence = (
             f"The tool '{work.tool}' was not called: since this run was opened it may do more ({'; '.join(wider)}), "
-            "and nobody agreed to that for this run."
+            "which no person approved for this run."
         )
         return _not_begun(work, sentence, kind="permanent", widened=True)
     if errors := check_arguments(work.args, current).errors:

@@ -5,9 +5,10 @@ not count, nor does the time in which the next role was down or could not reach 
 
 - A start counts once its result is in the log: from its event, for the duration that the result states, at most until
   the result and until ``done_by``. A start that its own worker never reported does not count: that worker was lost.
-- After each event the time until the next one counts, at most ``DECIDING_S``: the next role may take that long.
+- After each event the time until the next one counts, at most ``DECIDING_MAX_S``: the next role may take that long.
 - While a start is open, only the process that performs it knows that the work continues. It counts that start up to
-  now, and stops the run when its time is over (``stop_out_of_time``, which knows ``Performing``); others ignore it.
+  now, and stops the run when its time is over (``actors/performing_role.py``, which knows ``Performing``). Others
+  ignore it.
 
 Overlapping spans count once. Any two readers of the same log agree.
 """

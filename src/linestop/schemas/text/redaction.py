@@ -202,8 +202,8 @@ class StreamRedactor:
     """Redacts a text that comes in pieces: a possible beginning of a secret waits for the next piece.
 
     All shown pieces together equal ``Redactor.text`` of the whole text. The one exception keeps memory bounded: if more
-    than ``HELD_CHARS_MAX`` characters would wait, ``[redacted:long]`` replaces them and the rest of the text, since the
-    end of that secret is unknown. A private key may be of any length.
+    than ``PENDING_CHARS_MAX`` characters would wait, ``[redacted:long]`` replaces them and the rest of the text, since
+    the end of that secret is unknown. A private key may be of any length.
     """
 
     def __init__(self, redactor: Redactor) -> None:

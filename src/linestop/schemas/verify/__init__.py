@@ -6,7 +6,7 @@ events, not against the state that the fold derives from them.
 
 - ``check_log``: the check of a whole log, event by event.
 - ``chain_links``: the chain, from subjects and payloads alone.
-- ``record_so_far``: the starts, holds, costs and passed calls, added up apart from the fold.
+- ``checker_state``: the starts, holds, costs and passed calls, added up apart from the fold.
 - ``opening``, ``call_verdicts``, ``argument_origins``, ``approvals``, ``effect_starts``, ``money``,
   ``event_limits``, ``ending``: the rules, each with one sentence for a violation.
 - ``signatures``: whether people signed the decisions in the log.

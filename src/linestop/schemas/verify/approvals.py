@@ -116,7 +116,7 @@ def check_asked(ledger: Ledger, event: Asked) -> Violations:
     if event.question is not None:
         call = ledger.calls.get(event.question.call)
         if call is None or call.grant is None or call.grant.kind != "wait":
-            yield "approval", f"It makes a question of call '{event.question.call}', which is not one."
+            yield "approval", f"It asks a question for call '{event.question.call}', whose tool asks none."
     expiries = [*(line.expires_at for line in event.calls), *([event.spend.expires_at] if event.spend else [])]
     expires_max_s = clamp(ledger.limits).approval_expires_s
     if any((expires_at - event.at).total_seconds() > expires_max_s + CLOCK_SLACK_S for expires_at in expiries):

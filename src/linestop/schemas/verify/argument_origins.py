@@ -44,7 +44,10 @@ def check_origins(ledger: Ledger, run: Run, call: Call, verdict: JudgedCall, *, 
         yield "approval", f"It conceals that '{untrusted[0]}' of call '{call.name}' comes from no trusted source."
     for line in verdict.provenance:
         if line.field == "trusted" and not _may_be_trusted(ledger, line):
-            yield "approval", f"It calls '{line.path}' of call '{call.name}' trusted, which event {line.n} is not."
+            yield (
+                "approval",
+                f"It takes '{line.path}' of call '{call.name}' from event {line.n} as trusted, but that event is not.",
+            )
     args, task = ledger.bytes_of(verdict.args), ledger.bytes_of(ledger.opened.task.text) if ledger.opened else None
     if args is None or task is None:
         return

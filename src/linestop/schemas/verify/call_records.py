@@ -1,4 +1,4 @@
-"""The checker's records of one start and of one call. See ``holds_and_spending``."""
+"""The checker's records of one start and of one call. See ``checker_state``."""
 
 from __future__ import annotations
 

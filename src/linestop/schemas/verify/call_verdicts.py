@@ -41,7 +41,7 @@ def _check_call_limits(ledger: Ledger, event: Judged) -> Violations:
     in_a_row = ledger.rejections_in_a_row + 1 if rejected else 0
     if event.rejections_in_a_row != in_a_row or ledger.rejections_in_a_row >= limits.rejections_max:
         after = ledger.rejections_in_a_row
-        yield "limit", f"It is a judgement after {after} rejections in a row, of at most {limits.rejections_max}."
+        yield "limit", f"It comes after {after} rejections in a row; at most {limits.rejections_max} are allowed."
     judged_now = {verdict.call for verdict in event.calls}
     before = [c for c in ledger.calls.values() if c.judged and c.judged.verdict == "pass" and c.name not in judged_now]
     passing = [ledger.calls[v.call] for v in event.calls if v.verdict == "pass" and v.call in ledger.calls]

@@ -43,7 +43,10 @@ def check_returned(ledger: Ledger, event: Returned) -> Violations:
         yield "answer", f"It returns event {event.proposal_n}, which is not a final answer."
     in_a_row = ledger.returned_in_a_row + 1
     if event.returned_in_a_row != in_a_row or in_a_row > ledger.limits.returned_max:
-        yield "answer", f"It is return {in_a_row} in a row of at most {ledger.limits.returned_max}."
+        yield (
+            "answer",
+            f"It is answer {in_a_row} in a row that is sent back; at most {ledger.limits.returned_max} are allowed.",
+        )
 
 
 def _differs_by_redaction_only(proposed: object, accepted: object) -> bool:

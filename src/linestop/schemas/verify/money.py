@@ -38,7 +38,10 @@ def _check_accounts(ledger: Ledger, event: Held) -> Violations:
     due = ["system", f"tenant-{ledger.tenant}", *([f"user-{ledger.tenant}-"] if user else [])]
     named = [line.account for line in event.accounts]
     if len(named) != len(due) or not all(name.startswith(start) for name, start in zip(named, due, strict=True)):
-        yield "budget", f"It is taken from the accounts {', '.join(named) or 'none'}; due are {', '.join(due)}."
+        yield (
+            "budget",
+            f"It takes money from the accounts {', '.join(named) or 'none'}; it should take it from {', '.join(due)}.",
+        )
         return
     moments = (event.at, event.at - timedelta(seconds=_RESERVED_BEFORE_MAX_S))
     for line in event.accounts:
