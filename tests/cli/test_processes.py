@@ -331,6 +331,10 @@ async def test_three_processes_do_the_work_of_all_roles(tmp_path: Path) -> None:
         assert outcome.status == "completed"
         assert {entry.role for entry in run.entries} == {*ACTORS} - {"approver"}
         assert [await process.end_with() for process in each] == [0, 0, 0]
+        for process, name in zip(each, ("planner", "executor", "validator-approver-budget-recorder"), strict=True):
+            drains, ended = process.error_text.splitlines()[-2:]
+            assert drains == "Shutting down: nothing new starts, running calls may finish."
+            assert ended == f"{host_name()}-{name}#1 has ended."
     assert [json.loads(process.out)["roles"] for process in each] == [
         ["planner"],
         ["executor"],

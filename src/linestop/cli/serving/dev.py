@@ -21,7 +21,7 @@ from linestop.cli.project_contents import (
 )
 from linestop.cli.serving.assemble_process import Credentials, deploy_at_start, prepare, serve
 from linestop.cli.serving.dev_lines import RunLines, report_changed_files
-from linestop.cli.serving.ready import note_left_out, note_ready, note_updated, ready_message
+from linestop.cli.serving.ready import note_left_out, note_ready, note_shutting_down, note_updated, ready_message
 from linestop.cli.serving.until_signal import repeat_until_done, run_process
 from linestop.config.project_file import Project, load_project
 from linestop.errors import Unreachable
@@ -89,7 +89,7 @@ async def _serve_dev(
                     watching.cancel_scope.cancel()
                 if reader_is_gone.is_set():
                     raise BrokenPipeError
-                printing.note("Shutting down: nothing new starts, running calls may finish.")
+                note_shutting_down()
     if broker_failed.is_set():
         raise Unreachable(f"The broker crashes repeatedly; its log is {project.directory / 'nats.log'}.")
 

@@ -1,4 +1,4 @@
-"""What a process reports when it starts: to people on stderr, to programs on stdout."""
+"""What a process reports when it starts and ends: to people on stderr, to programs on stdout."""
 
 from __future__ import annotations
 
@@ -83,3 +83,13 @@ def note_ready(
     printing.note(f'  linestop run {first} "{question}"')
     printing.note("  linestop runs            linestop approvals            linestop stop RUN")
     printing.note("Ctrl-C ends it; state is kept.")
+
+
+def note_shutting_down() -> None:
+    """Tell a person what happens from the signal to the end of the process."""
+    printing.note("Shutting down: nothing new starts, running calls may finish.")
+
+
+def note_ended(process: ActorProcess) -> None:
+    """Tell a person that the process has drained and is gone from the bus."""
+    printing.note(f"{process.config.worker} has ended.")

@@ -19,7 +19,14 @@ from linestop.cli.project_contents import (
     stored_credentials,
 )
 from linestop.cli.serving.assemble_process import deploy_at_start, prepare, serve
-from linestop.cli.serving.ready import note_left_out, note_ready, note_updated, ready_message
+from linestop.cli.serving.ready import (
+    note_ended,
+    note_left_out,
+    note_ready,
+    note_shutting_down,
+    note_updated,
+    ready_message,
+)
 from linestop.cli.serving.until_signal import run_process
 from linestop.config.project_file import Project, load_project
 from linestop.errors import InputError
@@ -56,6 +63,8 @@ async def _serve_up(
             if data is not None:
                 printing.print_json(ready_message(project, process, url, agents=agents), file=data)
             await stop_requested.wait()
+            note_shutting_down()
+        note_ended(process)
 
 
 def run_actor(roles: Sequence[RoleName], nats: str | None, *, name: str | None, as_json: bool) -> None:
@@ -84,6 +93,8 @@ async def _serve_actor(
             if data is not None:
                 printing.print_json(ready_message(project, process, url), file=data)
             await stop_requested.wait()
+            note_shutting_down()
+        note_ended(process)
 
 
 async def _prepare_if_able(project: Project, stop_requested: anyio.Event) -> bool:

@@ -95,16 +95,17 @@ class Presence:
     async def sending_heartbeats(self) -> AsyncGenerator[None]:
         """Send heartbeats while the block runs, and a last one at its end. The block begins after the first round."""
         await self._round_safely()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._run)
-            try:
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._run)
                 yield
-            finally:
                 tasks.cancel_scope.cancel()
-        with anyio.move_on_after(LAST_HEARTBEAT_WITHIN_S, shield=True):
-            self.state = "ended"
-            for role in self._buckets:
-                await self._store_heartbeat_safely(role)
+        finally:
+            # Shielded in `finally`, because the scope around this block is cancelled by the time that it ends.
+            with anyio.move_on_after(LAST_HEARTBEAT_WITHIN_S, shield=True):
+                self.state = "ended"
+                for role in self._buckets:
+                    await self._store_heartbeat_safely(role)
 
     async def _run(self) -> None:
         while True:
