@@ -291,18 +291,19 @@ def test_show_of_an_unknown_run_exits_1(system: Stack) -> None:
 
 
 def test_stop_prints_a_receipt_and_the_run_exits_4(tmp_path: Path) -> None:
-    """The receipt names the event and the open calls; a second stop changes nothing."""
+    """The receipt names the event and the open calls; a second stop changes nothing, and says what became of them."""
     with background_stack(tmp_path) as system:
         run = cli(system, "run", "desk", "hang", "--detach").out.strip()
         assert system.portal is not None
         system.portal.call(system.effects.hanging.wait)
         stopped = cli(system, "stop", run, "--why", "enough", "--by", "ann", "--json")
-        again = cli(system, "stop", run)
         assert cli(system, "watch", run).code == 4
+        again = cli(system, "stop", run)
     assert (stopped.code, stopped.json["by"], stopped.json["why"]) == (0, "ann", "enough")
     assert [start["n"] for start in stopped.json["open"]] == [6]
     assert f"was already stopped: event {stopped.json['n']}, by ann, enough" in again.out
-    assert "still open: " in again.out
+    call = stopped.json["open"][0]["what"]
+    assert again.out.splitlines()[1:] == [f"  failed: hang ({call}, attempt 1, started in event 6)"]
 
 
 def test_a_run_that_does_not_exist_is_stopped_with_beforehand_only(system: Stack) -> None:
@@ -356,6 +357,9 @@ def test_a_fence_after_a_drain_says_that_it_cancelled_the_calls(tmp_path: Path) 
         assert system.portal is not None
         system.portal.call(system.effects.hanging.wait)
         drained = cli(system, "stop", run, "--mode", "drain", "--json").json
+        call = drained["open"][0]["what"]
+        open_line = f"  still open: hang ({call}, attempt 1, started in event 6)"
+        assert open_line in cli(system, "stop", run, "--mode", "drain").out.splitlines()
         fenced = cli(system, "stop", run)
     assert "fenced_n" not in drained
     assert f"was already stopped: event {drained['n']}" in fenced.out

@@ -20,9 +20,11 @@ from linestop.cli.runs.known_names import note_unknown_names
 from linestop.client import Client
 from linestop.client.client import DecisionOptions, StopMode
 from linestop.client.credentials import state_directory
+from linestop.client.result_types import Receipt
 from linestop.client.run_reader import LAST_RUN
-from linestop.errors import NotFound, PermissionDenied
+from linestop.errors import LinestopError, NotFound, PermissionDenied
 from linestop.schemas.kill_switches import EVERYTHING
+from linestop.schemas.run.make_stop import open_starts
 
 BY_HAND: Final = "stopped by hand"
 FAILURES_SHOWN: Final = 10
@@ -73,10 +75,24 @@ def stop_one(run: str, request: StopRequest, *, beforehand: bool) -> None:
         printing.print_text(f"{run} {what_happened}: event {receipt.n}, by {receipt.by}, {receipt.why}")
         if receipt.fenced_n:
             printing.print_text(f"  event {receipt.fenced_n} cancelled the calls that the first stop had let finish")
-        for start in receipt.open:
-            printing.print_text(f"  still open: {start.what} (attempt {start.attempt}, started in event {start.n})")
+        await _print_starts(client, receipt, request.tenant)
 
     broker_client.with_client(request.directory, work)
+
+
+async def _print_starts(client: Client, receipt: Receipt, tenant: str) -> None:
+    """Print the starts without a result at the stop: still open, or what became of them since."""
+    state = None
+    if receipt.open:
+        # The run is stopped; a log that cannot be read now only costs the names.
+        with contextlib.suppress(LinestopError):
+            state = await client.run(receipt.run, tenant=tenant)
+    for start in receipt.open:
+        call = state.calls.get(start.what) if state is not None else None
+        is_open = state is None or (state.sealed is None and start in open_starts(state))
+        status = "still open" if is_open else call.fate if call is not None else "ended"
+        name = f"{call.tool} ({start.what}, " if call is not None else f"{start.what} ("
+        printing.print_text(f"  {status}: {name}attempt {start.attempt}, started in event {start.n})")
 
 
 async def _nothing_stopped(client: Client, run: str, tenant: str) -> str:
