@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -165,10 +166,9 @@ def test_the_effect_key_is_shown_for_a_call_with_an_unknown_outcome(system: Stac
         assert repeated.code == 1
         assert "no longer be resolved. Look up by its key" in repeated.err
         assert key in repeated.err
-    assert (
-        f"It is unknown whether doubtful ({doubt['call']}) took effect; its key is {key}"
-        in cli(system, "show", doubt["run"]).out
-    )
+    shown = cli(system, "show", doubt["run"]).out
+    assert f"It is unknown whether doubtful ({doubt['call']}) took effect; its key is {key}" in shown
+    assert re.search(rf"{doubt['call']}\s+doubtful\s+over\s+unknown\s+1", shown)
 
 
 def at_a_terminal(system: Stack, *args: str, typed_ahead: str, prompt: str, reply: str) -> tuple[int, str]:

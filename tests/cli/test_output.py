@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
 from tests.builders import agent, at_work, call, contract
 
 from linestop.cli.approval_questions import question_text
-from linestop.cli.output import printing
+from linestop.cli.output import printing, wording
 from linestop.cli.output.terminal_escape import wrap_lines
 from linestop.client.result_types import OpenQuestion, open_questions
 
@@ -101,3 +101,18 @@ def test_long_arguments_are_shown_by_their_ends_and_where_the_rest_is() -> None:
     assert len(text) < 10_000
     assert "more characters: `linestop show r1 --json`" in text
     assert text.count('"to":"ann"}') == 1
+
+
+@pytest.mark.parametrize(
+    ("left", "shown"),
+    [
+        (timedelta(seconds=-1), "expired"),
+        (timedelta(seconds=119.5), "119 s"),
+        (timedelta(minutes=59.5), "59 min"),
+        (timedelta(hours=47.5), "47 h"),
+        (timedelta(days=29.99), "29 d"),
+    ],
+)
+def test_the_time_left_is_told_in_a_unit_that_can_be_grasped(left: timedelta, shown: str) -> None:
+    """Thirty days are not 43,199 minutes."""
+    assert wording.time_left(datetime.now(UTC) + left) == shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -296,6 +297,7 @@ def test_stop_prints_a_receipt_and_the_run_exits_4(tmp_path: Path) -> None:
         run = cli(system, "run", "desk", "hang", "--detach").out.strip()
         assert system.portal is not None
         system.portal.call(system.effects.hanging.wait)
+        running = cli(system, "show", run).out
         stopped = cli(system, "stop", run, "--why", "enough", "--by", "ann", "--json")
         assert cli(system, "watch", run).code == 4
         again = cli(system, "stop", run)
@@ -303,6 +305,9 @@ def test_stop_prints_a_receipt_and_the_run_exits_4(tmp_path: Path) -> None:
     assert [start["n"] for start in stopped.json["open"]] == [6]
     assert f"was already stopped: event {stopped.json['n']}, by ann, enough" in again.out
     call = stopped.json["open"][0]["what"]
+    assert f"hang ({call}) has been running since " in running
+    assert re.search(rf"{call}\s+hang\s+open\s+running\s+1", running)
+    assert "It is unknown" not in running
     assert again.out.splitlines()[1:] == [f"  failed: hang ({call}, attempt 1, started in event 6)"]
 
 

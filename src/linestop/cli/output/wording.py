@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Final
 
 from linestop.cli.output.terminal_escape import escape_controls
 from linestop.schemas.defaults import DEFAULT_TENANT
+
+_UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
 def short(text: str, chars_max: int = 100) -> str:
@@ -29,15 +32,16 @@ def age(moment: datetime | None) -> str:
     if moment is None:
         return ""
     seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+    for unit, size in _UNITS:
         if seconds >= size:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
 
 
 def time_left(moment: datetime) -> str:
-    """The time until a moment, in one unit; ``expired`` once it has passed."""
+    """The time until a moment, in the largest unit of which two are left; ``expired`` once it has passed."""
     seconds = int((moment - datetime.now(UTC)).total_seconds())
     if seconds <= 0:
         return "expired"
-    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
+    unit, size = next(((unit, size) for unit, size in _UNITS if seconds >= 2 * size), ("s", 1))
+    return f"{seconds // size} {unit}"

@@ -10,6 +10,7 @@ from linestop.client.result_types import OpenQuestion, run_line
 from linestop.client.what_a_run_waits_for import Wait
 from linestop.schemas.dollars import rounded_dollars
 from linestop.schemas.json_values import JsonObject
+from linestop.schemas.run.call_states import CallState, Stage
 from linestop.schemas.run.fold import Run
 from linestop.schemas.run.state import Entry
 
@@ -52,17 +53,31 @@ def print_run(state: Run, questions: list[OpenQuestion], waits: list[Wait]) -> N
 
 
 def _print_calls(state: Run) -> None:
-    """The calls, and for each unknown outcome the key with which the other side can look up the effect."""
+    """The calls; which of them are running; and for an unknown outcome the key to look up the effect elsewhere."""
     if not state.calls:
         return
     printing.print_text("")
-    rows = [(c.call, c.tool, str(c.stage), c.fate, str(len(c.effects))) for c in state.calls.values()]
+    rows = [_call_row(call, is_sealed=state.sealed is not None) for call in state.calls.values()]
     printing.print_table(("call", "tool", "stage", "fate", "attempts"), rows)
     for call in state.calls.values():
-        if call.fate == "unknown" and call.judged:
+        attempt = call.open_attempt if state.sealed is None else None
+        if attempt is not None:
+            probe = "The probe of " if attempt.purpose == "probe" else ""
+            printing.print_text(
+                f"{probe}{call.tool} ({call.call}) has been running since {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC "
+                f"(attempt {attempt.attempt}, by {attempt.worker})"
+            )
+        elif call.fate == "unknown" and call.judged:
             printing.print_text(
                 f"It is unknown whether {call.tool} ({call.call}) took effect; its key is {call.judged.effect_key}"
             )
+
+
+def _call_row(call: CallState, *, is_sealed: bool) -> tuple[str, ...]:
+    """A call for the table. After the seal nothing is under way any more, whatever stage the call had reached."""
+    stage = "over" if is_sealed and call.stage is not Stage.ENDED else str(call.stage)
+    fate = "running" if call.open_attempt is not None and not is_sealed else call.fate
+    return (call.call, call.tool, stage, fate, str(len(call.effects)))
 
 
 def wait_text(wait: Wait) -> str:
