@@ -58,6 +58,8 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     ("words", "sentence"),
     [
         (["rnu"], "No such command 'rnu'. Did you mean 'run'?"),
+        (["run", "a", "x", "--budget", "3"], "No such option '--budget'. See"),
+        (["run", "a", "x", "--detahc"], "No such option '--detahc'. Did you mean '--detach'? See"),
         (["actor"], "Choose from: planner, validator, approver"),
         (["runs", "--limit", "x"], "'x' is not a valid whole number"),
     ],

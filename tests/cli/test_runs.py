@@ -87,6 +87,8 @@ def test_run_detached_prints_the_runs_id_only(system: Stack) -> None:
     ran = cli(system, "run", "desk", "say hello", "--detach")
     assert ran.code == 0
     assert cli(system, "watch", ran.out.strip()).code == 0
+    followed = cli(system, "run", "nobody", "say hello").err
+    assert followed.count("There is no agent 'nobody'") == 2, "once where it is decided, once at the end"
     refused = cli(system, "run", "nobody", "say hello", "--detach", "--json")
     assert (refused.code, refused.json["status"]) == (3, "refused")
 

@@ -90,6 +90,7 @@ def test_an_unknown_tool_is_reported() -> None:
         ("x = 1", "declares no tool"),
         ("import nothing_of_that_name", r"broken\d+\.py cannot be loaded \(ModuleNotFoundError"),
         ("def (", "cannot be loaded .SyntaxError"),
+        ("import json\n\njson.loads('{')", r"broken\d+\.py cannot be loaded \(JSONDecodeError: .*; line 3\)"),
         (SUPPORT.replace("tier=", "tear="), r"tools: .*broken\d+\.py: .*no option tear"),
         (SUPPORT.replace("orders.lookup", "files.read"), "files.read is declared in linestop and again in"),
         (
@@ -100,7 +101,7 @@ def test_an_unknown_tool_is_reported() -> None:
             "twice",
         ),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_a_bad_source_is_one_sentence(tmp_path: Path, text: str, sentence: str, request: pytest.FixtureRequest) -> None:
     """The sentence names the source and the error."""
@@ -115,6 +116,20 @@ def test_a_missing_source_is_reported(tmp_path: Path, source: str) -> None:
     """The sentence has the error and the correct form."""
     with pytest.raises(ConfigError, match="tools:"):
         load_registry([source], base=tmp_path)
+
+
+def test_a_file_that_does_not_exist_is_called_so(tmp_path: Path) -> None:
+    """It is not called a file of another kind."""
+    with pytest.raises(ConfigError, match=r"^tools: there is no file .*nowhere\.py$"):
+        load_registry(["nowhere.py"], base=tmp_path)
+
+
+def test_the_line_of_a_module_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its file, which the name of the module does not tell."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write(tmp_path, "divides_by_zero.py", "x = 0\n1 / x\n")
+    with pytest.raises(ConfigError, match=r"ZeroDivisionError: .*; .*divides_by_zero\.py, line 2\)$"):
+        load_registry(["python:divides_by_zero"], base=tmp_path)
 
 
 def test_a_contract_with_an_unusable_schema_is_refused() -> None:

@@ -253,10 +253,19 @@ def first_expected_error(error: BaseException) -> LinestopError | OSError | None
 
 def _sentence(error: click.ClickException) -> str:
     # Click prints each choice on a line of its own; linestop prints one sentence.
-    sentence = " ".join(error.format_message().split())
+    sentence = " ".join(_message(error).split())
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{sentence if sentence.endswith(('.', '?')) else sentence + '.'} See `{error.ctx.command_path} --help`."
     return sentence
+
+
+def _message(error: click.ClickException) -> str:
+    # Click compares options with their dashes, so that short ones are alike whatever their names are.
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        name = error.option_name.lstrip("-")
+        near = difflib.get_close_matches(name, [option.lstrip("-") for option in error.possibilities], n=1)
+        return error.message + (f" Did you mean '--{near[0]}'?" if near else "")
+    return error.format_message()
 
 
 def _end_with_sentence(sentence: str, code: int) -> int:

@@ -170,8 +170,8 @@ class RunReader:
         if text in begun:
             return RunId(text)
         if len(begun) > 1:
-            shown = ", ".join(begun[:CANDIDATES_SHOWN])
-            raise InputError(f"{len(begun)} runs begin with '{text}': {shown} …; write more of the id.")
+            shown = ", ".join(begun[:CANDIDATES_SHOWN]) + (" …" if len(begun) > CANDIDATES_SHOWN else "")
+            raise InputError(f"{len(begun)} runs begin with '{text}': {shown}; write more of the id.")
         if not begun:
             raise NotFound(f"There is no run '{text}' of tenant '{tenant}'; `linestop runs` lists them.")
         return begun[0]

@@ -125,7 +125,8 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
         case Stopped():
             return f"by {event.by} ({event.code}): {event.why.removesuffix('.')}; {len(event.open)} open"
         case Sealed():
-            return event.status + (f": {event.why}" if event.why else "")
+            # Why a task was refused is said by the event before.
+            return event.status + (f": {event.why}" if event.why and event.status != "refused" else "")
         case Amended():
             return f"late results: {', '.join(str(n) for n in event.facts)}"
         case _:

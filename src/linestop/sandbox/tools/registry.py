@@ -6,16 +6,20 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Final, cast
 
 from linestop.errors import ConfigError, NotFound
 from linestop.sandbox.tools.decorator import AnyTool, Tool
 from linestop.sandbox.tools.process_tool import FILE_MODULE_PREFIX
 from linestop.schemas.argument_validation import schema_error
 from linestop.schemas.tool_contracts import Contract
+
+_LOADERS: Final = frozenset({__file__, importlib.__file__})
+"""Files in the traceback of every source that cannot be loaded."""
 
 
 class Registry:
@@ -135,8 +139,10 @@ def load_file(path: Path) -> dict[str, AnyTool]:
     name = f"{FILE_MODULE_PREFIX}{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}"
     if (loaded_module := sys.modules.get(name)) is not None:
         return find_tools(loaded_module)
+    if not resolved.is_file():
+        raise ConfigError(f"tools: there is no file {path}")
     spec = importlib.util.spec_from_file_location(name, resolved)
-    if spec is None or spec.loader is None or not resolved.is_file():
+    if spec is None or spec.loader is None:
         raise ConfigError(f"tools: {path} is not a Python file; name a .py file or python:package.module")
     module = importlib.util.module_from_spec(spec)
     # Types in annotations are looked up there, so the module must be known before its code runs.
@@ -149,7 +155,7 @@ def load_file(path: Path) -> dict[str, AnyTool]:
             raise _with_location(error, path) from None
         if not isinstance(error, Exception):
             raise
-        raise ConfigError(f"tools: {path} cannot be loaded ({_one_line(error)})") from error
+        raise ConfigError(f"tools: {path} cannot be loaded ({_one_line(error, resolved)})") from error
     return find_tools(module)
 
 
@@ -181,6 +187,18 @@ def _with_location(error: ConfigError, where: str | Path) -> ConfigError:
     return error if str(error).startswith("tools: ") else ConfigError(f"tools: {where}: {error}")
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException, file: Path | None = None) -> str:
+    """The error and where it was raised, if possible the line of ``file`` that led to it."""
     text = f"{type(error).__name__}: {error}".split("\n", 1)[0]
-    return text[:200]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in _LOADERS and not frame.filename.startswith("<frozen ")
+    ]
+    if isinstance(error, SyntaxError) or not frames:
+        # Python's sentence about a syntax error names the place.
+        return text[:200]
+    for frame in reversed(frames):
+        if frame.filename == str(file):
+            return f"{text[:200]}; line {frame.lineno}"
+    return f"{text[:200]}; {frames[-1].filename}, line {frames[-1].lineno}"
