@@ -237,6 +237,7 @@ def with_passwords(folder: Path, url: str) -> dict[CredentialName, Credential]:
 async def test_dev_replaces_passwords_by_keys(tmp_path: Path) -> None:
     """The broker is the folder's own, so nothing has to be done; a copied password is useless from then on."""
     old = with_passwords(tmp_path, "nats://127.0.0.1:1")
+    (tmp_path / "lock").touch()
     async with EmbeddedServer(tmp_path) as server:
         assert not any(load_credential(credential_path(tmp_path, name)).password for name in CREDENTIALS)
         await (await connect(load_credential(credential_path(tmp_path, "client")), name="test")).close()

@@ -420,6 +420,9 @@ def test_a_missing_state_folder_and_a_missing_broker_have_different_exit_codes(t
     away = command(tmp_path, "runs")
     assert (away.code, away.out) == (8, "")
     assert "127.0.0.1:1" in away.err
+    assert "linestop dev" not in away.err, "an outside broker is not started by `linestop dev`"
+    (tmp_path / "port").write_text("1")
+    assert "Here `linestop dev` starts it." in command(tmp_path, "runs").err
 
 
 def test_the_directory_may_be_given_as_an_option_or_a_credential_file(system: Stack, tmp_path: Path) -> None:

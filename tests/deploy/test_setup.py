@@ -12,13 +12,16 @@ import sys
 import threading
 from pathlib import Path
 
+import anyio
 import pytest
 from tests.deploy.images import ROOT
 
 from linestop.bus.access.credentials import ensure_credentials, load_credential
 from linestop.bus.access.rights import CREDENTIALS
+from linestop.bus.server.embedded import EmbeddedServer
 from linestop.bus.server.process import server_program
 from linestop.cli.main import run
+from linestop.errors import ConfigError
 from linestop.runtime.workers.worker_names import lock_name
 
 
@@ -76,6 +79,23 @@ def test_the_folder_of_an_embedded_broker_is_not_changed(tmp_path: Path, capsys:
     assert run(["bus", "init", "--nats", "nats://elsewhere:4222"]) == 2
     assert "belongs to the broker of `linestop dev`: name another one" in capsys.readouterr().err
     assert ensure_credentials(folder, "nats://127.0.0.1:4321") == before
+
+
+def test_dev_does_not_change_the_folder_of_an_outside_broker(tmp_path: Path) -> None:
+    """Its credentials would name the broker of `linestop dev`, and their user would lose every run."""
+    folder = tmp_path / ".linestop"
+    ensure_credentials(folder, "nats://elsewhere:4222")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    async def start() -> None:
+        async with EmbeddedServer(folder):
+            pass
+
+    with pytest.raises(
+        ConfigError, match=r"the broker at nats://elsewhere:4222, .* run `linestop up` .* another folder"
+    ):
+        anyio.run(start)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_an_unknown_credential_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

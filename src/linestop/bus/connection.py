@@ -258,7 +258,7 @@ class Connection:
         if not attempt.done():
             return Unreachable(
                 f"no broker answers at {self.credential.url} within {timeout_s:g} s "
-                f"({self._last_error}): start it (here: `linestop dev`), or correct the address."
+                f"({self._last_error}): start it, or correct the address."
             )
         # The other side may not be a broker at all, and the library fails over that in many ways.
         error = asyncio.CancelledError("closed") if attempt.cancelled() else attempt.exception()

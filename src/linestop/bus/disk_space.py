@@ -47,6 +47,15 @@ def is_broker_directory(directory: Path) -> bool:
     return (directory / PORT_FILE).exists()
 
 
+def is_embedded_broker(directory: Path, url: str) -> bool:
+    """Whether the broker at this address is the embedded one of this state folder."""
+    try:
+        port = (directory / PORT_FILE).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return url == f"nats://127.0.0.1:{port}"
+
+
 def broker_disk_is_full(directory: Path) -> bool:
     """Whether a full disk on this machine explains that the broker stores nothing."""
     return is_broker_directory(directory) and is_full(directory)

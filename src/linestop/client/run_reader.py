@@ -16,6 +16,7 @@ from linestop import clock
 from linestop.bus import jetstream_api
 from linestop.bus.access.rights import CredentialName
 from linestop.bus.connection import Connection, connect
+from linestop.bus.disk_space import is_embedded_broker
 from linestop.bus.interfaces import StoredMessage
 from linestop.bus.jetstream import JetStream
 from linestop.bus.jetstream.reads import Reader
@@ -28,7 +29,7 @@ from linestop.client.run_names import Key, begun_runs, named_runs, nearest_runs
 from linestop.client.sender import Sender
 from linestop.client.waiting import watch_hints
 from linestop.client.what_a_run_waits_for import Wait, waits
-from linestop.errors import InputError, LinestopError, NotFound
+from linestop.errors import InputError, LinestopError, NotFound, Unreachable
 from linestop.schemas import subjects
 from linestop.schemas.defaults import DEFAULT_TENANT
 from linestop.schemas.events import Text
@@ -101,13 +102,22 @@ class RunReader:
             Unreachable: the broker does not answer.
             PermissionDenied: the broker does not accept the credential.
         """
-        self._connection = await connect(self.identity.credential, name=self.name)
+        try:
+            self._connection = await connect(self.identity.credential, name=self.name)
+        except Unreachable as error:
+            if self._is_embedded_broker():
+                raise Unreachable(f"{error} Here `linestop dev` starts it.") from None
+            raise
         try:
             self._jetstream = JetStream(self._connection)
         except BaseException:
             await self._connection.close()
             raise
         self._sender = Sender(self._connection, self._jetstream.wire, self.identity.people)
+
+    def _is_embedded_broker(self) -> bool:
+        people = self.identity.people
+        return people is not None and is_embedded_broker(people.parent, self.identity.credential.url)
 
     async def close(self) -> None:
         """Close the connection; submitted tasks continue."""

@@ -27,9 +27,17 @@ from typing import Final, Literal, Self, cast
 import msgspec
 
 from linestop.bus.access.credential_permissions import DEFAULT_ACCESS, AccessOptions
-from linestop.bus.access.credentials import Credential, ensure_credentials, logins, logins_by_credential, write_private
+from linestop.bus.access.credentials import (
+    Credential,
+    credential_path,
+    ensure_credentials,
+    load_credential,
+    logins,
+    logins_by_credential,
+    write_private,
+)
 from linestop.bus.access.nkeys import new_seed
-from linestop.bus.access.rights import CredentialName
+from linestop.bus.access.rights import CREDENTIALS, CredentialName
 from linestop.bus.connection import Connection, connect
 from linestop.bus.disk_space import LOG_FILE, PORT_FILE
 from linestop.bus.server.nats_accounts import STREAMS_ACCOUNT, accounts_section
@@ -46,6 +54,7 @@ BACKOFF_MAX_S: Final = 5.0
 LOCK_WAIT_S: Final = 2.0
 """How long a new start waits for the lock, because a server outlives a killed parent by a moment."""
 
+LOCK_FILE: Final = "lock"
 PORT_TRIES_MAX: Final = 5
 ADMIN: Final = "administrator"
 ADMIN_WITHIN_S: Final = 10.0
@@ -148,10 +157,12 @@ class EmbeddedServer:
         """Start the server, return when it is ready, and restart it after crashes until ``stop``.
 
         Raises:
-            ConfigError: if another process uses the directory, or the server does not start.
+            ConfigError: if another process uses the directory, its credentials belong to an outside broker, or the
+                server does not start.
             Unreachable: if the server is not ready in time.
         """
         assert self._process is None, "an embedded server is started once"
+        _refuse_folder_of_outside_broker(self.directory)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = await _take_lock(self.directory)
         try:
@@ -325,9 +336,26 @@ async def _wait_until_refused(user: Credential) -> None:
     raise Unreachable(f"nats-server did not read its new configuration in {ADMIN_WITHIN_S:g} s.")
 
 
+def _refuse_folder_of_outside_broker(directory: Path) -> None:
+    """Refuse a folder with credentials that no embedded server has written: they would name this server from then on.
+
+    Raises:
+        ConfigError: the folder has credentials, and none of the files that every embedded server writes before them.
+    """
+    if (directory / LOCK_FILE).exists() or (directory / PORT_FILE).exists():
+        return
+    paths = [credential_path(directory, name) for name in CREDENTIALS]
+    if outside := next((path for path in paths if path.exists()), None):
+        raise ConfigError(
+            f"The state folder {directory} belongs to the broker at {load_credential(outside).url}, which "
+            "`linestop dev` did not start: run `linestop up` for that broker, or name another folder for "
+            "`linestop dev`, with LINESTOP_DIR or `dir` in linestop.toml."
+        )
+
+
 async def _take_lock(directory: Path) -> int:
     """Lock the directory for this process and return the locked descriptor."""
-    path = directory / "lock"
+    path = directory / LOCK_FILE
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
