@@ -89,7 +89,7 @@ async def test_a_full_disk_is_reported_and_recovers(
     monkeypatch.chdir(small_disk)
     # The time for which a request is repeated is not tested here.
     monkeypatch.setattr(retry.RetryPolicy.__init__, "__kwdefaults__", {"within_s": 0.5})
-    monkeypatch.setattr(stop_runs, "NOTE_AFTER_S", 0.0)
+    monkeypatch.setattr(stop_runs, "NOTE_AFTER_S", 1.0)
     state, server_events = small_disk / ".linestop", ServerEvents()
     async with EmbeddedServer(state, on_event=server_events) as server, planner_on(server) as wire:
         # There is no worker, which is not tested here.
@@ -131,7 +131,7 @@ async def test_a_broken_log_is_detected_without_writing_to_it(
         with pytest.raises(NotStored, match="RUNS does not store: usually the disk"):
             await probe_log(wire, server.credential("planner"))
         assert capsys.readouterr().err == ""
-        monkeypatch.setattr(stop_runs, "NOTE_AFTER_S", 0.0)
+        monkeypatch.setattr(stop_runs, "NOTE_AFTER_S", 1.0)
         monkeypatch.setattr(retry.RetryPolicy.__init__, "__kwdefaults__", {"within_s": 0.5})
         assert await run_sync(run, ["stop", "run-1", "--beforehand"]) == 8
         printed = " ".join(capsys.readouterr().err.split())

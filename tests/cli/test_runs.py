@@ -21,6 +21,7 @@ from linestop.bus.access.credentials import Credential, write_credential
 from linestop.cli import main
 from linestop.cli.output import printing
 from linestop.cli.output.terminal_escape import escape_controls
+from linestop.cli.runs import stop_runs
 from linestop.client import Client
 from linestop.schemas.defaults import Limits
 from linestop.schemas.messages import run_of_key
@@ -425,6 +426,23 @@ def test_a_missing_state_folder_and_a_missing_broker_have_different_exit_codes(t
     assert "Here `linestop dev` starts it." in command(tmp_path, "runs").err
 
 
+@pytest.mark.parametrize("words", [("any",), ("last",), ("--all",)])
+def test_a_stop_says_that_it_is_not_in_force_while_no_broker_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """The note comes before the last try is over, and the error after it."""
+    monkeypatch.setattr(stop_runs, "NOTE_AFTER_S", 0.0)
+    monkeypatch.setattr(stop_runs, "CONNECT_FOR_S", 0.3)
+    write_credential(
+        tmp_path / "credentials" / "operator.json", Credential(url="nats://127.0.0.1:1", user="operator", password="x")
+    )
+    ran = command(tmp_path, "stop", *words)
+    printed = " ".join(ran.err.split())
+    assert (ran.code, ran.out) == (8, "")
+    assert printed.startswith(f"The broker does not answer. {stop_runs.NOT_STORED_YET} linestop: ")
+    assert "no broker answers at nats://127.0.0.1:1 within 0.3 s" in printed
+
+
 def test_the_directory_may_be_given_as_an_option_or_a_credential_file(system: Stack, tmp_path: Path) -> None:
     """``--dir`` wins over the environment."""
     for where in (system.directory, system.directory / "credentials" / "client.json"):
@@ -438,6 +456,7 @@ def test_another_broker_may_be_named_in_the_project(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(system.directory / "credentials", tmp_path / "state" / "credentials")
     (tmp_path / "linestop.toml").write_text('dir = "state"\n[nats]\nurl = "nats://127.0.0.1:1"')
+    monkeypatch.setattr(stop_runs, "CONNECT_FOR_S", 0.1)
     for words in (("runs",), ("stop", "any"), ("verify", "any")):
         away = command(tmp_path / "state", *words)
         assert (away.code, away.out) == (8, "")

@@ -59,6 +59,15 @@ def with_client(directory: Path, work: Callable[[Client], Awaitable[T]], *, as_:
         async with client_of(directory, as_=as_) as client:
             return await work(client)
 
+    return run_main(directory, main)
+
+
+def run_main(directory: Path, main: Callable[[], Awaitable[T]]) -> T:
+    """Return what ``main`` returns.
+
+    Raises:
+        NotStored: the broker stores nothing; if that is because the disk of this state folder is full, it says so.
+    """
     try:
         return anyio.run(main)
     except NotStored:

@@ -31,6 +31,7 @@ from linestop.client.waiting import watch_hints
 from linestop.client.what_a_run_waits_for import Wait, waits
 from linestop.errors import InputError, LinestopError, NotFound, Unreachable
 from linestop.schemas import subjects
+from linestop.schemas.broker_defaults import BROKER_CONNECT_TIMEOUT_S
 from linestop.schemas.defaults import DEFAULT_TENANT
 from linestop.schemas.events import Text
 from linestop.schemas.json_values import JsonObject
@@ -95,15 +96,15 @@ class RunReader:
         """
         return cls(identify(where, as_=as_, url=url, user=user, password=password, seed=seed))
 
-    async def open(self) -> None:
-        """Connect.
+    async def open(self, *, timeout_s: float = BROKER_CONNECT_TIMEOUT_S) -> None:
+        """Connect; wait at most ``timeout_s`` for a broker that does not answer.
 
         Raises:
             Unreachable: the broker does not answer.
             PermissionDenied: the broker does not accept the credential.
         """
         try:
-            self._connection = await connect(self.identity.credential, name=self.name)
+            self._connection = await connect(self.identity.credential, name=self.name, timeout_s=timeout_s)
         except Unreachable as error:
             if self._is_embedded_broker():
                 raise Unreachable(f"{error} Here `linestop dev` starts it.") from None

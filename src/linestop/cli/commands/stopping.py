@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from linestop.cli import completion
 from linestop.cli.options import common_options, person_options
-from linestop.cli.run_argument import optional_run_argument, run_argument
+from linestop.cli.run_argument import run_argument
 
 if TYPE_CHECKING:
     from linestop.client import Client
@@ -20,7 +20,7 @@ STOP_MODES: Final = ("fence", "drain")
 
 
 @click.command()
-@optional_run_argument
+@click.argument("run", default="", shell_complete=completion.runs)
 @click.option("--all", "all_runs", is_flag=True, help="Every open run, of every tenant unless --tenant is given.")
 @click.option("--agent", default="", shell_complete=completion.agents, help="Every open run of this agent.")
 @click.option("--user", default="", help="Every open run on behalf of this user.")

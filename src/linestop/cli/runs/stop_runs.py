@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 
 from linestop.bus.disk_space import broker_disk_is_full, disk_full_message
 from linestop.cli import broker_client, exit_codes
 from linestop.cli.output import printing, wording
+from linestop.cli.run_argument import full_id
 from linestop.cli.runs.known_names import note_unknown_names
 from linestop.client import Client
 from linestop.client.client import DecisionOptions, StopMode
@@ -23,17 +24,23 @@ from linestop.client.credentials import state_directory
 from linestop.client.result_types import Receipt
 from linestop.client.run_reader import LAST_RUN
 from linestop.errors import LinestopError, NotFound, PermissionDenied
+from linestop.schemas.broker_defaults import BROKER_RETRY_FOR_S
 from linestop.schemas.kill_switches import EVERYTHING
 from linestop.schemas.run.make_stop import open_starts
 
 BY_HAND: Final = "stopped by hand"
 FAILURES_SHOWN: Final = 10
 NOTE_AFTER_S: Final = 2.0
+CONNECT_FOR_S: Final = BROKER_RETRY_FOR_S
+"""How long a broker that does not answer is tried: as long as a stop that is not stored."""
+
 REPLY_WITHIN_S: Final = 0.5
 NOT_STORED_YET: Final = (
     "The run is stopped only once the stop is stored: until then its roles do not know of the stop, and it may "
     "continue. Retrying for some seconds; to end it at once, stop its processes."
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,20 +55,22 @@ class StopRequest:
     as_json: bool
 
 
-def stop_one(run: str, request: StopRequest, *, beforehand: bool) -> None:
-    """Stop a run and print the receipt.
+def stop_one(text: str, request: StopRequest, *, beforehand: bool) -> None:
+    """Stop the run that ``text`` means, as a person names it, and print the receipt.
 
     Raises:
         NotFound: there is no such run, and ``beforehand`` is not set.
     """
 
-    async def work(client: Client) -> None:
+    async def work(client: Client, note: asyncio.Task[None]) -> None:
         control_options = DecisionOptions(by=request.by, why=request.why or BY_HAND, tenant=request.tenant)
+        run = await full_id(client, text, tenant=request.tenant)
         try:
-            async with note_delay(client, request.directory):
-                receipt = await client.stop(run, mode=request.mode, beforehand=beforehand, **control_options)
+            receipt = await client.stop(run, mode=request.mode, beforehand=beforehand, **control_options)
         except NotFound:
+            note.cancel()
             raise NotFound(await _nothing_stopped(client, run, request.tenant)) from None
+        note.cancel()
         if request.as_json:
             printing.print_json(receipt)
             return
@@ -77,7 +86,7 @@ def stop_one(run: str, request: StopRequest, *, beforehand: bool) -> None:
             printing.print_text(f"  event {receipt.fenced_n} cancelled the calls that the first stop had let finish")
         await _print_starts(client, receipt, request.tenant)
 
-    broker_client.with_client(request.directory, work)
+    _with_operator(request.directory, work)
 
 
 async def _print_starts(client: Client, receipt: Receipt, tenant: str) -> None:
@@ -112,12 +121,12 @@ async def _nothing_stopped(client: Client, run: str, tenant: str) -> str:
 def stop_many(scope: str, request: StopRequest) -> None:
     """Stop the open runs of a scope, print how many, and end with exit code 1 if one could not be stopped."""
 
-    async def work(client: Client) -> int:
+    async def work(client: Client, note: asyncio.Task[None]) -> int:
         tenant = request.tenant
-        async with note_delay(client, request.directory):
-            result = await client.stop_all(
-                scope, mode=request.mode, by=request.by, why=request.why or BY_HAND, tenant=tenant
-            )
+        result = await client.stop_all(
+            scope, mode=request.mode, by=request.by, why=request.why or BY_HAND, tenant=tenant
+        )
+        note.cancel()
         scopes = [scope, *([f"tenant:{tenant}"] if tenant else [])]
         if not result.stopped and not result.failed:
             await note_unknown_names(client, scopes)
@@ -134,13 +143,33 @@ def stop_many(scope: str, request: StopRequest) -> None:
         printing.note(f"New runs are still accepted; `linestop switch close {closes}` refuses them.")
         return 1 if result.failed else 0
 
-    if code := broker_client.with_client(request.directory, work):
+    if code := _with_operator(request.directory, work):
         exit_codes.exit_with(code)
 
 
+def _with_operator(directory: Path, work: Callable[[Client, asyncio.Task[None]], Awaitable[T]]) -> T:
+    """Connect as the operator and do ``work``, which cancels the note on the delay once it is not needed.
+
+    Raises:
+        Unreachable: the broker does not answer.
+    """
+
+    async def main() -> T:
+        client = broker_client.client_of(directory, as_="operator")
+        # The note comes while the connection is tried, too: a person must not believe that the stop is in force.
+        async with note_delay(client, directory) as note:
+            try:
+                await client.open(timeout_s=CONNECT_FOR_S)
+                return await work(client, note)
+            finally:
+                await client.close()
+
+    return broker_client.run_main(directory, main)
+
+
 @asynccontextmanager
-async def note_delay(client: Client, directory: Path) -> AsyncGenerator[None]:
-    """Note on stderr, after two seconds, what delays a stop and what that means for the run."""
+async def note_delay(client: Client, directory: Path) -> AsyncGenerator[asyncio.Task[None]]:
+    """Note on stderr, after two seconds, what delays a stop and what that means for the run; yield that note."""
 
     async def note_cause() -> None:
         await anyio.sleep(NOTE_AFTER_S)
@@ -154,6 +183,6 @@ async def note_delay(client: Client, directory: Path) -> AsyncGenerator[None]:
 
     task = asyncio.create_task(note_cause())
     try:
-        yield
+        yield task
     finally:
         task.cancel()
