@@ -22,8 +22,9 @@ from tests.run_logs import SCENARIOS, Message
 from tests.small_disk import fill
 
 from linestop.actors.recorder import Recorder
-from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse
+from linestop.archive.duckdb_file import ArchiveFile
 from linestop.archive.query_socket import QueryRequest, ask_recorder
+from linestop.archive.refusals import ArchiveInUse, ArchiveUnusable, refusals_named
 from linestop.archive.writer import Archive
 from linestop.archive.writer_process import Writer
 from linestop.bus.broker_backend import JetStreamBackend
@@ -258,10 +259,71 @@ async def test_an_archive_on_a_full_disk_continues_once_there_is_room(
             (small_disk / "other-data").unlink()
             await reached(archive, messages)
             tasks.cancel_scope.cancel()
-    assert [line["event"] for line in logged] == ["archive_not_written", "archive_continues"]
-    assert logged[0]["sentence"].startswith(f"The archive {path} cannot be written (")
+    assert [line["event"] for line in logged] == ["archive_interrupted", "archive_continues"]
+    assert logged[0]["sentence"].startswith(f"Archiving is paused. There is no space for the archive {path} (")
     assert "No space left on device" in logged[0]["sentence"]
     assert query(path, "SELECT count(*), count(DISTINCT seq) FROM events") == [(messages, messages)]
+
+
+async def test_an_archive_that_is_removed_under_its_recorder_is_written_anew(
+    bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written to a removed file would be lost, and nobody may be told that it is archived."""
+    monkeypatch.setattr("linestop.archive.writer.ARCHIVE_RETRY_S", 0.05)
+    path, log = tmp_path / "a.duckdb", logs[0]
+    await store_messages(bus, [(subject, payload) for subject, payload, _ in log])
+    with structlog.testing.capture_logs() as logged:
+        async with archiving(bus, path) as archive:
+            with anyio.fail_after(30):
+                await archive.wait_until_stored(len(log))
+                path.unlink()
+                with pytest.raises(ArchiveUnusable, match=f"{path} was removed or replaced while"):
+                    await archive.reach()
+                while not path.exists():  # noqa: ASYNC110 - a file appears
+                    await anyio.sleep(0.01)
+                await archive.wait_until_stored(len(log))
+    assert "was removed or replaced" in logged[0]["sentence"]
+    assert query(path, "SELECT count(*) FROM events") == [(len(log),)]
+
+
+@pytest.mark.parametrize("at", [12_500, 270_000])
+def test_a_damaged_archive_is_named_and_not_taken_for_one_in_use(
+    tmp_path: Path, logs: list[list[Message]], at: int
+) -> None:
+    """DuckDB's own message has the word "block" in it."""
+    path = tmp_path / "a.duckdb"
+    file = ArchiveFile(path)
+    for n in range(40):
+        file.store(
+            [
+                StoredMessage(subject=subject.replace(".r1.", f".r{n}."), payload=payload, seq=n * len(logs[0]) + seq)
+                for seq, (subject, payload, _) in enumerate(logs[0], 1)
+            ]
+        )
+    file.close()
+    with path.open("r+b") as opened:
+        opened.seek(at)
+        opened.write(b"damaged" * 100)
+    with pytest.raises((ArchiveUnusable, ConfigError), match=r"[Ii]f the file is damaged"), refusals_named(path):
+        ArchiveFile(path).log_of((TenantId("t"), RunId("r1")))
+
+
+def test_a_snapshot_without_space_leaves_nothing_behind(
+    small_disk: Path, tmp_path: Path, logs: list[list[Message]]
+) -> None:
+    """Neither the unfinished copy nor its write-ahead log; the sentence names the remedy."""
+    file = ArchiveFile(tmp_path / "a.duckdb")
+    file.store(
+        [StoredMessage(subject=subject, payload=payload, seq=n) for n, (subject, payload, _) in enumerate(logs[0], 1)]
+    )
+    fill(small_disk / "other-data")
+    with pytest.raises(ArchiveUnusable, match="There is no space for the archive"), refusals_named(file.path):
+        file.snapshot(small_disk / "copy.duckdb")
+    assert list(small_disk.iterdir()) == [small_disk / "other-data"]
+    (small_disk / "other-data").unlink()
+    file.snapshot(small_disk / "copy.duckdb")
+    assert query(small_disk / "copy.duckdb", "SELECT count(*) FROM events") == [(len(logs[0]),)]
+    file.close()
 
 
 def test_one_absurd_payload_does_not_block_the_other_rows(tmp_path: Path, logs: list[list[Message]]) -> None:

@@ -22,11 +22,12 @@ import msgspec
 
 from linestop.archive.columns import CALLS, EVENTS, META, RUNS, TABLES, VERSION, S, Table
 from linestop.archive.parquet_files import RUNS_MAX, OldRuns
+from linestop.archive.refusals import ArchiveInUse, ArchiveUnusable, identity_of, require_usable_path
 from linestop.archive.requests import ArchiveStatus, Reach, RunQuery
 from linestop.archive.row_sources import EventSource, call_source, changed_calls, event_source
 from linestop.bus.access.credentials import write_private
 from linestop.bus.interfaces import StoredMessage
-from linestop.errors import ConfigError, InputError, Refused
+from linestop.errors import ConfigError, InputError
 from linestop.schemas.run.fold import Run
 from linestop.schemas.subjects import RunId, RunSubject, TenantId, parse_run_event
 from linestop.schemas.text.text_size import tokens_not_estimated
@@ -51,32 +52,6 @@ DATABASE_MARK: Final = (8, b"DUCK")
 Key = tuple[TenantId, RunId]
 
 
-class ArchiveInUse(Refused):
-    """Raised when another process has the file open."""
-
-    code = "archive_in_use"
-
-
-def reason_of_failure(error: BaseException) -> str:
-    """Return why a file or the database refused, in one line; empty if the error is of neither."""
-    if not isinstance(error, duckdb.Error | OSError):
-        return ""
-    return str(error).partition("\n")[0].strip().rstrip(".")
-
-
-def _require_usable(path: Path) -> None:
-    """Refuse a path with a backslash, which DuckDB reads as a slash on every system.
-
-    Raises:
-        ConfigError: the path has a backslash.
-    """
-    if "\\" in str(path.resolve()):
-        raise ConfigError(
-            f"The archive cannot be in {path.parent}: DuckDB reads the backslash in that path as a slash. Use a folder "
-            "without one, with LINESTOP_DIR or `dir` in linestop.toml."
-        )
-
-
 class ArchiveFile:
     """An open archive. It must not be used by two threads at the same time."""
 
@@ -88,29 +63,43 @@ class ArchiveFile:
             ConfigError: DuckDB cannot open the file.
         """
         self.path = path
-        _require_usable(path)
+        require_usable_path(path)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._connection = duckdb.connect(str(path), config=dict(SETTINGS))
         except duckdb.Error as error:
-            if "lock" in str(error):
+            if "Could not set lock" in str(error):
                 raise ArchiveInUse(
-                    f"The archive {path} is open in another process: ask that recorder for a snapshot "
-                    "(`linestop recorder snapshot`), or stop it first."
+                    f"The archive {path} is open in another process, which does not answer: try again in some seconds, "
+                    "or stop that process first."
                 ) from None
+            reason = str(error).partition("\n")[0].rstrip(".")
             raise ConfigError(
-                f"The archive {path} cannot be opened ({reason_of_failure(error)}): if the file is damaged or of "
+                f"The archive {path} cannot be opened ({reason}): if the file is damaged or of "
                 "another DuckDB, move it away, and `linestop recorder rebuild` rebuilds it from the log."
             ) from None
         self._folds: OrderedDict[Key, Run] = OrderedDict()
         self._old = OldRuns(path, self._query_old)
         self._make_tables()
         self._restrict_access()
+        self._identity = identity_of(path)
         self.watermark = self._meta("watermark")
 
     def close(self) -> None:
         """Write everything into the file itself and close it."""
         self._connection.close()
+
+    def require_in_place(self) -> None:
+        """Check that the path still names the file that is open.
+
+        Raises:
+            ArchiveUnusable: it was removed or replaced: what is written is lost when the file is closed.
+        """
+        if identity_of(self.path) != self._identity:
+            raise ArchiveUnusable(
+                f"The archive {self.path} was removed or replaced while its recorder had it open. A new one is written "
+                "from what the log still has."
+            )
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -202,7 +191,7 @@ class ArchiveFile:
             InputError: ``path`` is the archive itself, or another file that a snapshot must not replace.
         """
         target = path.absolute()
-        _require_usable(target)
+        require_usable_path(target)
         if target.exists() and (target.samefile(self.path) or not _is_replaceable(target)):
             raise InputError(f"A snapshot cannot replace {path}, which is not a snapshot: name another file.")
         unfinished = target.with_name(f".{target.name}.unfinished")
@@ -210,12 +199,17 @@ class ArchiveFile:
         target.parent.mkdir(parents=True, exist_ok=True)
         name = str(self._execute("SELECT current_database()")[0][0]).replace('"', '""')
         quoted = str(unfinished).replace("'", "''")
-        self._execute(f"ATTACH '{quoted}' AS snapshot_copy")
         try:
+            self._execute(f"ATTACH '{quoted}' AS snapshot_copy")
             unfinished.chmod(0o600)
             self._execute(f'COPY FROM DATABASE "{name}" TO snapshot_copy')
-        finally:
             self._execute("DETACH snapshot_copy")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):
+                self._execute("DETACH snapshot_copy")
+            for file in (unfinished, unfinished.with_name(f"{unfinished.name}.wal")):
+                file.unlink(missing_ok=True)
+            raise
         os.replace(unfinished, target)  # noqa: PTH105 - atomic
 
     def _folded_runs(self, subjects: Sequence[RunSubject | None]) -> dict[Key, Run]:

@@ -19,8 +19,8 @@ import anyio.abc
 import msgspec
 
 from linestop.archive.requests import ArchiveStatus, Reach, RunQuery
-from linestop.errors import LinestopError, RetryableError
-from linestop.schemas.broker_defaults import ARCHIVE_REPLY_WAIT_S
+from linestop.errors import LinestopError, RetryableError, TimedOut
+from linestop.schemas.broker_defaults import ARCHIVE_REPLY_WAIT_S, REPLY_WAIT_S
 
 T = TypeVar("T")
 
@@ -113,9 +113,14 @@ async def _exchange(path: Path, request: QueryRequest) -> QueryReply | None:
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             return None
         async with stream:
-            with anyio.fail_after(ARCHIVE_REPLY_WAIT_S):
-                await stream.send(msgspec.json.encode(request) + b"\n")
-                return msgspec.json.decode(await _read_line(stream), type=QueryReply)
+            is_copy = request.want == "snapshot" or request.runs is not None
+            within_s = ARCHIVE_REPLY_WAIT_S if is_copy else REPLY_WAIT_S
+            try:
+                with anyio.fail_after(within_s):
+                    await stream.send(msgspec.json.encode(request) + b"\n")
+                    return msgspec.json.decode(await _read_line(stream), type=QueryReply)
+            except TimeoutError:
+                raise TimedOut(f"The recorder of {path} did not answer within {within_s:g} s: try again.") from None
 
 
 @contextlib.contextmanager

@@ -20,9 +20,10 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from linestop.archive.duckdb_file import ArchiveFile, ArchiveInUse, reason_of_failure
+from linestop.archive.duckdb_file import ArchiveFile
 from linestop.archive.parquet_files import old_folder
 from linestop.archive.query_socket import QueryReply, QueryRequest, QuerySocket
+from linestop.archive.refusals import ArchiveInUse, refusals_named
 from linestop.archive.requests import ArchiveStatus, Reach, RunQuery
 from linestop.bus.interfaces import Log, StoredMessage
 from linestop.errors import InputError, LinestopError
@@ -114,6 +115,7 @@ class Archive:
     async def reach(self) -> Reach:
         """Return the watermark and the first sequence of the oldest open run; wait until the archive is open."""
         await self.wait_until_stored(0)
+        await self._in_thread(self._open_file.require_in_place)
         return await self._in_thread(self._open_file.reach)
 
     async def export(self, want: RunQuery, path: Path) -> None:
@@ -186,6 +188,7 @@ class Archive:
         Raises:
             _LogReplaced: the archive was made from another log or by another version.
         """
+        await self._in_thread(self._open_file.require_in_place)
         if not await self._in_thread(self._open_file.has_current_version):
             raise _LogReplaced
         if not (seq := self._open_file.watermark):
@@ -216,12 +219,6 @@ class Archive:
             LOG.warning("archive_in_use", path=str(self.path), sentence=sentence)
         elif isinstance(error, LinestopError):
             LOG.warning("archive_interrupted", error=text, sentence=f"Archiving is paused. {text}")
-        elif reason := reason_of_failure(error):
-            sentence = (
-                f"The archive {self.path} cannot be written ({reason}). Nothing is lost: the log keeps what is "
-                "missing, and archiving continues by itself. If the disk is full, free some space."
-            )
-            LOG.error("archive_not_written", path=str(self.path), reason=reason, sentence=sentence)
         else:
             LOG.error("archive_failed", path=str(self.path), exc_info=error)
 
@@ -260,7 +257,12 @@ class Archive:
 
     async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
         """Run blocking work, one piece at a time. A cancellation waits for it, so that a commit is finished."""
-        return await anyio.to_thread.run_sync(lambda: work(*args), limiter=self._limiter)
+
+        def work_on_file() -> T:
+            with refusals_named(self.path):
+                return work(*args)
+
+        return await anyio.to_thread.run_sync(work_on_file, limiter=self._limiter)
 
 
 async def _read_batch(log: Log, *, after_seq: int) -> tuple[Batch, bool]:

@@ -9,6 +9,7 @@ import msgspec
 
 from linestop.archive.duckdb_file import ArchiveFile
 from linestop.archive.query_socket import QueryRequest, ask_recorder
+from linestop.archive.refusals import refusals_named
 from linestop.archive.requests import ARCHIVE_FILE, ArchiveStatus
 from linestop.bus.disk_space import MIB
 from linestop.cli.output import printing, wording
@@ -59,13 +60,14 @@ def _archive_path(directory: Path) -> Path:
 
 def _status_offline(path: Path, target: Path | None) -> ArchiveStatus:
     """Open an archive that no recorder has open, and copy it if a target is given."""
-    file = ArchiveFile(path)
-    try:
-        if target is not None:
-            file.snapshot(target)
-        return file.status()
-    finally:
-        file.close()
+    with refusals_named(path):
+        file = ArchiveFile(path)
+        try:
+            if target is not None:
+                file.snapshot(target)
+            return file.status()
+        finally:
+            file.close()
 
 
 def print_status(status: ArchiveStatus, *, as_json: bool) -> None:

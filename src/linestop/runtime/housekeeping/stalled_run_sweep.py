@@ -156,9 +156,10 @@ class Sweep:
             await self._advance(tenant, run, watched)
         except RetryableError as error:
             LOG.warning("sweep_advance_failed", tenant=tenant, run=run, error=str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - counted
             # What fails here fails again at the next pass: it is counted, so that it ends.
-            LOG.exception("sweep_advance_failed", tenant=tenant, run=run)
+            log = LOG.warning if isinstance(error, LinestopError) else LOG.exception
+            log("sweep_advance_failed", tenant=tenant, run=run, error=str(error))
             watched.tries += 1
             watched.next_at = None
             watched.failure = f"{type(error).__name__}: {error}".rstrip(": ")[:FAILURE_CHARS_MAX]
