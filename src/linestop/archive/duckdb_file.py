@@ -70,8 +70,8 @@ class ArchiveFile:
         except duckdb.Error as error:
             if "Could not set lock" in str(error):
                 raise ArchiveInUse(
-                    f"The archive {path} is open in another process, which does not answer: try again in some seconds, "
-                    "or stop that process first."
+                    f"The archive {path} is open in another process: ask that recorder for a snapshot "
+                    "(`linestop recorder snapshot`; if it does not answer, again in some seconds), or stop it first."
                 ) from None
             reason = str(error).partition("\n")[0].rstrip(".")
             raise ConfigError(
