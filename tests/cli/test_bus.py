@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,6 +45,27 @@ async def nats_server(folder: Path) -> AsyncGenerator[None]:
     finally:
         server.kill()
         await server.communicate()
+
+
+def test_the_configuration_is_not_poured_out_at_a_terminal(tmp_path: Path) -> None:
+    """A few lines say how to write it to a file and what to do next, the first time and later."""
+    environment = {**os.environ, "LINESTOP_NATS": f"nats://127.0.0.1:{free_port()}"}
+    for code in (0, 8):
+        controller, terminal = pty.openpty()
+        with os.fdopen(controller, "rb"), os.fdopen(terminal, "wb"):
+            ended = subprocess.run(
+                [sys.executable, "-m", "linestop.cli.main", "bus", "init"],
+                cwd=tmp_path,
+                env=environment,
+                stdout=terminal,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert ended.returncode == code, ended.stderr
+        assert "`linestop bus init > nats.conf` writes them to a file" in ended.stderr
+        assert "start nats-server there with this configuration, and run this again" in ended.stderr
+        assert ended.stderr.count("\n") < 10
 
 
 async def test_a_server_with_the_printed_configuration_carries_a_task_to_its_outcome(

@@ -113,6 +113,6 @@ def test_long_arguments_are_shown_by_their_ends_and_where_the_rest_is() -> None:
         (timedelta(days=29.99), "29 d"),
     ],
 )
-def test_the_time_left_is_told_in_a_unit_that_can_be_grasped(left: timedelta, shown: str) -> None:
+def test_a_long_time_left_is_in_hours_or_days(left: timedelta, shown: str) -> None:
     """Thirty days are not 43,199 minutes."""
     assert wording.time_left(datetime.now(UTC) + left) == shown

@@ -584,6 +584,9 @@ def test_a_run_is_named_by_the_beginning_of_its_id_or_as_the_last(system: Stack)
     several = cli(system, "show", run[:4])
     assert several.code in {0, 2}
     assert "write more of the id" in several.err or several.code == 0
+    two = [cli(system, "run", "desk", "say hello", "--detach", "--tenant", "two").out.strip() for _ in range(2)]
+    listed = cli(system, "show", two[0][:4], "--tenant", "two")
+    assert f"2 runs begin with '{two[0][:4]}': {', '.join(sorted(two))}; write more" in " ".join(listed.err.split())
     assert "There is no run 'ffffffff'" in cli(system, "show", "ffffffff").err
     chosen = cli(system, "run", "desk", "say hello", "--json", "--key", "order-10").json["run"]
     assert cli(system, "show", chosen[:12], "--json").json["run"] == chosen

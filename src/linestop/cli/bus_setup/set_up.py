@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -95,6 +96,19 @@ def copy_credentials(directory: Path, credentials: Mapping[CredentialName, Crede
         write_credential(folder / f"{name}.json", credentials[name])
         if name in CHECKERS or name == "recorder":
             copy_checkpoint_key(directory / "credentials", folder, signs=name == "recorder")
+
+
+def print_config(result: InitResult) -> None:
+    """Print the server's configuration; at a terminal, where nobody reads thousands of lines, how to write it."""
+    if sys.stdout.isatty():
+        lines = result.server_config.count("\n")
+        click.echo(
+            f"The server's configuration has {lines} lines: `linestop bus init > nats.conf` writes them to a file, "
+            "`nats-server -c nats.conf` starts the server with it.",
+            err=True,
+        )
+    else:
+        click.echo(result.server_config, nl=False)
 
 
 def report_set_up(result: InitResult, project: Project, url: str, *, is_first: bool) -> None:

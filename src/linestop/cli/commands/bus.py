@@ -95,7 +95,7 @@ def init(
     if as_json:
         printing.print_json(result)
     elif result.set_up is None or result.passwords:
-        click.echo(result.server_config, nl=False)
+        set_up.print_config(result)
     set_up.report_set_up(result, project, url, is_first=first)
 
 

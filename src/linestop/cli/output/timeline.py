@@ -125,7 +125,7 @@ def describe(event: AnyEvent, calls: CallNames) -> str:  # noqa: C901, PLR0912 -
         case Stopped():
             return f"by {event.by} ({event.code}): {event.why.removesuffix('.')}; {len(event.open)} open"
         case Sealed():
-            # Why a task was refused is said by the event before.
+            # The event before has the reason.
             return event.status + (f": {event.why}" if event.why and event.status != "refused" else "")
         case Amended():
             return f"late results: {', '.join(str(n) for n in event.facts)}"
