@@ -53,7 +53,7 @@ class Sender:
 
     async def send_task(self, tenant: TenantId, agent: AgentName, task: Task, *, wait_s: float) -> Submitted:
         """Store a task; wait at most ``wait_s`` for the validator to open or refuse it."""
-        run = run_id(task.run) if task.run else _run_id_for(tenant, task)
+        run = run_id(task.run) if task.run else run_id_for(tenant, task.key)
         # The client chooses the run id, so that it finds the run even if no reply ever comes.
         task_with_run = msgspec.structs.replace(task, run="" if task.key and not task.run else run)
         subject = subjects.task(tenant, agent)
@@ -144,10 +144,10 @@ def _encoded(message: Task | Control, kind: str) -> bytes:
     return payload
 
 
-def _run_id_for(tenant: TenantId, task: Task) -> RunId:
-    """The id of the task's run: derived from the task's key, else a new one."""
-    if task.key:
-        return run_of_key(tenant, task.key)
+def run_id_for(tenant: str, key: str) -> RunId:
+    """The id of the run of a task with this key, derived from it; without a key a new one."""
+    if key:
+        return run_of_key(tenant, key)
     return RunId(uuid7(datetime.now(UTC), random.SystemRandom().getrandbits(74)))
 
 

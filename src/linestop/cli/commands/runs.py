@@ -77,9 +77,11 @@ def run(
     prints how to decide and ends with exit code 6; the run keeps waiting.
     """
     from linestop.cli import broker_client, command_input, exit_codes
-    from linestop.cli.output import printing, wording
+    from linestop.cli.output import printing
     from linestop.cli.runs.follow_run import RunFollower
+    from linestop.client import Submitted
     from linestop.client.client import TaskOptions
+    from linestop.client.sender import run_id_for
 
     task = TaskOptions(
         key=key,
@@ -91,11 +93,15 @@ def run(
         material=command_input.material(material),
     )
     body = command_input.text_from_stdin() if text == "-" else text
-    runs_submitted: list[str] = []
+    # Known before the task is sent, so that a person who interrupts the command can find the run and stop it.
+    submitted = Submitted(run=run_id_for(tenant, key), status="kept")
+    task["run"] = "" if key else submitted.run
+    is_connected = False
 
     async def work(client: Client) -> int:
+        nonlocal submitted, is_connected
+        is_connected = True
         submitted = await client.submit(agent, body, tenant=tenant, **task)
-        runs_submitted.append(submitted.run)
         if submitted.sentence and submitted.status == "kept":
             printing.note(submitted.sentence)
         if detach:
@@ -105,13 +111,27 @@ def run(
     try:
         code = broker_client.with_client(directory, work, as_="client")
     except KeyboardInterrupt:
-        for name in runs_submitted:
-            target = name + wording.for_tenant(tenant)
-            printing.note(
-                f"Run {name} is still running: `linestop watch {target}` follows it, `linestop stop {target}` ends it."
-            )
+        if is_connected:
+            _note_interrupted(submitted, tenant)
         raise
     exit_codes.exit_with(code)
+
+
+def _note_interrupted(submitted: Submitted, tenant: str) -> None:
+    """Print how to follow and how to stop the run of an interrupted command."""
+    from linestop.cli.output import printing, wording
+
+    run = submitted.run
+    target = run + wording.for_tenant(tenant)
+    if submitted.status == "kept":
+        printing.note(
+            f"The task may be stored as run {run} and begin later: `linestop watch {target}` follows it, "
+            f"`linestop stop {target} --beforehand` stops it, whether it has begun or not."
+        )
+    else:
+        printing.note(
+            f"Run {run} is still running: `linestop watch {target}` follows it, `linestop stop {target}` ends it."
+        )
 
 
 def _print_submitted(submitted: Submitted, *, as_json: bool) -> int:
