@@ -107,6 +107,7 @@ def test_long_arguments_are_shown_by_their_ends_and_where_the_rest_is() -> None:
     ("left", "shown"),
     [
         (timedelta(seconds=-1), "expired"),
+        (timedelta(seconds=0.9), "0 s"),
         (timedelta(seconds=119.5), "119 s"),
         (timedelta(minutes=59.5), "59 min"),
         (timedelta(hours=47.5), "47 h"),

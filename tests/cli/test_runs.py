@@ -308,8 +308,8 @@ def test_stop_prints_a_receipt_and_the_run_exits_4(tmp_path: Path) -> None:
     assert [start["n"] for start in stopped.json["open"]] == [6]
     assert f"was already stopped: event {stopped.json['n']}, by ann, enough" in again.out
     call = stopped.json["open"][0]["what"]
-    assert f"hang ({call}) has been running since " in running
-    assert re.search(rf"{call}\s+hang\s+open\s+running\s+1", running)
+    assert f"hang ({call}) was started at " in running
+    assert re.search(rf"{call}\s+hang\s+open\s+no result yet\s+1", running)
     assert "It is unknown" not in running
     assert again.out.splitlines()[1:] == [f"  failed: hang ({call}, attempt 1, started in event 6)"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from linestop.cli.output.terminal_escape import escape_controls
@@ -40,8 +40,9 @@ def age(moment: datetime | None) -> str:
 
 def time_left(moment: datetime) -> str:
     """The time until a moment, in the largest unit of which two are left; ``expired`` once it has passed."""
-    seconds = int((moment - datetime.now(UTC)).total_seconds())
-    if seconds <= 0:
+    left = moment - datetime.now(UTC)
+    if left <= timedelta():
         return "expired"
+    seconds = int(left.total_seconds())
     unit, size = next(((unit, size) for unit, size in _UNITS if seconds >= 2 * size), ("s", 1))
     return f"{seconds // size} {unit}"

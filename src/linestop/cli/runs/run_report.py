@@ -53,7 +53,7 @@ def print_run(state: Run, questions: list[OpenQuestion], waits: list[Wait]) -> N
 
 
 def _print_calls(state: Run) -> None:
-    """The calls; which of them are running; and for an unknown outcome the key to look up the effect elsewhere."""
+    """The calls; since when one without a result runs; for an unknown outcome the key to look the effect up."""
     if not state.calls:
         return
     printing.print_text("")
@@ -64,8 +64,8 @@ def _print_calls(state: Run) -> None:
         if attempt is not None:
             probe = "The probe of " if attempt.purpose == "probe" else ""
             printing.print_text(
-                f"{probe}{call.tool} ({call.call}) has been running since {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC "
-                f"(attempt {attempt.attempt}, by {attempt.worker})"
+                f"{probe}{call.tool} ({call.call}) was started at {attempt.started_at:%Y-%m-%d %H:%M:%S} UTC "
+                f"(attempt {attempt.attempt}, by {attempt.worker}) and has not reported a result yet"
             )
         elif call.fate == "unknown" and call.judged:
             printing.print_text(
@@ -76,7 +76,7 @@ def _print_calls(state: Run) -> None:
 def _call_row(call: CallState, *, is_sealed: bool) -> tuple[str, ...]:
     """A call for the table. After the seal nothing is under way any more, whatever stage the call had reached."""
     stage = "over" if is_sealed and call.stage is not Stage.ENDED else str(call.stage)
-    fate = "running" if call.open_attempt is not None and not is_sealed else call.fate
+    fate = "no result yet" if call.open_attempt is not None and not is_sealed else call.fate
     return (call.call, call.tool, stage, fate, str(len(call.effects)))
 
 
