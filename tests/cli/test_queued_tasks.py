@@ -56,3 +56,33 @@ async def test_an_interrupted_run_names_the_task_that_is_still_queued(tmp_path: 
         async with system.actors():
             watched = await run_command(system, "watch", run)
     assert (watched.code, "opened" in watched.out) == (4, False)
+
+
+async def test_a_stop_of_the_last_run_does_not_pass_for_one_of_the_queued_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``last`` is an older run that has ended: the answer names it, and how to stop the queued task; exit code 1."""
+    async with stack(tmp_path, actors=False) as system:
+        async with system.actors():
+            older = (await run_command(system, "run", "desk", "say hello", "--json")).json["run"]
+        monkeypatch.setattr("linestop.client.client.REPLY_WAIT_S", 0.1)
+        queued = (await run_command(system, "run", "desk", "say hello", "--detach")).out.strip()
+        last = await run_command(system, "stop", "last")
+        assert (last.code, last.out) == (1, "")
+        printed = " ".join(last.err.split())
+        assert f"Nothing was stopped: `last` is {older}, the newest run that has begun" in printed
+        assert "A task that is still queued is stopped by its id: `linestop stop ID --beforehand`." in printed
+        for verb in ("show", "stop"):
+            absent = await run_command(system, verb, queued)
+            assert (absent.code, absent.out) == (1, "")
+            assert "A task of that id may still be queued" in " ".join(absent.err.split())
+            assert "`--beforehand`" in absent.err
+
+
+async def test_a_stop_of_the_last_run_says_which_run_that_is(tmp_path: Path) -> None:
+    """It is open and is stopped; a task that is still queued is not."""
+    async with stack(tmp_path) as system:
+        run = (await run_command(system, "run", "desk", "hang", "--detach")).out.strip()
+        stopped = await run_command(system, "stop", "last")
+    assert (stopped.code, stopped.out.startswith(f"{run} is stopped: event ")) == (0, True)
+    assert "`last` is the newest run that has begun" in " ".join(stopped.err.split())

@@ -27,6 +27,7 @@ from linestop.client.credentials import Identity, default_person, identify
 from linestop.client.result_types import OpenQuestion, RunLine, blobs_in_questions, open_questions, run_line
 from linestop.client.run_names import Key, begun_runs, named_runs, nearest_runs
 from linestop.client.sender import Sender
+from linestop.client.stop import no_such_run
 from linestop.client.waiting import watch_hints
 from linestop.client.what_a_run_waits_for import Wait, waits
 from linestop.errors import InputError, LinestopError, NotFound, Unreachable
@@ -160,7 +161,7 @@ class RunReader:
         """
         state = await self._fold(as_tenant(tenant), as_run(run))
         if not state.entries:
-            raise _no_such_run(state)
+            raise no_such_run(state.tenant, state.run)
         return state
 
     async def find_run(self, text: str, *, tenant: str = DEFAULT_TENANT) -> RunId:
@@ -231,7 +232,7 @@ class RunReader:
                     break
                 await new_messages.wait(state.head_seq)
         if not state.entries:
-            raise _no_such_run(state)
+            raise no_such_run(state.tenant, state.run)
 
     async def text(self, text: Text, *, tenant: str = DEFAULT_TENANT) -> str:
         """The text itself, fetched if it is stored as a blob.
@@ -389,7 +390,3 @@ def as_tenant(tenant: str) -> TenantId:
 def as_run(run: str) -> RunId:
     """The run of that id, or ``InputError``."""
     return RunId(check_name("run", run))
-
-
-def _no_such_run(state: Run) -> NotFound:
-    return NotFound(f"There is no run '{state.run}' of tenant '{state.tenant}'; `linestop runs` lists them.")

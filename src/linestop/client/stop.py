@@ -102,8 +102,11 @@ class DirectStop:
 
 
 def no_such_run(tenant: TenantId, run: RunId) -> NotFound:
-    """The error for a run that has no event."""
-    return NotFound(f"There is no run '{run}' of tenant '{tenant}'; `linestop runs` lists them.")
+    """The error for a run that has no event. Its task may be stored: no client may read which tasks are."""
+    return NotFound(
+        f"There is no run '{run}' of tenant '{tenant}'; `linestop runs` lists them. A task of that id may still be "
+        "queued: `linestop stop` with the whole id and `--beforehand` stops it."
+    )
 
 
 def is_stop_of(run: Run, control: Control) -> bool:

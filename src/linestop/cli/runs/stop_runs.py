@@ -23,7 +23,7 @@ from linestop.client.client import DecisionOptions, StopMode
 from linestop.client.credentials import state_directory
 from linestop.client.result_types import Receipt
 from linestop.client.run_reader import LAST_RUN
-from linestop.errors import LinestopError, NotFound, PermissionDenied
+from linestop.errors import LinestopError, NotFound, PermissionDenied, Refused
 from linestop.schemas.broker_defaults import BROKER_RETRY_FOR_S
 from linestop.schemas.kill_switches import EVERYTHING
 from linestop.schemas.run.make_stop import open_starts
@@ -39,6 +39,7 @@ NOT_STORED_YET: Final = (
     "The run is stopped only once the stop is stored: until then its roles do not know of the stop, and it may "
     "continue. Retrying for some seconds; to end it at once, stop its processes."
 )
+QUEUED_TASKS: Final = "A task that is still queued is stopped by its id: `linestop stop ID --beforehand`."
 
 T = TypeVar("T")
 
@@ -60,11 +61,14 @@ def stop_one(text: str, request: StopRequest, *, beforehand: bool) -> None:
 
     Raises:
         NotFound: there is no such run, and ``beforehand`` is not set.
+        Refused: the run is over.
     """
 
     async def work(client: Client, note: asyncio.Task[None]) -> None:
         control_options = DecisionOptions(by=request.by, why=request.why or BY_HAND, tenant=request.tenant)
         run = await full_id(client, text, tenant=request.tenant)
+        if text == LAST_RUN:
+            await _require_not_ended(client, run, request.tenant)
         try:
             receipt = await client.stop(run, mode=request.mode, beforehand=beforehand, **control_options)
         except NotFound:
@@ -85,6 +89,8 @@ def stop_one(text: str, request: StopRequest, *, beforehand: bool) -> None:
         if receipt.fenced_n:
             printing.print_text(f"  event {receipt.fenced_n} cancelled the calls that the first stop had let finish")
         await _print_starts(client, receipt, request.tenant)
+        if text == LAST_RUN:
+            printing.note(f"`{LAST_RUN}` is the newest run that has begun. {QUEUED_TASKS}")
 
     _with_operator(request.directory, work)
 
@@ -104,6 +110,20 @@ async def _print_starts(client: Client, receipt: Receipt, tenant: str) -> None:
         printing.print_text(f"  {status}: {name}attempt {start.attempt}, started in event {start.n})")
 
 
+async def _require_not_ended(client: Client, run: str, tenant: str) -> None:
+    """Require that the run found as ``last`` is open, since the person may mean a newer task that is still queued.
+
+    Raises:
+        Refused: it has ended.
+    """
+    ended = (await client.run(run, tenant=tenant)).sealed
+    if ended is not None:
+        raise Refused(
+            f"Nothing was stopped: `{LAST_RUN}` is {run}, the newest run that has begun, and it has ended "
+            f"({ended.status}). {QUEUED_TASKS}"
+        )
+
+
 async def _nothing_stopped(client: Client, run: str, tenant: str) -> str:
     """Why a run that does not exist was not stopped, with the runs that the person may have meant."""
     near: list[str] = []
@@ -113,8 +133,8 @@ async def _nothing_stopped(client: Client, run: str, tenant: str) -> str:
         near.insert(0, LAST_RUN)
     open_runs = f"the nearest open runs are {', '.join(near)}" if near else "no run is open"
     return (
-        f"There is no run '{run}' of tenant '{tenant}', so nothing was stopped; {open_runs}. To stop a run before its "
-        "task is opened, add `--beforehand`."
+        f"There is no run '{run}' of tenant '{tenant}', so nothing was stopped; {open_runs}. A task of that id may "
+        "still be queued: to stop it before it begins, write the whole id and add `--beforehand`."
     )
 
 
