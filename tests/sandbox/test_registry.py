@@ -126,7 +126,7 @@ def test_a_file_that_does_not_exist_is_called_so(tmp_path: Path) -> None:
 
 def test_the_line_of_a_module_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its file, which the name of the module does not tell."""
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     write(tmp_path, "divides_by_zero.py", "x = 0\n1 / x\n")
     with pytest.raises(ConfigError, match=r"ZeroDivisionError: .*; .*divides_by_zero\.py, line 2\)$"):
         load_registry(["python:divides_by_zero"], base=tmp_path)
