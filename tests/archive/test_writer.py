@@ -265,7 +265,7 @@ async def test_an_archive_on_a_full_disk_continues_once_there_is_room(
     assert query(path, "SELECT count(*), count(DISTINCT seq) FROM events") == [(messages, messages)]
 
 
-async def test_an_archive_that_is_removed_under_its_recorder_is_written_anew(
+async def test_an_archive_that_is_removed_under_its_recorder_is_written_again(
     bus: EmbeddedServer, tmp_path: Path, logs: list[list[Message]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is written to a removed file would be lost, and nobody may be told that it is archived."""

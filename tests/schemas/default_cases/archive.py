@@ -10,7 +10,6 @@ from typing import Any, Self, cast
 from unittest.mock import patch
 
 import anyio
-import anyio.lowlevel
 from tests.schemas.default_cases import Cases, virtually
 
 CASES = Cases()
@@ -72,6 +71,7 @@ def a_minute_of_an_archive_that_fails() -> object:
 def a_writer_that_does_not_answer() -> object:
     """When a command gives up."""
     from linestop.archive import query_socket
+    from linestop.errors import TimedOut
 
     class Silent:
         async def __aenter__(self) -> Self:
@@ -90,8 +90,9 @@ def a_writer_that_does_not_answer() -> object:
         began = anyio.current_time()
         with tempfile.TemporaryDirectory() as folder, patch.object(anyio, "connect_unix", connect_unix):
             try:
-                await query_socket.ask_reach(Path(folder) / "archive.duckdb")
-            except TimeoutError:
+                request = query_socket.QueryRequest(want="snapshot", path="copy.duckdb")
+                await query_socket.ask_recorder(Path(folder) / "archive.duckdb", request)
+            except TimedOut:
                 return anyio.current_time() - began
         return 0.0
 

@@ -15,7 +15,6 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import anyio
-import anyio.lowlevel
 from tests.schemas.default_cases import Cases, failure, virtually
 
 CASES = Cases()

@@ -269,10 +269,9 @@ def _model_tables(project: Project) -> Iterator[dict[str, Any]]:
     for file in project.agent_files():
         table = read_toml(file)
         yield table
-        entries = table.get("fallbacks")
-        # A file that is invalid is refused where it is read.
-        for entry in entries if isinstance(entries, list) else ():
-            yield entry if isinstance(entry, dict) else {"model": entry}
+        if isinstance(table.get("fallbacks"), list):  # else the file is refused where it is read
+            for entry in table["fallbacks"]:
+                yield entry if isinstance(entry, dict) else {"model": entry}
 
 
 async def _touch_lock_forever(lock: WorkerLock) -> None:
