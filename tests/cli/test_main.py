@@ -162,21 +162,6 @@ print("HEAVY", [name for name in {UNUSED_BEFORE_SERVING!r} if name in sys.module
     assert "HEAVY []" in done.stdout, done.stdout + done.stderr
 
 
-def test_the_end_of_the_program_searches_nothing_for_cycles(tmp_path: Path) -> None:
-    """The search takes as long as many imports, and what it would free is freed by the end anyway."""
-    code = """
-import gc
-from linestop.cli.main import main
-try:
-    main(["--version"])
-finally:
-    print("LEFT", len(gc.get_objects()), "OF", gc.get_freeze_count())
-"""
-    done = python(code, tmp_path)
-    left, _, everything = done.stdout.split("LEFT")[1].split()
-    assert int(left) < 1_000 < int(everything), done.stdout + done.stderr
-
-
 @pytest.mark.parametrize(("name", "command"), COMMANDS)
 def test_a_command_has_a_parameter_for_each_of_its_options(name: str, command: click.Command) -> None:
     """No more and no fewer: click passes all of them by name."""

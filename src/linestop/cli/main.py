@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
-import gc
 import importlib
 import os
 import sys
@@ -189,10 +188,7 @@ def cli(project: Path | None, profile: str | None) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; errors are one sentence on stderr."""
-    code = run(args)
-    # At its end Python searches all that was imported for cycles, a sixth of the CPU time of `linestop runs`: leave it.
-    gc.freeze()
-    sys.exit(code)
+    sys.exit(run(args))
 
 
 def run(args: Sequence[str] | None = None) -> int:
