@@ -70,3 +70,12 @@ async def test_a_rebuild_beside_a_recorder_is_refused(
 def _query(path: Path, sql: str) -> Sequence[tuple[object, ...]]:
     with duckdb.connect(str(path), read_only=True) as connection:
         return connection.execute(sql).fetchall()
+
+
+async def test_a_command_that_opens_the_archive_ends_quietly(tmp_path: Path) -> None:
+    """What the database finds at the end of the process is printed past every handler of ours."""
+    ArchiveFile(tmp_path / "archive.duckdb").close()
+    show = [sys.executable, "-m", "linestop.cli.main", "recorder", "status", "--dir", str(tmp_path)]
+    done = await anyio.run_process(show, cwd=tmp_path)
+    assert done.stderr == b""
+    assert b"0 events of 0 runs" in done.stdout
