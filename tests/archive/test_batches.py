@@ -10,14 +10,16 @@ from typing import Any
 import anyio
 import duckdb
 import pytest
+import structlog.testing
 from tests.archive.paged_log import PagedLog
 from tests.run_logs import SCENARIOS
 
 from linestop.archive import writer
 from linestop.archive.duckdb_file import ArchiveFile
+from linestop.archive.refusals import ArchiveUnusable
 from linestop.archive.writer import LAST_BATCH_WITHIN_S, Archive
 from linestop.bus.interfaces import StoredMessage
-from linestop.schemas.broker_defaults import ARCHIVE_BATCH_EVERY_S, ARCHIVE_RETRY_S
+from linestop.schemas.broker_defaults import ARCHIVE_BATCH_EVERY_S, ARCHIVE_MOVE_EVERY_S, ARCHIVE_RETRY_S
 from linestop.testing.virtual_time import run_virtual
 
 LOG = [(subject, payload) for subject, payload, _ in SCENARIOS["approved"]()]
@@ -184,6 +186,33 @@ def test_a_batch_that_failed_is_stored_later(tmp_path: Path, monkeypatch: pytest
 
     run(main)
     assert stored(path) == expected()
+
+
+def test_old_runs_that_cannot_be_moved_are_reported_every_hour_and_pause_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For instance on a full disk: the runs stay in the database, and new events are archived as before."""
+    path, log, commits = tmp_path / "a.duckdb", PagedLog(LOG[:9]), Commits(monkeypatch)
+
+    def refuse(*_: object) -> int:
+        raise ArchiveUnusable("There is no space.")
+
+    monkeypatch.setattr(ArchiveFile, "move_old", refuse)
+
+    async def main() -> None:
+        archive = OnThisThread(path, database_days=1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(archive.run, log.as_log)
+            await anyio.sleep(ARCHIVE_MOVE_EVERY_S + 1.5)
+            log.append(LOG[9:])
+            await archive.wait_until_stored(len(LOG))
+            tasks.cancel_scope.cancel()
+
+    with structlog.testing.capture_logs() as logged:
+        run(main)
+    assert [line["event"] for line in logged] == ["archive_not_moved"] * 2
+    assert logged[0]["sentence"] == "Old runs stay in the archive's database until the next try. There is no space."
+    assert len(commits.seen) == 2
 
 
 def test_a_failure_while_the_next_batch_is_read_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

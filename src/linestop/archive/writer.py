@@ -158,8 +158,11 @@ class Archive:
             try:
                 if moved := await self.move_old():
                     LOG.info("archive_moved", runs=moved)
-            except Exception as error:  # noqa: BLE001 - reported
-                self._report(error)
+            except LinestopError as error:
+                sentence = f"Old runs stay in the archive's database until the next try. {error}"
+                LOG.warning("archive_not_moved", path=str(self.path), sentence=sentence)
+            except Exception:
+                LOG.exception("archive_not_moved", path=str(self.path))
             await anyio.sleep(ARCHIVE_MOVE_EVERY_S)
 
     async def _store_new(self, log: Log) -> None:
